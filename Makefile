@@ -1,0 +1,72 @@
+# Everything runs in .venv, which is made when it is missing and renewed when pyproject.toml changes.
+# Needed beforehand: make and a Python >= 3.11. uv is used if there is one, else venv and pip.
+
+SHELL   := /bin/sh
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+SOURCES := $(wildcard datastream_ws datastream_ws_django datastream_ws_flask tests example_project benchmarks)
+
+# make PYTHON=… names another interpreter; WORKERS: how many tests at once (logical: one per core).
+PYTHON  ?=
+WORKERS ?= logical
+ARGS    ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench install python clean
+
+help: ## what can be made (this list)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo '  ARGS="…" goes on to demo, test and bench: make test ARGS="-n 0 -k retry"'
+
+demo: $(STAMP) ## a local feed and a client that reconnects before your eyes
+	@$(BIN)/python -m example_project.demo $(ARGS)
+
+test: $(STAMP) ## the tests, on every core
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+lint: $(STAMP) ## ruff and mypy --strict
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy $(SOURCES)
+
+format: $(STAMP) ## let ruff format the code and mend what it can
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+bench: $(STAMP) ## messages per second, ours beside the bare library
+	@$(BIN)/python -m benchmarks.receive $(ARGS)
+
+install: $(STAMP) ## only make .venv
+
+clean: ## remove .venv, caches and build products
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each candidate is run: a shim of that name may be on the path with no Python behind it.
+FIND_PYTHON = found=; for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3); do \
+	  if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+	    >/dev/null 2>&1; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "No Python >= 3.11 with venv here: install one (Debian: python3 python3-venv), or say make PYTHON=…" >&2; \
+	  exit 1; \
+	fi
+
+python: # prints the interpreter that .venv is made with
+	@$(FIND_PYTHON); echo "$$found"
+
+# --clear: a half-made or moved .venv must not stay in the way.
+$(STAMP): pyproject.toml
+	@$(FIND_PYTHON); set -e; \
+	if uv pip install --help 2>/dev/null | grep -q -e --group; then \
+	  echo "$(VENV): $$found, with uv"; \
+	  uv venv --quiet --clear --python "$$found" $(VENV); \
+	  uv pip install --quiet --python $(BIN)/python --group test --group lint --editable '.[all]'; \
+	else \
+	  echo "$(VENV): $$found, with venv and pip"; \
+	  "$$found" -m venv --clear $(VENV); \
+	  $(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'; \
+	  $(BIN)/python -m pip install --quiet --group test --group lint --editable '.[all]'; \
+	fi
+	@touch $(STAMP)
