@@ -1,0 +1,1 @@
+"""What tests share: `from kit.services import url_of`. Nothing here is a test."""
