@@ -1,0 +1,437 @@
+"""The blaster: a WebSocket server that sends pre-encoded frames as fast as its peer reads.
+
+It runs in a process of its own and only ever copies ready-made blocks into a socket, so what is
+measured against it is the client. It speaks just enough of RFC 6455 to be a correct server:
+handshake, pong, close. One thread reads and one sends per connection, so many connections may be
+served at once; each gets the same messages.
+
+    python -m benchmarks.blaster --size 139 --count 200000     # prints its port, never ends
+
+With ``--rate`` it sends at a given pace instead, and each message carries the moment it was due
+(``sent``, nanoseconds of `time.monotonic_ns`, a clock all processes of a machine share).
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import hashlib
+import os
+import random
+import socket
+import string
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+ROOT = Path(__file__).resolve().parent.parent
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
+BLOCK_BYTES = 256 * 1024  # one sendall: large enough that Python's share of the time vanishes
+WINDOW_BITS = 12  # deflate window; what websockets asks for, and any client may unpack
+SMALLEST = 64  # bytes: a message with an empty pad, the timed kind included
+SPIN_SECONDS = 0.0002  # sleeping may take this much longer than asked
+TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
+
+# Lets other threads run without sleeping; even time.sleep(0) may take 80 µs.
+give_way: Callable[[], object] = getattr(os, "sched_yield", partial(time.sleep, 0))
+
+
+@dataclass(frozen=True)
+class Load:
+    """What every connection is sent.
+
+    Args:
+        size: payload bytes of each message, before compression.
+        count: messages per connection; 0 sends none and only reads.
+        rate: messages per second; None: as fast as the peer reads.
+        binary: binary frames instead of text frames, with the same bytes.
+        compress: permessage-deflate for every peer that offers it.
+        close: send Close 1000 after the last message instead of waiting for the peer's.
+    """
+
+    size: int = 139
+    count: int = 200_000
+    rate: float | None = None
+    binary: bool = False
+    compress: bool = False
+    close: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size < SMALLEST:
+            raise ValueError(f"size must be at least {SMALLEST} bytes")
+        if self.count < 0 or (self.rate is not None and self.rate <= 0):
+            raise ValueError("count must not be negative, rate must be above 0")
+        if self.compress and self.rate is not None:
+            raise ValueError("timed messages are made as they are sent: no compress with rate")
+
+    @property
+    def opcode(self) -> int:
+        return BINARY if self.binary else TEXT
+
+    @property
+    def per_block(self) -> int:
+        """Messages in one block."""
+        return max(1, BLOCK_BYTES // (self.size + 10))
+
+    def arguments(self) -> list[str]:
+        """The command line that makes the same load in another process."""
+        words = ["--size", str(self.size), "--count", str(self.count)]
+        if self.rate is not None:
+            words += ["--rate", str(self.rate)]
+        flags = {"--binary": self.binary, "--compress": self.compress, "--close": self.close}
+        return words + [flag for flag, wanted in flags.items() if wanted]
+
+
+# --- what is sent ---------------------------------------------------------------------------------
+
+
+def frame(opcode: int, payload: bytes, *, compressed: bool = False) -> bytes:
+    """One unmasked, final frame (RFC 6455, section 5.2); RSV1 marks a compressed one."""
+    first = 0x80 | (0x40 if compressed else 0) | opcode
+    length = len(payload)
+    if length < 126:
+        return struct.pack("!BB", first, length) + payload
+    if length < 65536:
+        return struct.pack("!BBH", first, 126, length) + payload
+    return struct.pack("!BBQ", first, 127, length) + payload
+
+
+def message(size: int, number: int, field: str | None = None) -> bytes:
+    """A JSON message of exactly `size` bytes, different for each `number`.
+
+    The pad is random text of 32 letters, so that it compresses about as well as real data does.
+    """
+    dice = random.Random(number)
+    field = field or f'"value":{dice.uniform(100, 999):.2f}'
+    head = f'{{"type":"tick","key":"k{number % 1000:03d}",{field},"pad":"'
+    letters = string.ascii_lowercase + "012345"
+    pad = "".join(dice.choices(letters, k=size - len(head) - 2))
+    return f'{head}{pad}"}}'.encode()
+
+
+@dataclass(frozen=True)
+class Block:
+    """Encoded frames, end to end, and where each ends."""
+
+    data: bytes
+    ends: tuple[int, ...]
+
+    @classmethod
+    def of(cls, frames: list[bytes]) -> Block:
+        ends, at = [], 0
+        for each in frames:
+            at += len(each)
+            ends.append(at)
+        return cls(b"".join(frames), tuple(ends))
+
+    def head(self, count: int) -> bytes:
+        """The first `count` frames."""
+        return self.data[: self.ends[count - 1]] if count else b""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """`first` once, then `again` as often as needed.
+
+    The two differ only where compression carries its window over from one message to the next:
+    `again` follows on a block with the same content, any number of times.
+    """
+
+    first: Block
+    again: Block
+
+    def chunks(self, count: int) -> Iterator[bytes]:
+        """Bytes for exactly `count` messages, a block at a time."""
+        block = self.first
+        while count > 0:
+            taken = min(count, len(block.ends))
+            yield block.data if taken == len(block.ends) else block.head(taken)
+            count -= taken
+            block = self.again
+
+
+def deflated(compressor: zlib._Compress, payload: bytes) -> bytes:
+    """The payload of a compressed message (RFC 7692, section 7.2.1)."""
+    data = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    return data[:-4]
+
+
+def new_compressor() -> zlib._Compress:
+    return zlib.compressobj(wbits=-WINDOW_BITS)
+
+
+def plain(load: Load) -> Stream:
+    """Uncompressed frames."""
+    block = Block.of([frame(load.opcode, message(load.size, n)) for n in range(load.per_block)])
+    return Stream(block, block)
+
+
+def compressed(load: Load, *, takeover: bool) -> Stream:
+    """Compressed frames, with (`takeover`) or without a window kept between messages.
+
+    A block is longer than the window, so after any block the window holds the same bytes, and the
+    second block may be repeated for ever.
+    """
+    compressor = new_compressor()
+    messages = [message(load.size, n) for n in range(load.per_block)]
+
+    def block() -> Block:
+        packed = (deflated(compressor if takeover else new_compressor(), m) for m in messages)
+        return Block.of([frame(load.opcode, data, compressed=True) for data in packed])
+
+    first = block()
+    return Stream(first, block() if takeover else first)
+
+
+class Sources:
+    """Everything any peer may need, encoded before the first one connects."""
+
+    def __init__(self, load: Load) -> None:
+        self.plain = plain(load)
+        self.takeover = compressed(load, takeover=True) if load.compress else self.plain
+        self.no_takeover = compressed(load, takeover=False) if load.compress else self.plain
+
+    def choose(self, offer: str | None) -> tuple[Stream, str | None]:
+        """The stream for a peer's extension offer, and the extension agreed on, if any."""
+        if self.takeover is self.plain or offer is None:
+            return self.plain, None
+        agreed = ["permessage-deflate"]
+        if "server_max_window_bits" in offer:
+            agreed.append(f"server_max_window_bits={WINDOW_BITS}")
+        if "server_no_context_takeover" in offer:
+            agreed.append("server_no_context_takeover")
+            return self.no_takeover, "; ".join(agreed)
+        return self.takeover, "; ".join(agreed)
+
+
+def timed(load: Load, rate: float) -> Iterator[bytes]:
+    """Bytes for `count` messages, each when it is due, all that are late at once.
+
+    The stamp is the moment a message was due, not the moment it could be sent: a peer that stops
+    reading pays for every message that had to wait.
+    """
+    mark = "#" * 19
+    head, tail = message(load.size, 0, f'"sent":{mark}').split(mark.encode())
+    head = frame(load.opcode, bytes(load.size))[: -load.size] + head
+    start, period, sent = time.monotonic_ns(), 1e9 / rate, 0
+    while sent < load.count:
+        sleep_until(start + int(sent * period))
+        due = min(load.count, int((time.monotonic_ns() - start) / period) + 1, sent + 1000)
+        stamps = (b"%19d" % (start + int(n * period)) for n in range(sent, due))
+        yield b"".join(head + stamp + tail for stamp in stamps)
+        sent = due
+
+
+def sleep_until(moment: int) -> None:
+    """Return at `moment` (nanoseconds, monotonic): asleep while it is far, spinning when near."""
+    while (left := (moment - time.monotonic_ns()) / 1e9) > 0:
+        if left > SPIN_SECONDS:
+            time.sleep(left - SPIN_SECONDS)
+        else:
+            give_way()
+
+
+# --- the server -----------------------------------------------------------------------------------
+
+
+def read_request(reader: BinaryIO) -> dict[str, str]:
+    """The headers of a handshake, names in lower case; repeated ones joined."""
+    headers: dict[str, str] = {}
+    reader.readline()
+    while line := reader.readline().strip():
+        name, _, value = line.decode("latin-1").partition(":")
+        name, value = name.lower(), value.strip()
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def response(key: str, extension: str | None) -> bytes:
+    """The server's half of the handshake (RFC 6455, section 4.2.2)."""
+    digest = hashlib.sha1(key.encode() + GUID, usedforsecurity=False).digest()
+    lines = [
+        "HTTP/1.1 101 Switching Protocols",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Accept: {base64.b64encode(digest).decode()}",
+    ]
+    if extension is not None:
+        lines.append(f"Sec-WebSocket-Extensions: {extension}")
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def read_frames(reader: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """(opcode, payload) of each frame of a client, until it hangs up."""
+    while len(head := reader.read(2)) == 2:
+        length = head[1] & 0x7F
+        if length == 126:
+            (length,) = struct.unpack("!H", reader.read(2))
+        elif length == 127:
+            (length,) = struct.unpack("!Q", reader.read(8))
+        mask = reader.read(4)
+        yield head[0] & 0x0F, unmasked(reader.read(length), mask)
+
+
+def unmasked(data: bytes, mask: bytes) -> bytes:
+    size = len(data)
+    whole = (mask * (size // 4 + 1))[:size]
+    return (int.from_bytes(data) ^ int.from_bytes(whole)).to_bytes(size)
+
+
+def first_deflate_offer(headers: dict[str, str]) -> str | None:
+    """The parameters of the first permessage-deflate offer, None without one."""
+    for offer in headers.get("sec-websocket-extensions", "").split(","):
+        if offer.strip().startswith("permessage-deflate"):
+            return offer
+    return None
+
+
+class Peer:
+    """One connection, from handshake to hang-up."""
+
+    def __init__(self, sock: socket.socket, load: Load, sources: Sources) -> None:
+        self._sock = sock
+        self._load = load
+        self._sources = sources
+        self._writing = threading.Lock()  # keeps a pong from landing inside a block
+        self._ended = False
+        self._said_close = False
+
+    def serve(self) -> None:
+        """Send the load and answer pings until the peer closes. Runs on the reading thread."""
+        with self._sock, contextlib.suppress(OSError), self._sock.makefile("rb") as reader:
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            headers = read_request(reader)
+            if "sec-websocket-key" not in headers:
+                return  # not a WebSocket client; a port probe, say
+            stream, extension = self._sources.choose(first_deflate_offer(headers))
+            self._write(response(headers["sec-websocket-key"], extension))
+            threading.Thread(target=self._blast, args=(stream,), daemon=True).start()
+            self._answer(reader)
+
+    def _answer(self, reader: BinaryIO) -> None:
+        try:
+            for opcode, payload in read_frames(reader):
+                if opcode == PING:
+                    self._write(frame(PONG, payload))
+                elif opcode == CLOSE:
+                    break
+        finally:
+            self._ended = True
+        self._close()
+        self._sock.shutdown(socket.SHUT_RDWR)  # also wakes a sender that is stuck
+
+    def _blast(self, stream: Stream) -> None:
+        load = self._load
+        chunks = stream.chunks(load.count) if load.rate is None else timed(load, load.rate)
+        with contextlib.suppress(OSError):
+            for chunk in chunks:
+                if self._ended:
+                    return
+                self._write(chunk)
+            if load.close:
+                self._close()
+
+    def _close(self) -> None:
+        """Send Close 1000, the last frame of ours, once."""
+        self._write(frame(CLOSE, struct.pack("!H", 1000)), last=True)
+
+    def _write(self, data: bytes, *, last: bool = False) -> None:
+        with self._writing:
+            if not self._said_close:
+                self._said_close = last
+                self._sock.sendall(data)
+
+
+def serve(load: Load, port: int = 0) -> None:
+    """Print the port and serve connections until the process is killed."""
+    sources = Sources(load)
+    with socket.create_server(("127.0.0.1", port), backlog=1024) as listener:
+        print(listener.getsockname()[1], flush=True)
+        while True:
+            sock, _ = listener.accept()
+            threading.Thread(target=Peer(sock, load, sources).serve, daemon=True).start()
+
+
+# --- the process ----------------------------------------------------------------------------------
+
+
+class Blaster:
+    """A blaster in a process of its own, for the length of a `with` block.
+
+        with Blaster(Load(size=139, count=200_000)) as blaster:
+            measure(blaster.url)
+
+    The process ends with the block, or with this process, whichever is first.
+    """
+
+    def __init__(self, load: Load) -> None:
+        self.load = load
+        self.url = ""
+
+    def __enter__(self) -> Blaster:
+        command = [sys.executable, "-m", "benchmarks.blaster", "--until-eof"]
+        self._process = subprocess.Popen(
+            [*command, *self.load.arguments()],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        port = self._process.stdout.readline().strip()
+        if not port:
+            raise RuntimeError(f"the blaster did not start: exit code {self._process.wait()}")
+        self.url = f"ws://127.0.0.1:{port}/"
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def leave_at_eof() -> None:
+    """End the process once whoever holds the other end of stdin is gone."""
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os._exit(0)  # the accept loop never ends by itself
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.blaster", description=__doc__)
+    parser.add_argument("--size", type=int, default=139, help="payload bytes per message")
+    parser.add_argument("--count", type=int, default=200_000, help="messages per connection")
+    parser.add_argument("--rate", type=float, help="messages per second, with send times")
+    parser.add_argument("--binary", action="store_true", help="binary frames")
+    parser.add_argument("--compress", action="store_true", help="permessage-deflate if offered")
+    parser.add_argument("--close", action="store_true", help="send Close 1000 after the last")
+    parser.add_argument("--port", type=int, default=0, help="0: any free one")
+    parser.add_argument("--until-eof", action="store_true", help="end when stdin does")
+    words = vars(parser.parse_args())
+    port, until_eof = words.pop("port"), words.pop("until_eof")
+    try:
+        load = Load(**words)
+    except ValueError as error:
+        parser.error(str(error))
+    if until_eof:
+        threading.Thread(target=leave_at_eof, daemon=True).start()
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(load, port)
+
+
+if __name__ == "__main__":
+    main()
