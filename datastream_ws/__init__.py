@@ -1,0 +1,61 @@
+"""The client that keeps a WebSocket stream alive inside a Python application."""
+
+from __future__ import annotations
+
+from .async_client import AsyncClient
+from .client import Client
+from .codecs import Codec
+from .events import DisconnectEvent, GapEvent, State, StateEvent
+from .exceptions import (
+    ConfigurationError,
+    DataStreamError,
+    DecodeError,
+    HandlerError,
+    HandshakeError,
+    InboxOverflowError,
+    LeaseError,
+    NotConnectedError,
+    Postponed,
+    ReconnectError,
+    SendTimeoutError,
+    SpoolError,
+    StreamClosedError,
+    UnauthorizedError,
+)
+from .handlers import Handlers
+from .messages import Message
+from .options import ClientOptions, ConnectionReadyHandler, Logger, MessageHandler
+from .stats import Stats
+from .version import __version__
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ClientOptions",
+    "Codec",
+    "ConfigurationError",
+    "ConnectionReadyHandler",
+    "DataStreamError",
+    "DecodeError",
+    "DisconnectEvent",
+    "GapEvent",
+    "HandlerError",
+    "Handlers",
+    "HandshakeError",
+    "InboxOverflowError",
+    "LeaseError",
+    "Logger",
+    "Message",
+    "MessageHandler",
+    "NotConnectedError",
+    "Postponed",
+    "ReconnectError",
+    "SendTimeoutError",
+    "SpoolError",
+    "State",
+    "StateEvent",
+    "Stats",
+    "StreamClosedError",
+    "UnauthorizedError",
+    "__version__",
+]

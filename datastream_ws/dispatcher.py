@@ -1,0 +1,495 @@
+"""
+The workers that empty an inbox: runs, a second try for a message, batches, watchdog.
+
+A run is a loop in the thread that handles: it pops one message after another until the inbox
+is empty, or 100 messages or 50 ms have gone by. Where all handlers are coroutine functions the
+same run is a loop in a task. The dispatcher sees only ``pop`` and ``done`` of the inbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .calls import Caller, LoopCaller, Run, ThreadCaller, drive, handling
+from .exceptions import HandlerError, Postponed
+from .handlers import Handler, Handlers
+from .inbox import Inbox
+from .messages import Message
+from .options import ClientOptions
+
+__all__ = ["Dispatcher"]
+
+RUN_MESSAGES = 100
+RUN_SECONDS = 0.05
+
+
+class Stopped(BaseException):
+    """The dispatcher stops while a message is postponed."""
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A message that waits in batches; done once it has left them all."""
+
+    message: Message
+    batches: int
+    failed: bool
+
+
+class Batch:
+    """What a batch handler will be given next; guarded by the dispatcher's lock."""
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler = handler
+        self.entries: list[Entry] = []
+        self.due = float("inf")
+        self.busy = False
+
+    def add(self, entry: Entry, now: float) -> None:
+        if not self.entries:
+            self.due = now + self.handler.max_wait
+        self.entries.append(entry)
+
+    def is_ready(self, now: float) -> bool:
+        return len(self.entries) >= self.handler.max_size or now >= self.due
+
+    def take(self, now: float) -> list[Entry]:
+        size = self.handler.max_size
+        taken, self.entries = self.entries[:size], self.entries[size:]
+        self.due = now + self.handler.max_wait if self.entries else float("inf")
+        return taken
+
+
+@dataclass(slots=True)
+class Watched:
+    """A handler call the watchdog looks at."""
+
+    handler: Handler
+    messages: tuple[Message, ...]
+    started: float
+    thread: int
+    task: asyncio.Task[Any] | None
+    reported: bool = False
+
+
+class Dispatcher:
+    """
+    Hands messages of an inbox to handlers, on at most ``concurrency`` workers.
+
+    Args:
+        owner: The client; a ``close()`` of it inside a handler must not wait.
+        spawn: Runs a function on a handler thread.
+        report: Given every :class:`HandlerError`, from any thread.
+        on_room: Called, from any thread, when reading may resume.
+        gate: Looked at before each message; False holds everything back until :meth:`wake`.
+        held: Whether messages wait in the inbox while there are no handlers at all.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        owner: object,
+        inbox: Inbox,
+        handlers: Handlers,
+        options: ClientOptions,
+        loop: asyncio.AbstractEventLoop,
+        spawn: Callable[[Callable[[], None]], None],
+        report: Callable[[BaseException], None],
+        on_room: Callable[[], None],
+        gate: Callable[[], bool],
+        held: bool = False,
+    ) -> None:
+        self._owner = owner
+        self._inbox = inbox
+        self._handlers = handlers
+        self._options = options
+        self._loop = loop
+        self._spawn = spawn
+        self._report = report
+        self._on_room = on_room
+        self._gate = gate
+        self._held = held
+        self._context = contextvars.copy_context()
+        self._lock = threading.Lock()
+        self._workers = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._callers: set[ThreadCaller] = set()
+        self._batches: dict[Handler, Batch] = {}
+        self._timer_at = float("inf")
+        self._draining = False
+        self._drained = asyncio.Event()
+        self._stopped_async = asyncio.Event()
+        self._stopped = threading.Event()
+        self._watched: dict[int, Watched] = {}
+        self._arrival = asyncio.Event()  # for those who iterate instead of registering handlers
+        if options.handler_timeout is not None:
+            spawn(self._watch)
+
+    # --- workers ---
+
+    def wake(self) -> None:
+        """Start the workers that there is work for; from any thread."""
+        if self._held and not self._handlers.has_message_handlers:
+            self._on_the_loop(self._note_arrival)
+            return
+        for _ in range(self._claim_workers()):
+            if self._handlers.all_async and self._handlers.has_message_handlers:
+                self._on_the_loop(self._start_task)
+            else:
+                self._spawn(self._work_in_thread)
+
+    def _claim_workers(self) -> int:
+        with self._lock:
+            if self._stopped.is_set() or not self._gate():
+                return 0
+            free = self._options.concurrency - self._workers
+            wanted = max(self._inbox.ready, int(self._has_ready_batch(time.monotonic())))
+            number = max(0, min(free, wanted))
+            self._workers += number
+            return number
+
+    def _on_the_loop(self, function: Callable[[], None]) -> None:
+        if asyncio._get_running_loop() is self._loop:
+            function()
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function)
+
+    def _note_arrival(self) -> None:
+        self._arrival.set()
+        if self._draining and not self._inbox.waiting:
+            self._drained.set()
+
+    async def arrivals(self) -> None:
+        """Wait until messages may have come, or the end; for those who iterate, on the loop."""
+        self._arrival.clear()
+        if not self._inbox.ready and not self._stopped.is_set():
+            await self._arrival.wait()
+
+    def done(self, message: Message) -> None:
+        """A message that was popped by iteration is handled."""
+        self._done(message)
+        if self._draining and not self._inbox.waiting:
+            self._drained.set()
+
+    def _start_task(self) -> None:
+        work = self._work(LoopCaller(self._stopped_async))
+        task = self._loop.create_task(work, context=self._context.copy())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _work_in_thread(self) -> None:
+        caller = ThreadCaller(self._loop, self._stopped)
+        self._callers.add(caller)
+        try:
+            drive(self._work(caller))
+        finally:
+            self._callers.discard(caller)
+
+    async def _work(self, caller: Caller) -> None:
+        token = handling.set(self._owner)
+        try:
+            while await self._run(caller):
+                if caller.on_loop:
+                    await asyncio.sleep(0)
+        finally:
+            handling.reset(token)
+            self._leave()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._workers -= 1
+            last = not self._workers
+        if last and self._draining and not self._inbox.waiting:
+            self._on_the_loop(self._drained.set)
+        self._arm_timer()
+        self.wake()  # something may have come since the last pop
+
+    # --- one run ---
+
+    async def _run(self, caller: Caller) -> bool:
+        """Handle messages for a while; return whether there may be more."""
+        run = Run(self._handlers, caller)
+        inbox, gate = self._inbox, self._gate
+        end = time.monotonic() + RUN_SECONDS
+        try:
+            for _ in range(RUN_MESSAGES):
+                message = inbox.pop() if gate() else None
+                if message is None:
+                    await self._flush_batches(run)
+                    return False
+                await self._handle(run, message, caller)
+                if time.monotonic() > end:
+                    break
+            if self._batches:
+                await self._flush_batches(run)
+            return not self._stopped.is_set()
+        finally:
+            await self._leave_run(run)
+
+    async def _handle(self, run: Run, message: Message, caller: Caller) -> None:
+        try:
+            matched = self._handlers.match(message)
+        except Exception as error:
+            self._failed(self._options.route, (message,), error)
+            self._done(message, failed=True)
+            return
+        failed = False
+        batches: list[Handler] | None = None
+        try:
+            for handler in matched:
+                if handler.is_batch:
+                    batches = [*(batches or ()), handler]
+                elif not await self._offer(run, handler, (message,), caller):
+                    failed = True
+        except (Stopped, asyncio.CancelledError) as stop:
+            self._discard(message)
+            if isinstance(stop, asyncio.CancelledError):
+                raise
+            return
+        if batches:
+            await self._add_to_batches(run, batches, message, failed)
+        else:
+            self._done(message, failed=failed, unrouted=not matched)
+
+    async def _offer(
+        self, run: Run, handler: Handler, messages: tuple[Message, ...], caller: Caller
+    ) -> bool:
+        """Call a handler, again if it postponed or may retry; return whether it succeeded."""
+        may_retry = True
+        while True:
+            try:
+                await self._call(run, handler, messages)
+                return True
+            except Postponed as later:
+                await self._leave_run(run)
+                if not await caller.sleep(later.delay):
+                    raise Stopped from None
+            except BaseException as error:
+                if _is_own_cancellation(error, caller):
+                    raise
+                if may_retry and self._wants_retry(error):
+                    may_retry = False
+                    await self._leave_run(run)
+                    continue
+                self._failed(handler.function, messages, error, handler.name)
+                return False
+
+    async def _call(self, run: Run, handler: Handler, messages: tuple[Message, ...]) -> None:
+        if self._options.handler_timeout is not None:
+            await self._call_watched(run, handler, messages)
+        elif handler.is_batch:
+            await run.call(handler, list(messages))
+        else:
+            await run.call(handler, handler.argument(messages[0]))
+
+    def _wants_retry(self, error: BaseException) -> bool:
+        wanted = self._options.retry_message
+        if wanted is None or not isinstance(error, Exception):
+            return False
+        try:
+            return bool(wanted(error))
+        except Exception as failure:
+            self._report(failure)
+            return False
+
+    async def _leave_run(self, run: Run) -> None:
+        try:
+            await run.leave()
+        except Exception as error:
+            self._failed(None, (), error, "a context of use(per='run')")
+
+    def _failed(
+        self,
+        function: Any,
+        messages: tuple[Message, ...],
+        error: BaseException,
+        name: str = "the option route, or a handler's when",
+    ) -> None:
+        failure = HandlerError(
+            f"{name} failed with {type(error).__name__}", handler=function, messages=messages
+        )
+        failure.__cause__ = error
+        self._report(failure)
+
+    def _done(self, message: Message, *, failed: bool = False, unrouted: bool = False) -> None:
+        if self._inbox.done(message, failed=failed, unrouted=unrouted):
+            self._on_room()
+
+    def _discard(self, message: Message) -> None:
+        if self._inbox.discard(message, "shutdown"):
+            self._on_room()
+
+    # --- batches ---
+
+    async def _add_to_batches(
+        self, run: Run, handlers: Sequence[Handler], message: Message, failed: bool
+    ) -> None:
+        entry = Entry(message, len(handlers), failed)
+        now = time.monotonic()
+        with self._lock:
+            batches = [self._batches.setdefault(h, Batch(h)) for h in handlers]
+            for batch in batches:
+                batch.add(entry, now)
+            full = any(batch.is_ready(now) for batch in batches)
+        self._inbox.release(message)
+        if full:
+            await self._flush_batches(run)
+
+    def _has_ready_batch(self, now: float) -> bool:
+        return any(self._is_ready(batch, now) for batch in self._batches.values())
+
+    def _is_ready(self, batch: Batch, now: float) -> bool:
+        if batch.busy or not batch.entries:
+            return False
+        return self._draining or batch.is_ready(now)
+
+    async def _flush_batches(self, run: Run) -> None:
+        while (claimed := self._claim_batch()) is not None:
+            batch, entries = claimed
+            try:
+                await self._flush(run, batch, entries)
+            finally:
+                with self._lock:
+                    batch.busy = False
+
+    def _claim_batch(self) -> tuple[Batch, list[Entry]] | None:
+        """Take the next batch that is full or due; one worker at a time per handler."""
+        if not self._batches:
+            return None
+        now = time.monotonic()
+        with self._lock:
+            for batch in self._batches.values():
+                if self._is_ready(batch, now):
+                    batch.busy = True
+                    return batch, batch.take(now)
+        return None
+
+    async def _flush(self, run: Run, batch: Batch, entries: list[Entry]) -> None:
+        messages = tuple(entry.message for entry in entries)
+        caller = run.caller
+        try:
+            succeeded = await self._offer(run, batch.handler, messages, caller)
+        except (Stopped, asyncio.CancelledError) as stop:
+            for entry in entries:
+                self._discard(entry.message)
+            if isinstance(stop, asyncio.CancelledError):
+                raise
+            return
+        for entry in entries:
+            with self._lock:
+                entry.batches -= 1
+                entry.failed |= not succeeded
+                last = not entry.batches
+            if last:
+                self._done(entry.message, failed=entry.failed)
+
+    def _arm_timer(self) -> None:
+        """Have a worker come back when the next batch is due."""
+        with self._lock:
+            due = min((b.due for b in self._batches.values()), default=float("inf"))
+            if due >= self._timer_at or self._stopped.is_set():
+                return
+            self._timer_at = due
+        self._on_the_loop(lambda: self._start_timer(due))
+
+    def _start_timer(self, due: float) -> None:
+        self._loop.call_later(max(0.0, due - time.monotonic()), self._timer_ended)
+
+    def _timer_ended(self) -> None:
+        self._timer_at = float("inf")
+        self.wake()
+        self._arm_timer()
+
+    # --- watchdog ---
+
+    async def _call_watched(
+        self, run: Run, handler: Handler, messages: tuple[Message, ...]
+    ) -> None:
+        task = asyncio.current_task() if run.caller.on_loop else None
+        watched = Watched(handler, messages, time.monotonic(), threading.get_ident(), task)
+        self._watched[id(watched)] = watched
+        try:
+            argument = list(messages) if handler.is_batch else handler.argument(messages[0])
+            await run.call(handler, argument)
+        finally:
+            del self._watched[id(watched)]
+
+    def _watch(self) -> None:
+        """On a thread of its own, because a blocked loop is one of the things to notice."""
+        limit = self._options.handler_timeout or 0.0
+        while not self._stopped.wait(min(1.0, limit / 4)):
+            now = time.monotonic()
+            for watched in list(self._watched.values()):
+                if not watched.reported and now - watched.started > limit:
+                    watched.reported = True
+                    self._report_slow(watched, limit)
+
+    def _report_slow(self, watched: Watched, limit: float) -> None:
+        slow = TimeoutError(f"still running after {limit:g} s; it is at\n{_stack_of(watched)}")
+        failure = HandlerError(
+            f"{watched.handler.name} is slow",
+            handler=watched.handler.function,
+            messages=watched.messages,
+        )
+        failure.__cause__ = slow
+        self._report(failure)
+
+    # --- the end ---
+
+    async def drain(self) -> None:
+        """Wait until everything received is handled; on the loop."""
+        self._draining = True
+        self.wake()
+        if not self._inbox.waiting:
+            return
+        await self._drained.wait()
+
+    async def stop(self) -> None:
+        """Let no worker take another message, end postponed ones and coroutine handlers."""
+        with self._lock:
+            entries = {id(e): e for b in self._batches.values() for e in b.entries}
+            self._batches.clear()
+        self._stopped.set()
+        self._stopped_async.set()
+        self._arrival.set()
+        for entry in entries.values():
+            self._discard(entry.message)
+        for caller in list(self._callers):
+            caller.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1.0)
+
+    def abandon(self) -> None:
+        """After a fork: a worker that goes on here as the child's only thread must stop."""
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._stopped.set()
+
+
+def _is_own_cancellation(error: BaseException, caller: Caller) -> bool:
+    """Tell a cancelled worker from a handler that let a CancelledError of its own escape."""
+    if not isinstance(error, asyncio.CancelledError) or not caller.on_loop:
+        return False
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _stack_of(watched: Watched) -> str:
+    if watched.task is not None and asyncio.current_task(watched.task.get_loop()) != watched.task:
+        frames = watched.task.get_stack(limit=10)
+        summary = traceback.StackSummary.extract((f, f.f_lineno) for f in frames)
+    else:
+        frame = sys._current_frames().get(watched.thread)
+        summary = traceback.extract_stack(frame, limit=10) if frame else traceback.StackSummary()
+    return "".join(summary.format()).rstrip()

@@ -1,0 +1,354 @@
+"""
+The default engine, over the ``websockets`` library.
+
+Frames are taken where the library parses them, in ``process_event`` of a subclass that its
+``create_connection`` argument puts in place; awaiting ``recv()`` for each costs more than the
+parsing. That method is not documented: should a release lack it, :data:`HOOKED` is False and
+messages come from a ``recv()`` loop instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import ssl
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidHeader,
+    InvalidProxy,
+    InvalidProxyStatus,
+    InvalidStatus,
+    InvalidUpgrade,
+    InvalidURI,
+    NegotiationError,
+    SecurityError,
+)
+from websockets.frames import CloseCode, Opcode
+from websockets.http11 import Response
+from websockets.protocol import OPEN
+
+from ..exceptions import (
+    ConfigurationError,
+    HandshakeError,
+    StreamClosedError,
+    UnauthorizedError,
+)
+from ..options import ClientOptions
+from ..retry import retry_after_seconds
+from ..version import __version__
+from . import Ended, Frame, Receiver
+
+__all__ = ["HOOKED", "WebsocketsEngine"]
+
+HAPPY_EYEBALLS_DELAY = 0.25  # seconds, RFC 8305 section 5
+CUT_BY_PEER = "the connection was lost without a close frame"
+
+_TEXT, _BINARY, _CONT, _PONG = Opcode.TEXT, Opcode.BINARY, Opcode.CONT, Opcode.PONG
+
+HOOKED = (
+    "process_event" in ClientConnection.data_received.__code__.co_names
+    and "response" in ClientConnection.process_event.__code__.co_names
+)
+
+
+class QuietLogger(logging.LoggerAdapter[logging.Logger]):
+    """The library's DEBUG lines print headers, tokens and payloads: none are made."""
+
+    def isEnabledFor(self, level: int) -> bool:
+        return level >= logging.INFO and self.logger.isEnabledFor(level)
+
+
+_logger = QuietLogger(logging.getLogger("datastream_ws.engine"), {})
+_logger.logger.setLevel(logging.INFO)
+
+
+class Connection(ClientConnection):
+    """The library's connection, with received messages going straight to the receiver."""
+
+    def __init__(self, receiver: Receiver, hooked: bool, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._receiver = receiver
+        self._hooked = hooked
+        self._whole: list[str | bytes] = []
+        self._size = 0
+        self._parts: list[bytes] = []
+        self._parts_are_text = False
+        self._closing = False
+        self.open = False
+        self.broken: UnicodeDecodeError | None = None
+
+    # --- received ---
+
+    def data_received(self, data: bytes) -> None:
+        self._receiver.bytes_received()
+        super().data_received(data)
+        if self._whole:
+            messages, size = self._whole, self._size
+            self._whole, self._size = [], 0
+            self._receiver.messages_received(messages, size)
+        if self.open and not self._closing and self.protocol.close_expected():
+            self._closing = True
+            self._receiver.closing()
+
+    def process_event(self, event: Any) -> None:
+        if self.response is None or not self._hooked:
+            super().process_event(event)
+            return
+        opcode = event.opcode
+        if opcode is _TEXT or opcode is _BINARY or opcode is _CONT:
+            self._data_frame(event, opcode)
+        elif opcode is _PONG:
+            self._receiver.pong_received(bytes(event.data))
+
+    def _data_frame(self, event: Any, opcode: Opcode) -> None:
+        if self.broken is not None:
+            return
+        data = event.data
+        if opcode is _CONT or not event.fin:
+            if opcode is not _CONT:
+                self._parts_are_text = opcode is _TEXT
+            self._parts.append(data)
+            if not event.fin:
+                return
+            data = b"".join(self._parts)
+            self._parts.clear()
+            is_text = self._parts_are_text
+        else:
+            is_text = opcode is _TEXT
+        self._size += len(data)
+        try:
+            self._whole.append(data.decode() if is_text else bytes(data))
+        except UnicodeDecodeError as error:
+            # RFC 6455 section 8.1: fail the connection.
+            self.broken = error
+            self.protocol.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
+            self.send_data()
+
+    # --- flow control and the end ---
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._receiver.writing_paused()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._receiver.writing_resumed()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.open:
+            self.open = False
+            self._receiver.ended(self._why(exc))
+
+    def _why(self, exc: Exception | None) -> Ended:
+        protocol = self.protocol
+        fault = self.broken or protocol.parser_exc
+        sent = protocol.close_sent
+        if fault is not None and sent is not None and protocol.close_rcvd is None:
+            return Ended(sent.code, "", _peer_fault(sent.code, sent.reason), peer_fault=True)
+        if protocol.close_rcvd is not None:
+            code, reason = protocol.close_rcvd.code, protocol.close_rcvd.reason
+            began = protocol.close_rcvd_then_sent is False
+            return Ended(code, reason, None if began else _closed_by_peer(code, reason))
+        error = StreamClosedError(1006, text=CUT_BY_PEER)
+        error.__cause__ = exc
+        return Ended(1006, "", error)
+
+
+def _closed_by_peer(code: int, reason: str) -> StreamClosedError:
+    if code == CloseCode.MESSAGE_TOO_BIG:
+        return StreamClosedError(
+            code, reason, "the server closed with 1009: a message we sent is too big for it"
+        )
+    return StreamClosedError(code, reason)
+
+
+def _peer_fault(code: int, reason: str) -> StreamClosedError:
+    if code == CloseCode.MESSAGE_TOO_BIG:
+        what = "the peer sent a message above max_size; raise the option max_size to take it"
+    elif code == CloseCode.INVALID_DATA:
+        what = "the peer sent a text message that is not UTF-8"
+    else:
+        what = f"the peer broke the WebSocket protocol: {reason}"
+    return StreamClosedError(code, text=f"{what} (closed with {code})")
+
+
+class Connect(connect):
+    """One attempt; a new object each time, because it keeps the URL it was redirected to."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """Follow redirects within the origin only: any header may be a credential."""
+        if not isinstance(exc, InvalidStatus) or "Location" not in exc.response.headers:
+            return exc
+        try:
+            target = urljoin(self.uri, exc.response.headers["Location"])
+            if _origin(target) != _origin(self.uri):
+                return exc
+            return super().process_redirect(exc)
+        except (ValueError, InvalidURI, LookupError):
+            return exc
+
+
+def _origin(url: str) -> tuple[str, str | None, int]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
+
+
+@functools.cache
+def _default_ssl_context() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+class WebsocketsEngine:
+    """See :class:`datastream_ws.engines.Engine`."""
+
+    def __init__(self, options: ClientOptions, *, hooked: bool = HOOKED) -> None:
+        self._options = options
+        self._hooked = hooked
+        self._connection: Connection
+        self._pump: asyncio.Task[None] | None = None
+        self.descriptor = -1
+
+    async def open(self, url: str, headers: Mapping[str, str], receiver: Receiver) -> None:
+        try:
+            connection = await self._connect(url, headers, receiver)
+        except InvalidHandshake as error:
+            raise _handshake_error(error) from None
+        except InvalidURI:
+            raise ConfigurationError("url: is not a WebSocket URL") from None
+        except InvalidProxy:
+            raise ConfigurationError("proxy: is not a proxy URL that can be used") from None
+        except ImportError:
+            raise ConfigurationError(
+                "proxy: a SOCKS proxy needs python-socks: pip install python-socks"
+            ) from None
+        except (EOFError, ConnectionClosed) as error:
+            raise HandshakeError("the server hung up during the handshake") from error
+        self._connection = connection
+        self.descriptor = connection.transport.get_extra_info("socket").fileno()
+        self._start(connection, receiver)
+
+    async def _connect(
+        self, url: str, headers: Mapping[str, str], receiver: Receiver
+    ) -> Connection:
+        options = self._options
+        extra: dict[str, Any] = {}
+        if url.startswith("wss:"):
+            custom = options.ssl if isinstance(options.ssl, ssl.SSLContext) else None
+            extra["ssl"] = custom or _default_ssl_context()
+        if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
+            extra["happy_eyeballs_delay"] = HAPPY_EYEBALLS_DELAY  # uvloop has no such argument
+        connection = await Connect(
+            url,
+            origin=options.origin,  # type: ignore[arg-type]  # a NewType of theirs
+            subprotocols=options.subprotocols,  # type: ignore[arg-type]
+            compression=options.compression,
+            additional_headers=headers,
+            user_agent_header=f"datastream-ws/{__version__}",
+            proxy=options.proxy,  # type: ignore[arg-type]  # False is refused by the options
+            # Time limits, keepalive and the close deadline are ours, for every engine.
+            open_timeout=None,
+            ping_interval=None,
+            close_timeout=None,
+            max_size=options.max_size,
+            max_queue=None,
+            write_limit=0,  # tells us of every byte that waits
+            logger=_logger,
+            create_connection=functools.partial(Connection, receiver, self._hooked),  # type: ignore[arg-type]
+            **extra,
+        )
+        assert isinstance(connection, Connection)
+        return connection
+
+    def _start(self, connection: Connection, receiver: Receiver) -> None:
+        connection.open = True
+        if connection.connection_lost_waiter.done():
+            connection.open = False
+            receiver.ended(connection._why(None))
+        elif not self._hooked:
+            self._pump = asyncio.create_task(self._receive(connection, receiver))
+        elif connection.protocol.close_expected():
+            receiver.closing()
+
+    async def _receive(self, connection: Connection, receiver: Receiver) -> None:
+        """The slow way in, for a release of the library without our hook."""
+        with suppress(ConnectionClosed):
+            async for data in connection:
+                size = len(data) if isinstance(data, bytes) else len(data.encode())
+                receiver.messages_received([data], size)
+
+    def write(self, frames: Sequence[Frame]) -> None:
+        protocol = self._connection.protocol
+        if protocol.state is not OPEN:
+            return
+        for is_text, payload in frames:
+            if is_text:
+                protocol.send_text(payload)
+            else:
+                protocol.send_binary(payload)
+        # One system call for the lot.
+        self._connection.transport.write(b"".join(protocol.data_to_send()))
+
+    def ping(self, payload: bytes) -> None:
+        protocol = self._connection.protocol
+        if protocol.state is OPEN:
+            protocol.send_ping(payload)
+            self._connection.send_data()
+
+    def close(self, code: int, reason: str) -> None:
+        protocol = self._connection.protocol
+        if protocol.state is OPEN:
+            protocol.send_close(code, reason)
+            self._connection.send_data()
+
+    def abort(self) -> None:
+        self._connection.transport.abort()
+
+    def pause(self) -> None:
+        self._connection.transport.pause_reading()
+
+    def resume(self) -> None:
+        self._connection.transport.resume_reading()
+
+    @property
+    def unsent(self) -> int:
+        return self._connection.transport.get_write_buffer_size()
+
+
+def _handshake_error(error: InvalidHandshake) -> Exception:
+    """Say it in our words: theirs may show a header's value or a proxy's password."""
+    if isinstance(error, InvalidStatus):
+        return _status_error("the server", error.response)
+    if isinstance(error, InvalidProxyStatus):
+        status = error.response.status_code
+        return HandshakeError(f"the proxy answered HTTP {status}", status=status)
+    if isinstance(error, InvalidUpgrade):
+        return HandshakeError("the answer is no WebSocket upgrade")
+    if isinstance(error, NegotiationError | InvalidHeader):
+        what = error.name if isinstance(error, InvalidHeader) else "a subprotocol or extension"
+        return HandshakeError(f"the server broke the handshake: {what}", status=101)
+    if isinstance(error, SecurityError):
+        return HandshakeError("the answer to the handshake exceeds what is safe to read")
+    return HandshakeError("there was no valid HTTP answer to the handshake")
+
+
+def _status_error(who: str, response: Response) -> HandshakeError:
+    status = response.status_code
+    text = f"{who} answered HTTP {status} to the handshake"
+    if status in (401, 403):
+        return UnauthorizedError(f"{text}: check the credentials in headers or url", status=status)
+    if 300 <= status < 400:
+        text += ": a redirect to another origin is not followed, headers would go there too"
+    with suppress(LookupError):  # absent, or there twice
+        wait = retry_after_seconds(response.headers["Retry-After"], datetime.now(UTC))
+        return HandshakeError(text, status=status, retry_after=wait)
+    return HandshakeError(text, status=status)

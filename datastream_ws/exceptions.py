@@ -1,0 +1,175 @@
+"""
+Every error of the package.
+
+::
+
+    DataStreamError
+    ├─ ConfigurationError (ValueError)   an option or URL is wrong           raised by constructors, start()
+    ├─ NotConnectedError                 nothing to send on                  raised by send(), request(), …
+    ├─ SendTimeoutError (TimeoutError)   the peer takes nothing any more     raised by send(), reported
+    ├─ HandshakeError                    .status: the server said no         reported, kept in .error
+    │  └─ UnauthorizedError              401 or 403                          reported, kept in .error
+    ├─ StreamClosedError                 .code, .reason: connection ended    reported, kept in .error
+    ├─ ReconnectError                    .attempts: gave up                  kept in .error
+    ├─ DecodeError (ValueError)          a payload is not what it should be  raised by Message.json()
+    ├─ HandlerError                      .message, .handler, __cause__       reported
+    ├─ InboxOverflowError                a message was dropped, or the
+    │                                    connection because of overflow      reported
+    ├─ SpoolError                        the spool file cannot be used       raised by start(), reported
+    └─ LeaseError                        the lease store cannot be used      reported
+
+*Reported* means: given to ``on_error`` hooks and to ``errors()``; the stream goes on.
+:class:`Postponed` is no error: a handler raises it to see the same message again later.
+
+No text here carries a header value, a query string, userinfo or a payload; text from the
+peer is escaped and cut (see :mod:`datastream_ws.redaction`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .redaction import peer_text
+
+if TYPE_CHECKING:
+    from .messages import Message
+
+__all__ = [
+    "ConfigurationError",
+    "DataStreamError",
+    "DecodeError",
+    "HandlerError",
+    "HandshakeError",
+    "InboxOverflowError",
+    "LeaseError",
+    "NotConnectedError",
+    "Postponed",
+    "ReconnectError",
+    "SendTimeoutError",
+    "SpoolError",
+    "StreamClosedError",
+    "UnauthorizedError",
+]
+
+
+class DataStreamError(Exception):
+    """The root of all errors of this package."""
+
+
+class ConfigurationError(DataStreamError, ValueError):
+    """An option, a URL or a combination of them cannot work; the text names the option."""
+
+
+class NotConnectedError(DataStreamError):
+    """There is no connection to send on in this process."""
+
+
+class SendTimeoutError(DataStreamError, TimeoutError):
+    """The write queue made no progress for ``write_timeout`` seconds."""
+
+
+class HandshakeError(DataStreamError):
+    """
+    The opening handshake failed.
+
+    Attributes:
+        status: HTTP status of the answer; ``None`` when it was no HTTP answer at all.
+        retry_after: Seconds the server asked to wait, at most 300; ``None`` when it did not.
+
+    """
+
+    def __init__(
+        self, text: str, *, status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(text)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class UnauthorizedError(HandshakeError):
+    """The server answered the handshake with 401 or 403."""
+
+
+class StreamClosedError(DataStreamError):
+    """
+    A connection ended.
+
+    Attributes:
+        code: Close code of the peer (RFC 6455 section 7.4); 1006 when there was none. For an
+            error of the peer that ended the connection from our side: our code (1002, 1007, 1009).
+        reason: The peer's reason, escaped and cut; may be empty.
+
+    """
+
+    def __init__(self, code: int, reason: str = "", text: str | None = None) -> None:
+        self.code = code
+        self.reason = peer_text(reason)
+        said = f": {self.reason}" if self.reason else ""
+        super().__init__(text or f"connection closed with code {code}{said}")
+
+
+class ReconnectError(DataStreamError):
+    """
+    The client gave up after as many failed attempts as it may make.
+
+    Attributes:
+        attempts: Consecutive failed attempts, the first dial included.
+
+    The last failure is the ``__cause__``.
+    """
+
+    def __init__(self, text: str, *, attempts: int) -> None:
+        super().__init__(text)
+        self.attempts = attempts
+
+
+class DecodeError(DataStreamError, ValueError):
+    """A payload cannot be decoded; the payload itself is not in the text."""
+
+
+class HandlerError(DataStreamError):
+    """
+    A handler raised.
+
+    Attributes:
+        message: The message it was given, the first one for a batch; ``None`` for a hook.
+        messages: All messages of a batch, else the one message, or nothing for a hook.
+        handler: The callable that raised.
+
+    The handler's own error is the ``__cause__``.
+    """
+
+    def __init__(self, text: str, *, handler: Any, messages: tuple[Message, ...] = ()) -> None:
+        super().__init__(text)
+        self.handler = handler
+        self.messages = messages
+
+    @property
+    def message(self) -> Message | None:
+        return self.messages[0] if self.messages else None
+
+
+class InboxOverflowError(DataStreamError):
+    """The inbox is full and ``overflow`` dropped messages or the connection."""
+
+
+class SpoolError(DataStreamError):
+    """The spool file cannot be opened, read or written."""
+
+
+class LeaseError(DataStreamError):
+    """The lease store does not answer, or refuses."""
+
+
+class Postponed(Exception):  # noqa: N818 - not an error: a handler's way to say "later"
+    """
+    Raised by a handler that wants the same message again, before any other.
+
+    Args:
+        delay: Seconds until then.
+
+    """
+
+    def __init__(self, delay: float = 1.0) -> None:
+        super().__init__(f"postponed for {delay} s")
+        self.delay = max(0.0, delay)

@@ -1,0 +1,405 @@
+"""
+What waits between the socket and the handlers.
+
+Limits, overflow, conflation and order per key are decided here and nowhere else. A lock guards
+everything; there are no threads and no event loop. One side puts messages in, the other pops
+them one by one and says when each is done.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .messages import Message
+
+__all__ = ["Counts", "Inbox", "Put", "payload_bytes"]
+
+
+def payload_bytes(data: str | bytes) -> int:
+    """Return the size of a payload in bytes; without encoding where text is ASCII."""
+    if isinstance(data, bytes) or data.isascii():
+        return len(data)
+    return len(data.encode(errors="replace"))
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """
+    What became of messages that were put in.
+
+    Attributes:
+        taken: How many, from the first, are the inbox's now (dropped ones included).
+        dropped: How many messages, new or old, overflow dropped.
+        full: Stop reading until :meth:`Inbox.done` says there is room.
+        disconnect: Overflow ends the connection.
+
+    """
+
+    taken: int
+    dropped: int = 0
+    full: bool = False
+    disconnect: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The message counters of one moment."""
+
+    received: int
+    handled: int
+    failed: int
+    unrouted: int
+    dropped: dict[str, int]
+    waiting: int
+
+
+class Store(Protocol):
+    """The order in which messages leave."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def ready(self) -> int: ...
+
+    def push(self, message: Message, keys: Keys) -> Message | None:
+        """Add a message; return the one whose place it took, if any."""
+
+    def pop(self) -> Message | None: ...
+    def pop_oldest(self) -> Message: ...
+    def release(self, message: Message) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """A message's conflation key and ordering key; ``None``: it has none."""
+
+    conflation: Hashable = None
+    order: Hashable = None
+
+
+NO_KEYS = Keys()
+
+
+class Fifo:
+    """First in, first out."""
+
+    def __init__(self) -> None:
+        self._messages: deque[Message] = deque()
+        self.pop_oldest = self._messages.popleft
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @property
+    def ready(self) -> int:
+        return len(self._messages)
+
+    def push(self, message: Message, keys: Keys) -> None:
+        self._messages.append(message)
+
+    def pop(self) -> Message | None:
+        return self._messages.popleft() if self._messages else None
+
+    def release(self, message: Message) -> None:
+        pass
+
+
+class Keyed:
+    """
+    First in, first out, with places that newer messages take and lanes kept in order.
+
+    ``_places`` is the truth: place → message, in order of arrival. A lane is a key whose
+    messages leave one at a time: while one is out, the places behind it are parked.
+    """
+
+    def __init__(self) -> None:
+        self._places: OrderedDict[int, tuple[Message, Keys]] = OrderedDict()
+        self._next = 0
+        self._place_of: dict[Hashable, int] = {}
+        self._free: deque[int] = deque()
+        self._parked: dict[Hashable, deque[int]] = {}
+        self._out: dict[int, Hashable] = {}  # id of a message in hand -> its lane
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def ready(self) -> int:
+        return len(self._free)
+
+    def push(self, message: Message, keys: Keys) -> Message | None:
+        place = self._place_of.get(keys.conflation) if keys.conflation is not None else None
+        if place is not None:
+            replaced, old = self._places[place]
+            self._places[place] = (message, Keys(keys.conflation, old.order))
+            return replaced
+        self._append(message, keys)
+        return None
+
+    def _append(self, message: Message, keys: Keys) -> None:
+        place = self._next
+        self._next += 1
+        self._places[place] = (message, keys)
+        if keys.conflation is not None:
+            self._place_of[keys.conflation] = place
+        if keys.order is None:
+            self._free.append(place)
+        elif keys.order in self._parked:
+            self._parked[keys.order].append(place)
+        else:
+            self._parked[keys.order] = deque()
+            self._free.append(place)
+
+    def pop(self) -> Message | None:
+        while self._free:
+            place = self._free.popleft()
+            if place not in self._places:  # dropped meanwhile
+                continue
+            message, keys = self._take(place)
+            if keys.order is not None:
+                self._out[id(message)] = keys.order
+            return message
+        return None
+
+    def _take(self, place: int) -> tuple[Message, Keys]:
+        message, keys = self._places.pop(place)
+        if keys.conflation is not None:
+            self._place_of.pop(keys.conflation, None)
+        return message, keys
+
+    def pop_oldest(self) -> Message:
+        place = next(iter(self._places))
+        message, keys = self._take(place)
+        if keys.order is not None and place in self._free:
+            self._free.remove(place)
+            self._free_next(keys.order)
+        return message
+
+    def release(self, message: Message) -> None:
+        order = self._out.pop(id(message), None)
+        if order is not None:
+            self._free_next(order)
+
+    def _free_next(self, order: Hashable) -> None:
+        parked = self._parked[order]
+        while parked:
+            place = parked.popleft()
+            if place in self._places:
+                self._free.append(place)
+                return
+        del self._parked[order]
+
+
+class Inbox:
+    """
+    Messages received but not handled yet. Every method may be called from any thread.
+
+    Args:
+        size, size_bytes: Most messages, and most bytes of payload, the ones in hand included.
+        overflow: What a full inbox does, see :class:`ClientOptions`.
+        conflate, ordering_key: The user's callables; called outside the lock.
+        report: Given what they raise; such a message has no key.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int | None = None,
+        size_bytes: int | None = None,
+        overflow: str = "block",
+        conflate: Callable[[Message], Any] | None = None,
+        ordering_key: Callable[[Message], Any] | None = None,
+        report: Callable[[BaseException], None] = lambda error: None,
+    ) -> None:
+        self._size = size
+        self._size_bytes = size_bytes
+        self._overflow = overflow
+        self._conflate = conflate
+        self._ordering_key = ordering_key
+        self._report = report
+        self._store: Store = Keyed() if conflate or ordering_key else Fifo()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._blocked = False
+        self._bytes = 0
+        self._received = self._handled = self._failed = self._unrouted = 0
+        self._dropped: Counter[str] = Counter()
+        self._waiting = 0  # in the store or in hand
+        self.last_message: Message | None = None
+
+    # --- the receiving side ---
+
+    @property
+    def received(self) -> int:
+        return self._received
+
+    def put(self, messages: Sequence[Message], *, force: bool = False) -> Put:
+        """
+        Take messages in; *force* takes them all, whatever the limits.
+
+        Returns:
+            What became of them. With ``overflow="block"`` those after ``taken`` stay with the
+            caller, to be put in again once there is room.
+
+        """
+        keys = self._keys(messages)
+        with self._lock:
+            before = self._dropped["overflow"]
+            taken = 0
+            for index, message in enumerate(messages):
+                if not self._make_room(message, force):
+                    break
+                self._take(message, keys[index] if keys else NO_KEYS)
+                taken += 1
+            dropped = self._dropped["overflow"] - before
+            if taken == len(messages) and not dropped and not self._is_full():
+                return Put(taken)
+            return self._put_full(taken, len(messages), dropped, force)
+
+    def _put_full(self, taken: int, offered: int, dropped: int, force: bool) -> Put:
+        self._blocked = self._overflow == "block" and not force and self._is_full()
+        disconnect = self._overflow == "disconnect" and taken < offered
+        return Put(taken, dropped, self._blocked, disconnect)
+
+    def _make_room(self, message: Message, force: bool) -> bool:
+        """Say whether the message can be taken; "drop_newest" takes it only to drop it."""
+        if force or self._overflow in ("drop_oldest", "drop_newest"):
+            return True
+        return not self._is_full()
+
+    def _take(self, message: Message, keys: Keys) -> None:
+        self._received += 1
+        self.last_message = message
+        if self._overflow == "drop_newest" and self._is_full() and not self._has_place(keys):
+            self._dropped["overflow"] += 1
+            return
+        self._waiting += 1
+        self._bytes += payload_bytes(message.data)
+        replaced = self._store.push(message, keys)
+        if replaced is not None:
+            self._drop(replaced, "conflated")
+        if self._overflow == "drop_oldest":
+            while self._is_over() and len(self._store) > 1:
+                self._drop(self._store.pop_oldest(), "overflow")
+
+    def _has_place(self, keys: Keys) -> bool:
+        store = self._store
+        return isinstance(store, Keyed) and keys.conflation in store._place_of
+
+    def _drop(self, message: Message, cause: str) -> None:
+        self._waiting -= 1
+        self._bytes -= payload_bytes(message.data)
+        self._dropped[cause] += 1
+
+    def _is_full(self) -> bool:
+        return (self._size is not None and self._waiting >= self._size) or (
+            self._size_bytes is not None and self._bytes >= self._size_bytes
+        )
+
+    def _is_over(self) -> bool:
+        return (self._size is not None and self._waiting > self._size) or (
+            self._size_bytes is not None and self._bytes > self._size_bytes
+        )
+
+    def _keys(self, messages: Sequence[Message]) -> list[Keys] | None:
+        if not self._conflate and not self._ordering_key:
+            return None
+        return [
+            Keys(self._key(self._conflate, message), self._key(self._ordering_key, message))
+            for message in messages
+        ]
+
+    def _key(self, function: Callable[[Message], Any] | None, message: Message) -> Hashable:
+        if function is None:
+            return None
+        try:
+            key: Hashable = function(message)
+            hash(key)
+        except Exception as error:
+            self._report(error)
+            return None
+        return key
+
+    # --- the handling side ---
+
+    @property
+    def ready(self) -> int:
+        """Messages that may be popped now: neither in hand nor parked behind one that is."""
+        return self._store.ready
+
+    @property
+    def waiting(self) -> int:
+        """Messages in the inbox, the ones in hand included."""
+        return self._waiting
+
+    def pop(self) -> Message | None:
+        """Return the next message, now in hand; ``None`` when there is none to be had."""
+        with self._lock:
+            return None if self._closed else self._store.pop()
+
+    def release(self, message: Message) -> None:
+        """Let the next message of the same lane go, though this one is not done yet."""
+        with self._lock:
+            self._store.release(message)
+
+    def done(self, message: Message, *, failed: bool = False, unrouted: bool = False) -> bool:
+        """Count a message in hand as handled or failed; return whether reading may resume."""
+        with self._lock:
+            self._store.release(message)
+            self._waiting -= 1
+            self._bytes -= payload_bytes(message.data)
+            if failed:
+                self._failed += 1
+            else:
+                self._handled += 1
+                self._unrouted += unrouted
+            return self._blocked and self._may_resume()
+
+    def discard(self, message: Message, cause: str) -> bool:
+        """Count a message in hand as dropped; return whether reading may resume."""
+        with self._lock:
+            self._store.release(message)
+            self._drop(message, cause)
+            return self._blocked and self._may_resume()
+
+    def _may_resume(self) -> bool:
+        """Say so once, at half, so that reading does not stop and go for every message."""
+        size, size_bytes = self._size, self._size_bytes
+        self._blocked = (size is not None and self._waiting > size // 2) or (
+            size_bytes is not None and self._bytes > size_bytes // 2
+        )
+        return not self._blocked
+
+    # --- the end ---
+
+    def close(self, cause: str = "shutdown") -> int:
+        """Drop what is left, hand nothing out any more; return how many were dropped."""
+        with self._lock:
+            self._closed = True
+            dropped = 0
+            while len(self._store):
+                self._drop(self._store.pop_oldest(), cause)
+                dropped += 1
+            return dropped
+
+    def abandon(self) -> None:
+        """After a fork: forget everything; the lock may be held by a thread that is gone."""
+        self._lock = threading.Lock()
+        self._closed = True
+
+    def counts(self) -> Counts:
+        """Return the counters of this moment."""
+        with self._lock:
+            return Counts(
+                self._received,
+                self._handled,
+                self._failed,
+                self._unrouted,
+                dict(self._dropped),
+                self._waiting,
+            )

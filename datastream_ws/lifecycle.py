@@ -1,0 +1,658 @@
+"""
+The one state machine: connect, get ready, read, wait, again; joins connection and inbox.
+
+One object per ``start()``, alive until CLOSED or FAILED. Everything here runs on the loop's
+thread, but :meth:`Lifecycle.report`. One task does it all; the verbs of a client only leave
+word for it (:meth:`Lifecycle.ask`), so that no two of them can meet halfway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from .calls import call_user
+from .connection import Connection
+from .dispatcher import Dispatcher
+from .engines import Ended, Engine
+from .events import DisconnectEvent, GapEvent, State, StateEvent
+from .exceptions import (
+    ConfigurationError,
+    DataStreamError,
+    HandlerError,
+    NotConnectedError,
+    ReconnectError,
+    UnauthorizedError,
+)
+from .handlers import Handlers
+from .hooks import Hooks
+from .inbox import Inbox
+from .intake import Intake
+from .messages import Origin
+from .options import ClientOptions, check_headers, check_url
+from .redaction import peer_text, shown_url
+from .retry import Backoff, Verdict, judge
+from .stats import Stats, Traffic
+from .subscriptions import Subscriptions
+from .waiting import Box, Feed
+
+__all__ = ["Lifecycle"]
+
+
+class Asked(Exception):  # noqa: N818 - not an error: word has been left
+    """A verb wants the task's attention."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended: why, after how many seconds in READY, and at whose fault."""
+
+    error: Exception
+    ready_for: float = 0.0
+    peer_fault: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What follows an outcome: an attempt after *delay* seconds, or the end with *fatal*."""
+
+    delay: float = 0.0
+    fatal: Exception | None = None
+
+
+class Lifecycle:
+    """
+    The life of a client from ``start()`` on.
+
+    Args:
+        owner: The client that users see; a ``close()`` of it inside a handler must not wait.
+        state, errors: The owner's, which outlive this object.
+        submit: Runs a function on a handler thread, ``spawn`` without a result.
+        engine: Makes a new engine for each attempt.
+        held: Whether messages wait while there are no handlers (they may be iterated over).
+
+    """
+
+    def __init__(
+        self,
+        *,
+        owner: object,
+        options: ClientOptions,
+        handlers: Handlers,
+        state: Box[State],
+        errors: Feed[BaseException],
+        subscriptions: Subscriptions,
+        epoch: int,
+        submit: Callable[[Callable[[], Any]], Future[Any]],
+        spawn: Callable[[Callable[[], None]], None],
+        engine: Callable[[ClientOptions], Engine],
+        held: bool,
+    ) -> None:
+        self.options = options
+        self.epoch = epoch
+        self.error: BaseException | None = None
+        self.finished: Future[None] = Future()
+        self.connection: Connection | None = None
+        self.traffic = Traffic()
+        self._loop = asyncio.get_running_loop()
+        self._state = state
+        self._errors = errors
+        self._subscriptions = subscriptions
+        self._submit = submit
+        self._make_engine = engine
+        self._backoff = Backoff(options.min_reconnect_delay, options.max_reconnect_delay)
+
+        self._asked = asyncio.Event()
+        self._closing = False
+        self._paused = False
+        self._reconnect = False
+        self._deadline: float | None = None
+        self._deadline_changed = asyncio.Event()
+
+        self._failures = 0  # consecutive failed attempts
+        self._waits = 0  # waits since the last stable connection
+        self._unauthorized = 0  # consecutive 401/403 answers
+        self._lost_at: tuple[float, float] | None = None  # UNIX and monotonic time
+        self._task: asyncio.Task[None] | None = None
+
+        self.inbox = Inbox(
+            size=options.inbox_size,
+            size_bytes=options.inbox_bytes,
+            overflow=options.overflow,
+            conflate=options.conflate,
+            ordering_key=options.ordering_key if options.concurrency > 1 else None,
+            report=self.report,
+        )
+        self.hooks = Hooks(
+            owner=owner,
+            handlers=handlers,
+            submit=submit,
+            report=self.report,
+            log=self._log_error,
+        )
+        self.dispatcher = Dispatcher(
+            owner=owner,
+            inbox=self.inbox,
+            handlers=handlers,
+            options=options,
+            loop=self._loop,
+            spawn=spawn,
+            report=self.report,
+            on_room=lambda: self._on_loop(self.intake.on_room),
+            gate=lambda: True,
+            held=held,
+        )
+        self.intake = Intake(
+            self.inbox, self.traffic, options, wake=self.dispatcher.wake, report=self.report
+        )
+
+    # --- word from outside ---
+
+    def begin(self) -> None:
+        """Start the task."""
+        self._set(State.CONNECTING)
+        self._task = self._loop.create_task(self._live(), name=f"datastream {self.options.name}")
+
+    def ask(self, *, pause: bool | None = None, reconnect: bool = False) -> None:
+        """Leave word: pause, resume, dial anew."""
+        if pause is not None:
+            self._paused = pause
+        self._reconnect |= reconnect
+        self._asked.set()
+
+    def ask_close(self, timeout: float) -> None:
+        """Leave word to close within *timeout* seconds; a later call may only shorten it."""
+        deadline = self._loop.time() + timeout
+        if self._deadline is None or deadline < self._deadline:
+            self._deadline = deadline
+            self._deadline_changed.set()
+        self._closing = True
+        self._asked.set()
+
+    # --- the task ---
+
+    async def _live(self) -> None:
+        error: BaseException | None = None
+        try:
+            error = await self._stay_connected()
+        except asyncio.CancelledError:
+            self._closing = True
+            self._deadline = self._loop.time()
+            error = None
+        except BaseException as death:
+            self._log("error", "internal error, please report it", exc_info=death)
+            error = death
+        try:
+            await self._finish(error)
+        finally:
+            if not self._state.value.is_final:
+                self._set(State.FAILED if error else State.CLOSED, error)
+            if not self.finished.done():
+                self.finished.set_result(None)
+
+    async def _stay_connected(self) -> Exception | None:
+        """Make attempts until told to close (``None``), or until it makes no sense any more."""
+        while not self._closing:
+            if self._paused:
+                await self._stay_paused()
+                continue
+            self._asked.clear()
+            self._reconnect = False
+            try:
+                outcome = await self._attempt()
+                plan = self._plan(outcome)
+                self._tell_end(outcome, plan)
+                if plan.fatal is not None:
+                    return plan.fatal
+                await self._wait(plan.delay, outcome.error)
+            except Asked:
+                await self._obey()
+        return None
+
+    async def _obey(self) -> None:
+        """End the connection that a pause or reconnect does not want any more."""
+        connection = self.connection
+        if self._closing or connection is None:
+            return
+        if self._paused or self._reconnect:
+            await self._hang_up(connection)
+            self._note_end(connection)
+            self._tell_disconnect(connection.closed.result(), None, will_retry=True, delay=None)
+
+    async def _stay_paused(self) -> None:
+        self._set(State.PAUSED)
+        while self._paused and not self._closing:
+            self._asked.clear()
+            await self._asked.wait()
+
+    # --- one attempt ---
+
+    async def _attempt(self) -> Outcome:
+        """Connect, get ready, stay; return how it ended. Raises Asked."""
+        self._set(State.CONNECTING)
+        self.traffic.attempts += 1
+        try:
+            connection = await self._unless_asked(self._dial())
+        except Exception as error:
+            if isinstance(error, Asked):
+                raise
+            self._unauthorized += isinstance(error, UnauthorizedError)
+            return Outcome(error)
+        self._unauthorized = 0
+        self._opened(connection)
+        return await self._serve(connection)
+
+    async def _dial(self) -> Connection:
+        options = self.options
+        connection = Connection(
+            self._make_engine(options),
+            options,
+            on_messages=self.intake.take,
+            on_round_trip=self._note_round_trip,
+            on_sent=self._note_sent,
+        )
+        number = self.traffic.connections + 1
+        codec: Any = options.codec
+        origin = Origin(options.name, number, self.epoch, codec, options.route)
+        try:
+            async with asyncio.timeout(options.open_timeout):
+                url, headers = await self._url(), await self._headers()
+                self._log("info", "connecting to %s", shown_url(url))
+                self.intake.attach(connection, origin)
+                await connection.open(url, headers)
+        except TimeoutError:
+            limit = options.open_timeout
+            raise TimeoutError(f"not open within open_timeout ({limit} s)") from None
+        return connection
+
+    async def _url(self) -> str:
+        url = self.options.url
+        if isinstance(url, str):
+            return url
+        made = await call_user(url, self._submit)
+        if wrong := check_url(made):
+            raise ConfigurationError(f"url: what the callable returned {wrong}")
+        return str(made)
+
+    async def _headers(self) -> Mapping[str, str]:
+        headers = self.options.headers
+        if isinstance(headers, Mapping):
+            return headers
+        made = await call_user(headers, self._submit)
+        if wrong := check_headers(made):
+            raise ConfigurationError(f"headers: what the callable returned {wrong}")
+        return {name: value.strip(" \t") for name, value in made.items()}
+
+    def _opened(self, connection: Connection) -> None:
+        self.connection = connection
+        traffic = self.traffic
+        traffic.connections += 1
+        traffic.reconnects = traffic.connections - 1
+        traffic.connected_since = time.time()
+        with suppress(NotConnectedError):  # lost already: the attempt ends right after
+            for frame in self._subscriptions.frames():
+                connection.send(frame)
+        self._set(State.CONNECTED)
+        self.hooks.call("on_connect")
+        self._tell_gap()
+
+    async def _serve(self, connection: Connection) -> Outcome:
+        """Get ready and stay until the connection ends. Raises Asked."""
+        getting_ready = self._loop.create_task(self._get_ready(connection))
+        try:
+            await self._first(getting_ready, connection.closed)
+            if not connection.closed.done() and (failure := getting_ready.exception()):
+                await self._hang_up(connection)
+                return self._ended(connection, failure)
+            if connection.closed.done():
+                return self._ended(connection)
+            return await self._stay_ready(connection)
+        finally:
+            getting_ready.cancel()
+            if getting_ready.done() and not getting_ready.cancelled():
+                getting_ready.exception()  # retrieved, else asyncio complains
+
+    async def _get_ready(self, connection: Connection) -> None:
+        limit = self.options.ready_timeout
+        try:
+            async with asyncio.timeout(limit):
+                await self.hooks.call_and_wait("on_ready")
+        except TimeoutError:
+            raise TimeoutError(f"on_ready took longer than ready_timeout ({limit} s)") from None
+
+    async def _stay_ready(self, connection: Connection) -> Outcome:
+        since = time.monotonic()
+        self._set(State.READY)
+        beating = self._loop.create_task(self._beat(connection))
+        try:
+            await self._first(connection.closed)
+            return self._ended(connection, ready_for=time.monotonic() - since)
+        finally:
+            beating.cancel()
+
+    async def _beat(self, connection: Connection) -> None:
+        """Send the application's heartbeat."""
+        heartbeat = self.options.heartbeat
+        while heartbeat is not None:
+            await asyncio.sleep(self.options.heartbeat_interval)
+            try:
+                obj = await call_user(heartbeat, self._submit) if callable(heartbeat) else heartbeat
+                connection.send(self.encode(obj))
+            except NotConnectedError:
+                return
+            except Exception as error:
+                self.report(error)
+
+    def _ended(
+        self,
+        connection: Connection,
+        failure: BaseException | None = None,
+        ready_for: float = 0.0,
+    ) -> Outcome:
+        self._note_end(connection)
+        ended = connection.closed.result()
+        error = failure if isinstance(failure, Exception) else ended.error
+        return Outcome(error or _unexplained(ended), ready_for, ended.peer_fault)
+
+    def _note_end(self, connection: Connection) -> None:
+        self.connection = None
+        self.traffic.connected_since = None
+        self._lost_at = (time.time(), time.monotonic())
+        self.intake.detach()
+        self._last_ended = connection
+
+    # --- what follows ---
+
+    def _plan(self, outcome: Outcome) -> Plan:
+        stable = outcome.ready_for >= self.options.stable_after and not outcome.peer_fault
+        if stable:
+            self._failures = self._waits = 0
+        else:
+            self._failures += 1
+        self._waits += 1
+        verdict = self._judge(outcome.error)
+        fatal = self._fatal(outcome.error, verdict)
+        if fatal is None:
+            return Plan(self._backoff.delay(self._waits, verdict))
+        if self.options.fatal_delay is None:
+            return Plan(fatal=fatal)
+        self.error = fatal
+        return Plan(self._backoff.slow(self.options.fatal_delay))
+
+    def _judge(self, error: Exception) -> Verdict:
+        options = self.options
+        refreshable = callable(options.url) or callable(options.headers)
+        verdict = judge(error, unauthorized=self._unauthorized, refreshable=refreshable)
+        if options.retry is None:
+            return verdict
+        try:
+            decided = options.retry(error)
+        except Exception as failure:
+            self.report(failure)
+            return verdict
+        if decided is None:
+            return verdict
+        return Verdict(bool(decided), verdict.floor, verdict.retry_after)
+
+    def _fatal(self, error: Exception, verdict: Verdict) -> Exception | None:
+        if not verdict.retry:
+            return error
+        limit = self.options.max_reconnect_attempts
+        if limit is None or self._failures < limit:
+            return None
+        gave_up = ReconnectError(
+            f"gave up after {self._failures} failed attempts; the last: {_said(error)}",
+            attempts=self._failures,
+        )
+        gave_up.__cause__ = error
+        return gave_up
+
+    def _tell_end(self, outcome: Outcome, plan: Plan) -> None:
+        self.report(outcome.error)
+        ended = self._last_ended
+        if ended is not None:
+            self._last_ended = None
+            delay = None if plan.fatal else plan.delay
+            self._tell_disconnect(
+                ended.closed.result(), outcome.error, will_retry=not plan.fatal, delay=delay
+            )
+
+    async def _wait(self, delay: float, error: Exception) -> None:
+        self._set(State.WAITING, error, delay)
+        await self._first(timeout=delay)
+
+    # --- waiting for several things ---
+
+    async def _first(self, *things: asyncio.Future[Any], timeout: float | None = None) -> None:
+        """Wait for one of *things*, or *timeout* seconds. Raises Asked as soon as word is left."""
+        asked = self._loop.create_task(self._asked.wait())
+        try:
+            await asyncio.wait(
+                [asked, *things], timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            asked.cancel()
+        if self._asked.is_set():
+            raise Asked
+
+    async def _unless_asked(self, step: Coroutine[Any, Any, Connection]) -> Connection:
+        """Take a step that is cancelled, and its connection closed, when word is left."""
+        task = self._loop.create_task(step)
+        try:
+            await self._first(task)
+            return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+            if self._asked.is_set() and not task.cancelled() and task.exception() is None:
+                task.result().fail(DataStreamError("no longer wanted"))
+
+    async def _hang_up(self, connection: Connection) -> None:
+        """Close a connection; without ceremony once the client is to close."""
+        closing = self._loop.create_task(connection.close(self.options.close_timeout))
+        while not closing.done():
+            self._asked.clear()
+            with suppress(Asked):
+                await self._first(closing)
+            if self._closing:
+                connection.fail(DataStreamError("closed while hanging up"))
+                await closing
+
+    # --- the end ---
+
+    async def _finish(self, error: BaseException | None) -> None:
+        """Handle what was received, flush, close, then be CLOSED or FAILED."""
+        self.error = error
+        if self._deadline is None:
+            self.ask_close(self.options.close_timeout)
+        self.intake.stop()
+        if self.inbox.waiting or self.connection is not None:
+            self._set(State.CLOSING, error)
+            await self._until_deadline(self.dispatcher.drain(), "messages are still unhandled")
+            await self._close_connection()
+        dropped = self.inbox.close()
+        await self.dispatcher.stop()
+        if dropped:
+            self._log("error", "closed with %d messages unhandled: dropped", dropped)
+        if error is not None:
+            self._log("error", "gave up: %s", _said(error))
+        self._set(State.FAILED if error else State.CLOSED, error)
+        await self.hooks.finish(max(0.5, self._left()))
+        self._errors.end()
+
+    async def _close_connection(self) -> None:
+        connection = self.connection
+        if connection is None:
+            return
+        if connection.is_open:
+            await self._until_deadline(connection.flush(), "messages are still unsent")
+        # However late it is, the peer is sent a close frame.
+        await connection.close(max(0.0, self._left()))
+        self._note_end(connection)
+        self._tell_disconnect(connection.closed.result(), None, will_retry=False, delay=None)
+
+    def _left(self) -> float:
+        """Seconds until the close deadline."""
+        return (self._deadline or 0.0) - self._loop.time()
+
+    async def _until_deadline(self, step: Coroutine[Any, Any, None], else_: str) -> None:
+        """Take a step, until a tenth of the time (at most 1 s) is left for what follows."""
+        reserve = min(1.0, 0.1 * max(0.0, self._left()))
+        task = self._loop.create_task(step)
+        while not task.done() and (left := self._left() - reserve) > 0:
+            self._deadline_changed.clear()
+            changed = self._loop.create_task(self._deadline_changed.wait())
+            await asyncio.wait([task, changed], timeout=left, return_when="FIRST_COMPLETED")
+            changed.cancel()
+        if not task.done():
+            task.cancel()
+            self._log("warning", "close_timeout is over: %s", else_)
+        elif (error := task.exception()) is not None and not isinstance(error, DataStreamError):
+            raise error
+
+    # --- telling ---
+
+    _last_ended: Connection | None = None
+
+    def _set(
+        self, state: State, error: BaseException | None = None, delay: float | None = None
+    ) -> None:
+        """The one place where the state changes."""
+        previous = self._state.value
+        if state is previous and state is not State.WAITING:
+            return
+        if state is State.READY:
+            self.error = None
+        self._log_state(state, error, delay)
+        event = StateEvent(state, previous, error, self._failures + 1, delay)
+        self._state.set(state)
+        self.hooks.call("on_state", event)
+
+    def _log_state(self, state: State, error: BaseException | None, delay: float | None) -> None:
+        if state is State.WAITING:
+            limit = self.options.max_reconnect_attempts
+            self._log(
+                "warning",
+                "%s; attempt %d%s in %.1f s",
+                _said(error),
+                self._failures + 1,
+                f" of {limit}" if limit else "",
+                delay,
+            )
+        else:
+            self._log("info", "%s", state.value)
+
+    def _tell_gap(self) -> None:
+        if self._lost_at is None:
+            return
+        wall, monotonic = self._lost_at
+        self._lost_at = None
+        seconds = time.monotonic() - monotonic
+        event = GapEvent(wall, wall + seconds, seconds, self.inbox.last_message)
+        self.hooks.call("on_gap", event)
+
+    def _tell_disconnect(
+        self, ended: Ended, error: BaseException | None, *, will_retry: bool, delay: float | None
+    ) -> None:
+        reason = peer_text(ended.reason)
+        number = self.traffic.connections
+        event = DisconnectEvent(number, ended.code, reason, error, will_retry, delay)
+        self.hooks.call("on_disconnect", event)
+
+    def report(self, error: BaseException) -> None:
+        """Log an error, give it to ``on_error`` and ``errors()``; from any thread."""
+        self._on_loop(lambda: self._report(error))
+
+    def _report(self, error: BaseException) -> None:
+        if isinstance(error, HandlerError):
+            self._log_error(error)
+        elif not isinstance(error, DataStreamError | OSError):
+            self._log("error", "%s", _said(error), exc_info=error)
+        self.traffic.last_error = _said(error)
+        self._errors.put(error)
+        self.hooks.call("on_error", error)
+
+    def _log_error(self, error: BaseException) -> None:
+        self._log("error", "%s", error, exc_info=error)
+
+    def _log(self, level: str, text: str, *arguments: Any, exc_info: Any = None) -> None:
+        """A logger is the user's code: what it raises must not end the stream."""
+        with suppress(Exception):
+            write = getattr(self.options.logger, level)
+            name = peer_text(self.options.name)
+            if exc_info is None:
+                write("stream %s: " + text, name, *arguments)
+            else:
+                write("stream %s: " + text, name, *arguments, exc_info=exc_info)
+
+    def _on_loop(self, function: Callable[[], None]) -> None:
+        if asyncio._get_running_loop() is self._loop:
+            function()
+        else:
+            with suppress(RuntimeError):  # the loop is closed: a handler outlived its client
+                self._loop.call_soon_threadsafe(function)
+
+    # --- facts ---
+
+    def encode(self, obj: Any) -> tuple[bool, bytes]:
+        """Return an outgoing message as a frame."""
+        if not isinstance(obj, str | bytes | bytearray | memoryview):
+            codec: Any = self.options.codec
+            obj = codec.encode(obj)
+        return (True, obj.encode()) if isinstance(obj, str) else (False, bytes(obj))
+
+    def _note_round_trip(self, seconds: float) -> None:
+        self.traffic.round_trip_time = seconds
+
+    def _note_sent(self, messages: int, size: int) -> None:
+        self.traffic.messages_sent += messages
+        self.traffic.bytes_sent += size
+
+    def stats(self) -> Stats:
+        """Return a snapshot; from any thread."""
+        counts, traffic = self.inbox.counts(), self.traffic
+        return Stats(
+            messages_received=counts.received,
+            messages_handled=counts.handled,
+            messages_failed=counts.failed,
+            messages_unrouted=counts.unrouted,
+            messages_dropped=counts.dropped,
+            messages_waiting=counts.waiting,
+            messages_sent=traffic.messages_sent,
+            bytes_received=traffic.bytes_received,
+            bytes_sent=traffic.bytes_sent,
+            connections=traffic.connections,
+            reconnects=traffic.reconnects,
+            attempts=traffic.attempts,
+            blocked_seconds=self.intake.blocked_seconds,
+            round_trip_time=traffic.round_trip_time,
+            connected_since=traffic.connected_since,
+            last_message_at=traffic.last_message_at,
+            last_error=traffic.last_error,
+            errors_dropped=self._errors.lost,
+        )
+
+    def abandon(self) -> list[int]:
+        """In a forked child: stop whatever goes on here; return the parent's descriptors."""
+        self.inbox.abandon()
+        self.dispatcher.abandon()
+        connection = self.connection
+        return [] if connection is None else [connection.disown()]
+
+
+def _unexplained(ended: Ended) -> Exception:
+    return DataStreamError(f"the connection ended with code {ended.code}")
+
+
+def _said(error: BaseException | None) -> str:
+    """One line on an error, for logs and stats."""
+    text = peer_text(error) if error is not None else ""
+    if isinstance(error, DataStreamError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

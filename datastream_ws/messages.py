@@ -1,0 +1,133 @@
+"""One received message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from .codecs import Codec
+from .exceptions import DecodeError
+from .redaction import peer_text
+
+__all__ = ["Message", "Origin"]
+
+_UNSET: Final[Any] = object()
+
+
+class Origin:
+    """
+    What all messages of one connection share.
+
+    Args:
+        stream: Name of the stream.
+        connection: Number of the connection, from 1; 0 for a message that came without one.
+        epoch: Tenure of the owner, rising (contract 1.5).
+        route: The JSON field, or the callable, that names a message.
+
+    """
+
+    __slots__ = ("codec", "connection", "epoch", "route", "stream")
+
+    def __init__(
+        self,
+        stream: str,
+        connection: int,
+        epoch: int,
+        codec: Codec,
+        route: str | Callable[[Message], str | None],
+    ) -> None:
+        self.stream = stream
+        self.connection = connection
+        self.epoch = epoch
+        self.codec = codec
+        self.route = route
+
+
+class Message:
+    """
+    One received message. May be read from any thread; never changes.
+
+    Attributes:
+        data: str for a text frame, bytes for a binary one.
+        seq: 1, 2, … per ``start()``.
+        received_at: UNIX time.
+
+    """
+
+    __slots__ = ("_json", "_route", "data", "origin", "received_at", "seq")
+
+    def __init__(self, data: str | bytes, origin: Origin, seq: int, received_at: float) -> None:
+        self.data = data
+        self.origin = origin
+        self.seq = seq
+        self.received_at = received_at
+        self._json = _UNSET
+        self._route = _UNSET
+
+    @property
+    def is_text(self) -> bool:
+        return isinstance(self.data, str)
+
+    @property
+    def stream(self) -> str:
+        return self.origin.stream
+
+    @property
+    def connection(self) -> int:
+        """Number of the connection it came over, from 1."""
+        return self.origin.connection
+
+    @property
+    def epoch(self) -> int:
+        return self.origin.epoch
+
+    def json(self) -> Any:
+        """
+        Return the decoded payload; decoded once, the same object at every call.
+
+        Raises:
+            DecodeError: If it is not what the stream's codec reads.
+
+        """
+        if self._json is _UNSET:
+            self._json = decoded(self.origin.codec.decode, self.data)
+        return self._json
+
+    @property
+    def route(self) -> str | None:
+        """The name ``on_message("name")`` goes by; ``None`` when the message has none."""
+        if self._route is _UNSET:
+            self._route = self._find_route()
+        route: str | None = self._route
+        return route
+
+    def _find_route(self) -> str | None:
+        field = self.origin.route
+        if callable(field):
+            return field(self)
+        try:
+            obj = self.json()
+        except DecodeError:
+            return None
+        found = obj.get(field) if isinstance(obj, dict) else None
+        return found if isinstance(found, str) else None
+
+    def __repr__(self) -> str:
+        size = len(self.data)
+        unit = "characters" if self.is_text else "bytes"
+        return f"<Message {peer_text(self.stream)} #{self.seq}, {size} {unit}>"
+
+
+def decoded(decode: Callable[[str | bytes], Any], data: str | bytes) -> Any:
+    """Return ``decode(data)``; whatever it raises becomes a DecodeError without the payload."""
+    try:
+        return decode(data)
+    except DecodeError:
+        raise
+    except RecursionError:
+        raise DecodeError("payload is nested too deeply") from None
+    except Exception as error:
+        # The codec's own error may hold the payload (JSONDecodeError.doc): not chained.
+        raise DecodeError(
+            f"payload of {len(data)} cannot be decoded: {peer_text(error)}"
+        ) from None

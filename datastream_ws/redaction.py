@@ -1,0 +1,30 @@
+"""What may be shown of a URL, a header or a peer's text."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+__all__ = ["peer_text", "shown_url"]
+
+SHOWN_TEXT = 200  # characters of a peer's text that logs, errors and pages show
+
+
+def shown_url(url: str) -> str:
+    """Return scheme, host, port and path of *url*: no userinfo, query or fragment."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port is not None else ""
+    except ValueError:
+        return "(unreadable URL)"
+    if ":" in host:
+        host = f"[{host}]"
+    return peer_text(f"{parts.scheme}://{host}{port}{parts.path}")
+
+
+def peer_text(text: object) -> str:
+    """Return *text* on one line, control characters escaped, cut to 200 characters."""
+    line = str(text)[: SHOWN_TEXT + 1]
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return line if len(line) <= SHOWN_TEXT else line[: SHOWN_TEXT - 1] + "…"

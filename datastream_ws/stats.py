@@ -1,0 +1,73 @@
+"""Counters of a stream, and the frozen snapshot that ``stats()`` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+__all__ = ["Stats"]
+
+
+def _nothing() -> Mapping[str, int]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """
+    A consistent snapshot since the last ``start()``.
+
+    Always: received = handled + failed + dropped (in sum) + waiting + spooled; what an earlier
+    process left in the spool counts as received.
+
+    Attributes:
+        messages_unrouted: Handled ones that no handler took.
+        messages_dropped: By cause: overflow, conflated, shutdown, lease_lost.
+        messages_waiting: Now, the ones in hand included.
+        messages_spooled: Now, in the file only.
+        bytes_received, bytes_sent: Payloads, in bytes.
+        blocked_seconds: Time that reading was stopped because the inbox was full.
+        round_trip_time: Of the last ping, in seconds; ``None`` before the first pong.
+        connected_since, last_message_at: UNIX times; ``None``: not connected, none yet.
+        last_error: Type and text of the last reported error; ``None``: none yet.
+        errors_dropped: Errors that left the bounded buffer before ``errors()`` read them.
+
+    """
+
+    messages_received: int = 0
+    messages_handled: int = 0
+    messages_failed: int = 0
+    messages_unrouted: int = 0
+    messages_dropped: Mapping[str, int] = field(default_factory=_nothing)
+    messages_waiting: int = 0
+    messages_spooled: int = 0
+    messages_sent: int = 0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    connections: int = 0
+    reconnects: int = 0
+    attempts: int = 0
+    blocked_seconds: float = 0.0
+    round_trip_time: float | None = None
+    connected_since: float | None = None
+    last_message_at: float | None = None
+    last_error: str | None = None
+    errors_dropped: int = 0
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What the connections of one ``start()`` count; written on the loop's thread only."""
+
+    messages_sent: int = 0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    connections: int = 0
+    reconnects: int = 0
+    attempts: int = 0
+    blocked_seconds: float = 0.0
+    round_trip_time: float | None = None
+    connected_since: float | None = None
+    last_message_at: float | None = None
+    last_error: str | None = None
