@@ -390,9 +390,7 @@ class AsyncClient(Decorators):
         async with asyncio.timeout(timeout):
             return await self._running().intake.reply(match, lambda: connection.send(frame))
 
-    async def subscribe(
-        self, obj: Any, key: Hashable = None, unsubscribe: Any = None
-    ) -> Hashable:
+    async def subscribe(self, obj: Any, key: Hashable = None, unsubscribe: Any = None) -> Hashable:
         """
         Send *obj* now and again on every connection, before ``on_ready``.
 

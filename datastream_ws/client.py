@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -167,9 +168,7 @@ class Client(Decorators):
         if not finished.done():
             life, limit = self.aio._life, self.options.close_timeout
             assert life is not None
-            thread.loop.call_soon_threadsafe(
-                life.ask_close, limit if timeout is None else timeout
-            )
+            thread.loop.call_soon_threadsafe(life.ask_close, limit if timeout is None else timeout)
             if handling.get() is self or thread.is_current:
                 return
             finished.result()
@@ -254,10 +253,8 @@ class Client(Decorators):
 
     def _wait_connected(self, wait: float) -> Connection:
         if wait > 0:
-            try:
+            with suppress(TimeoutError):
                 self.aio.connected_or_final().result(wait)
-            except TimeoutError:
-                pass
         return self.aio.connection() or self.aio.no_connection()
 
     def _wait_for_room(self, room: Future[None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from .exceptions import ConfigurationError, DecodeError
@@ -26,10 +27,18 @@ class Codec(Protocol):
 class JsonCodec:
     """The standard library's."""
 
-    decode = staticmethod(json.loads)
+    def __init__(self) -> None:
+        self.decode: Callable[[str | bytes], Any] = json.loads
 
     def encode(self, obj: Any) -> str:
-        return json.dumps(obj, separators=(",", ":"), ensure_ascii=False)
+        return json.dumps(obj, separators=(",", ":"), ensure_ascii=False, default=_plain)
+
+
+def _plain(obj: Any) -> Any:
+    """Let dataclasses be sent with every codec, as orjson and msgspec do by themselves."""
+    if is_dataclass(obj) and not isinstance(obj, type):
+        return {field.name: getattr(obj, field.name) for field in fields(obj)}
+    raise TypeError(f"{type(obj).__name__} is not JSON serializable")
 
 
 class OrjsonCodec:

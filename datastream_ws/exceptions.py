@@ -4,19 +4,18 @@ Every error of the package.
 ::
 
     DataStreamError
-    ├─ ConfigurationError (ValueError)   an option or URL is wrong           raised by constructors, start()
-    ├─ NotConnectedError                 nothing to send on                  raised by send(), request(), …
-    ├─ SendTimeoutError (TimeoutError)   the peer takes nothing any more     raised by send(), reported
-    ├─ HandshakeError                    .status: the server said no         reported, kept in .error
-    │  └─ UnauthorizedError              401 or 403                          reported, kept in .error
-    ├─ StreamClosedError                 .code, .reason: connection ended    reported, kept in .error
-    ├─ ReconnectError                    .attempts: gave up                  kept in .error
-    ├─ DecodeError (ValueError)          a payload is not what it should be  raised by Message.json()
-    ├─ HandlerError                      .message, .handler, __cause__       reported
-    ├─ InboxOverflowError                a message was dropped, or the
-    │                                    connection because of overflow      reported
-    ├─ SpoolError                        the spool file cannot be used       raised by start(), reported
-    └─ LeaseError                        the lease store cannot be used      reported
+    ├─ ConfigurationError (ValueError)   an option or URL is wrong         raised by constructors
+    ├─ NotConnectedError                 nothing to send on                raised by send(), …
+    ├─ SendTimeoutError (TimeoutError)   the peer takes nothing any more   raised, reported
+    ├─ HandshakeError                    .status: the server said no       reported, kept in .error
+    │  └─ UnauthorizedError              401 or 403                        reported, kept in .error
+    ├─ StreamClosedError                 .code, .reason: it ended          reported, kept in .error
+    ├─ ReconnectError                    .attempts: gave up                kept in .error
+    ├─ DecodeError (ValueError)          not what the codec reads          raised by Message.json()
+    ├─ HandlerError                      .message, .handler, __cause__     reported
+    ├─ InboxOverflowError                dropped: messages, a connection   reported
+    ├─ SpoolError                        the spool file is unusable        raised, reported
+    └─ LeaseError                        the lease store is unusable       reported
 
 *Reported* means: given to ``on_error`` hooks and to ``errors()``; the stream goes on.
 :class:`Postponed` is no error: a handler raises it to see the same message again later.
@@ -161,7 +160,7 @@ class LeaseError(DataStreamError):
     """The lease store does not answer, or refuses."""
 
 
-class Postponed(Exception):  # noqa: N818 - not an error: a handler's way to say "later"
+class Postponed(Exception):
     """
     Raised by a handler that wants the same message again, before any other.
 

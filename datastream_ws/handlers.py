@@ -156,7 +156,8 @@ class Handlers:
 
         """
         if callable(route):
-            return self._add(Handler(route, is_coroutine_callable(route)))
+            self._add(Handler(route, is_coroutine_callable(route)))
+            return route
         if route is not None and not isinstance(route, str):
             raise ConfigurationError("on_message: the route must be a string")
         if default and (route is not None or when is not None):
@@ -166,7 +167,8 @@ class Handlers:
 
         def register(function: F) -> F:
             is_async = is_coroutine_callable(function)
-            return self._add(Handler(function, is_async, route, when, default, decode_as))
+            self._add(Handler(function, is_async, route, when, default, decode_as))
+            return function
 
         return register
 
@@ -210,11 +212,9 @@ class Handlers:
 
         def register(function: F) -> F:
             is_async = is_coroutine_callable(function)
-            return self._add(
-                Handler(
-                    function, is_async, route, when, max_size=max_size, max_wait=float(max_wait)
-                )
-            )
+            batch = Handler(function, is_async, route, when, max_size=max_size, max_wait=max_wait)
+            self._add(batch)
+            return function
 
         return register
 
@@ -278,7 +278,7 @@ class Handlers:
             self.hooks[kind] += (handler,)
         return function
 
-    def _add(self, handler: Handler) -> Any:
+    def _add(self, handler: Handler) -> None:
         if not callable(handler.function):
             raise ConfigurationError("on_message: must be given a callable")
         with self._lock:
@@ -290,7 +290,6 @@ class Handlers:
             self._every = _without_repeats(self._handlers) if plain else None
         for callback in tuple(self.added):
             callback()
-        return handler.function
 
     # --- look-up ---
 
@@ -397,9 +396,11 @@ class Decorators:
 class _NoCodec:
     """Stands in while ``decode_as`` is checked, before any client has a codec."""
 
-    def decode(self, data: str | bytes) -> Any: ...
+    def decode(self, data: str | bytes) -> Any:
+        raise NotImplementedError
 
-    def encode(self, obj: Any) -> str | bytes: ...
+    def encode(self, obj: Any) -> str | bytes:
+        raise NotImplementedError
 
 
 _NO_CODEC = _NoCodec()

@@ -44,7 +44,7 @@ from .waiting import Box, Feed
 __all__ = ["Lifecycle"]
 
 
-class Asked(Exception):  # noqa: N818 - not an error: word has been left
+class Asked(Exception):
     """A verb wants the task's attention."""
 
 

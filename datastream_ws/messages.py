@@ -128,6 +128,4 @@ def decoded(decode: Callable[[str | bytes], Any], data: str | bytes) -> Any:
         raise DecodeError("payload is nested too deeply") from None
     except Exception as error:
         # The codec's own error may hold the payload (JSONDecodeError.doc): not chained.
-        raise DecodeError(
-            f"payload of {len(data)} cannot be decoded: {peer_text(error)}"
-        ) from None
+        raise DecodeError(f"payload of {len(data)} cannot be decoded: {peer_text(error)}") from None

@@ -33,6 +33,8 @@ __all__ = [
 Url = str | Callable[[], str | Awaitable[str]]
 Headers = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
 
+# Stands for 90 % of pong_timeout, as pingPeriod does in client.go; None means: no pings.
+OF_PONG_TIMEOUT = -1.0
 OVERFLOWS = ("block", "drop_oldest", "drop_newest", "disconnect")
 
 
@@ -279,8 +281,7 @@ class ClientOptions:
     max_reconnect_delay: float = option(30.0, seconds)
     write_timeout: float = option(10.0, seconds)
     pong_timeout: float | None = option(60.0, or_none(seconds))
-    # ... stands for 90 % of pong_timeout (client.go, pingPeriod); None: no pings.
-    ping_interval: float | None = option(..., or_none(seconds))
+    ping_interval: float | None = option(OF_PONG_TIMEOUT, or_none(seconds))
 
     name: str = option("default", text)
     handlers: Handlers | None = option(None, handlers_option)
@@ -327,7 +328,7 @@ class ClientOptions:
             return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        if self.ping_interval is ...:
+        if self.ping_interval == OF_PONG_TIMEOUT:
             self._set("ping_interval", 0.9 * (self.pong_timeout or 60.0))
         for each in fields(self):
             value = getattr(self, each.name)
@@ -346,7 +347,8 @@ class ClientOptions:
         """Refuse what cannot work in combination."""
         if self.min_reconnect_delay > self.max_reconnect_delay:
             raise ConfigurationError("min_reconnect_delay: is above max_reconnect_delay")
-        if self.pong_timeout is not None and (self.ping_interval or 0) >= self.pong_timeout:
+        interval, patience = self.ping_interval, self.pong_timeout
+        if interval is not None and patience is not None and interval >= patience:
             raise ConfigurationError(
                 "ping_interval: must be below pong_timeout, else a silent peer looks dead"
             )
