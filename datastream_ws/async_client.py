@@ -131,9 +131,9 @@ class AsyncClient(Decorators):
         Never raises for network trouble. Again: nothing happens; after ``close()``, or once the
         client has failed: it starts anew, with new numbers and counters.
         """
-        self.begin(held=True)
+        self._begin(held=True)
 
-    def begin(self, *, held: bool) -> None:
+    def _begin(self, *, held: bool) -> None:
         """Start on the running loop; *held*: messages wait while there are no handlers."""
         if not self.state.is_final:
             return
@@ -226,20 +226,20 @@ class AsyncClient(Decorators):
 
         """
         try:
-            await wait_for(self.ready_or_final(), timeout)
+            await wait_for(self._ready_or_final(), timeout)
         except TimeoutError:
-            raise TimeoutError(self.not_ready_text(timeout)) from None
-        self.raise_unless_ready()
+            raise TimeoutError(self._not_ready_text(timeout)) from None
+        self._raise_unless_ready()
 
-    def ready_or_final(self) -> Future[State]:
+    def _ready_or_final(self) -> Future[State]:
         """Return a future of READY, or of a state in which nothing happens any more."""
         return self._state.when(lambda state: state is State.READY or state.is_final)
 
-    def not_ready_text(self, timeout: float | None) -> str:
+    def _not_ready_text(self, timeout: float | None) -> str:
         why = f": {peer_text(self.stats().last_error)}" if self.stats().last_error else ""
         return f"stream {self.name} is not ready after {timeout} s but {self.state.value}{why}"
 
-    def raise_unless_ready(self) -> None:
+    def _raise_unless_ready(self) -> None:
         """Raise the client's error if it failed, NotConnectedError if it is not running."""
         if self.state is State.FAILED and self.error is not None:
             raise self.error
@@ -257,14 +257,14 @@ class AsyncClient(Decorators):
         """
         if self._life is not None:
             await wait_for(self._life.finished, timeout)
-        self.raise_if_failed()
+        self._raise_if_failed()
 
     @property
-    def finished(self) -> Future[None] | None:
+    def _finished(self) -> Future[None] | None:
         """Done once the client has closed or failed, hooks included; ``None``: not started."""
         return self._life.finished if self._life else None
 
-    def raise_if_failed(self) -> None:
+    def _raise_if_failed(self) -> None:
         if self.state is State.FAILED and self.error is not None:
             raise self.error
 
@@ -302,25 +302,25 @@ class AsyncClient(Decorators):
             SendTimeoutError: If the queue stays above its mark.
 
         """
-        frame = self.encode(obj)
-        connection = self.connection()
+        frame = self._encode(obj)
+        connection = self._connection()
         if connection is None:
             await self._wait_connected(wait)
-            connection = self.connection() or self.no_connection()
-        await self.room(connection)
+            connection = self._connection() or self._no_connection()
+        await self._room(connection)
         connection.send(frame)
 
     async def _wait_connected(self, wait: float) -> None:
         if wait > 0:
             try:
-                await wait_for(self.connected_or_final(), wait)
+                await wait_for(self._connected_or_final(), wait)
             except TimeoutError:
                 return
 
-    def connected_or_final(self) -> Future[State]:
+    def _connected_or_final(self) -> Future[State]:
         return self._state.when(lambda state: state.is_connected or state.is_final)
 
-    async def room(self, connection: Connection) -> None:
+    async def _room(self, connection: Connection) -> None:
         """Wait until the write queue is below its mark."""
         room = connection.room()
         if room is not None:
@@ -329,18 +329,18 @@ class AsyncClient(Decorators):
             except SendTimeoutError:
                 raise
             except TimeoutError:
-                raise self.no_room() from None
+                raise self._no_room() from None
 
-    def no_room(self) -> SendTimeoutError:
+    def _no_room(self) -> SendTimeoutError:
         limit = self.options.write_timeout
         return SendTimeoutError(f"the write queue is still full after write_timeout ({limit:g} s)")
 
-    def connection(self) -> Connection | None:
+    def _connection(self) -> Connection | None:
         """Return the open connection, if there is one; from any thread."""
         connection = self._life.connection if self._life else None
         return connection if connection is not None and connection.is_open else None
 
-    def no_connection(self) -> Connection:
+    def _no_connection(self) -> Connection:
         """Raise the NotConnectedError that says what to do."""
         if self.state.is_final:
             raise NotConnectedError(
@@ -351,7 +351,7 @@ class AsyncClient(Decorators):
             "a connection"
         )
 
-    def encode(self, obj: Any) -> Frame:
+    def _encode(self, obj: Any) -> Frame:
         """Return an outgoing message as a frame; in the calling thread."""
         if not isinstance(obj, str | bytes | bytearray | memoryview):
             codec: Any = self.options.codec
@@ -367,7 +367,7 @@ class AsyncClient(Decorators):
             NotConnectedError: If the connection is lost before, or there is none.
 
         """
-        connection = self.connection() or self.no_connection()
+        connection = self._connection() or self._no_connection()
         async with asyncio.timeout(timeout):
             await connection.flush()
 
@@ -384,9 +384,9 @@ class AsyncClient(Decorators):
             NotConnectedError: If there is no connection, or it drops before the reply.
 
         """
-        frame = self.encode(obj)
-        connection = self.connection() or self.no_connection()
-        await self.room(connection)
+        frame = self._encode(obj)
+        connection = self._connection() or self._no_connection()
+        await self._room(connection)
         async with asyncio.timeout(timeout):
             return await self._running().intake.reply(match, lambda: connection.send(frame))
 
@@ -405,9 +405,9 @@ class AsyncClient(Decorators):
             The key.
 
         """
-        frame = self.encode(obj)
+        frame = self._encode(obj)
         key = frame if key is None else key
-        ending = None if unsubscribe is None else self.encode(unsubscribe)
+        ending = None if unsubscribe is None else self._encode(unsubscribe)
         self._subscriptions.add(key, frame, ending)
         self._send_if_connected(frame)
         return key
@@ -419,7 +419,7 @@ class AsyncClient(Decorators):
             self._send_if_connected(ending)
 
     def _send_if_connected(self, frame: Frame) -> None:
-        connection = self.connection()
+        connection = self._connection()
         if connection is not None:
             with suppress(NotConnectedError):  # the next connection sends it
                 connection.send(frame)
@@ -451,23 +451,23 @@ class AsyncClient(Decorators):
             robust: Report what a handler raises, as in production, instead of raising it.
 
         """
-        message = self.made_up(data)
+        message = self._made_up(data)
         run = Run(self.handlers, LoopCaller(asyncio.Event()))
         try:
             await run.deliver(message)
         except Exception as error:
             if not robust:
                 raise
-            self.report(error, message)
+            self._report(error, message)
 
-    def made_up(self, data: Any) -> Message:
+    def _made_up(self, data: Any) -> Message:
         """Return a message that came over no connection."""
-        is_text, payload = self.encode(data)
+        is_text, payload = self._encode(data)
         codec: Any = self.options.codec
         origin = Origin(self.name, 0, self._epoch, codec, self.options.route)
         return Message(payload.decode() if is_text else payload, origin, 1, time.time())
 
-    def report(self, error: Exception, message: Message) -> None:
+    def _report(self, error: Exception, message: Message) -> None:
         """Report what a handler raised for a delivered message."""
         failure = HandlerError("a handler failed", handler=None, messages=(message,))
         failure.__cause__ = error
@@ -509,7 +509,7 @@ class Messages:
         life = self._life = self._life or self._client._running()
         while (message := life.inbox.pop()) is None:
             if life.finished.done():
-                self._client.raise_if_failed()
+                self._client._raise_if_failed()
                 raise StopAsyncIteration
             await life.dispatcher.arrivals()
         self._message = message

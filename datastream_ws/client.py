@@ -124,14 +124,14 @@ class Client(Decorators):
             thread.run(_as_coroutine(self._begin))
 
     def _begin(self) -> None:
-        self.aio.begin(held=False)
-        finished = self.aio.finished
+        self.aio._begin(held=False)
+        finished = self.aio._finished
         assert finished is not None
         finished.add_done_callback(lambda _: threads().call(lambda: self._released(finished)))
 
     def _released(self, finished: Future[None]) -> None:
         """The last client of the process to end stops the loop's thread."""
-        if self.aio.finished is finished:
+        if self.aio._finished is finished:
             release_loop(self)
 
     def run(self) -> None:
@@ -162,7 +162,7 @@ class Client(Decorators):
                 is counted as dropped.
 
         """
-        thread, finished = self._loop_thread, self.aio.finished
+        thread, finished = self._loop_thread, self.aio._finished
         if thread is None or finished is None:
             return
         if not finished.done():
@@ -191,18 +191,18 @@ class Client(Decorators):
         """See :meth:`AsyncClient.wait_ready`; blocks the calling thread."""
         self._refuse_on_loop("wait_ready")
         try:
-            self.aio.ready_or_final().result(timeout)
+            self.aio._ready_or_final().result(timeout)
         except TimeoutError:
-            raise TimeoutError(self.aio.not_ready_text(timeout)) from None
-        self.aio.raise_unless_ready()
+            raise TimeoutError(self.aio._not_ready_text(timeout)) from None
+        self.aio._raise_unless_ready()
 
     def wait_closed(self, timeout: float | None = None) -> None:
         """See :meth:`AsyncClient.wait_closed`; blocks the calling thread."""
         self._refuse_on_loop("wait_closed")
-        finished = self.aio.finished
+        finished = self.aio._finished
         if finished is not None:
             finished.result(timeout)
-        self.aio.raise_if_failed()
+        self.aio._raise_if_failed()
 
     def reconnect(self) -> None:
         """Drop the connection, or the wait for the next attempt, and dial anew."""
@@ -239,10 +239,10 @@ class Client(Decorators):
             SendTimeoutError: If the queue stays above its mark.
 
         """
-        frame = self.aio.encode(obj)
-        connection = self.aio.connection()
+        frame = self.aio._encode(obj)
+        connection = self.aio._connection()
         if self._is_on_loop():
-            (connection or self.aio.no_connection()).send(frame)
+            (connection or self.aio._no_connection()).send(frame)
             return Queued(self.aio, connection)
         if connection is None:
             connection = self._wait_connected(wait)
@@ -254,8 +254,8 @@ class Client(Decorators):
     def _wait_connected(self, wait: float) -> Connection:
         if wait > 0:
             with suppress(TimeoutError):
-                self.aio.connected_or_final().result(wait)
-        return self.aio.connection() or self.aio.no_connection()
+                self.aio._connected_or_final().result(wait)
+        return self.aio._connection() or self.aio._no_connection()
 
     def _wait_for_room(self, room: Future[None]) -> None:
         try:
@@ -263,7 +263,7 @@ class Client(Decorators):
         except SendTimeoutError:
             raise
         except TimeoutError:
-            raise self.aio.no_room() from None
+            raise self.aio._no_room() from None
 
     def flush(self, timeout: float | None = None) -> None:
         """See :meth:`AsyncClient.flush`; blocks the calling thread."""
@@ -316,13 +316,13 @@ class Client(Decorators):
         """
         if asyncio._get_running_loop() is not None:
             raise ConfigurationError("deliver() in a coroutine: use await client.aio.deliver(...)")
-        message = self.aio.made_up(data)
+        message = self.aio._made_up(data)
         try:
             drive(Run(self.handlers, InlineCaller()).deliver(message))
         except Exception as error:
             if not robust:
                 raise
-            self.aio.report(error, message)
+            self.aio._report(error, message)
 
     def forget_parent(self) -> None:
         """In a forked child: the loop's thread is the parent's."""
@@ -341,7 +341,7 @@ class Queued(Awaitable[None]):
 
     def __await__(self) -> Generator[Any, None, None]:
         if self._connection is not None:
-            yield from self._client.room(self._connection).__await__()
+            yield from self._client._room(self._connection).__await__()
 
 
 async def _as_coroutine(function: Callable[[], T]) -> T:
