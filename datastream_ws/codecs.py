@@ -28,7 +28,15 @@ class JsonCodec:
     """The standard library's."""
 
     def __init__(self) -> None:
-        self.decode: Callable[[str | bytes], Any] = json.loads
+        self._raw_decode = json.JSONDecoder().raw_decode
+
+    def decode(self, data: str | bytes) -> Any:
+        """As ``json.loads``, which looks for white space around every payload first."""
+        if isinstance(data, str) and data[:1] in "{[":
+            obj, end = self._raw_decode(data)
+            if end == len(data):
+                return obj
+        return json.loads(data)
 
     def encode(self, obj: Any) -> str:
         return json.dumps(obj, separators=(",", ":"), ensure_ascii=False, default=_plain)

@@ -107,6 +107,7 @@ class Handlers:
         self._handlers: tuple[Handler, ...] = ()
         self._by_route: dict[str | None, tuple[Handler, ...]] = {}
         self._every: tuple[Handler, ...] | None = ()
+        self._direct: tuple[Handler, ...] = ()
         self.batches: tuple[Handler, ...] = ()
         self.hooks: dict[str, tuple[Handler, ...]] = dict.fromkeys(HOOKS, ())
         self.units: tuple[Unit, ...] = ()
@@ -288,6 +289,8 @@ class Handlers:
             self._by_route = {}
             plain = all(not (h.route or h.when or h.default) for h in self._handlers)
             self._every = _without_repeats(self._handlers) if plain else None
+            plain = plain and not any(h.is_batch or h.decode_as for h in self._handlers)
+            self._direct = self._every or () if plain else ()
         for callback in tuple(self.added):
             callback()
 
@@ -301,6 +304,15 @@ class Handlers:
     def all_async(self) -> bool:
         """Whether every message handler is a coroutine function."""
         return all(handler.is_async for handler in self._handlers)
+
+    def direct(self, is_async: bool) -> tuple[Handler, ...]:
+        """
+        Return the handlers if every one of them is of this kind and is simply to be called
+        with every message, without contexts; else nothing.
+        """
+        if self.units or any(handler.is_async is not is_async for handler in self._direct):
+            return ()
+        return self._direct
 
     def match(self, message: Message) -> tuple[Handler, ...]:
         """

@@ -342,6 +342,17 @@ class Inbox:
         with self._lock:
             return None if self._closed else self._store.pop()
 
+    def pop_after(self, message: Message) -> tuple[Message | None, bool]:
+        """Count *message* as handled and pop the next one, in one step; see pop() and done()."""
+        with self._lock:
+            store = self._store
+            store.release(message)
+            self._waiting -= 1
+            self._bytes -= payload_bytes(message.data)
+            self._handled += 1
+            following = None if self._closed else store.pop()
+            return following, self._blocked and self._may_resume()
+
     def release(self, message: Message) -> None:
         """Let the next message of the same lane go, though this one is not done yet."""
         with self._lock:

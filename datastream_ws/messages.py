@@ -26,7 +26,7 @@ class Origin:
 
     """
 
-    __slots__ = ("codec", "connection", "epoch", "route", "stream")
+    __slots__ = ("codec", "connection", "decode", "epoch", "route", "stream")
 
     def __init__(
         self,
@@ -40,6 +40,7 @@ class Origin:
         self.connection = connection
         self.epoch = epoch
         self.codec = codec
+        self.decode = codec.decode
         self.route = route
 
 
@@ -90,7 +91,7 @@ class Message:
 
         """
         if self._json is _UNSET:
-            self._json = decoded(self.origin.codec.decode, self.data)
+            self._json = decoded(self.origin.decode, self.data)
         return self._json
 
     @property

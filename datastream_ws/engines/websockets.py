@@ -1,10 +1,11 @@
 """
 The default engine, over the ``websockets`` library.
 
-Frames are taken where the library parses them, in ``process_event`` of a subclass that its
-``create_connection`` argument puts in place; awaiting ``recv()`` for each costs more than the
-parsing. That method is not documented: should a release lack it, :data:`HOOKED` is False and
-messages come from a ``recv()`` loop instead.
+A subclass of its connection, put in place by the ``create_connection`` argument, takes messages
+before ``recv()``: whole messages in one uncompressed frame, the most of all, are cut out of the
+received bytes here; every other frame goes through the library's parser and is taken in
+``process_event``. That method is not documented: should a release lack it, :data:`HOOKED` is
+False and messages come from a ``recv()`` loop instead.
 """
 
 from __future__ import annotations
@@ -80,8 +81,11 @@ class Connection(ClientConnection):
         self._hooked = hooked
         self._whole: list[str | bytes] = []
         self._size = 0
-        self._parts: list[bytes] = []
-        self._parts_are_text = False
+        self._fragments: list[bytes] = []
+        self._fragments_are_text = False
+        self._cut = b""  # the beginning of a frame
+        self._later: list[bytes] = []  # what came of it since
+        self._missing = 0  # bytes until it is worth another look
         self._closing = False
         self.open = False
         self.broken: UnicodeDecodeError | None = None
@@ -90,7 +94,17 @@ class Connection(ClientConnection):
 
     def data_received(self, data: bytes) -> None:
         self._receiver.bytes_received()
-        super().data_received(data)
+        if not self.open or not self._hooked or self._closing:
+            super().data_received(data)
+        elif len(data) < self._missing:
+            self._later.append(data)
+            self._missing -= len(data)
+            return
+        else:
+            self._split(data)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
         if self._whole:
             messages, size = self._whole, self._size
             self._whole, self._size = [], 0
@@ -98,6 +112,58 @@ class Connection(ClientConnection):
         if self.open and not self._closing and self.protocol.close_expected():
             self._closing = True
             self._receiver.closing()
+
+    def _split(self, data: bytes) -> None:
+        """
+        Take whole messages that fill one uncompressed frame; give other frames to the library.
+
+        It is given whole frames only, so its parser always stands between two frames here.
+        Source: RFC 6455 section 5.2.
+        """
+        if self._cut:
+            data = b"".join((self._cut, *self._later, data))
+            self._later.clear()
+        whole, limit, end = self._whole, self.protocol.max_message_size, len(data)
+        fragments = self._fragments  # while there are any, a whole message is a violation
+        position = size = 0
+        while end - position >= 2:
+            first, length = data[position], data[position + 1]
+            start = position + 2
+            if length >= 126:
+                start, length = _long_length(data, position)
+            if length < 0 or (limit is not None and length > limit):
+                super().data_received(data[position:])  # wrong or too big: its to judge
+                position = end
+                break
+            stop = start + length
+            if stop > end:
+                break
+            if first == 0x81 and not fragments:
+                try:
+                    whole.append(str(data[start:stop], "utf-8"))
+                    size += length
+                except UnicodeDecodeError:
+                    super().data_received(data[position:stop])
+            elif first == 0x82 and not fragments:
+                whole.append(data[start:stop])
+                size += length
+            else:
+                super().data_received(data[position:stop])
+            position = stop
+            if self.protocol.state is not OPEN:
+                super().data_received(data[position:])
+                position = end
+                break
+        self._size += size
+        self._keep(data, position)
+
+    def _keep(self, data: bytes, position: int) -> None:
+        """Keep the beginning of a frame, and note how much of it is missing."""
+        self._cut = data[position:]
+        self._missing = 0
+        if len(self._cut) >= 2:
+            start, length = _long_length(self._cut, 0)
+            self._missing = max(0, start + length - len(self._cut))
 
     def process_event(self, event: Any) -> None:
         if self.response is None or not self._hooked:
@@ -112,18 +178,15 @@ class Connection(ClientConnection):
     def _data_frame(self, event: Any, opcode: Opcode) -> None:
         if self.broken is not None:
             return
-        data = event.data
+        data, is_text = event.data, opcode is _TEXT
         if opcode is _CONT or not event.fin:
             if opcode is not _CONT:
-                self._parts_are_text = opcode is _TEXT
-            self._parts.append(data)
+                self._fragments_are_text = is_text
+            self._fragments.append(data)
             if not event.fin:
                 return
-            data = b"".join(self._parts)
-            self._parts.clear()
-            is_text = self._parts_are_text
-        else:
-            is_text = opcode is _TEXT
+            data, is_text = b"".join(self._fragments), self._fragments_are_text
+            self._fragments.clear()
         self._size += len(data)
         try:
             self._whole.append(data.decode() if is_text else bytes(data))
@@ -162,6 +225,25 @@ class Connection(ClientConnection):
         error = StreamClosedError(1006, text=CUT_BY_PEER)
         error.__cause__ = exc
         return Ended(1006, "", error)
+
+
+def _long_length(data: bytes, position: int) -> tuple[int, int]:
+    """
+    Return where the payload of the frame at *position* starts, and its length.
+
+    A length of 0 with a start beyond the data: the header is cut. -1: masked, which a server
+    must not do.
+    """
+    length = data[position + 1]
+    start = position + 2
+    if length >= 128:
+        return start, -1
+    if length < 126:
+        return start, length
+    start += 2 if length == 126 else 8
+    if start > len(data):
+        return start, 0
+    return start, int.from_bytes(data[position + 2 : start], "big")
 
 
 def _closed_by_peer(code: int, reason: str) -> StreamClosedError:
