@@ -1,0 +1,94 @@
+"""An event loop on a daemon thread, driven from other threads."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+__all__ = ["LoopOnThread"]
+
+T = TypeVar("T")
+
+
+class LoopOnThread:
+    """
+    An event loop on a daemon thread of its own. May be started again after ``stop()``.
+
+    Args:
+        name: Name of the thread, and of the owner in error messages.
+
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread is not None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the caller is on the loop's thread."""
+        return threading.current_thread() is self._thread
+
+    def start(self) -> None:
+        """Start thread and loop; returns once the loop runs."""
+        running: Future[asyncio.AbstractEventLoop] = Future()
+        self._thread = threading.Thread(
+            target=self._run, args=(running,), name=self.name, daemon=True
+        )
+        self._thread.start()
+        self._loop = running.result()
+
+    def _run(self, running: Future[asyncio.AbstractEventLoop]) -> None:
+        with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            loop.call_soon(running.set_result, loop)
+            loop.run_forever()
+
+    def stop(self) -> None:
+        """End loop and thread; tasks still there are cancelled. Nothing if it does not run."""
+        if self._thread is None:
+            return
+        self.refuse_own_thread()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._thread = None
+
+    def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Return ``function(*args)``, called on the loop; at once if the caller is on it."""
+        self._refuse_stopped()
+        if self.is_current:
+            return function(*args)
+        return self.run(_called(function, args))
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Return the result of *coroutine*, run on the loop; not from the loop itself."""
+        try:
+            self._refuse_stopped()
+            self.refuse_own_thread()
+        except RuntimeError:
+            coroutine.close()
+            raise
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def refuse_own_thread(self) -> None:
+        """Raise if waiting here would block the very loop that is waited for."""
+        if self.is_current:
+            raise RuntimeError(
+                f"{self.name}: this call waits, and its own event loop cannot: "
+                "call it from another thread"
+            )
+
+    def _refuse_stopped(self) -> None:
+        if self._thread is None:
+            raise RuntimeError(f"{self.name} is not running: call start()")
+
+
+async def _called(function: Callable[..., T], args: tuple[Any, ...]) -> T:
+    return function(*args)
