@@ -22,6 +22,7 @@ from .exceptions import (
     SendTimeoutError,
 )
 from .handlers import Decorators, Handlers
+from .inbox import Budget
 from .lifecycle import Lifecycle
 from .messages import Message, Origin
 from .options import ClientOptions
@@ -68,6 +69,7 @@ class AsyncClient(Decorators):
         self._subscriptions = Subscriptions()
         self._epoch = 0
         self._life: Lifecycle | None = None
+        self._budget: Budget | None = None
         self._begin_anew()
         watch_forks(self)
 
@@ -154,6 +156,7 @@ class AsyncClient(Decorators):
             spawn=pool.call,
             engine=engine_for,
             held=held,
+            budget=self._budget,
         )
         self.handlers.added.add(life.dispatcher.wake)
         life.finished.add_done_callback(lambda _: self._let_go(life, pool))

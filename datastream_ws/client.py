@@ -149,7 +149,8 @@ class Client(Decorators):
         """Have the client close soon, without waiting; a second request: at once."""
         thread = self._loop_thread
         if thread is not None and not self.state.is_final:
-            thread.loop.call_soon_threadsafe(self.aio.request_close)
+            with suppress(RuntimeError):  # it has just ended, and the loop with it
+                thread.loop.call_soon_threadsafe(self.aio.request_close)
 
     def close(self, timeout: float | None = None) -> None:
         """
@@ -166,14 +167,20 @@ class Client(Decorators):
         if thread is None or finished is None:
             return
         if not finished.done():
-            life, limit = self.aio._life, self.options.close_timeout
-            assert life is not None
-            thread.loop.call_soon_threadsafe(life.ask_close, limit if timeout is None else timeout)
+            self._ask_close(timeout)
             if handling.get() is self or thread.is_current:
                 return
             finished.result()
         if handling.get() is None and not thread.is_current:
             self._released(finished)
+
+    def _ask_close(self, timeout: float | None) -> None:
+        """Have the client close within *timeout* seconds, without waiting."""
+        life, thread = self.aio._life, self._loop_thread
+        if life is not None and thread is not None and not life.finished.done():
+            limit = self.options.close_timeout if timeout is None else timeout
+            with suppress(RuntimeError):  # it has just ended, and the loop with it
+                thread.loop.call_soon_threadsafe(life.ask_close, limit)
 
     def __enter__(self) -> Self:
         self.start()

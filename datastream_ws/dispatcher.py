@@ -150,11 +150,11 @@ class Dispatcher:
 
     def _claim_workers(self) -> int:
         with self._lock:
-            if self._stopped.is_set() or not self._gate():
+            if self._stopped.is_set():
                 return 0
             free = self._options.concurrency - self._workers
-            wanted = max(self._inbox.ready, int(self._has_ready_batch(time.monotonic())))
-            number = max(0, min(free, wanted))
+            messages = self._inbox.ready if self._gate() else 0
+            number = max(0, min(free, max(messages, self._has_ready_batch(time.monotonic()))))
             self._workers += number
             return number
 
@@ -209,7 +209,7 @@ class Dispatcher:
         with self._lock:
             self._workers -= 1
             last = not self._workers
-        if last and self._draining and not self._inbox.waiting:
+        if last and self._draining and self._is_idle():
             self._on_the_loop(self._drained.set)
         self._arm_timer()
         self.wake()  # something may have come since the last pop
@@ -524,12 +524,18 @@ class Dispatcher:
     # --- the end ---
 
     async def drain(self) -> None:
-        """Wait until everything received is handled; on the loop."""
+        """Wait until everything received is handled, as far as the gate allows; on the loop."""
         self._draining = True
         self.wake()
+        if not self._is_idle():
+            await self._drained.wait()
+
+    def _is_idle(self) -> bool:
+        """Nothing is left, or what is left may not be handed out any more."""
         if not self._inbox.waiting:
-            return
-        await self._drained.wait()
+            return True
+        batched = any(batch.entries for batch in self._batches.values())
+        return not self._workers and not batched and not self._gate()
 
     async def stop(self) -> None:
         """Let no worker take another message, end postponed ones and coroutine handlers."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from .messages import Message
 
-__all__ = ["Counts", "Inbox", "Put", "payload_bytes"]
+__all__ = ["Budget", "Counts", "Inbox", "Put", "payload_bytes"]
 
 
 def payload_bytes(data: str | bytes) -> int:
@@ -194,6 +194,29 @@ class Keyed:
         del self._parked[order]
 
 
+class Budget:
+    """How many messages may be handled in all, by whatever inboxes share it."""
+
+    def __init__(self, messages: int, on_spent: Callable[[], None]) -> None:
+        self._lock = threading.Lock()
+        self._left = messages
+        self._on_spent = on_spent
+
+    @property
+    def is_spent(self) -> bool:
+        return self._left <= 0
+
+    def pop(self, store: Store) -> Message | None:
+        """Pop from *store* while something is left; *on_spent* is told of the last one."""
+        with self._lock:
+            message = store.pop() if self._left > 0 else None
+            self._left -= message is not None
+            spent = message is not None and not self._left
+        if spent:
+            self._on_spent()
+        return message
+
+
 class Inbox:
     """
     Messages received but not handled yet. Every method may be called from any thread.
@@ -203,6 +226,7 @@ class Inbox:
         overflow: What a full inbox does, see :class:`ClientOptions`.
         conflate, ordering_key: The user's callables; called outside the lock.
         report: Given what they raise; such a message has no key.
+        budget: How many messages may be popped; ``None``: no limit.
 
     """
 
@@ -215,7 +239,9 @@ class Inbox:
         conflate: Callable[[Message], Any] | None = None,
         ordering_key: Callable[[Message], Any] | None = None,
         report: Callable[[BaseException], None] = lambda error: None,
+        budget: Budget | None = None,
     ) -> None:
+        self._budget = budget
         self._size = size
         self._size_bytes = size_bytes
         self._overflow = overflow
@@ -340,7 +366,12 @@ class Inbox:
     def pop(self) -> Message | None:
         """Return the next message, now in hand; ``None`` when there is none to be had."""
         with self._lock:
-            return None if self._closed else self._store.pop()
+            return self._pop()
+
+    def _pop(self) -> Message | None:
+        if self._closed:
+            return None
+        return self._store.pop() if self._budget is None else self._budget.pop(self._store)
 
     def pop_after(self, message: Message) -> tuple[Message | None, bool]:
         """Count *message* as handled and pop the next one, in one step; see pop() and done()."""
@@ -350,7 +381,7 @@ class Inbox:
             self._waiting -= 1
             self._bytes -= payload_bytes(message.data)
             self._handled += 1
-            following = None if self._closed else store.pop()
+            following = self._pop()
             return following, self._blocked and self._may_resume()
 
     def release(self, message: Message) -> None:

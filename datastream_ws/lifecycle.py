@@ -31,7 +31,7 @@ from .exceptions import (
 )
 from .handlers import Handlers
 from .hooks import Hooks
-from .inbox import Inbox
+from .inbox import Budget, Inbox
 from .intake import Intake
 from .messages import Origin
 from .options import ClientOptions, check_headers, check_url
@@ -75,6 +75,7 @@ class Lifecycle:
         submit: Runs a function on a handler thread, ``spawn`` without a result.
         engine: Makes a new engine for each attempt.
         held: Whether messages wait while there are no handlers (they may be iterated over).
+        budget: How many messages may be handled; ``None``: no limit.
 
     """
 
@@ -92,6 +93,7 @@ class Lifecycle:
         spawn: Callable[[Callable[[], None]], None],
         engine: Callable[[ClientOptions], Engine],
         held: bool,
+        budget: Budget | None = None,
     ) -> None:
         self.options = options
         self.epoch = epoch
@@ -127,6 +129,7 @@ class Lifecycle:
             conflate=options.conflate,
             ordering_key=options.ordering_key if options.concurrency > 1 else None,
             report=self.report,
+            budget=budget,
         )
         self.hooks = Hooks(
             owner=owner,
@@ -144,7 +147,7 @@ class Lifecycle:
             spawn=spawn,
             report=self.report,
             on_room=lambda: self._on_loop(self.intake.on_room),
-            gate=lambda: True,
+            gate=lambda: budget is None or not budget.is_spent,
             held=held,
         )
         self.intake = Intake(
@@ -239,6 +242,7 @@ class Lifecycle:
         try:
             connection = await self._unless_asked(self._dial())
         except Exception as error:
+            self.intake.detach()
             if isinstance(error, Asked):
                 raise
             self._unauthorized += isinstance(error, UnauthorizedError)

@@ -45,6 +45,7 @@ class Threads:
         self._calls: deque[Callable[[], None]] = deque()
         self._idle = 0
         self._alive: set[threading.Thread] = set()
+        self._busy: set[threading.Thread] = set()
         self._holders = 0
 
     def hold(self) -> None:
@@ -92,8 +93,11 @@ class Threads:
                 self._alive.discard(thread)
 
     def _run(self) -> None:
+        thread = threading.current_thread()
         while (function := self._next()) is not None:
+            self._busy.add(thread)
             function()
+            self._busy.discard(thread)
 
     def _next(self) -> Callable[[], None] | None:
         with self._wake:
@@ -108,9 +112,9 @@ class Threads:
             return self._calls.popleft()
 
     def join(self, timeout: float) -> None:
-        """Wait for the threads that are about to end, at most *timeout* seconds in all."""
+        """Wait for the idle threads to end; not for one whose handler is stuck."""
         with self._wake:
-            ending = [] if self._keep else list(self._alive)
+            ending = [] if self._keep else list(self._alive - self._busy)
         for thread in ending:
             if thread is not threading.current_thread():
                 thread.join(timeout)

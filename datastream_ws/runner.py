@@ -1,0 +1,140 @@
+"""
+A foreground process around clients: signals, drain, exit codes, health file.
+
+Shared by Django's, Flask's and our own commands.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from .client import Client
+from .events import State
+from .health import StreamHealth, describe, write_health_file
+from .inbox import Budget
+from .process import signals_to
+
+__all__ = ["EXIT_CONFIGURATION", "EXIT_FAILED", "EXIT_FORCED", "EXIT_OK", "EXIT_USAGE", "Runner"]
+
+EXIT_OK = 0
+EXIT_CONFIGURATION = 1
+EXIT_USAGE = 2
+EXIT_FAILED = 3  # a stream gave up
+EXIT_FORCED = 4  # the drain deadline was missed, or a second signal came
+
+SIGNAL, ENDED, SPENT = "signal", "ended", "spent"
+
+
+class Runner:
+    """
+    Runs clients until a signal, until one fails, or until enough messages were handled.
+
+    The first SIGINT or SIGTERM drains all of them, a second one ends at once. Used once, in the
+    main thread.
+
+    Args:
+        clients: Not started yet.
+        shutdown_timeout: Seconds to drain; ``None``: each client's ``close_timeout``.
+        max_messages: Handle exactly so many in all, then stop; ``None``: no limit.
+        health_file: Path of a file rewritten at every beat; ``None``: none.
+        on_beat: Given the streams' health at every beat; what it raises is logged.
+        beat_interval: Seconds between beats; a change of state is a beat too.
+
+    """
+
+    def __init__(
+        self,
+        clients: Sequence[Client],
+        *,
+        shutdown_timeout: float | None = None,
+        max_messages: int | None = None,
+        health_file: str | None = None,
+        on_beat: Callable[[list[StreamHealth]], None] | None = None,
+        beat_interval: float = 5.0,
+    ) -> None:
+        self._clients = clients
+        self._shutdown_timeout = shutdown_timeout
+        self._max_messages = max_messages
+        self._health_file = health_file
+        self._on_beat = on_beat
+        self._beat_interval = beat_interval
+        self._words: SimpleQueue[str] = SimpleQueue()  # its put() may be called in a signal handler
+        self._log = logging.getLogger("datastream_ws")
+
+    def run(self) -> int:
+        """Start the clients, block until the end; return the exit code."""
+        self._share_budget()
+        with signals_to(lambda number: self._words.put(SIGNAL)):
+            for client in self._clients:
+                client.on_state(lambda event: self._words.put("state"))
+                client.start()
+                self._watch(client)
+            stop = self._wait_for({SIGNAL, ENDED, SPENT})
+            forced = self._drain()
+        self._beat()
+        if any(client.state is State.FAILED for client in self._clients):
+            return EXIT_FAILED
+        return EXIT_FORCED if forced or (stop != SPENT and self._left_behind()) else EXIT_OK
+
+    def _share_budget(self) -> None:
+        if self._max_messages is not None:
+            budget = Budget(self._max_messages, partial(self._words.put, SPENT))
+            for client in self._clients:
+                client.aio._budget = budget
+
+    def _watch(self, client: Client) -> None:
+        finished = client.aio._finished
+        assert finished is not None
+        finished.add_done_callback(lambda _: self._words.put(ENDED))
+
+    def _wait_for(self, wanted: set[str]) -> str:
+        """Beat until one of the wanted words comes."""
+        while True:
+            self._beat()
+            try:
+                word = self._words.get(timeout=self._beat_interval)
+            except Empty:
+                continue
+            if word in wanted:
+                return word
+
+    def _drain(self) -> bool:
+        """Close all clients; return whether a second signal cut it short."""
+        closing = [client.aio._finished for client in self._clients]
+        for client in self._clients:
+            client._ask_close(self._shutdown_timeout)
+        forced = False
+        while not all(finished is None or finished.done() for finished in closing):
+            if self._wait_for({SIGNAL, ENDED}) == SIGNAL:
+                forced = True
+                break
+        for client in self._clients:
+            if forced:
+                client._ask_close(0.0)
+            client.close()
+        return forced
+
+    def _left_behind(self) -> bool:
+        """Whether messages were still unhandled when the deadline came."""
+        stats = [client.stats() for client in self._clients]
+        return any(s.messages_waiting or s.messages_dropped.get("shutdown") for s in stats)
+
+    def _beat(self) -> None:
+        now = time.time()
+        streams = [describe(client, now) for client in self._clients]
+        if self._health_file is not None:
+            self._fenced(write_health_file, self._health_file, streams)
+        if self._on_beat is not None:
+            self._fenced(self._on_beat, streams)
+
+    def _fenced(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Neither a full disk nor a database that is away ends the streams."""
+        try:
+            function(*arguments)
+        except Exception as error:
+            self._log.warning("health cannot be written: %s", error)
