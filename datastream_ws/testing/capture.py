@@ -1,0 +1,140 @@
+"""Collect what a client sends, without a server and without a connection."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import Any
+
+__all__ = ["capture_sent"]
+
+
+@contextmanager
+def capture_sent(client: Any, replies: Iterable[Any] | None = None) -> Iterator[list[Any]]:
+    """
+    Yield a list that collects what goes through *client* while the block runs.
+
+        with capture_sent(client) as sent:
+            client.deliver('{"type": "ping"}')      # whose handler sends a pong
+        assert sent == [{"type": "pong"}]
+
+    ``send``, ``request``, ``subscribe`` and ``unsubscribe`` are replaced on *client*, and on
+    ``client.aio`` where there is one. Objects are collected as given, not encoded: what
+    ``subscribe`` was given, and when ``unsubscribe`` takes that back, its ``unsubscribe``.
+
+    Args:
+        client: A Client, an AsyncClient, or what has the verbs of one of them.
+        replies: What the server would answer to ``request``: messages, or str, bytes or objects
+            to make messages of. A request takes the first that its ``match`` accepts.
+
+    Raises:
+        LookupError: From ``request``, if no reply is left that it accepts.
+
+    """
+    capture = _Capture(list(replies or ()))
+    aio = getattr(client, "aio", None)
+    with ExitStack() as stack:
+        if aio is not None:
+            stack.enter_context(_replaced(client, capture.blocking()))
+        stack.enter_context(_replaced(client if aio is None else aio, capture.asynchronous()))
+        yield capture.sent
+
+
+Verbs = dict[str, Callable[..., Any]]
+
+
+class _Capture:
+    """The verbs that collect instead of sending."""
+
+    def __init__(self, replies: list[Any]) -> None:
+        self.sent: list[Any] = []
+        self._replies = [_message(reply) for reply in replies]
+        self._unsubscribe: dict[Hashable, Any] = {}
+
+    def blocking(self) -> Verbs:
+        return {**self.verbs(), "send": self.send_at_once}
+
+    def asynchronous(self) -> Verbs:
+        return {name: _coroutine(verb) for name, verb in self.verbs().items()}
+
+    def verbs(self) -> Verbs:
+        names = ("send", "request", "subscribe", "unsubscribe")
+        return {name: getattr(self, name) for name in names}
+
+    def send(self, obj: Any, wait: float = 0.0) -> None:
+        self.sent.append(obj)
+
+    def send_at_once(self, obj: Any, wait: float = 0.0) -> _Queued:
+        self.send(obj, wait)
+        return _Queued()
+
+    def request(self, obj: Any, match: Callable[[Any], bool], timeout: float | None = 30.0) -> Any:
+        self.sent.append(obj)
+        for reply in self._replies:
+            if match(reply):
+                self._replies.remove(reply)
+                return reply
+        raise LookupError(
+            "capture_sent: there is no server to answer this request, and none of the replies "
+            f"left ({len(self._replies)}) matches: capture_sent(client, replies=[...])"
+        )
+
+    def subscribe(self, obj: Any, key: Hashable = None, unsubscribe: Any = None) -> Hashable:
+        self.sent.append(obj)
+        key = _encoded(obj) if key is None else key
+        self._unsubscribe[key] = unsubscribe
+        return key
+
+    def unsubscribe(self, key: Hashable) -> None:
+        obj = self._unsubscribe.pop(key, None)
+        if obj is not None:
+            self.sent.append(obj)
+
+
+class _Queued:
+    """What a blocking send returns: may be awaited on an event loop, need not be."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield from ()
+
+
+def _coroutine(verb: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(verb)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        return verb(*args, **kwargs)
+
+    return call
+
+
+@contextmanager
+def _replaced(target: Any, verbs: Verbs) -> Iterator[None]:
+    """Give *target* these verbs, in its own ``__dict__``, until the block ends."""
+    own = {name: vars(target)[name] for name in verbs if name in vars(target)}
+    for name, verb in verbs.items():
+        setattr(target, name, verb)
+    try:
+        yield
+    finally:
+        for name in verbs:
+            delattr(target, name)
+        for name, verb in own.items():
+            setattr(target, name, verb)
+
+
+def _message(reply: Any) -> Any:
+    """Return *reply* as a message; what has ``data`` is one."""
+    if hasattr(reply, "data"):
+        return reply
+    from ..codecs import codec_for
+    from ..messages import Message, Origin
+
+    origin = Origin("captured", 0, 0, codec_for("json"), "type")
+    return Message(_encoded(reply), origin, 0, time.time())
+
+
+def _encoded(obj: Any) -> str | bytes:
+    from ..codecs import codec_for
+
+    return obj if isinstance(obj, str | bytes) else codec_for("json").encode(obj)
