@@ -1,0 +1,533 @@
+"""
+The Schematic DataStream: from API URL and key to typed messages and kept subscriptions.
+
+    client = Client(api_key)
+
+    @client.on_entity(EntityType.FLAGS)
+    def flags(response):
+        cache.update((flag["key"], flag) for flag in response.data)
+
+    client.start_entity(EntityType.FLAGS)                            # again on every connection
+    client.start_entity(EntityType.COMPANY, {"id": "acme"})
+    client.run()
+
+A request travels as ``{"data": {"action", "entity_type", "keys"}}``, a response as
+``{"data", "entity_type", "entity_id", "message_type"}``.
+Source: client.go and types.go of SchematicHQ/schematic-datastream-ws.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+import datastream_ws as core
+from datastream_ws import ConfigurationError, DecodeError, Message, __version__
+
+from .options import check_headers, check_url
+from .redaction import peer_text
+
+if TYPE_CHECKING:
+    from .client import Queued
+
+__all__ = [
+    "API_URL",
+    "Action",
+    "AsyncClient",
+    "Client",
+    "DataStreamErrorMessage",
+    "DataStreamRequest",
+    "DataStreamResponse",
+    "EntityType",
+    "Handlers",
+    "MessageType",
+    "stream_headers",
+    "stream_url",
+]
+
+API_URL = "https://api.schematichq.com"
+STREAM_PATH = "/datastream"
+WEBSOCKET_SCHEMES = {"https": "wss", "http": "ws"}
+
+F = TypeVar("F", bound=Callable[..., Any])
+Source = str | Callable[[], str | Awaitable[str]]
+Keys = Mapping[str, str]
+
+
+class Action(StrEnum):
+    """What a request asks for."""
+
+    START = "start"
+    STOP = "stop"
+
+
+class EntityType(StrEnum):
+    """What a message is about. The singular ones are subscribed to by keys, flags all at once."""
+
+    COMPANY = "rulesengine.Company"
+    COMPANIES = "rulesengine.Companies"
+    FLAG = "rulesengine.Flag"
+    FLAGS = "rulesengine.Flags"
+    USER = "rulesengine.User"
+    USERS = "rulesengine.Users"
+
+
+class MessageType(StrEnum):
+    """What ``data`` holds: the whole entity, what changed, what is gone, or an error."""
+
+    FULL = "full"
+    PARTIAL = "partial"
+    DELETE = "delete"
+    ERROR = "error"
+    UNKNOWN = "unknown"  # and everything that is none of the above
+
+    @classmethod
+    def _missing_(cls, value: object) -> MessageType:
+        return cls.UNKNOWN
+
+
+# --- messages ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class DataStreamRequest:
+    """
+    Start or stop the messages about entities.
+
+    Attributes:
+        keys: Which entity, for example ``{"id": "acme"}``; ``None``: all of that type.
+
+    Raises:
+        ConfigurationError: If a part of it cannot be sent.
+
+    """
+
+    entity_type: EntityType
+    keys: Keys | None = None
+    action: Action = Action.START
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "entity_type", _entity_type(self.entity_type))
+        object.__setattr__(self, "keys", _checked_keys(self.keys))
+        if self.action not in tuple(Action):
+            raise ConfigurationError("action: must be 'start' or 'stop'")
+        object.__setattr__(self, "action", Action(self.action))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what goes over the wire, before encoding; :meth:`Client.send` calls this."""
+        data: dict[str, Any] = {
+            "action": self.action.value,
+            "entity_type": self.entity_type.value,
+        }
+        if self.keys:
+            data["keys"] = dict(self.keys)
+        return {"data": data}
+
+    @classmethod
+    def from_json(cls, obj: Any) -> Self:
+        """
+        Read a decoded request, as a server gets it. A missing action counts as "start".
+
+        Raises:
+            DecodeError: If it is none.
+
+        """
+        data = _object(_object(obj, "request").get("data"), "data of a request")
+        try:
+            action = data.get("action") or Action.START
+            return cls(data.get("entity_type", ""), data.get("keys"), action)
+        except ConfigurationError as error:
+            raise DecodeError(f"request: {error}") from None
+
+    def __repr__(self) -> str:
+        return f"<DataStreamRequest {self.action} {self.entity_type}>"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class DataStreamErrorMessage:
+    """
+    What the server says instead of sending an entity.
+
+    Attributes:
+        keys: Those of the request it refuses; ``None`` if it names none.
+        entity_type: Its entity type; the bare string for one unknown here.
+
+    """
+
+    error: str
+    keys: Keys | None = None
+    entity_type: EntityType | str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the ``data`` of an error response."""
+        known = {"error": self.error, "keys": self.keys, "entity_type": self.entity_type}
+        return {name: value for name, value in known.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, obj: Any) -> Self:
+        """
+        Read the decoded ``data`` of an error response.
+
+        Raises:
+            DecodeError: If it is not an object.
+
+        """
+        data = _object(obj, "data of an error")
+        entity_type, keys = data.get("entity_type"), data.get("keys")
+        return cls(
+            error=str(data.get("error", "")),
+            keys=keys if isinstance(keys, dict) else None,
+            entity_type=_known(entity_type) if isinstance(entity_type, str) else None,
+        )
+
+    def __repr__(self) -> str:
+        return f"<DataStreamErrorMessage {peer_text(self.error)}>"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class DataStreamResponse:
+    """
+    What the server sends.
+
+    Attributes:
+        data: Decoded: a list for FLAGS, else an object; for a partial message only what changed.
+        entity_type: The bare string for one unknown here; empty if there is none.
+        entity_id: Of the entity that a partial message changes; ``None`` if the server names none.
+
+    """
+
+    data: Any
+    entity_type: EntityType | str
+    message_type: MessageType
+    entity_id: str | None = None
+
+    @property
+    def error(self) -> DataStreamErrorMessage | None:
+        """The error, if this is one; else ``None``."""
+        if self.message_type is not MessageType.ERROR:
+            return None
+        return DataStreamErrorMessage.from_json(self.data)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what goes over the wire, before encoding."""
+        return {
+            "data": self.data,
+            "entity_type": str(self.entity_type),
+            "entity_id": self.entity_id,
+            "message_type": self.message_type.value,
+        }
+
+    @classmethod
+    def from_json(cls, obj: Any) -> Self:
+        """
+        Read a decoded message, ``message.json()``.
+
+        Raises:
+            DecodeError: If it is not an object.
+
+        """
+        found = _object(obj, "response")
+        entity_id = found.get("entity_id")
+        return cls(
+            data=found.get("data"),
+            entity_type=_known(found.get("entity_type")),
+            message_type=MessageType(found.get("message_type", "")),
+            entity_id=None if entity_id is None else str(entity_id),
+        )
+
+    def __repr__(self) -> str:
+        return f"<DataStreamResponse {self.message_type} {peer_text(self.entity_type)}>"
+
+
+def _object(obj: Any, what: str) -> dict[str, Any]:
+    if isinstance(obj, dict):
+        return obj
+    raise DecodeError(f"{what}: must be a JSON object, not {type(obj).__name__}")
+
+
+def _known(entity_type: Any) -> EntityType | str:
+    """Return the member, or what the server said if it is none: it may learn new ones."""
+    try:
+        return EntityType(entity_type)
+    except ValueError:
+        return entity_type if isinstance(entity_type, str) else ""
+
+
+def _entity_type(value: Any) -> EntityType:
+    try:
+        return EntityType(value)
+    except ValueError:
+        names = ", ".join(f"EntityType.{each.name}" for each in EntityType)
+        raise ConfigurationError(
+            f"entity_type: must be one of {names} (given: {type(value).__name__})"
+        ) from None
+
+
+def _checked_keys(keys: Any) -> Keys | None:
+    if keys is None:
+        return None
+    if not isinstance(keys, Mapping):
+        raise ConfigurationError(f"keys: must be a mapping (given: {type(keys).__name__})")
+    if not all(isinstance(part, str) for pair in keys.items() for part in pair):
+        raise ConfigurationError("keys: names and values must be strings")
+    return dict(keys)
+
+
+# --- URL and headers --------------------------------------------------------------------------
+
+
+def stream_url(url: Any) -> str:
+    """
+    Return the datastream URL that belongs to an HTTP API URL.
+
+    ``https://api.x.com`` is ``wss://datastream.x.com/datastream``; another host keeps its name,
+    any host its port and query. A ``ws://`` or ``wss://`` URL is used as it is.
+
+    Raises:
+        ConfigurationError: If it is no such URL; the text does not show it.
+
+    """
+    if not isinstance(url, str):
+        raise ConfigurationError(
+            f"url: must be an API URL, or a callable returning one (given: {type(url).__name__})"
+        )
+    scheme = url.partition(":")[0].lower()
+    if scheme not in (*WEBSOCKET_SCHEMES, *WEBSOCKET_SCHEMES.values()):
+        raise ConfigurationError("url: must start with https://, http://, wss:// or ws://")
+    # As a WebSocket URL it passes the core's own check, and nothing else has to know its rules.
+    candidate = WEBSOCKET_SCHEMES.get(scheme, scheme) + url[len(scheme) :]
+    if wrong := check_url(candidate):
+        raise ConfigurationError(f"url: {wrong}")
+    return _converted(candidate) if scheme in WEBSOCKET_SCHEMES else url
+
+
+def _converted(candidate: str) -> str:
+    parts = urlsplit(candidate)
+    first, _, rest = parts.netloc.partition(".")
+    host = f"datastream.{rest}" if first.lower() == "api" and rest else parts.netloc
+    return parts._replace(netloc=host, path=STREAM_PATH).geturl()
+
+
+def stream_headers(api_key: Any) -> dict[str, str]:
+    """
+    Return the headers of the handshake.
+
+    Raises:
+        ConfigurationError: If *api_key* cannot be sent as one; the text does not show it.
+
+    """
+    if not isinstance(api_key, str) or not api_key.strip():
+        raise ConfigurationError(
+            f"api_key: must be a non-empty string, or a callable returning one "
+            f"(given: {type(api_key).__name__})"
+        )
+    headers = {
+        "X-Schematic-Api-Key": api_key,
+        "X-Schematic-Datastream-Mode": "direct",
+        "X-Schematic-Client": "datastream-ws",
+        "X-Schematic-Client-Version": __version__,
+    }
+    if wrong := check_headers(headers):
+        raise ConfigurationError(f"api_key: header {wrong}")
+    return headers
+
+
+def _options(api_key: Any, url: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of the core; each callable stays one, called before every attempt."""
+    fixed = {"url": _url(url), "headers": _headers(api_key, options.get("headers", {}))}
+    return {"route": "entity_type"} | options | fixed
+
+
+def _url(url: Any) -> Any:
+    return _then(stream_url, url) if callable(url) else stream_url(url)
+
+
+def _headers(api_key: Any, more: Any) -> Any:
+    if callable(more) and not callable(api_key):
+        stream_headers(api_key)  # a wrong key is told at once
+    if callable(api_key) or callable(more):
+        return _then(_joined, api_key, more)
+    return _joined(api_key, more)
+
+
+def _joined(api_key: Any, more: Any) -> Any:
+    """Return our headers and the user's, which win."""
+    if check_headers(more):
+        return more  # for the core to refuse
+    theirs = {name.lower() for name in more}
+    ours = stream_headers(api_key).items()
+    return {name: value for name, value in ours if name.lower() not in theirs} | dict(more)
+
+
+def _then(function: Callable[..., Any], *sources: Any) -> Callable[[], Any]:
+    """
+    Return a callable for *function* of the sources, those called that are callable.
+
+    It stays plain for plain callables, which may block and are run on a thread by the core.
+    """
+
+    def call() -> Any:
+        values = [source() if callable(source) else source for source in sources]
+        if any(isinstance(value, Awaitable) for value in values):
+            return _awaited(function, values)
+        return function(*values)
+
+    return call
+
+
+async def _awaited(function: Callable[..., Any], values: list[Any]) -> Any:
+    return function(*[await v if isinstance(v, Awaitable) else v for v in values])
+
+
+# --- clients ----------------------------------------------------------------------------------
+
+
+class EntityDecorators:
+    """``on_entity``, on whatever has ``on_message``."""
+
+    def on_entity(self, *entity_types: EntityType | str) -> Callable[[F], F]:
+        """
+        Register a handler of entities; it is given a :class:`DataStreamResponse`.
+
+        An error that names one of the types goes to the handler too, as ``response.error``.
+
+        Args:
+            *entity_types: Only messages about these; none: every message that is an object.
+
+        Raises:
+            ConfigurationError: If there is no such entity type.
+
+        """
+        if any(callable(each) for each in entity_types):
+            raise ConfigurationError("on_entity: is called, as @client.on_entity(EntityType.FLAGS)")
+        wanted = frozenset(_entity_type(each) for each in entity_types)
+        register: Any = self.on_message(  # type: ignore[attr-defined]
+            when=lambda message: _is_about(message, wanted)
+        )
+
+        def decorate(function: F) -> F:
+            register(_given_response(function))
+            return function
+
+        return decorate
+
+
+def _is_about(message: Message, wanted: frozenset[EntityType]) -> bool:
+    try:
+        response = DataStreamResponse.from_json(message.json())
+        error = response.error
+    except DecodeError:
+        return False
+    named = {response.entity_type} | ({error.entity_type} if error else set())
+    return not wanted or not wanted.isdisjoint(named)
+
+
+def _given_response(function: Callable[..., Any]) -> Callable[[Message], Any]:
+    """Return *function* as a handler of messages, under its own name and of its own kind."""
+
+    @wraps(function)
+    def handle(message: Message) -> Any:
+        return function(DataStreamResponse.from_json(message.json()))
+
+    @wraps(function)
+    async def handle_async(message: Message) -> Any:
+        return await function(DataStreamResponse.from_json(message.json()))
+
+    called = getattr(function, "__call__", None)  # noqa: B004 - the bound method is wanted
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+    return handle_async if is_async else handle
+
+
+class Handlers(EntityDecorators, core.Handlers):
+    """A registry with ``on_entity``: the decorators, before any client exists."""
+
+
+class Client(EntityDecorators, core.Client):
+    """
+    A :class:`datastream_ws.Client` for the Schematic DataStream.
+
+    ``on_message("rulesengine.Flags")`` works too: the default of the option ``route`` is
+    ``"entity_type"`` here.
+
+    Args:
+        api_key: The key, or a (sync or async) callable returning one, called before every attempt.
+        url: API URL, see :func:`stream_url`, or a callable returning one.
+        **options: See :class:`datastream_ws.ClientOptions`; ``headers`` are sent besides ours.
+
+    Raises:
+        ConfigurationError: If an option is unknown or cannot work.
+
+    """
+
+    def __init__(self, api_key: Source, url: Source = API_URL, **options: Any) -> None:
+        super().__init__(**_options(api_key, url, options))
+
+    def start_entity(self, entity_type: EntityType | str, keys: Keys | None = None) -> None:
+        """
+        Ask for an entity, now and on every connection, before ``on_ready``; never blocks.
+
+        May be called before :meth:`start`, and from any thread.
+
+        Args:
+            keys: Which one, for example ``{"id": "acme"}``; ``None``: all of that type.
+
+        """
+        self.subscribe(*_subscription(entity_type, keys))
+
+    def stop_entity(self, entity_type: EntityType | str, keys: Keys | None = None) -> None:
+        """Take :meth:`start_entity` back; nothing if it was not called with the same values."""
+        self.unsubscribe(_subscription(entity_type, keys)[1])
+
+    def send(self, obj: Any, wait: float = 0.0) -> Queued:
+        """See :meth:`datastream_ws.Client.send`; a :class:`DataStreamRequest` is sent as one."""
+        return super().send(_wire(obj), wait)
+
+    def request(
+        self, obj: Any, match: Callable[[Message], Any], timeout: float | None = 30.0
+    ) -> Message:
+        """See :meth:`datastream_ws.Client.request`; *obj* as for :meth:`send`."""
+        return super().request(_wire(obj), match, timeout)
+
+
+class AsyncClient(EntityDecorators, core.AsyncClient):
+    """A :class:`datastream_ws.AsyncClient` for the Schematic DataStream; see :class:`Client`."""
+
+    def __init__(self, api_key: Source, url: Source = API_URL, **options: Any) -> None:
+        super().__init__(**_options(api_key, url, options))
+
+    async def start_entity(self, entity_type: EntityType | str, keys: Keys | None = None) -> None:
+        """See :meth:`Client.start_entity`."""
+        await self.subscribe(*_subscription(entity_type, keys))
+
+    async def stop_entity(self, entity_type: EntityType | str, keys: Keys | None = None) -> None:
+        """See :meth:`Client.stop_entity`."""
+        await self.unsubscribe(_subscription(entity_type, keys)[1])
+
+    async def send(self, obj: Any, wait: float = 0.0) -> None:
+        """See :meth:`Client.send`."""
+        await super().send(_wire(obj), wait)
+
+    async def request(
+        self, obj: Any, match: Callable[[Message], Any], timeout: float | None = 30.0
+    ) -> Message:
+        """See :meth:`Client.request`."""
+        return await super().request(_wire(obj), match, timeout)
+
+
+def _subscription(
+    entity_type: EntityType | str, keys: Keys | None
+) -> tuple[dict[str, Any], tuple[Any, ...], dict[str, Any]]:
+    """Return what starts it, the name it is kept under, and what stops it."""
+    start = DataStreamRequest(entity_type, keys)  # type: ignore[arg-type]  # made one
+    stop = DataStreamRequest(start.entity_type, start.keys, Action.STOP)
+    name = (start.entity_type, *sorted((start.keys or {}).items()))
+    return start.to_json(), name, stop.to_json()
+
+
+def _wire(obj: Any) -> Any:
+    return obj.to_json() if isinstance(obj, DataStreamRequest) else obj
