@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..exceptions import ConfigurationError
 from ..options import ClientOptions
 
 __all__ = ["Ended", "Engine", "Frame", "Receiver", "engine_for"]
@@ -110,6 +111,14 @@ def engine_for(options: ClientOptions) -> Engine:
         ConfigurationError: If its library is not installed.
 
     """
-    from .websockets import WebsocketsEngine
+    if options.engine == "websockets":
+        from .websockets import WebsocketsEngine
 
-    return WebsocketsEngine(options)
+        return WebsocketsEngine(options)
+    try:
+        from .picows import PicowsEngine
+    except ImportError:
+        raise ConfigurationError(
+            "engine: picows is not installed: pip install 'datastream-ws[fast]'"
+        ) from None
+    return PicowsEngine(options)

@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
-import ssl
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import (
@@ -34,24 +32,24 @@ from websockets.exceptions import (
     SecurityError,
 )
 from websockets.frames import CloseCode, Opcode
-from websockets.http11 import Response
 from websockets.protocol import OPEN
 
-from ..exceptions import (
-    ConfigurationError,
-    HandshakeError,
-    StreamClosedError,
-    UnauthorizedError,
-)
+from ..exceptions import ConfigurationError, HandshakeError
 from ..options import ClientOptions
-from ..retry import retry_after_seconds
 from ..version import __version__
 from . import Ended, Frame, Receiver
+from .answers import (
+    closed_by_peer,
+    cut_by_peer,
+    default_ssl_context,
+    happy_eyeballs,
+    peer_fault,
+    quiet_logger,
+    same_origin,
+    status_error,
+)
 
 __all__ = ["HOOKED", "WebsocketsEngine"]
-
-HAPPY_EYEBALLS_DELAY = 0.25  # seconds, RFC 8305 section 5
-CUT_BY_PEER = "the connection was lost without a close frame"
 
 _TEXT, _BINARY, _CONT, _PONG = Opcode.TEXT, Opcode.BINARY, Opcode.CONT, Opcode.PONG
 
@@ -59,17 +57,6 @@ HOOKED = (
     "process_event" in ClientConnection.data_received.__code__.co_names
     and "response" in ClientConnection.process_event.__code__.co_names
 )
-
-
-class QuietLogger(logging.LoggerAdapter[logging.Logger]):
-    """The library's DEBUG lines print headers, tokens and payloads: none are made."""
-
-    def isEnabledFor(self, level: int) -> bool:
-        return level >= logging.INFO and self.logger.isEnabledFor(level)
-
-
-_logger = QuietLogger(logging.getLogger("datastream_ws.engine"), {})
-_logger.logger.setLevel(logging.INFO)
 
 
 class Connection(ClientConnection):
@@ -217,14 +204,12 @@ class Connection(ClientConnection):
         fault = self.broken or protocol.parser_exc
         sent = protocol.close_sent
         if fault is not None and sent is not None and protocol.close_rcvd is None:
-            return Ended(sent.code, "", _peer_fault(sent.code, sent.reason), peer_fault=True)
+            return Ended(sent.code, "", peer_fault(sent.code, sent.reason), peer_fault=True)
         if protocol.close_rcvd is not None:
             code, reason = protocol.close_rcvd.code, protocol.close_rcvd.reason
             began = protocol.close_rcvd_then_sent is False
-            return Ended(code, reason, None if began else _closed_by_peer(code, reason))
-        error = StreamClosedError(1006, text=CUT_BY_PEER)
-        error.__cause__ = exc
-        return Ended(1006, "", error)
+            return Ended(code, reason, None if began else closed_by_peer(code, reason))
+        return Ended(1006, "", cut_by_peer(exc))
 
 
 def _long_length(data: bytes, position: int) -> tuple[int, int]:
@@ -246,24 +231,6 @@ def _long_length(data: bytes, position: int) -> tuple[int, int]:
     return start, int.from_bytes(data[position + 2 : start], "big")
 
 
-def _closed_by_peer(code: int, reason: str) -> StreamClosedError:
-    if code == CloseCode.MESSAGE_TOO_BIG:
-        return StreamClosedError(
-            code, reason, "the server closed with 1009: a message we sent is too big for it"
-        )
-    return StreamClosedError(code, reason)
-
-
-def _peer_fault(code: int, reason: str) -> StreamClosedError:
-    if code == CloseCode.MESSAGE_TOO_BIG:
-        what = "the peer sent a message above max_size; raise the option max_size to take it"
-    elif code == CloseCode.INVALID_DATA:
-        what = "the peer sent a text message that is not UTF-8"
-    else:
-        what = f"the peer broke the WebSocket protocol: {reason}"
-    return StreamClosedError(code, text=f"{what} (closed with {code})")
-
-
 class Connect(connect):
     """One attempt; a new object each time, because it keeps the URL it was redirected to."""
 
@@ -273,21 +240,11 @@ class Connect(connect):
             return exc
         try:
             target = urljoin(self.uri, exc.response.headers["Location"])
-            if _origin(target) != _origin(self.uri):
+            if not same_origin(target, self.uri):
                 return exc
             return super().process_redirect(exc)
         except (ValueError, InvalidURI, LookupError):
             return exc
-
-
-def _origin(url: str) -> tuple[str, str | None, int]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
-
-
-@functools.cache
-def _default_ssl_context() -> ssl.SSLContext:
-    return ssl.create_default_context()
 
 
 class WebsocketsEngine:
@@ -323,12 +280,9 @@ class WebsocketsEngine:
         self, url: str, headers: Mapping[str, str], receiver: Receiver
     ) -> Connection:
         options = self._options
-        extra: dict[str, Any] = {}
+        extra = happy_eyeballs(asyncio.get_running_loop())
         if url.startswith("wss:"):
-            custom = options.ssl if isinstance(options.ssl, ssl.SSLContext) else None
-            extra["ssl"] = custom or _default_ssl_context()
-        if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
-            extra["happy_eyeballs_delay"] = HAPPY_EYEBALLS_DELAY  # uvloop has no such argument
+            extra["ssl"] = default_ssl_context(options)
         connection = await Connect(
             url,
             origin=options.origin,  # type: ignore[arg-type]  # a NewType of theirs
@@ -344,7 +298,7 @@ class WebsocketsEngine:
             max_size=options.max_size,
             max_queue=None,
             write_limit=0,  # tells us of every byte that waits
-            logger=_logger,
+            logger=quiet_logger(),
             create_connection=functools.partial(Connection, receiver, self._hooked),  # type: ignore[arg-type]
             **extra,
         )
@@ -409,7 +363,10 @@ class WebsocketsEngine:
 def _handshake_error(error: InvalidHandshake) -> Exception:
     """Say it in our words: theirs may show a header's value or a proxy's password."""
     if isinstance(error, InvalidStatus):
-        return _status_error("the server", error.response)
+        headers = error.response.headers
+        waits = headers.get_all("Retry-After")
+        wait = waits[0] if len(waits) == 1 else None
+        return status_error(error.response.status_code, wait, datetime.now(UTC))
     if isinstance(error, InvalidProxyStatus):
         status = error.response.status_code
         return HandshakeError(f"the proxy answered HTTP {status}", status=status)
@@ -421,16 +378,3 @@ def _handshake_error(error: InvalidHandshake) -> Exception:
     if isinstance(error, SecurityError):
         return HandshakeError("the answer to the handshake exceeds what is safe to read")
     return HandshakeError("there was no valid HTTP answer to the handshake")
-
-
-def _status_error(who: str, response: Response) -> HandshakeError:
-    status = response.status_code
-    text = f"{who} answered HTTP {status} to the handshake"
-    if status in (401, 403):
-        return UnauthorizedError(f"{text}: check the credentials in headers or url", status=status)
-    if 300 <= status < 400:
-        text += ": a redirect to another origin is not followed, headers would go there too"
-    with suppress(LookupError):  # absent, or there twice
-        wait = retry_after_seconds(response.headers["Retry-After"], datetime.now(UTC))
-        return HandshakeError(text, status=status, retry_after=wait)
-    return HandshakeError(text, status=status)

@@ -1,0 +1,108 @@
+"""What both engines make of a server's answers: our words for its refusals and its endings."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import ssl
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..exceptions import HandshakeError, StreamClosedError, UnauthorizedError
+from ..options import ClientOptions
+from ..retry import retry_after_seconds
+
+__all__ = [
+    "closed_by_peer",
+    "cut_by_peer",
+    "default_ssl_context",
+    "happy_eyeballs",
+    "peer_fault",
+    "quiet_logger",
+    "same_origin",
+    "status_error",
+]
+
+HAPPY_EYEBALLS_DELAY = 0.25  # seconds, RFC 8305 section 5
+
+
+class QuietLogger(logging.LoggerAdapter[logging.Logger]):
+    """The libraries' lower levels print headers, tokens and payloads: none are made."""
+
+    def isEnabledFor(self, level: int) -> bool:
+        return level >= logging.WARNING and self.logger.isEnabledFor(level)
+
+
+@functools.cache
+def quiet_logger() -> QuietLogger:
+    """Return the logger that is given to the libraries."""
+    return QuietLogger(logging.getLogger("datastream_ws.engine"), {})
+
+
+@functools.cache
+def _verifying_context() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+def default_ssl_context(options: ClientOptions) -> ssl.SSLContext:
+    """Return the option's context, or one that verifies; made once, it reads many files."""
+    return options.ssl if isinstance(options.ssl, ssl.SSLContext) else _verifying_context()
+
+
+def happy_eyeballs(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
+    """Return the argument that races both address families; uvloop has no such argument."""
+    if isinstance(loop, asyncio.BaseEventLoop):
+        return {"happy_eyeballs_delay": HAPPY_EYEBALLS_DELAY}
+    return {}
+
+
+def same_origin(url: str, other: str) -> bool:
+    """Whether two URLs share scheme, host and port; False when one cannot be read."""
+    try:
+        return _origin(url) == _origin(other)
+    except ValueError:
+        return False
+
+
+def _origin(url: str) -> tuple[str, str | None, int]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
+
+
+def status_error(status: int, retry_after: str | None, now: datetime) -> HandshakeError:
+    """Return the error of an HTTP answer that is no upgrade."""
+    text = f"the server answered HTTP {status} to the handshake"
+    if status in (401, 403):
+        return UnauthorizedError(f"{text}: check the credentials in headers or url", status=status)
+    if 300 <= status < 400:
+        text += ": a redirect to another origin is not followed, headers would go there too"
+    wait = retry_after_seconds(retry_after, now) if retry_after is not None else None
+    return HandshakeError(text, status=status, retry_after=wait)
+
+
+def closed_by_peer(code: int, reason: str) -> StreamClosedError:
+    """Return the error of a close frame that the peer sent first."""
+    if code == 1009:
+        text = "the server closed with 1009: a message we sent is too big for it"
+        return StreamClosedError(code, reason, text)
+    return StreamClosedError(code, reason)
+
+
+def cut_by_peer(cause: BaseException | None) -> StreamClosedError:
+    """Return the error of a connection that ended without a close frame."""
+    error = StreamClosedError(1006, text="the connection was lost without a close frame")
+    error.__cause__ = cause
+    return error
+
+
+def peer_fault(code: int, reason: str) -> StreamClosedError:
+    """Return the error of a peer that broke the protocol or ``max_size``; *code* is ours."""
+    if code == 1009:
+        what = "the peer sent a message above max_size; raise the option max_size to take it"
+    elif code == 1007:
+        what = "the peer sent a text message that is not UTF-8"
+    else:
+        what = f"the peer broke the WebSocket protocol: {reason}"
+    return StreamClosedError(code, text=f"{what} (closed with {code})")

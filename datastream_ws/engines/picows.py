@@ -1,0 +1,359 @@
+"""
+The fast engine, over the ``picows`` library, whose frame parser is written in C.
+
+Differences from the default one are listed in docs/engines.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import urllib.request
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import picows
+
+from ..exceptions import HandshakeError, StreamClosedError
+from ..options import ClientOptions
+from ..version import __version__
+from . import Ended, Frame, Receiver
+from .answers import (
+    closed_by_peer,
+    cut_by_peer,
+    default_ssl_context,
+    happy_eyeballs,
+    peer_fault,
+    quiet_logger,
+    same_origin,
+    status_error,
+)
+from .inflate import OFFER, Inflate, TooBig, inflate_for
+
+__all__ = ["PicowsEngine"]
+
+MOST_REDIRECTS = 5
+NO_LIMIT = 2**62
+UNFINISHED = 4096  # most fragments of one message
+
+TEXT, BINARY = picows.WSMsgType.TEXT, picows.WSMsgType.BINARY
+CONTINUATION, CLOSE = picows.WSMsgType.CONTINUATION, picows.WSMsgType.CLOSE
+PING, PONG = picows.WSMsgType.PING, picows.WSMsgType.PONG
+
+
+class Listener(picows.WSListener):
+    """Turns picows' frames into messages for the receiver."""
+
+    def __init__(self, receiver: Receiver, limit: int | None, inflate: Inflate | None) -> None:
+        self._receiver = receiver
+        self._limit = limit
+        self._inflate = inflate
+        self._whole: list[str | bytes] = []
+        self._size = 0
+        self._fragments: list[bytes] = []
+        self._kind = TEXT
+        self._deflated = False
+        self._fault: StreamClosedError | None = None
+        self._closing = False
+        self.transport: picows.WSTransport | None = None
+
+    def on_ws_connected(self, transport: picows.WSTransport) -> None:
+        self.transport = transport
+        # Tells us of every byte that waits.
+        transport.underlying_transport.set_write_buffer_limits(0)
+
+    def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
+        kind = frame.msg_type
+        if kind is TEXT and frame.fin and not self._fragments and not frame.rsv1:
+            try:
+                self._whole.append(frame.get_payload_as_utf8_text())
+                self._size += frame.payload_size
+            except UnicodeDecodeError:
+                self._fail(1007, "invalid UTF-8")
+        elif not self._closing:
+            self._other(transport, frame, kind)
+        if frame.last_in_buffer:
+            self._receiver.bytes_received()
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self._whole:
+            messages, size = self._whole, self._size
+            self._whole, self._size = [], 0
+            if not self._closing:
+                self._receiver.messages_received(messages, size)
+
+    def _other(
+        self, transport: picows.WSTransport, frame: picows.WSFrame, kind: picows.WSMsgType
+    ) -> None:
+        if kind is PING:
+            transport.send_pong(frame.get_payload_as_bytes())
+        elif kind is PONG:
+            self._receiver.pong_received(frame.get_payload_as_bytes())
+        elif kind is CLOSE:
+            self._close(transport, frame)
+        else:
+            self._data(frame, kind)
+
+    def _close(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
+        """RFC 6455 section 5.5.1: answer with the same code; the server ends the connection."""
+        if not transport.is_close_frame_sent:
+            if frame.payload_size:
+                transport.send_close(frame.get_close_code())
+            else:
+                transport.send(CLOSE, b"")
+        self._hand_over()
+        self._expect_end()
+
+    def _data(self, frame: picows.WSFrame, kind: picows.WSMsgType) -> None:
+        if frame.rsv2 or frame.rsv3 or (frame.rsv1 and (not self._inflate or kind is CONTINUATION)):
+            self._fail(1002, "reserved bits")
+            return
+        if (kind is CONTINUATION) is not bool(self._fragments):
+            self._fail(1002, "fragments out of order")
+            return
+        if kind is not CONTINUATION:
+            self._kind, self._deflated = kind, frame.rsv1
+        self._fragments.append(frame.get_payload_as_bytes())
+        if len(self._fragments) > UNFINISHED or self._is_too_big():
+            self._fail(1009, "message too big")
+        elif frame.fin:
+            payload = b"".join(self._fragments)
+            self._fragments.clear()
+            self._message(payload)
+
+    def _is_too_big(self) -> bool:
+        if self._limit is None or len(self._fragments) == 1:
+            return False
+        return sum(map(len, self._fragments)) > self._limit
+
+    def _message(self, payload: bytes) -> None:
+        try:
+            if self._deflated and self._inflate is not None:
+                payload = self._inflate.message(payload, self._limit)
+            self._whole.append(payload.decode() if self._kind is TEXT else payload)
+            self._size += len(payload)
+        except TooBig:
+            self._fail(1009, "message too big")
+        except zlib.error:
+            self._fail(1002, "corrupt compression")
+        except UnicodeDecodeError:
+            self._fail(1007, "invalid UTF-8")
+
+    def _fail(self, code: int, reason: str) -> None:
+        """RFC 6455 section 7.1.7: fail the connection."""
+        if self._closing or self.transport is None:
+            return
+        self._hand_over()
+        self._fault = peer_fault(code, reason)
+        self.transport.send_close(picows.WSCloseCode(code), reason)
+        self._expect_end()
+
+    def _expect_end(self) -> None:
+        if not self._closing:
+            self._closing = True
+            self._receiver.closing()
+
+    def pause_writing(self) -> None:
+        self._receiver.writing_paused()
+
+    def resume_writing(self) -> None:
+        self._receiver.writing_resumed()
+
+    def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
+        self._hand_over()
+        self._receiver.ended(self._why(transport))
+
+    def _why(self, transport: picows.WSTransport) -> Ended:
+        if self._fault is not None:
+            return Ended(self._fault.code, "", self._fault, peer_fault=True)
+        handshake: Any = transport.close_handshake
+        received = handshake.recv if handshake else None
+        sent = handshake.sent if handshake else None
+        if received is None:
+            code = _number(sent.code) if sent is not None else 1006
+            if code not in (1002, 1007, 1009):
+                return Ended(1006, "", cut_by_peer(None))
+            return Ended(code, "", peer_fault(code, "see RFC 6455"), peer_fault=True)
+        code, reason = _number(received.code) or 1005, received.reason or ""
+        began = handshake is not None and not handshake.recv_then_sent
+        return Ended(code, reason, None if began else closed_by_peer(code, reason))
+
+
+def _number(code: Any) -> int:
+    """A close code that picows knows is an enum's, any other a number."""
+    return int(getattr(code, "value", code))
+
+
+class PicowsEngine:
+    """See :class:`datastream_ws.engines.Engine`."""
+
+    def __init__(self, options: ClientOptions) -> None:
+        self._options = options
+        self._transport: picows.WSTransport
+        self._sockets: list[socket.socket] = []
+        self._gone: asyncio.Task[None] | None = None
+        self.descriptor = -1
+
+    async def open(self, url: str, headers: Mapping[str, str], receiver: Receiver) -> None:
+        try:
+            for _ in range(MOST_REDIRECTS):
+                target = await self._attempt(url, headers, receiver)
+                if target is None:
+                    return
+                url = target
+            raise HandshakeError("the answer to the handshake exceeds what is safe to read")
+        except BaseException:
+            # picows leaves the connection of a cancelled handshake open: end it under its feet.
+            for each in self._sockets:
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+            raise
+        finally:
+            self._sockets.clear()
+
+    async def _attempt(
+        self, url: str, headers: Mapping[str, str], receiver: Receiver
+    ) -> str | None:
+        """Open the connection; return where it is redirected to, within the origin."""
+        try:
+            transport, listener = await self._connect(url, headers, receiver)
+        except picows.WSInvalidStatusError as error:
+            return _redirected(url, error)
+        except picows.WSInvalidUpgradeError:
+            raise HandshakeError("the answer is no WebSocket upgrade") from None
+        except picows.WSInvalidHeaderError as error:
+            text = f"the server broke the handshake: {error.name}"
+            raise HandshakeError(text, status=101) from None
+        except (picows.WSHandshakeError, picows.WSProtocolError):
+            raise HandshakeError("there was no valid HTTP answer to the handshake") from None
+        if listener is None:
+            raise HandshakeError("the server hung up during the handshake")
+        self._transport = transport
+        self.descriptor = transport.underlying_transport.get_extra_info("socket").fileno()
+        self._gone = asyncio.create_task(_until_gone(transport))
+        return None
+
+    async def _connect(self, url: str, headers: Mapping[str, str], receiver: Receiver) -> Any:
+        options = self._options
+        limit = options.max_size
+
+        def listener(request: Any, response: Any) -> Listener:
+            inflate = self._check_answer(response.headers)
+            return Listener(receiver, limit, inflate)
+
+        return await picows.ws_connect(
+            listener,
+            url,
+            ssl_context=default_ssl_context(options) if url.startswith("wss:") else None,
+            websocket_handshake_timeout=None,
+            logger_name=quiet_logger(),
+            enable_auto_pong=False,
+            max_frame_size=limit or NO_LIMIT,
+            extra_headers=self._request_headers(headers),
+            max_redirects=0,
+            proxy=_proxy(options.proxy, url),
+            socket_factory=self._dial,
+            use_aiofastnet=False,
+        )
+
+    async def _dial(self, url: Any) -> socket.socket:
+        """Connect as asyncio does, both address families; keep hold of the socket."""
+        loop = asyncio.get_running_loop()
+        extra = happy_eyeballs(loop)
+        transport, _ = await loop.create_connection(asyncio.Protocol, url.host, url.port, **extra)
+        try:
+            descriptor = os.dup(transport.get_extra_info("socket").fileno())
+        finally:
+            transport.abort()
+        dialled = socket.socket(fileno=descriptor)
+        self._sockets.append(dialled)
+        return dialled
+
+    def _request_headers(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
+        options = self._options
+        sent = [("User-Agent", f"datastream-ws/{__version__}"), *headers.items()]
+        if options.origin is not None:
+            sent.append(("Origin", options.origin))
+        if options.subprotocols is not None:
+            sent.append(("Sec-WebSocket-Protocol", ", ".join(options.subprotocols)))
+        if options.compression is not None:
+            sent.append(("Sec-WebSocket-Extensions", OFFER))
+        return sent
+
+    def _check_answer(self, headers: Mapping[str, str]) -> Inflate | None:
+        """Refuse what was not asked for."""
+        chosen = headers.get("Sec-WebSocket-Protocol")
+        answer = headers.get("Sec-WebSocket-Extensions")
+        try:
+            if chosen is not None and chosen not in (self._options.subprotocols or ()):
+                raise ValueError
+            if answer and self._options.compression is None:
+                raise ValueError
+            return inflate_for(answer)
+        except ValueError:
+            text = "the server broke the handshake: a subprotocol or extension"
+            raise HandshakeError(text, status=101) from None
+
+    def write(self, frames: Sequence[Frame]) -> None:
+        transport = self._transport
+        if not transport.is_close_frame_sent:
+            for is_text, payload in frames:
+                transport.send(TEXT if is_text else BINARY, payload)
+
+    def ping(self, payload: bytes) -> None:
+        if not self._transport.is_close_frame_sent:
+            self._transport.send_ping(payload)
+
+    def close(self, code: int, reason: str) -> None:
+        if not self._transport.is_close_frame_sent:
+            self._transport.send_close(picows.WSCloseCode(code), reason)
+
+    def abort(self) -> None:
+        self._transport.underlying_transport.abort()
+
+    def pause(self) -> None:
+        self._transport.underlying_transport.pause_reading()
+
+    def resume(self) -> None:
+        self._transport.underlying_transport.resume_reading()
+
+    @property
+    def unsent(self) -> int:
+        return self._transport.underlying_transport.get_write_buffer_size()
+
+
+def _redirected(url: str, error: picows.WSInvalidStatusError) -> str:
+    response = error.response
+    if response is None:
+        raise HandshakeError("there was no valid HTTP answer to the handshake") from None
+    status, headers = response.status.value, response.headers
+    target = urljoin(url, headers.get("Location", ""))
+    if 300 <= status < 400 and "Location" in headers and same_origin(target, url):
+        return target
+    waits = headers.getall("Retry-After", [])
+    wait = waits[0] if len(waits) == 1 else None
+    raise status_error(status, wait, datetime.now(UTC)) from None
+
+
+def _proxy(option: str | bool | None, url: str) -> str | None:
+    """Return the proxy's URL; True: what the environment says, as the default engine does."""
+    if option is not True:
+        return option or None
+    parts = urlsplit(url)
+    if urllib.request.proxy_bypass(f"{parts.hostname}:{parts.port}"):
+        return None
+    proxies = urllib.request.getproxies()
+    names = ("wss", "socks", "https") if parts.scheme == "wss" else ("ws", "socks", "https", "http")
+    return next((proxies[name] for name in names if name in proxies), None)
+
+
+async def _until_gone(transport: picows.WSTransport) -> None:
+    """Fetch what picows keeps about the end, else asyncio complains that nobody did."""
+    with suppress(Exception):
+        await transport.wait_disconnected()
