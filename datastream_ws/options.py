@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import math
 import re
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,10 +13,10 @@ from urllib.parse import urlsplit
 
 from .codecs import Codec, codec_for
 from .exceptions import ConfigurationError
+from .handlers import Handlers
 from .redaction import shown_url
 
 if TYPE_CHECKING:
-    from .handlers import Handlers
     from .lease import Lease
     from .messages import Message
 
@@ -34,7 +33,10 @@ Url = str | Callable[[], str | Awaitable[str]]
 Headers = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
 
 # Stands for 90 % of pong_timeout, as pingPeriod does in client.go; None means: no pings.
-OF_PONG_TIMEOUT = -1.0
+# Known by identity, so that no number a user may give is taken for it.
+OF_PONG_TIMEOUT = float("nan")
+LONGEST = 1e9  # seconds; what locks and selectors can wait for ends at about 9e9
+CODECS = ("json", "orjson", "msgspec")
 OVERFLOWS = ("block", "drop_oldest", "drop_newest", "disconnect")
 
 
@@ -72,8 +74,8 @@ def _number(value: Any) -> bool:
 
 
 def seconds(value: Any) -> str | None:
-    """A positive, finite number of seconds."""
-    if _number(value) and 0 < value < math.inf:
+    """A positive number of seconds, at most 30 years."""
+    if _number(value) and 0 < value <= LONGEST:
         return None
     return "must be a number of seconds above 0"
 
@@ -137,6 +139,7 @@ def check_url(value: Any) -> str | None:
     try:
         parts = urlsplit(value)
         port = parts.port
+        (parts.hostname or "").encode("idna")  # as the look-up does: no label empty or too long
     except ValueError:
         return "is not a URL: its host or port cannot be read"
     if parts.scheme not in ("ws", "wss"):
@@ -180,9 +183,11 @@ def check_headers(value: Any) -> str | None:
 
 
 def codec_option(value: Any) -> str | None:
-    if isinstance(value, Codec | str):
+    if isinstance(value, str):
+        return one_of(*CODECS)(value)
+    if isinstance(value, Codec) and not isinstance(value, type):
         return None
-    return "must be 'json', 'orjson', 'msgspec', or an object with decode() and encode()"
+    return f"must be one of {', '.join(map(repr, CODECS))}, or an object with decode() and encode()"
 
 
 def route_option(value: Any) -> str | None:
@@ -229,9 +234,7 @@ def lease_option(value: Any) -> str | None:
 
 
 def handlers_option(value: Any) -> str | None:
-    if value is None or hasattr(value, "on_message"):
-        return None
-    return "must be a Handlers registry"
+    return None if isinstance(value, Handlers | None) else "must be a Handlers registry"
 
 
 def logger_option(value: Any) -> str | None:
@@ -328,13 +331,16 @@ class ClientOptions:
             return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        if self.ping_interval == OF_PONG_TIMEOUT:
-            self._set("ping_interval", 0.9 * (self.pong_timeout or 60.0))
+        follows = self.ping_interval is OF_PONG_TIMEOUT
+        if follows:
+            self._set("ping_interval", None)
         for each in fields(self):
             value = getattr(self, each.name)
             wrong = each.metadata["check"](value)
             if wrong:
                 raise ConfigurationError(f"{each.name}: {wrong} (given: {type(value).__name__})")
+        if follows:
+            self._set("ping_interval", _ping_interval(self.pong_timeout))
         self._set("codec", codec_for(self.codec))
         if isinstance(self.headers, Mapping):
             self._set("headers", {k: v.strip(" \t") for k, v in self.headers.items()})
@@ -369,8 +375,10 @@ class ClientOptions:
             **defaults: Options (lower case) the mapping may override.
 
         """
+        if not isinstance(mapping, Mapping):
+            raise ConfigurationError(f"needs a mapping, not {type(mapping).__name__}")
         for key in mapping:
-            if not isinstance(key, str) or key != key.upper():
+            if key != str(key).upper():
                 raise ConfigurationError(f"{key!r}: names of settings are upper case")
         return cls(**(defaults | {key.lower(): value for key, value in mapping.items()}))
 
@@ -380,8 +388,10 @@ class ClientOptions:
         return tuple(each.name for each in fields(cls))
 
     def replace(self, **changes: Any) -> Self:
-        """Return a copy with *changes*."""
+        """Return a copy with *changes*; a ping interval nobody chose follows ``pong_timeout``."""
         _refuse_unknown(type(self), changes)
+        if self.ping_interval == _ping_interval(self.pong_timeout):
+            changes = {"ping_interval": OF_PONG_TIMEOUT, **changes}
         return replace(self, **changes)
 
     def __repr__(self) -> str:
@@ -398,6 +408,11 @@ def _refuse_unknown(cls: type[ClientOptions], options: Mapping[str, Any]) -> Non
             )
 
 
+def _ping_interval(pong_timeout: float | None) -> float:
+    return 0.9 * (60.0 if pong_timeout is None else pong_timeout)
+
+
 def _nearest(value: Any, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(str(value).lower(), names, n=1)
+    word = value[:100].lower() if isinstance(value, str) else ""
+    near = difflib.get_close_matches(word, names, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
