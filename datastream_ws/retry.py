@@ -135,10 +135,12 @@ def retry_after_seconds(value: str, now: datetime) -> float | None:
 
     """
     value = value.strip()
-    if value.isascii() and value.isdigit() and len(value) <= 18:
+    if value.isascii() and value.isdigit():
         return min(float(value), LONGEST_RETRY_AFTER)
     try:
         date = parsedate_to_datetime(value)
+        if date.tzinfo is None:  # asctime's form, without a zone: HTTP dates are all GMT
+            date = date.replace(tzinfo=UTC)
         seconds = (date.astimezone(UTC) - now).total_seconds()
     except (TypeError, ValueError, IndexError, OverflowError):
         return None
