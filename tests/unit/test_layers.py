@@ -15,10 +15,11 @@ ROOT = Path(__file__).parents[2]
 # each other, names with bars between them may not. A module that is missing here has no place yet:
 # settle it in the architecture, then draw it.
 DRAWING = """
-    exceptions, redaction, events
+    version, exceptions, redaction, events
     messages, codecs, retry
     options, handlers, stats, inbox, waiting, calls
-    spool | engines | connection | dispatcher | lease | process
+    spool | engines | connection | dispatcher | hooks | lease | process | health
+    intake, subscriptions
     lifecycle
     async_client
     client
