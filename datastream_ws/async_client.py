@@ -141,6 +141,7 @@ class AsyncClient(Decorators):
             return
         if self.state is not State.IDLE:
             self._begin_anew()
+        self._close_requested = False
         self._epoch = max(self._epoch + 1, time.time_ns() // 1_000_000)
         pool = threads()
         pool.hold()

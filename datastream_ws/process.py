@@ -202,7 +202,7 @@ def _new_loop(kind: str) -> asyncio.AbstractEventLoop:
 class Closable(Protocol):
     """A running client, as the exit rule sees it."""
 
-    def request_close(self) -> None: ...
+    def _ask_close(self, timeout: float | None) -> None: ...
 
     def close(self) -> None: ...
 
@@ -273,7 +273,7 @@ def _close_all() -> None:
     """At interpreter exit: all clients drain together, each within its ``close_timeout``."""
     clients = list(_process.running)
     for client in clients:
-        client.request_close()
+        client._ask_close(None)
     for client in clients:
         client.close()
 
