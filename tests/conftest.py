@@ -6,7 +6,17 @@ import pytest
 
 pytest.register_assert_rewrite("kit")  # asserts in helpers explain themselves, too
 
-from kit.services import url_of  # noqa: E402  (only what is imported later is rewritten)
+# Only what is imported later is rewritten.
+from kit.guard import leak_guard  # noqa: E402
+from kit.services import url_of  # noqa: E402
+
+__all__ = ["leak_guard"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "leaks_allowed(reason): may leave threads, tasks or descriptors behind"
+    )
 
 
 @pytest.fixture(scope="session")
