@@ -1,0 +1,221 @@
+"""on_ready: it may wait for replies, must not take for ever, and decides what counts as ready."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+
+from datastream_ws import (
+    AsyncClient,
+    Client,
+    DisconnectEvent,
+    HandlerError,
+    Message,
+    State,
+    StateEvent,
+)
+from datastream_ws.testing import StreamServer
+from kit.seen import FAST, Seen
+
+
+def answer(connection: Any, data: str | bytes) -> None:
+    """Before each reply, 100 other messages."""
+    asked = json.loads(data)
+    if "id" in asked:
+        for n in range(100):
+            connection.send({"type": "tick", "n": n})
+        connection.send({"type": "reply", "id": asked["id"]})
+
+
+def is_reply(number: int) -> Any:
+    return lambda message: message.json().get("id") == number
+
+
+def test_on_ready_waits_for_a_reply_while_messages_are_handled() -> None:
+    """request() in a plain on_ready: the reply comes, and the messages before it are handled."""
+    handled = Seen[Message]()
+    replies: list[Any] = []
+    with StreamServer(on_message=answer) as server:
+        client = Client(server.url, **FAST)
+        client.on_message(handled)
+
+        def initialise() -> None:
+            replies.append(client.request({"id": 1}, is_reply(1), timeout=30).json())
+            handled.wait(101)  # the reply reaches the handlers, too
+            assert client.state is State.CONNECTED
+            assert not client.is_ready
+
+        client.on_ready(initialise)
+        with client:
+            client.wait_ready(30)
+    assert replies == [{"type": "reply", "id": 1}]
+
+
+def test_coroutine_on_ready_waits_for_a_reply() -> None:
+    """The same in a coroutine function of a Client, by way of client.aio."""
+    replies: list[Any] = []
+    with StreamServer(on_message=answer) as server:
+        client = Client(server.url, **FAST)
+
+        async def initialise() -> None:
+            reply = await client.aio.request({"id": 2}, is_reply(2), timeout=30)
+            replies.append(reply.json())
+
+        client.on_ready(initialise)
+        with client:
+            client.wait_ready(30)
+    assert replies == [{"type": "reply", "id": 2}]
+
+
+async def test_on_ready_of_an_async_client_waits_for_a_reply() -> None:
+    """And in an AsyncClient, with plain and coroutine handlers side by side."""
+    handled = Seen[Message]()
+    with StreamServer(on_message=answer) as server:
+        client = AsyncClient(server.url, **FAST)
+        client.on_message(handled)
+
+        async def initialise() -> None:
+            await client.request({"id": 3}, is_reply(3), timeout=30)
+
+        client.on_ready(initialise)
+        async with client:
+            await client.wait_ready(30)
+    assert len(handled) == 101
+
+
+@pytest.mark.parametrize("inbox_size", [1, 50])
+def test_a_reply_comes_through_a_full_inbox(inbox_size: int) -> None:
+    """While a request waits, a full inbox does not keep its reply from coming."""
+    let_go = threading.Event()
+    handled = Seen[Message]()
+
+    def stuck(message: Message) -> None:
+        let_go.wait(60)
+        handled(message)
+
+    with StreamServer(on_message=answer) as server:
+        client = Client(server.url, inbox_size=inbox_size, **FAST)
+        client.on_message(stuck)
+        client.on_ready(lambda: client.request({"id": 4}, is_reply(4), timeout=30))
+        with client:
+            client.wait_ready(40)
+            let_go.set()
+            handled.wait(101)
+
+
+@pytest.mark.parametrize("kind", ["plain", "coroutine"])
+def test_ready_timeout(kind: str) -> None:
+    """An on_ready that takes longer than ready_timeout makes a failed attempt, with a new one."""
+    ended = Seen[DisconnectEvent]()
+    ready = threading.Event()
+    with StreamServer() as server:
+        client = Client(server.url, ready_timeout=0.2, **FAST)
+
+        def plain() -> None:
+            if len(server.connections) == 1:
+                ready.wait(60)
+
+        async def coroutine() -> None:
+            if len(server.connections) == 1:
+                await client.aio.request("?", lambda message: False, timeout=60)
+
+        client.on_ready(plain if kind == "plain" else coroutine)
+        client.on_disconnect(ended)
+        client.start()
+        # A plain hook cannot be interrupted, and hooks come one after the other.
+        server.wait_connected(2, 30)
+        ready.set()
+        client.wait_ready(30)
+        client.close()
+    error = ended.wait()[0].error
+    assert isinstance(error, TimeoutError)
+    assert "ready_timeout" in str(error)
+    assert ended.all[0].will_retry
+
+
+def test_on_ready_that_fails_makes_a_failed_attempt() -> None:
+    """What it raised is reported as a HandlerError, and the next connection gets another try."""
+    errors, states = Seen[BaseException](), Seen[StateEvent]()
+    with StreamServer() as server:
+        client = Client(server.url, **FAST)
+
+        def initialise() -> None:
+            if len(server.connections) < 3:
+                raise LookupError("not initialised")
+
+        client.on_ready(initialise)
+        client.on_error(errors)
+        client.on_state(states)
+        with client:
+            client.wait_ready(30)
+            assert len(server.connections) == 3
+    failures = [error for error in errors.all if isinstance(error, HandlerError)]
+    assert [type(error.__cause__) for error in failures] == [LookupError, LookupError]
+    assert failures[0].handler is initialise
+    ready = [event.state for event in states.all].index(State.READY)
+    assert [event.state for event in states.all[:ready]].count(State.CONNECTED) == 3
+
+
+def test_connection_lost_while_on_ready_waits() -> None:
+    """A drop ends the request at once, not after its timeout; the next connection is ready."""
+    seconds = Seen[BaseException]()
+    with StreamServer() as server:
+        client = Client(server.url, **FAST)
+
+        def initialise() -> None:
+            if len(server.connections) == 1:
+                try:
+                    client.request("?", lambda message: False, timeout=60)
+                except Exception as error:
+                    seconds(error)
+                    raise
+
+        client.on_ready(initialise)
+        with client:
+            server.wait_received(1, 30)
+            server.abort()
+            server.wait_connected(2, 30)
+            client.wait_ready(30)
+        assert len(seconds) == 1
+
+
+def test_several_on_ready_run_in_order_on_each_connection() -> None:
+    """All of them, once per connection, after subscriptions were sent."""
+    with StreamServer() as server:
+        client = Client(server.url, **FAST)
+        client.on_ready(lambda: client.send("first"))
+        client.on_ready(lambda: client.send("second"))
+        client.subscribe("subscribed")
+        with client:
+            client.wait_ready(30)
+            server.wait_received(3, 30)
+            server.abort()
+            server.wait_connected(2, 30)
+            server.wait_received(6, 30)
+        assert server.received == ["subscribed", "first", "second"] * 2
+
+
+def test_handler_objects_as_options() -> None:
+    """message_handler and connection_ready_handler take objects with the methods of the Go one."""
+
+    class Feed:
+        def __init__(self) -> None:
+            self.messages = Seen[Message]()
+            self.connections = Seen[None]()
+
+        def handle_message(self, message: Message) -> None:
+            self.messages(message)
+
+        def on_connection_ready(self) -> None:
+            self.connections(None)
+
+    feed = Feed()
+    with StreamServer(on_connect=lambda connection: connection.send("x")) as server:
+        options: dict[str, Any] = {"message_handler": feed, "connection_ready_handler": feed}
+        with Client(server.url, **options, **FAST) as client:
+            client.wait_ready(30)
+            feed.messages.wait()
+    assert len(feed.connections) == 1
