@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterable
@@ -27,6 +28,9 @@ HOOKS = (
     "on_state",
     "on_error",
 )
+
+
+LONGEST_WAIT = 1e9  # seconds; what timers can wait for ends at about 9e9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +66,15 @@ class Handler:
     def is_batch(self) -> bool:
         return self.max_size > 0
 
+    @property
+    def kind(self) -> str:
+        return "batch" if self.is_batch else "message"
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether its route alone does not say that it takes a message."""
+        return self.when is not None or self.default
+
     def argument(self, message: Message) -> Any:
         """Return what the callable is given for *message*; may raise DecodeError."""
         if self.decode_as is None:
@@ -75,7 +88,15 @@ class Handler:
 
     def same_call(self, other: Handler) -> bool:
         """Whether both would call the same function with the same argument."""
-        return self.function == other.function and self.decode_as is other.decode_as
+        return (
+            self.function == other.function
+            and self.decode_as is other.decode_as
+            and self.is_batch is other.is_batch
+        )
+
+
+# The handlers of a route, and whether any of them looks at more than the route.
+Candidates = tuple[tuple[Handler, ...], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +107,17 @@ class Unit:
     per: Literal["call", "run"]
 
 
+def _check_conditions(decorator: str, route: Any, when: Any) -> None:
+    if route is not None and not isinstance(route, str):
+        raise ConfigurationError(f"{decorator}: the route must be a string")
+    if when is not None and not callable(when):
+        raise ConfigurationError(f"{decorator}: when must be callable")
+
+
 def is_coroutine_callable(function: Any) -> bool:
     """Whether calling *function* gives a coroutine (partials and ``__call__`` included)."""
+    while isinstance(function, functools.partial):
+        function = function.func
     if inspect.iscoroutinefunction(function):
         return True
     call = getattr(function, "__call__", None)  # noqa: B004 - the bound method is wanted
@@ -105,7 +135,8 @@ class Handlers:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._handlers: tuple[Handler, ...] = ()
-        self._by_route: dict[str | None, tuple[Handler, ...]] = {}
+        self._by_route: dict[str | None, Candidates] = {}
+        self._routeless: Candidates = ((), False)
         self._every: tuple[Handler, ...] | None = ()
         self._direct: tuple[Handler, ...] = ()
         self.batches: tuple[Handler, ...] = ()
@@ -159,8 +190,7 @@ class Handlers:
         if callable(route):
             self._add(Handler(route, is_coroutine_callable(route)))
             return route
-        if route is not None and not isinstance(route, str):
-            raise ConfigurationError("on_message: the route must be a string")
+        _check_conditions("on_message", route, when)
         if default and (route is not None or when is not None):
             raise ConfigurationError("on_message: default=True goes without route and when")
         if decode_as is not None:
@@ -189,7 +219,7 @@ class Handlers:
     def on_batch(
         self,
         max_size: Any = 100,
-        max_wait: float = 0.5,
+        max_wait: Any = 0.5,
         *,
         route: str | None = None,
         when: Callable[[Message], Any] | None = None,
@@ -206,10 +236,11 @@ class Handlers:
         """
         if callable(max_size):
             return self.on_batch()(max_size)
-        if not isinstance(max_size, int) or max_size < 1:
+        if not isinstance(max_size, int) or isinstance(max_size, bool) or max_size < 1:
             raise ConfigurationError("on_batch: max_size must be a whole number of at least 1")
-        if not max_wait >= 0:
+        if not isinstance(max_wait, int | float) or not 0 <= max_wait <= LONGEST_WAIT:
             raise ConfigurationError("on_batch: max_wait must be a number of seconds, 0 or more")
+        _check_conditions("on_batch", route, when)
 
         def register(function: F) -> F:
             is_async = is_coroutine_callable(function)
@@ -281,14 +312,14 @@ class Handlers:
 
     def _add(self, handler: Handler) -> None:
         if not callable(handler.function):
-            raise ConfigurationError("on_message: must be given a callable")
+            raise ConfigurationError(f"on_{handler.kind}: must be given a callable")
         with self._lock:
             if handler.is_batch:
                 self.batches += (handler,)
             self._handlers += (handler,)
-            self._by_route = {}
-            plain = all(not (h.route or h.when or h.default) for h in self._handlers)
-            self._every = _without_repeats(self._handlers) if plain else None
+            self._file(handler)
+            plain = all(h.route is None and not h.is_conditional for h in self._handlers)
+            self._every = self._routeless[0] if plain else None
             plain = plain and not any(h.is_batch or h.decode_as for h in self._handlers)
             self._direct = self._every or () if plain else ()
         for callback in tuple(self.added):
@@ -324,39 +355,44 @@ class Handlers:
         """
         if self._every is not None:
             return self._every
-        route = message.route
-        candidates = self._by_route.get(route)
-        if candidates is None:
-            candidates = self._candidates(route)
-        if any(handler.when or handler.default for handler in candidates):
-            return _chosen(candidates, message)
-        return candidates
+        candidates, conditional = self._by_route.get(message.route, self._routeless)
+        return _chosen(candidates, message) if conditional else candidates
 
-    def _candidates(self, route: str | None) -> tuple[Handler, ...]:
-        with self._lock:
-            found = _without_repeats(h for h in self._handlers if h.route in (None, route))
-            # Routes are the peer's: a thousand made-up names must not fill the memory.
-            if len(self._by_route) < 1000:
-                self._by_route[route] = found
-        return found
+    def _file(self, handler: Handler) -> None:
+        """
+        Add a handler to the candidates of each route that some handler names.
+
+        All other routes share one entry: they are the peer's, made-up ones must not fill memory.
+        """
+        if handler.route is not None:
+            found = _with(handler, self._by_route.get(handler.route, self._routeless))
+            self._by_route = {**self._by_route, handler.route: found}
+            return
+        self._by_route = {route: _with(handler, found) for route, found in self._by_route.items()}
+        self._routeless = _with(handler, self._routeless)
+
+
+def _with(handler: Handler, candidates: Candidates) -> Candidates:
+    """Add a handler, unless one that always takes the message makes the same call."""
+    kept, conditional = candidates
+    if any(not other.is_conditional and handler.same_call(other) for other in kept):
+        return candidates
+    return (*kept, handler), conditional or handler.is_conditional
 
 
 def _chosen(candidates: tuple[Handler, ...], message: Message) -> tuple[Handler, ...]:
-    taking = tuple(h for h in candidates if not h.default and (not h.when or h.when(message)))
-    return taking or tuple(h for h in candidates if h.default)
+    taking = tuple(h for h in candidates if not h.default and (h.when is None or h.when(message)))
+    chosen = taking or tuple(h for h in candidates if h.default)
+    return _without_repeats(chosen) if len(chosen) > 1 else chosen
 
 
 def _without_repeats(handlers: Iterable[Handler]) -> tuple[Handler, ...]:
     """Keep the first of handlers that would do the same call twice."""
     kept: list[Handler] = []
     for handler in handlers:
-        if not any(handler.same_call(other) and not _conditional(other) for other in kept):
+        if not any(handler.same_call(other) for other in kept):
             kept.append(handler)
     return tuple(kept)
-
-
-def _conditional(handler: Handler) -> bool:
-    return handler.when is not None or handler.default or handler.is_batch
 
 
 class Decorators:
