@@ -88,21 +88,21 @@ class Fifo:
     """First in, first out."""
 
     def __init__(self) -> None:
-        self._messages: deque[Message] = deque()
-        self.pop_oldest = self._messages.popleft
+        self.messages: deque[Message] = deque()
+        self.pop_oldest = self.messages.popleft
 
     def __len__(self) -> int:
-        return len(self._messages)
+        return len(self.messages)
 
     @property
     def ready(self) -> int:
-        return len(self._messages)
+        return len(self.messages)
 
     def push(self, message: Message, keys: Keys) -> None:
-        self._messages.append(message)
+        self.messages.append(message)
 
     def pop(self) -> Message | None:
-        return self._messages.popleft() if self._messages else None
+        return self.messages.popleft() if self.messages else None
 
     def release(self, message: Message) -> None:
         pass
@@ -249,6 +249,9 @@ class Inbox:
         self._ordering_key = ordering_key
         self._report = report
         self._store: Store = Keyed() if conflate or ordering_key else Fifo()
+        # What most streams need, without a call a message.
+        self._plain = self._store.messages if isinstance(self._store, Fifo) else None
+        self._measure: Callable[[str | bytes], int] = len
         self._lock = threading.Lock()
         self._closed = False
         self._blocked = False
@@ -276,16 +279,40 @@ class Inbox:
         keys = self._keys(messages)
         with self._lock:
             before = self._dropped["overflow"]
-            taken = 0
-            for index, message in enumerate(messages):
-                if not self._make_room(message, force):
+            taken = self._take_fitting(messages, force)
+            for index in range(taken, len(messages)):
+                if not self._make_room(messages[index], force):
                     break
-                self._take(message, keys[index] if keys else NO_KEYS)
+                self._take(messages[index], keys[index] if keys else NO_KEYS)
                 taken += 1
             dropped = self._dropped["overflow"] - before
             if taken == len(messages) and not dropped and not self._is_full():
                 return Put(taken)
             return self._put_full(taken, len(messages), dropped, force)
+
+    def _take_fitting(self, messages: Sequence[Message], force: bool) -> int:
+        """Take in one step what a plain queue has room for; return how many."""
+        plain = self._plain
+        room = len(messages)
+        if self._size is not None and not force:
+            room = min(room, self._size - self._waiting)
+        if plain is None or room <= 0:
+            return 0
+        taking = messages if room == len(messages) else messages[:room]
+        measure = self._measure
+        size = sum([measure(message.data) for message in taking])
+        if self._size_bytes is not None and not force and self._bytes + size > self._size_bytes:
+            return 0
+        plain.extend(taking)
+        self._received += room
+        self._waiting += room
+        self._bytes += size
+        self.last_message = taking[-1]
+        return room
+
+    def measure_text(self) -> None:
+        """From now on text may hold more bytes than characters; before, it never did."""
+        self._measure = payload_bytes
 
     def _put_full(self, taken: int, offered: int, dropped: int, force: bool) -> Put:
         self._blocked = self._overflow == "block" and not force and self._is_full()
@@ -305,7 +332,7 @@ class Inbox:
             self._dropped["overflow"] += 1
             return
         self._waiting += 1
-        self._bytes += payload_bytes(message.data)
+        self._bytes += self._measure(message.data)
         replaced = self._store.push(message, keys)
         if replaced is not None:
             self._drop(replaced, "conflated")
@@ -319,7 +346,7 @@ class Inbox:
 
     def _drop(self, message: Message, cause: str) -> None:
         self._waiting -= 1
-        self._bytes -= payload_bytes(message.data)
+        self._bytes -= self._measure(message.data)
         self._dropped[cause] += 1
 
     def _is_full(self) -> bool:
@@ -376,12 +403,14 @@ class Inbox:
     def pop_after(self, message: Message) -> tuple[Message | None, bool]:
         """Count *message* as handled and pop the next one, in one step; see pop() and done()."""
         with self._lock:
-            store = self._store
-            store.release(message)
             self._waiting -= 1
-            self._bytes -= payload_bytes(message.data)
+            self._bytes -= self._measure(message.data)
             self._handled += 1
-            following = self._pop()
+            if self._plain is None or self._budget is not None:
+                self._store.release(message)
+                following = self._pop()
+            else:
+                following = self._plain.popleft() if self._plain and not self._closed else None
             return following, self._blocked and self._may_resume()
 
     def release(self, message: Message) -> None:
@@ -394,7 +423,7 @@ class Inbox:
         with self._lock:
             self._store.release(message)
             self._waiting -= 1
-            self._bytes -= payload_bytes(message.data)
+            self._bytes -= self._measure(message.data)
             if failed:
                 self._failed += 1
             else:

@@ -84,6 +84,8 @@ class Intake:
         self._traffic.bytes_received += size
         self._traffic.last_message_at = now
         origin = self._origin
+        if size != sum(map(len, payloads)):
+            self._inbox.measure_text()
         seq = self._inbox.received + len(self._held)
         messages = [Message(data, origin, seq + n, now) for n, data in enumerate(payloads, 1)]
         if self._requests:
