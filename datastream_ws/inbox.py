@@ -55,6 +55,7 @@ class Counts:
     unrouted: int
     dropped: dict[str, int]
     waiting: int
+    spooled: int = 0
 
 
 class Store(Protocol):
@@ -267,6 +268,16 @@ class Inbox:
     def received(self) -> int:
         return self._received
 
+    @property
+    def taken(self) -> int:
+        """Messages put in so far, also those that do not count as received yet."""
+        return self._received
+
+    @property
+    def spooled(self) -> int:
+        """Messages received that are in a file only."""
+        return 0
+
     def put(self, messages: Sequence[Message], *, force: bool = False) -> Put:
         """
         Take messages in; *force* takes them all, whatever the limits.
@@ -452,11 +463,19 @@ class Inbox:
         """Drop what is left, hand nothing out any more; return how many were dropped."""
         with self._lock:
             self._closed = True
-            dropped = 0
-            while len(self._store):
-                self._drop(self._store.pop_oldest(), cause)
-                dropped += 1
-            return dropped
+            return self._drop_all(cause)
+
+    def drop(self, cause: str) -> int:
+        """Drop what waits and is not in hand; return how many were dropped."""
+        with self._lock:
+            return self._drop_all(cause)
+
+    def _drop_all(self, cause: str) -> int:
+        dropped = 0
+        while len(self._store):
+            self._drop(self._store.pop_oldest(), cause)
+            dropped += 1
+        return dropped
 
     def abandon(self) -> None:
         """After a fork: forget everything; the lock may be held by a thread that is gone."""
@@ -473,4 +492,5 @@ class Inbox:
                 self._unrouted,
                 dict(self._dropped),
                 self._waiting,
+                self.spooled,
             )

@@ -86,7 +86,7 @@ class Intake:
         origin = self._origin
         if size != sum(map(len, payloads)):
             self._inbox.measure_text()
-        seq = self._inbox.received + len(self._held)
+        seq = self._inbox.taken + len(self._held)
         messages = [Message(data, origin, seq + n, now) for n, data in enumerate(payloads, 1)]
         if self._requests:
             self._answer_requests(messages)

@@ -1,0 +1,274 @@
+"""
+The SQLite file of a spool: rows in, rows out, in runs.
+
+Everything here blocks and belongs on one thread. Each run is one step of SQLite, however many
+rows it has: the sqlite3 module gives up the GIL for each step, and beside busy threads it may
+take 5 ms to get it back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+from ..exceptions import SpoolError
+from .claim import Claim, check_file, fcntl
+
+__all__ = ["Row", "SpoolFile"]
+
+VERSION = 1
+COLUMNS = "position, epoch, connection, seq, received_at, data"
+SCHEMA = f"""
+    BEGIN;
+    -- data: TEXT for a text frame, BLOB for a binary one
+    CREATE TABLE messages (
+        position INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, connection INTEGER NOT NULL,
+        seq INTEGER NOT NULL, received_at REAL NOT NULL, data NOT NULL
+    );
+    -- the last message received, which outlives its row above
+    CREATE TABLE last (
+        one INTEGER PRIMARY KEY, position INTEGER, epoch INTEGER, connection INTEGER,
+        seq INTEGER, received_at REAL, data
+    );
+    PRAGMA user_version = {VERSION};
+    COMMIT;
+"""
+# JSON carries no bytes, and text forms of a REAL lose its last bits: seconds go as whole 2^-22ths,
+# which a time after 2004 in a double consists of.
+TICKS = 2**22
+READ = f"""
+    SELECT json_group_array(json_array(
+        position, epoch, connection, seq, CAST(received_at * {TICKS} AS INTEGER),
+        typeof(data) = 'blob', CASE typeof(data) WHEN 'blob' THEN hex(data) ELSE data END
+    )) FROM (
+        SELECT *, sum(length(data)) OVER (ORDER BY position) - length(data) AS before FROM (
+            SELECT * FROM messages WHERE position > ? AND position < ? ORDER BY position LIMIT ?
+        )
+    ) WHERE before < ?
+"""  # noqa: S608 - nothing of it comes from outside
+REMOVE = "DELETE FROM messages WHERE position IN (SELECT value FROM json_each(?))"
+KEEP_LAST = f"INSERT OR REPLACE INTO last (one, {COLUMNS}) VALUES (0, ?, ?, ?, ?, ?, ?)"
+FAR = 2**63 - 1
+LARGE = 1000  # pages a file without rows may keep; above, closing gives them back
+
+
+class Row(NamedTuple):
+    """A message in the file; *position* is its place in the order of receipt."""
+
+    position: int
+    epoch: int
+    connection: int
+    seq: int
+    received_at: float
+    data: str | bytes
+
+
+class Corrupt(Exception):
+    """SQLite cannot make sense of the file."""
+
+
+class SpoolFile:
+    """
+    The open file.
+
+    Attributes:
+        set_aside: Where a corrupt predecessor went; ``None``: there was none.
+        rows: How many rows it had when opened, from earlier processes.
+        size: Bytes they take.
+        end, epoch: The highest position, and the epoch of the last message, ever given out.
+        last: The last message received by an earlier process that kept a journal.
+
+    Raises:
+        SpoolError: If it cannot, or must not, be used. It says why and what to do.
+
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.set_aside: str | None = None
+        self._claim = Claim(path)
+        try:
+            self._db = self._open()
+            self._read_state()
+        except BaseException:
+            self._claim.release()
+            raise
+        limit = self._db.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+        self._most = min(1000, limit // len(Row._fields))
+
+    def _open(self) -> sqlite3.Connection:
+        check_file(self.path)
+        try:
+            return _connect(self.path)
+        except Corrupt:
+            self.set_aside = _set_aside(self.path)
+            check_file(self.path)
+            return _connect(self.path)
+
+    def _read_state(self) -> None:
+        with self._errors("cannot be read"):
+            count, end = self._one("SELECT count(*), coalesce(max(position), 0) FROM messages")
+            last = self._db.execute(f"SELECT {COLUMNS} FROM last").fetchone()  # noqa: S608
+            self.rows: int = count
+            self.last = None if last is None else Row(*last)
+            newest = self._db.execute("SELECT epoch FROM messages WHERE position = ?", (end,))
+            ends = [(0, 0), *((end, epoch) for (epoch,) in newest)]
+            ends += [] if self.last is None else [(self.last.position, self.last.epoch)]
+            self.end, self.epoch = max(ends)
+            self.size: int = self._used() if count else 0
+
+    def _one(self, query: str) -> tuple[Any, ...]:
+        found: tuple[Any, ...] = self._db.execute(query).fetchone()
+        return found
+
+    def _used(self) -> int:
+        (pages,), (free,) = self._one("PRAGMA page_count"), self._one("PRAGMA freelist_count")
+        (size,) = self._one("PRAGMA page_size")
+        return int((pages - free) * size)
+
+    def write(self, rows: Sequence[Row], remove: Sequence[int], last: Row | None = None) -> None:
+        """
+        Add and remove rows in one transaction; *last* is what ``last`` is to be from now on.
+
+        Raises:
+            SpoolError: If it cannot be done; then nothing of it is.
+
+        """
+        with self._errors("cannot be written"):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                for start in range(0, len(rows), self._most):
+                    self._insert(rows[start : start + self._most])
+                if remove:
+                    self._db.execute(REMOVE, (json.dumps(remove),))
+                if last is not None:
+                    self._db.execute(KEEP_LAST, last)
+                self._db.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _insert(self, rows: Sequence[Row]) -> None:
+        places = ",".join(["(?,?,?,?,?,?)"] * len(rows))
+        values = [value for row in rows for value in row]
+        self._db.execute(f"INSERT OR REPLACE INTO messages VALUES {places}", values)  # noqa: S608
+
+    def read(self, after: int, before: int | None, count: int, size: int) -> list[Row]:
+        """
+        Return the next rows between two positions, in order: at most *count*, and no more once
+        they have *size* bytes of payload.
+
+        Raises:
+            SpoolError: If they cannot be read.
+
+        """
+        with self._errors("cannot be read"):
+            limits = (after, FAR if before is None else before, count, size)
+            (found,) = self._db.execute(READ, limits).fetchone()
+        rows = [
+            Row(position, epoch, connection, seq, ticks / TICKS, _payload(is_blob, data))
+            for position, epoch, connection, seq, ticks, is_blob, data in json.loads(found)
+        ]
+        return sorted(rows)
+
+    def renew(self) -> None:
+        """Begin a new file; the old one, corrupt, is set aside."""
+        with suppress(sqlite3.Error):
+            self._db.close()
+        self.set_aside = _set_aside(self.path)
+        check_file(self.path)
+        self._db = _connect(self.path)
+
+    def close(self) -> None:
+        """Close the file; one that is empty but large gives its space back."""
+        with suppress(sqlite3.Error):
+            (empty,) = self._one("SELECT NOT EXISTS (SELECT 1 FROM messages)")
+            if empty and self._one("PRAGMA page_count")[0] > LARGE:
+                self._db.execute("VACUUM")
+        with suppress(sqlite3.Error):
+            self._db.close()
+        self._claim.release()
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            failure = SpoolError(f"spool {self.path}: {what} ({error})")
+            failure.__cause__ = Corrupt() if _is_corrupt(error) else None
+            raise failure from failure.__cause__
+
+
+def is_corrupt(error: SpoolError) -> bool:
+    """Tell a file that makes no sense from one that cannot be read or written now."""
+    return isinstance(error.__cause__, Corrupt)
+
+
+def _is_corrupt(error: sqlite3.Error) -> bool:
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _payload(is_blob: int, data: str) -> str | bytes:
+    return bytes.fromhex(data) if is_blob else data
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    """Raises Corrupt or SpoolError."""
+    db: sqlite3.Connection | None = None
+    try:
+        db = sqlite3.connect(path, isolation_level=None, cached_statements=16)
+        _prepare(db, path)
+        return db
+    except BaseException as error:
+        if db is not None:
+            db.close()
+        if isinstance(error, sqlite3.Error):
+            if _is_corrupt(error):
+                raise Corrupt from None
+            raise SpoolError(f"spool {path}: cannot be opened ({error})") from None
+        raise
+
+
+def _prepare(db: sqlite3.Connection, path: str) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if version != VERSION and (version or tables):
+        raise SpoolError(
+            f"spool {path}: has format {version}, this version of datastream-ws knows {VERSION}; "
+            "run the version that wrote it until it is empty, or name another path"
+        )
+    if fcntl is None:
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = NORMAL")  # safe from a crash of the process, not of the machine
+    db.execute("PRAGMA journal_size_limit = 4194304")
+    if not tables:
+        db.executescript(SCHEMA)
+    if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+        raise Corrupt
+
+
+def _set_aside(path: str) -> str:
+    """Rename the file and its companions; return the new name."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    aside = f"{path}.corrupt-{stamp}"
+    number = 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = f"{path}.corrupt-{stamp}-{number}"
+    try:
+        os.rename(path, aside)
+        for end in ("-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                os.rename(path + end, aside + end)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise SpoolError(f"spool {path}: is corrupt and cannot be set aside ({reason})") from None
+    return aside

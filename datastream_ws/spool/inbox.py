@@ -1,0 +1,487 @@
+"""
+An inbox that continues in a file: what is where, and how many bytes of it.
+
+From old to new, messages are in hand, in memory, in the file, and in the queue of those still to
+be written. So memory is always older than the file, and the order of receipt is kept. The file's
+thread works the queue and moves rows into memory as it empties; nobody waits for it.
+
+With a journal everything goes through the queue, and counts as received once it is in the file.
+Its row stays there until it is handled, also while it is in memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+from ..inbox import NO_KEYS, Inbox, Keys, Put, payload_bytes
+from ..messages import Message, Origin
+from .file import Row
+
+__all__ = ["Run", "SpooledInbox", "Wanted"]
+
+RUN_ROWS = 1000  # one transaction
+RUN_BYTES = 4 * 2**20
+QUEUE_ROWS = 10_000  # still to be written; beyond, reading stops until the disk has caught up
+QUEUE_BYTES = 16 * 2**20
+ROOMY = 7 / 8  # of spool_bytes: a full file is read from the socket into again below this
+
+PAGE = 4096
+
+
+def space(message: Message) -> int:
+    """Return about how many bytes a message takes in the file."""
+    size = payload_bytes(message.data) + 40
+    if size > PAGE - 35:  # SQLite spills it to pages of its own
+        return -(-size // (PAGE - 4)) * PAGE
+    return PAGE // (PAGE // size) if size < PAGE // 2 else PAGE
+
+
+class Spooled(Message):
+    """A message that came back from the file; *position* is its row's."""
+
+    __slots__ = ("position",)
+
+    def __init__(self, row: Row, origin: Origin) -> None:
+        super().__init__(row.data, origin, row.seq, row.received_at)
+        self.position = row.position
+
+
+@dataclass(slots=True)
+class Run:
+    """What the file is to take up and let go of next."""
+
+    messages: list[Message] = field(default_factory=list)
+    removals: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Rows that memory has room for, see :meth:`SpoolFile.read`."""
+
+    after: int
+    before: int | None
+    count: int
+    size: int
+
+
+class SpooledInbox(Inbox):
+    """
+    See :class:`Inbox`; *overflow* is what a full file does, or one that cannot be written.
+
+    Args:
+        journal: Whether messages go through the file in any case.
+        spool_bytes: Most bytes in the file; ``None``: no limit.
+        gate: While it is closed nothing is moved from the file into memory.
+        origin: Makes the origin of a message that an earlier process received.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: bool,
+        spool_bytes: int | None,
+        gate: Callable[[], bool],
+        origin: Callable[[int, int], Origin],
+        overflow: str,
+        **limits: Any,
+    ) -> None:
+        super().__init__(overflow="block", **limits)
+        self.changed = threading.Condition(self._lock)
+        self._journal = journal
+        self._limit = spool_bytes
+        self._policy = overflow
+        self._gate = gate
+        self._origin = lru_cache(16)(origin)
+        self._queue_bytes_mark = max(1, min(QUEUE_BYTES, (spool_bytes or QUEUE_BYTES * 4) // 4))
+        self._queue: deque[Message] = deque()
+        self._in_flight = 0  # of the queue, from its left: being written now
+        self._queue_bytes = 0
+        self._filed = 0  # rows in the file and not in memory
+        self._file_bytes = 0
+        self._read_to = -1  # no row up to this position is to be read any more
+        # Position -> bytes of rows in the file that are not to be read: in memory, in hand, or
+        # handled but not removed yet.
+        self._held: dict[int, int] = {}
+        self._removals: list[int] = []
+        self._base = 0  # position of a message of this process, less its seq
+        self._earlier = 0  # messages of earlier processes
+        self._reading_stopped = False
+        self._broken = False  # the file could not be written the last time
+        self._ended = False  # it is closed
+
+    # --- facts ---
+
+    @property
+    def taken(self) -> int:
+        with self._lock:
+            unwritten = len(self._queue) if self._journal else 0
+            return self._received - self._earlier + unwritten
+
+    @property
+    def waiting(self) -> int:
+        """Messages anywhere: a drain goes on until the file is empty, too."""
+        with self._lock:
+            return self._waiting + self._filed + len(self._queue)
+
+    @property
+    def spooled(self) -> int:
+        return self._filed + (0 if self._journal else len(self._queue))
+
+    def _position(self, message: Message) -> int:
+        return message.position if isinstance(message, Spooled) else self._base + message.seq
+
+    # --- the receiving side, on the loop ---
+
+    def put(self, messages: Sequence[Message], *, force: bool = False) -> Put:
+        """Never waits for the file."""
+        if self._journal or self._filed or self._queue:
+            return self._put_behind(messages, 0, force)
+        put = super().put(messages)
+        if put.taken < len(messages):
+            return self._put_behind(messages, put.taken, force)
+        return Put(put.taken)
+
+    def _put_behind(self, messages: Sequence[Message], start: int, force: bool) -> Put:
+        """Put in the queue what comes after *start*."""
+        with self._lock:
+            before = self._dropped["overflow"]
+            taken = start
+            for message in islice(messages, start, None):
+                if not self._admit(message, force):
+                    break
+                taken += 1
+            self.changed.notify_all()
+            left = taken < len(messages)
+            slow = self._is_slow()
+            disconnect = left and not slow and self._policy == "disconnect"
+            self._reading_stopped = slow or (left and not disconnect)
+            dropped = self._dropped["overflow"] - before
+            return Put(taken, dropped, self._reading_stopped, disconnect)
+
+    def _admit(self, message: Message, force: bool) -> bool:
+        """Take a message into the queue, or only to drop it; False: it stays with the caller."""
+        size = space(message)
+        if not force and not self._fits(size):
+            if self._is_slow() or self._policy in ("block", "disconnect"):
+                return False
+            if self._policy == "drop_newest":
+                self._drop_received(message)
+                return True
+            self._drop_oldest(size)
+        self._queue.append(message)
+        self._queue_bytes += size
+        if not self._journal:
+            self._received += 1
+            self.last_message = message
+        return True
+
+    def _fits(self, size: int) -> bool:
+        if self._queue_is_long():
+            return False
+        total = self._file_bytes + self._queue_bytes
+        return self._broken or not total or self._limit is None or total + size <= self._limit
+
+    def _queue_is_long(self) -> bool:
+        return len(self._queue) >= QUEUE_ROWS or self._queue_bytes >= self._queue_bytes_mark
+
+    def _is_slow(self) -> bool:
+        """The file has room, but the disk does not keep up: any policy stops reading for that."""
+        return not self._broken and self._queue_is_long()
+
+    def _drop_received(self, message: Message) -> None:
+        """Count a message that was nowhere yet."""
+        self._received += 1
+        self.last_message = message
+        self._dropped["overflow"] += 1
+
+    def _drop_oldest(self, size: int) -> None:
+        """Make way at the old end; rows follow from the file into memory."""
+        while size > 0 and len(self._store):
+            oldest = self._store.pop_oldest()
+            self._drop(oldest, "overflow")
+            self._remove_row(oldest)
+            size -= space(oldest)
+        while size > 0 and self._broken and not self._filed and self._in_flight < len(self._queue):
+            oldest = self._queue[self._in_flight]
+            del self._queue[self._in_flight]
+            self._queue_bytes -= space(oldest)
+            self._received += self._journal
+            self._dropped["overflow"] += 1
+            size -= space(oldest)
+
+    # --- the handling side ---
+
+    def done(self, message: Message, *, failed: bool = False, unrouted: bool = False) -> bool:
+        """Reading is resumed by the file's thread: never here."""
+        room = super().done(message, failed=failed, unrouted=unrouted)
+        if room or self._held:
+            with self._lock:
+                self._remove_row(message)
+                if room:
+                    self.changed.notify_all()
+        return False
+
+    def discard(self, message: Message, cause: str) -> bool:
+        """Nothing is dropped that the file can keep."""
+        with self._lock:
+            self._store.release(message)
+            if self._ended and self._position(message) not in self._held:
+                self._drop(message, cause)
+            else:
+                self._put_back([message])
+        return False
+
+    def _drop_all(self, cause: str) -> int:
+        messages = []
+        while len(self._store):
+            messages.append(self._store.pop_oldest())
+        self._put_back(messages)
+        return 0
+
+    def _put_back(self, messages: Sequence[Message]) -> None:
+        """From memory into the file, where its place is before all that was received later."""
+        unwritten = []
+        for message in messages:
+            position = self._position(message)
+            self._waiting -= 1
+            self._bytes -= payload_bytes(message.data)
+            self._read_to = min(self._read_to, position - 1)
+            if self._held.pop(position, None) is None:
+                unwritten.append(message)
+            else:
+                self._filed += 1
+                if position in self._removals:
+                    self._removals.remove(position)
+        if unwritten:
+            self._queue_again(unwritten)
+        self.changed.notify_all()
+
+    def _queue_again(self, messages: list[Message]) -> None:
+        queued = list(self._queue)
+        begun, rest = queued[: self._in_flight], queued[self._in_flight :]
+        self._queue = deque([*begun, *sorted([*rest, *messages], key=self._position)])
+        self._queue_bytes += sum(map(space, messages))
+
+    def _remove_row(self, message: Message) -> None:
+        position = self._position(message)
+        if position in self._held:
+            if not self._removals:
+                self.changed.notify_all()
+            self._removals.append(position)
+
+    # --- the file's side, on its thread ---
+
+    def opened(self, rows: int, size: int, end: int, last: Row | None) -> None:
+        """Take over what earlier processes left."""
+        with self._lock:
+            self._base = end
+            self._filed = self._earlier = rows
+            self._received += rows
+            self._file_bytes = size
+            if last is not None and self._journal:
+                self.last_message = Spooled(last, self._origin(last.epoch, last.connection))
+
+    def next_run(self) -> Run:
+        """Return what is to be written and removed next; the queue keeps it until it is."""
+        with self._lock:
+            run = Run(removals=self._removals)
+            self._removals = []
+            size = 0
+            for message in islice(self._queue, RUN_ROWS):
+                if size > RUN_BYTES:
+                    break
+                size += payload_bytes(message.data)
+                run.messages.append(message)
+            self._in_flight = len(run.messages)
+            return run
+
+    def row(self, message: Message) -> Row:
+        origin = message.origin
+        position = self._position(message)
+        about = (position, origin.epoch, origin.connection, message.seq, message.received_at)
+        return Row(*about, message.data)
+
+    def stored(self, run: Run) -> bool:
+        """The run is in the file; return whether memory got something."""
+        keys = self._keys(run.messages) if self._journal else None
+        with self._lock:
+            self._broken = False
+            self._in_flight = 0
+            for position in run.removals:
+                self._file_bytes -= self._held.pop(position, 0)
+            before = self._waiting
+            for index, message in enumerate(run.messages):
+                self._take_stored(message, keys[index] if keys else NO_KEYS)
+            if not self._filed and not self._held:
+                self._file_bytes = 0
+            return self._waiting > before
+
+    def _take_stored(self, message: Message, keys: Keys) -> None:
+        self._queue.popleft()
+        size = space(message)
+        self._queue_bytes -= size
+        self._file_bytes += size
+        if self._journal:
+            self._received += 1
+            self.last_message = message
+            if not self._filed and not self._closed and not self._is_full():
+                self._read_to = position = self._position(message)
+                self._held[position] = size
+                self._push(message, keys)
+                return
+        self._filed += 1
+        self._blocked = True  # done() is to say when memory has room for it
+
+    def _push(self, message: Message, keys: Keys) -> None:
+        self._waiting += 1
+        self._bytes += payload_bytes(message.data)
+        self._store.push(message, keys)
+
+    def unstorable(self, run: Run) -> None:
+        """The file took nothing; it all stays as it was."""
+        with self._lock:
+            self._broken = True
+            self._in_flight = 0
+            self._removals = run.removals + self._removals
+
+    def wanted(self) -> Wanted | None:
+        """Say which rows memory has room for, once it is half empty."""
+        with self._lock:
+            if not self._filed or not self._has_room():
+                return None
+            before = self._position(self._queue[0]) if self._queue else None
+            count = RUN_ROWS if self._size is None else self._size - self._waiting
+            size = RUN_BYTES if self._size_bytes is None else self._size_bytes - self._bytes
+            return Wanted(self._read_to, before, min(RUN_ROWS, count), min(RUN_BYTES, size))
+
+    def _has_room(self) -> bool:
+        size, size_bytes = self._size, self._size_bytes
+        return (
+            not self._closed
+            and (size is None or self._waiting <= size // 2)
+            and (size_bytes is None or self._bytes <= size_bytes // 2)
+            and self._gate()
+        )
+
+    def to_be_moved(self, rows: Sequence[Row]) -> list[int]:
+        """Return the rows to remove before they are filled in: none of a journal."""
+        return [] if self._journal else [r.position for r in rows if r.position not in self._held]
+
+    def fill(self, rows: Sequence[Row], moved: bool) -> None:
+        """Take rows into memory; *moved*: they are not in the file any more."""
+        messages = [Spooled(row, self._origin(row.epoch, row.connection)) for row in rows]
+        keys = self._keys(messages)
+        with self._lock:
+            for index, message in enumerate(messages):
+                if message.position not in self._held:
+                    self._fill_one(message, keys[index] if keys else NO_KEYS, moved)
+                self._read_to = max(self._read_to, message.position)
+            self._blocked = True
+            if self._closed or not self._gate():  # since it was wanted
+                self._drop_all("shutdown")
+
+    def _fill_one(self, message: Spooled, keys: Keys, moved: bool) -> None:
+        self._filed -= 1
+        size = space(message)
+        if moved:
+            self._file_bytes = max(0, self._file_bytes - size)
+        else:
+            self._held[message.position] = size
+            if not self._journal:  # it could not be removed first, as it should
+                self._removals.append(message.position)
+        self._push(message, keys)
+
+    def skip_file(self) -> bool:
+        """From the queue into memory, where the file has nothing older; return whether any went."""
+        with self._lock:
+            messages = list(islice(self._queue, RUN_ROWS)) if self._may_skip() else []
+        keys = self._keys(messages)
+        with self._lock:
+            for index, message in enumerate(messages):
+                if not self._may_skip() or self._queue[0] is not message:
+                    return index > 0
+                self._queue.popleft()
+                self._queue_bytes -= space(message)
+                self._push(message, keys[index] if keys else NO_KEYS)
+                self._blocked = True
+        return bool(messages)
+
+    def _may_skip(self) -> bool:
+        return (
+            bool(self._queue)
+            and not self._journal
+            and not self._filed
+            and not self._in_flight
+            and not self._closed
+            and not self._is_full()
+            and self._gate()
+        )
+
+    def lose_file(self) -> int:
+        """The rows in the file are gone; return how many of them were not in memory."""
+        with self._lock:
+            lost, self._filed = self._filed, 0
+            if lost:
+                self._dropped["spool"] += lost
+            self._held.clear()
+            self._removals.clear()
+            self._file_bytes = 0
+            return lost
+
+    def may_read_on(self) -> bool:
+        """Say once when reading, stopped for want of room, may go on."""
+        with self._lock:
+            if not self._reading_stopped or not self._has_room_again():
+                return False
+            self._reading_stopped = False
+            return True
+
+    def _has_room_again(self) -> bool:
+        if len(self._queue) > QUEUE_ROWS // 2 or self._queue_bytes > self._queue_bytes_mark // 2:
+            return False
+        total = self._file_bytes + self._queue_bytes
+        return self._broken or self._limit is None or total <= self._limit * ROOMY
+
+    # --- what the thread waits for; under the lock ---
+
+    @property
+    def has_queue(self) -> bool:
+        return bool(self._queue)
+
+    @property
+    def has_removals(self) -> bool:
+        return bool(self._removals)
+
+    @property
+    def wants_rows(self) -> bool:
+        return self._filed > 0 and self._has_room()
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether there is something to do without the file."""
+        return self._may_skip() or (self._reading_stopped and self._has_room_again())
+
+    # --- the end ---
+
+    def end(self) -> int:
+        """The file is closed; return how many messages could not be written to it: dropped."""
+        with self._lock:
+            self._ended = True
+            lost = len(self._queue)
+            self._queue.clear()
+            self._queue_bytes = 0
+            if lost:
+                self._received += lost if self._journal else 0
+                self._dropped["shutdown"] += lost
+            return lost
+
+    def abandon(self) -> None:
+        super().abandon()
+        self.changed = threading.Condition(self._lock)
