@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -144,11 +145,34 @@ class Handlers:
         self.units: tuple[Unit, ...] = ()
         self.added: set[Callable[[], None]] = set()
         """Called after a message handler was registered; for those who hold messages back."""
+        self._followed: tuple[Handlers, ...] = ()
+        self._followers: weakref.WeakSet[Handlers] = weakref.WeakSet()
 
     def renew_lock(self) -> None:
         """After a fork: the lock may be held by a thread that is gone."""
         self._lock = threading.Lock()
         self.added = set()
+        for other in self._followed:
+            other.renew_lock()
+
+    def follow(self, other: Handlers) -> None:
+        """
+        Have everything here that is registered with *other*, so far and from now on.
+
+        For handlers that serve several clients, each with contexts (:meth:`use`) and handlers of
+        its own besides. *other* holds no reference to this registry.
+        """
+        with other._lock:
+            other._followers.add(self)
+            hooks = [(kind, hook) for kind, added in other.hooks.items() for hook in added]
+            handlers, units = other._handlers, other.units
+        self._followed += (other,)
+        for unit in units:
+            self._add_unit(unit)
+        for kind, hook in hooks:
+            self._add_hook(kind, hook)
+        for handler in handlers:
+            self._add(handler)
 
     # --- registration ---
 
@@ -298,17 +322,28 @@ class Handlers:
             raise ConfigurationError("use: the factory must be callable")
         if per not in ("call", "run"):
             raise ConfigurationError("use: per must be 'call' or 'run'")
-        with self._lock:
-            self.units += (Unit(factory, per),)
+        self._add_unit(Unit(factory, per))
         return factory
+
+    def _add_unit(self, unit: Unit) -> None:
+        with self._lock:
+            self.units += (unit,)
+            followers = tuple(self._followers)
+        for follower in followers:
+            follower._add_unit(unit)
 
     def _hook(self, kind: str, function: F) -> F:
         if not callable(function):
             raise ConfigurationError(f"{kind}: must be given a callable")
-        with self._lock:
-            handler = Handler(function, is_coroutine_callable(function))
-            self.hooks[kind] += (handler,)
+        self._add_hook(kind, Handler(function, is_coroutine_callable(function)))
         return function
+
+    def _add_hook(self, kind: str, handler: Handler) -> None:
+        with self._lock:
+            self.hooks[kind] += (handler,)
+            followers = tuple(self._followers)
+        for follower in followers:
+            follower._add_hook(kind, handler)
 
     def _add(self, handler: Handler) -> None:
         if not callable(handler.function):
@@ -322,8 +357,11 @@ class Handlers:
             self._every = self._routeless[0] if plain else None
             plain = plain and not any(h.is_batch or h.decode_as for h in self._handlers)
             self._direct = self._every or () if plain else ()
+            followers = tuple(self._followers)
         for callback in tuple(self.added):
             callback()
+        for follower in followers:
+            follower._add(handler)
 
     # --- look-up ---
 
