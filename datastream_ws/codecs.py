@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from .exceptions import ConfigurationError, DecodeError
+from .redaction import peer_text
 
-__all__ = ["Codec", "codec_for", "converter_for"]
+__all__ = ["Codec", "codec_for", "converter_for", "shown_failure"]
 
 
 @runtime_checkable
@@ -93,47 +95,74 @@ def codec_for(name: str | Codec) -> Codec:
         return JsonCodec()
     makers: dict[str, Callable[[Any], Codec]] = {"orjson": OrjsonCodec, "msgspec": MsgspecCodec}
     if name not in makers:
-        raise ConfigurationError(f"codec: no codec is named {name!r}; json, orjson, msgspec are")
-    return makers[name](_imported(name))
+        raise ConfigurationError("codec: there are json, orjson and msgspec")
+    return makers[name](_imported(name, "codec"))
 
 
 def converter_for(type_: Any, codec: Codec) -> Callable[[str | bytes], Any]:
     """
     Return what turns a payload into an instance of *type_*, a dataclass or ``msgspec.Struct``.
 
-    A dataclass needs no other package: fields are taken by name, unknown ones ignored. With
-    msgspec installed it does the work, types checked.
+    With the msgspec codec msgspec does it, types checked. Else a dataclass needs no other
+    package: fields are taken by name, unknown ones ignored, types not looked at.
 
     Raises:
         ConfigurationError: If *type_* is neither.
 
     """
+    is_struct = hasattr(type_, "__struct_fields__")
+    if not isinstance(type_, type) or not (is_struct or is_dataclass(type_)):
+        raise ConfigurationError("decode_as: must be a dataclass or a msgspec.Struct")
     if isinstance(codec, MsgspecCodec):
         return codec.typed(type_)
-    if hasattr(type_, "__struct_fields__"):
-        return MsgspecCodec(_imported("msgspec")).typed(type_)
-    fields = getattr(type_, "__dataclass_fields__", None)
-    if fields is None or not isinstance(type_, type):
-        raise ConfigurationError("decode_as: must be a dataclass or a msgspec.Struct")
-    return _dataclass_converter(type_, frozenset(f for f in fields if fields[f].init), codec)
+    if not is_struct:
+        return _dataclass_converter(type_, codec)
+    msgspec = _imported("msgspec", "decode_as")
+    if isinstance(codec, JsonCodec | OrjsonCodec):  # one step instead of two
+        return MsgspecCodec(msgspec).typed(type_)
+    return lambda data: msgspec.convert(codec.decode(data), type_)
 
 
-def _dataclass_converter(
-    type_: type, names: frozenset[str], codec: Codec
-) -> Callable[[str | bytes], Any]:
+def _dataclass_converter(type_: type, codec: Codec) -> Callable[[str | bytes], Any]:
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(type_).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    required = {name for name, each in parameters.items() if each.default is each.empty}
+
     def convert(data: str | bytes) -> Any:
         obj = codec.decode(data)
         if not isinstance(obj, dict):
             raise DecodeError(f"{type_.__name__} needs a JSON object, not {type(obj).__name__}")
-        return type_(**{name: value for name, value in obj.items() if name in names})
+        if missing := required - obj.keys():
+            raise DecodeError(f"{type_.__name__} needs {', '.join(sorted(missing))}")
+        return type_(**{name: obj[name] for name in parameters if name in obj})
 
     return convert
 
 
-def _imported(package: str) -> Any:
+def shown_failure(error: Exception) -> str:
+    """
+    Return what may be shown of a decoder's error; its own text may quote the payload.
+
+    JSON decoders say where, not what. A converter's "Expected `int`, got `str` - at `$.x`" and
+    "missing required field" speak of our types, its other texts of the peer's values.
+    """
+    text = str(error)
+    package = type(error).__module__.partition(".")[0]
+    if isinstance(error, json.JSONDecodeError) or (
+        package == "msgspec"
+        and text.startswith(("JSON is malformed", "Expected", "Object missing", "Input data"))
+    ):
+        return peer_text(text)
+    return type(error).__name__
+
+
+def _imported(package: str, option: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError:
         raise ConfigurationError(
-            f"{package} is not installed: pip install 'datastream-ws[fast]'"
+            f"{option}: {package} is not installed: pip install 'datastream-ws[fast]'"
         ) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from .codecs import Codec
+from .codecs import Codec, shown_failure
 from .exceptions import DecodeError
 from .redaction import peer_text
 
@@ -114,9 +114,11 @@ class Message:
         return found if isinstance(found, str) else None
 
     def __repr__(self) -> str:
-        size = len(self.data)
-        unit = "characters" if self.is_text else "bytes"
-        return f"<Message {peer_text(self.stream)} #{self.seq}, {size} {unit}>"
+        return f"<Message {peer_text(self.stream)} #{self.seq}, {_size(self.data)}>"
+
+
+def _size(data: str | bytes) -> str:
+    return f"{len(data)} {'characters' if isinstance(data, str) else 'bytes'}"
 
 
 def decoded(decode: Callable[[str | bytes], Any], data: str | bytes) -> Any:
@@ -129,4 +131,5 @@ def decoded(decode: Callable[[str | bytes], Any], data: str | bytes) -> Any:
         raise DecodeError("payload is nested too deeply") from None
     except Exception as error:
         # The codec's own error may hold the payload (JSONDecodeError.doc): not chained.
-        raise DecodeError(f"payload of {len(data)} cannot be decoded: {peer_text(error)}") from None
+        failure = DecodeError(f"payload of {_size(data)} cannot be decoded: {shown_failure(error)}")
+        raise failure from None
