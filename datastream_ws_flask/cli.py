@@ -1,0 +1,195 @@
+"""``flask datastream run`` and ``flask datastream status``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import click
+from flask import Flask
+from flask.cli import AppGroup, ScriptInfo, pass_script_info
+
+from datastream_ws import Client, ConfigurationError, SpoolError, State
+from datastream_ws.health import StreamHealth, is_healthy, read_health_file
+from datastream_ws.runner import Runner
+
+from .settings import HEALTH_FILE, MAX_AGE, NAMED
+from .streams import AppStream, streams_of
+
+__all__ = ["group"]
+
+group = AppGroup("datastream", help="Run and watch the app's WebSocket streams.")
+
+names_argument = click.argument("names", metavar="[NAME]...", nargs=-1)
+health_file_option = click.option(
+    "--health-file", metavar="PATH", type=click.Path(dir_okay=False), help=f"Or {HEALTH_FILE}."
+)
+
+
+# Without the app context that Flask would enter: handlers have one each, the command needs none.
+@group.command("run", with_appcontext=False)
+@names_argument
+@click.option("--reload", is_flag=True, help="Restart when a source file changes.")
+@click.option("--max-messages", metavar="N", type=click.IntRange(min=1), help="Then stop.")
+@click.option(
+    "--shutdown-timeout",
+    metavar="S",
+    type=click.FloatRange(min=0),
+    help="Seconds to finish what was received.  [default: CLOSE_TIMEOUT of each stream]",
+)
+@health_file_option
+@click.option("--no-lease", is_flag=True, help="Connect without waiting for a lease.")
+@pass_script_info
+def run(info: ScriptInfo, /, names: tuple[str, ...], reload: bool, **words: Any) -> None:
+    """
+    Receive streams until SIGINT or SIGTERM; by default all that are enabled.
+
+    \b
+    Exit codes: 0 stopped, 1 configuration, 2 usage, 3 a stream gave up,
+    4 the shutdown timeout was missed or a second signal came.
+    """
+    app = info.load_app()
+    if reload:
+        run_reloading(app, names, words)
+    sys.exit(run_streams(app, names, **words))
+
+
+def run_streams(
+    app: Flask,
+    names: Sequence[str],
+    *,
+    max_messages: int | None,
+    shutdown_timeout: float | None,
+    health_file: str | None,
+    no_lease: bool,
+) -> int:
+    """Run the clients of *app* until the end; return the exit code."""
+    try:
+        streams = chosen(app, names)
+        clients = [stream.foreground_client(lease=not no_lease) for stream in streams]
+        runner = Runner(
+            clients,
+            shutdown_timeout=shutdown_timeout,
+            max_messages=max_messages,
+            health_file=health_file or app.config.get(HEALTH_FILE),
+        )
+        code = runner.run()
+    except (ConfigurationError, SpoolError) as error:
+        raise click.ClickException(str(error)) from error
+    for client in clients:
+        say_why(client)
+    return code
+
+
+def say_why(client: Client) -> None:
+    """Say on stderr why a stream gave up, unless Python has done so for want of a log handler."""
+    if client.state is State.FAILED and logging.getLogger("datastream_ws").hasHandlers():
+        click.echo(f"stream {client.name} gave up: {client.error}", err=True)
+
+
+def run_reloading(app: Flask, names: Sequence[str], words: dict[str, Any]) -> None:
+    """Run in a child process that is replaced when a source file changes; never returns."""
+    from werkzeug._reloader import run_with_reloader
+
+    def main() -> None:
+        try:
+            run_streams(app, names, **words)
+        except click.ClickException as error:
+            error.show()
+        click.echo("waiting for a source file to change", err=True)
+
+    run_with_reloader(main)
+    sys.exit(0)
+
+
+@group.command("status", with_appcontext=False)
+@names_argument
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--max-age", metavar="S", type=click.FloatRange(min=0), default=MAX_AGE)
+@health_file_option
+@pass_script_info
+def status(
+    info: ScriptInfo,
+    /,
+    names: tuple[str, ...],
+    as_json: bool,
+    max_age: float,
+    health_file: str | None,
+) -> None:
+    """
+    Say how the streams are that ``run`` keeps, by its health file.
+
+    \b
+    Exit codes: 0 all healthy, 1 one is not, was not seen for --max-age seconds, or never started.
+    """
+    app = info.load_app()
+    try:
+        wanted = [stream.name for stream in chosen(app, names)]
+        found = seen(health_file or app.config.get(HEALTH_FILE))
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from error
+    now = time.time()
+    report = [described(name, found.get(name), now, max_age) for name in wanted]
+    click.echo(json.dumps(report, indent=1) if as_json else "\n".join(map(line, report)))
+    sys.exit(0 if report and all(stream["healthy"] for stream in report) else 1)
+
+
+def chosen(app: Flask, names: Sequence[str]) -> list[AppStream]:
+    """Return the streams of these names, without any: all that are enabled."""
+    streams = streams_of(app)
+    for name in names:
+        if name not in streams:
+            known = ", ".join(streams)
+            raise ConfigurationError(
+                f"app {app.name!r} has no stream {name!r} but {known}: DataStream(name={name!r}) "
+                f"and init_app() make one, {NAMED}[{name!r}] configures it"
+            )
+    found = [streams[name] for name in dict.fromkeys(names or streams)]
+    enabled = [stream for stream in found if stream.is_enabled]
+    if not enabled or (names and enabled != found):
+        raise ConfigurationError("nothing to run: ENABLED is False in the config of the stream")
+    return enabled
+
+
+def seen(path: str | None) -> dict[str, StreamHealth]:
+    """Return what a runner wrote, by name of the stream; nothing: none has written yet."""
+    if not path:
+        raise ConfigurationError(
+            f"no health file is known: set app.config['{HEALTH_FILE}'], or give --health-file to "
+            "`flask datastream run` and to this command"
+        )
+    try:
+        return {health.name: health for health in read_health_file(os.fspath(path))}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"the health file cannot be read: {error}") from error
+
+
+def described(name: str, health: StreamHealth | None, now: float, max_age: float) -> dict[str, Any]:
+    """Return the facts of one stream, and the judgement on it."""
+    if health is None:
+        return {"name": name, "healthy": False, "state": "never started"}
+    healthy = is_healthy(health, now, max_age)
+    return {"name": name, "healthy": healthy, **asdict(health), "age": round(now - health.at, 1)}
+
+
+def line(stream: dict[str, Any]) -> str:
+    """Return the facts of one stream for people."""
+    mark = "healthy" if stream["healthy"] else "UNHEALTHY"
+    text = f"{stream['name']}: {mark}, {stream['state']}"
+    if "at" in stream:
+        text += (
+            f" {stream['age']:g} s ago, received {stream['messages_received']}, "
+            f"handled {stream['messages_handled']}, failed {stream['messages_failed']}, "
+            f"reconnects {stream['reconnects']}"
+        )
+        if stream["last_error"]:
+            text += f", last error: {stream['last_error']}"
+    return text

@@ -1,0 +1,119 @@
+"""The extension object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask, current_app
+
+from datastream_ws import Client, ConfigurationError, Handlers
+from datastream_ws.handlers import Decorators
+
+from .cli import group
+from .streams import AppStream, streams_of
+
+__all__ = ["DataStream"]
+
+
+class DataStream(Decorators):
+    """
+    A WebSocket stream of Flask apps.
+
+    Handlers are registered here, before or after any app exists, and serve every app that is
+    given to :meth:`init_app`. Each app has a client of its own, in each process of its own; all
+    that is the app's lives in ``app.extensions["datastream"]``.
+
+    Every handler and hook, plain or coroutine function, is called in a fresh application context.
+
+    Args:
+        app: Calls ``init_app(app)`` at once.
+        name: ``"default"`` is configured by ``DATASTREAM_URL`` and other ``DATASTREAM_<OPTION>``,
+            any other by ``DATASTREAMS = {name: {"URL": …}}``.
+
+    """
+
+    def __init__(self, app: Flask | None = None, *, name: str = "default") -> None:
+        self.name = name
+        self.handlers = Handlers()
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """
+        Make the stream one of *app*; starts nothing.
+
+        Raises:
+            ConfigurationError: If the app has a stream of this name already.
+
+        """
+        streams = streams_of(app)
+        if self.name in streams:
+            raise ConfigurationError(
+                f"app {app.name!r} has a stream {self.name!r} already: call init_app() once per "
+                "app, and give a second stream a name of its own, DataStream(name='prices')"
+            )
+        stream = streams[self.name] = AppStream(app, self, self.name, self.handlers)
+        app.before_request(stream.autostart)
+        app.cli.add_command(group)
+
+    @property
+    def client(self) -> Client:
+        """
+        The client of the current app in this process, with every verb and fact of a stream.
+
+        Raises:
+            RuntimeError: Outside of an application context.
+            ConfigurationError: If the app's config is wrong, or it has no such stream.
+
+        """
+        return self._of(_current_app()).client
+
+    def send(self, obj: Any, wait: float = 0.0) -> None:
+        """
+        Send on the connection that the current app has in this process; see ``Client.send``.
+
+        Raises:
+            NotConnectedError: If there is no open connection.
+
+        """
+        self.client.send(obj, wait)
+
+    def start(self, app: Flask) -> None:
+        """
+        Start the client of *app* in this process; returns at once, again: nothing happens.
+
+        For the hook of a server that runs in each worker. Not in ``create_app``: that runs in the
+        reloader's parent, in gunicorn's master and for every ``flask`` command, too.
+        """
+        self._of(app).start()
+
+    def close(self, app: Flask, timeout: float | None = None) -> None:
+        """Close the client of *app* in this process; see ``Client.close``."""
+        self._of(app).client.close(timeout)
+
+    def deliver(self, app: Flask, data: Any, robust: bool = False) -> None:
+        """
+        Give a message to the handlers, in this thread, without any network; for tests.
+
+        Args:
+            data: str or bytes as received, or an object to be encoded first.
+            robust: Report what a handler raises, as in production, instead of raising it.
+
+        """
+        self._of(app).client.deliver(data, robust)
+
+    def _of(self, app: Flask) -> AppStream:
+        stream = streams_of(app).get(self.name)
+        if stream is None:
+            raise ConfigurationError(
+                f"app {app.name!r} has no stream {self.name!r}: call init_app(app) on it"
+            )
+        return stream
+
+    def __repr__(self) -> str:
+        return f"<DataStream {self.name}>"
+
+
+def _current_app() -> Flask:
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # of the proxy
+    return app

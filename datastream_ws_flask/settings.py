@@ -1,0 +1,167 @@
+"""What ``app.config`` says of a stream, as options of its client."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flask import Flask
+from werkzeug.utils import ImportStringError, import_string
+
+from datastream_ws import ClientOptions, ConfigurationError, Handlers
+
+__all__ = ["HEALTH_FILE", "MAX_AGE", "NAMED", "Settings"]
+
+PREFIX = "DATASTREAM_"
+NAMED = "DATASTREAMS"
+HEALTH_FILE = "DATASTREAM_HEALTH_FILE"  # of the process, not of a stream
+MAX_AGE = 30.0  # seconds until a runner's health is stale; it beats every 5
+FATAL_DELAY = 300.0  # seconds; a serving process outlives a wrong key
+
+# Options that take a callable or an object take its dotted path, too.
+TAKE_OBJECTS = {
+    "URL",
+    "HEADERS",
+    "MESSAGE_HANDLER",
+    "CONNECTION_READY_HANDLER",
+    "LOGGER",
+    "SSL",
+    "HEARTBEAT",
+    "LEASE",
+    "RETRY",
+    "RETRY_MESSAGE",
+    "CONFLATE",
+    "ORDERING_KEY",
+    "CODEC",
+    "ROUTE",
+}
+DOTTED_PATH = re.compile(r"[^\W\d]\w*(?:[.:][^\W\d]\w*)+")
+
+
+class Settings:
+    """
+    The settings of one stream in one app.
+
+    Args:
+        app: ``DATASTREAM_<OPTION>`` in its config are those of the default stream,
+            ``DATASTREAMS[name]`` those of a named one.
+
+    Raises:
+        ConfigurationError: With the key of the config that is wrong.
+
+    """
+
+    def __init__(self, app: Flask, name: str) -> None:
+        self._app = app
+        self._name = name
+        self._is_flat = False
+        self._mapping = self._found()
+        self.is_enabled = self._take_flag("ENABLED", True)
+        self.is_autostarted = self._take_flag("AUTOSTART", False)
+
+    def options(self, handlers: Handlers) -> ClientOptions:
+        """Return the options of a client in a serving process."""
+        if "URL" not in self._mapping:
+            raise ConfigurationError(
+                f"stream {self._name} has no URL: set {self._key('URL')} = 'wss://…'"
+            )
+        given = {key: self._resolved(key, value) for key, value in self._mapping.items()}
+        defaults = {
+            "name": self._name,
+            "handlers": handlers,
+            "max_reconnect_attempts": None,
+            "fatal_delay": FATAL_DELAY,
+            "retry_message": lost_database_connection,
+        }
+        try:
+            return ClientOptions.from_mapping(given, **defaults)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{self._key('…')}: {error}") from None
+
+    @property
+    def foreground_defaults(self) -> dict[str, Any]:
+        """Options that differ in a process that a supervisor starts again, unless they are set."""
+        return {} if "FATAL_DELAY" in self._mapping else {"fatal_delay": None}
+
+    def _found(self) -> dict[str, Any]:
+        found = self._named()
+        if self._name == "default":
+            flat = self._flat()
+            if flat and found:
+                raise ConfigurationError(
+                    f"the default stream is set twice: use {PREFIX}… or {NAMED}['default']"
+                )
+            self._is_flat = not found
+            found = flat or found
+        for key in {"NAME", "HANDLERS"} & found.keys():
+            raise ConfigurationError(f"{self._key(key)}: comes from DataStream(name=…)")
+        return found
+
+    def _flat(self) -> dict[str, Any]:
+        keys = [key for key in self._app.config if key.startswith(PREFIX) and key != HEALTH_FILE]
+        return {key.removeprefix(PREFIX): self._app.config[key] for key in keys}
+
+    def _named(self) -> dict[str, Any]:
+        streams = self._app.config.get(NAMED, {})
+        found = streams.get(self._name, {}) if isinstance(streams, Mapping) else None
+        if not isinstance(found, Mapping):
+            raise ConfigurationError(f"{NAMED}: must be a dict of dicts, {{name: {{'URL': …}}}}")
+        return dict(found)
+
+    def _key(self, option: str) -> str:
+        """Return where an option is set, as it is written in Python."""
+        if self._is_flat:
+            return f"app.config['{PREFIX}{option}']"
+        return f"app.config['{NAMED}']['{self._name}']['{option}']"
+
+    def _take_flag(self, key: str, default: bool) -> bool:
+        value = self._mapping.pop(key, default)
+        if not isinstance(value, bool):
+            kind = type(value).__name__
+            raise ConfigurationError(f"{self._key(key)}: must be True or False (given: {kind})")
+        return value
+
+    def _resolved(self, key: str, value: Any) -> Any:
+        if key in TAKE_OBJECTS and isinstance(value, str) and DOTTED_PATH.fullmatch(value):
+            try:
+                value = import_string(value)
+            except ImportStringError as error:
+                raise ConfigurationError(
+                    f"{self._key(key)}: looks like a dotted path, but cannot be imported"
+                ) from error
+        if key in ("URL", "HEADERS") and callable(value):
+            return within(self._app, value)
+        return value
+
+
+def within(app: Flask, function: Callable[[], Any]) -> Callable[[], Any]:
+    """Return *function* as one that is called in an application context of its own."""
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def awaited() -> Any:
+            with app.app_context():
+                return await function()
+
+        return awaited
+
+    def called() -> Any:
+        with app.app_context():
+            return function()
+
+    return called
+
+
+def lost_database_connection(error: BaseException) -> bool:
+    """Whether SQLAlchemy says that the database connection was lost; also of what caused it."""
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        if getattr(found, "connection_invalidated", False) is True:
+            return True
+        seen.add(id(found))
+        found = found.__cause__ or found.__context__
+    return False

@@ -1,0 +1,125 @@
+"""
+The blinker signals of a stream. Sender: the app; ``stream``: the :class:`DataStream`.
+
+==========================  =====================  ==============================================
+``message_received``        ``stream, message``    every message; counts as a bare ``on_message``
+``stream_ready``            ``stream``             connected, and the ``on_ready`` hooks succeeded
+``stream_disconnected``     ``stream, event``      a :class:`~datastream_ws.DisconnectEvent`
+``stream_error``            ``stream, error``      every reported error, the network's too
+``stream_failed``           ``stream, error``      the stream gave up
+==========================  =====================  ==============================================
+
+Receivers are plain functions, each called in an application context of its own. One that raises
+is reported, as a handler is, and the others still run. One that lost its database connection is
+called once more.
+
+::
+
+    @message_received.connect_via(app)
+    def store(app, *, stream, message, **extra):
+        ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from blinker import NamedSignal, Namespace
+
+from datastream_ws import State
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from datastream_ws import DisconnectEvent, Handlers, Message, StateEvent
+
+__all__ = [
+    "message_received",
+    "stream_disconnected",
+    "stream_error",
+    "stream_failed",
+    "stream_ready",
+]
+
+_signals = Namespace()
+
+message_received = _signals.signal("message-received")
+stream_ready = _signals.signal("stream-ready")
+stream_disconnected = _signals.signal("stream-disconnected")
+stream_error = _signals.signal("stream-error")
+stream_failed = _signals.signal("stream-failed")
+
+
+class Announcer:
+    """
+    Sends the signals of one stream in one app.
+
+    Args:
+        stream: What receivers are given as ``stream``.
+        handlers: Those of the client in this app; ``message_received`` joins them with its first
+            receiver, because until then it would only cost time.
+        wants_retry: Whether a receiver that failed with an error is called once more.
+
+    """
+
+    def __init__(
+        self,
+        app: Flask,
+        stream: object,
+        handlers: Handlers,
+        wants_retry: Callable[[BaseException], bool],
+    ) -> None:
+        self._app = app
+        self._stream = stream
+        self._handlers = handlers
+        self._wants_retry = wants_retry
+        self._sends_messages = False
+        handlers.on_state(self._state)
+        handlers.on_disconnect(self._disconnected)
+        handlers.on_error(self._error)
+        message_received.receiver_connected.connect(self._receiver_connected, message_received)
+        self._receiver_connected()
+
+    def _receiver_connected(self, *_: Any, **__: Any) -> None:
+        if not self._sends_messages and message_received.has_receivers_for(self._app):
+            self._sends_messages = True
+            self._handlers.on_message(self._message)
+
+    def _message(self, message: Message) -> None:
+        self._send(message_received, message=message)
+
+    def _state(self, event: StateEvent) -> None:
+        if event.state is State.READY:
+            self._send(stream_ready)
+        elif event.state is State.FAILED:
+            self._send(stream_failed, error=event.error)
+
+    def _disconnected(self, event: DisconnectEvent) -> None:
+        self._send(stream_disconnected, event=event)
+
+    def _error(self, error: BaseException) -> None:
+        self._send(stream_error, error=error)
+
+    def _send(self, signal: NamedSignal, **facts: Any) -> None:
+        """Call every receiver; afterwards raise what they raised, in an ExceptionGroup."""
+        errors: list[Exception] = []
+        for receiver in signal.receivers_for(self._app):
+            try:
+                self._call(receiver, facts)
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise ExceptionGroup(f"receivers of {signal.name} failed", errors)
+
+    def _call(self, receiver: Callable[..., Any], facts: dict[str, Any]) -> None:
+        try:
+            self._call_once(receiver, facts)
+        except Exception as error:
+            if not self._wants_retry(error):
+                raise
+            self._call_once(receiver, facts)
+
+    def _call_once(self, receiver: Callable[..., Any], facts: dict[str, Any]) -> None:
+        with self._app.app_context():
+            self._app.ensure_sync(receiver)(self._app, stream=self._stream, **facts)

@@ -1,0 +1,143 @@
+"""One stream in one app: its settings, and its client in this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any, NamedTuple, TypeVar
+
+from flask import Flask, request
+
+from datastream_ws import Client, ConfigurationError, Handlers
+
+from .settings import Settings
+from .signals import Announcer
+
+__all__ = ["EXTENSION", "AppStream", "streams_of"]
+
+T = TypeVar("T")
+
+EXTENSION = "datastream"  # the key in app.extensions
+
+
+def streams_of(app: Flask) -> dict[str, AppStream]:
+    """Return the streams of *app* by name, in the order of their ``init_app``."""
+    found: dict[str, AppStream] = app.extensions.setdefault(EXTENSION, {})
+    return found
+
+
+class AppClient(Client):
+    """A client that takes nothing along from the request that starts it."""
+
+    def start(self) -> None:
+        # Coroutine handlers run in the context of start(): they would see this request for ever.
+        Context().run(super().start)
+
+
+class Built(NamedTuple):
+    """What is made on first use."""
+
+    client: AppClient
+    announcer: Announcer
+
+
+class AppStream:
+    """
+    One stream in one app; lives in ``app.extensions["datastream"]``.
+
+    The client is made on first use, because the config may be filled after ``init_app``. After a
+    fork it is idle, and may be started in the child.
+
+    Args:
+        stream: The extension object.
+        shared: Its handlers. Each app has them in a registry of its own, with its own contexts.
+
+    """
+
+    def __init__(self, app: Flask, stream: object, name: str, shared: Handlers) -> None:
+        self.app = app
+        self.name = name
+        self._stream = stream
+        self._shared = shared
+        self._made_once: dict[str, Any] = {}
+        self._asked_in = 0  # id of the process that has handled a request
+
+    @property
+    def is_enabled(self) -> bool:
+        return self.settings.is_enabled
+
+    @property
+    def is_autostarted(self) -> bool:
+        """Whether the client of this process is the one that matters, not a runner's."""
+        return self.settings.is_autostarted
+
+    @property
+    def client(self) -> Client:
+        """
+        The client of this process.
+
+        Raises:
+            ConfigurationError: If the config is wrong.
+
+        """
+        return self._made("built", self._build).client
+
+    def start(self) -> None:
+        """Start the client unless the stream is disabled; again: nothing happens."""
+        if self.is_enabled:
+            self.client.start()
+        else:
+            self.client.options.logger.info("stream %s is not started: disabled", self.name)
+
+    def foreground_client(self, *, lease: bool = True) -> Client:
+        """Return the client as a process of its own runs it: it fails where it cannot go on."""
+        client, changes = self.client, self.settings.foreground_defaults
+        if not lease:
+            changes["lease"] = None
+        client.aio.options = client.options.replace(**changes)
+        return client
+
+    def autostart(self) -> None:
+        """Start with the first request that this process handles; a ``before_request`` hook."""
+        if self._asked_in == os.getpid() or comes_from_test_client(self.app):
+            return
+        self._asked_in = os.getpid()
+        try:
+            if self.is_autostarted:
+                self.start()
+        except ConfigurationError as error:  # the app serves without the stream
+            self.app.logger.error("stream %s is not started: %s", self.name, error)
+
+    @property
+    def settings(self) -> Settings:
+        return self._made("settings", lambda: Settings(self.app, self.name))
+
+    def _made(self, key: str, make: Callable[[], T]) -> T:
+        # Without a lock, which a fork could leave locked: of two made at once, one stays.
+        if key not in self._made_once:
+            self._made_once.setdefault(key, make())
+        made: T = self._made_once[key]
+        return made
+
+    def _build(self) -> Built:
+        handlers = Handlers()
+        options = self.settings.options(handlers)
+        handlers.use(self.app.app_context)
+        handlers.follow(self._shared)
+        announcer = Announcer(self.app, self._stream, handlers, options.retry_message or never)
+        return Built(AppClient(options), announcer)
+
+    def __repr__(self) -> str:
+        return f"<AppStream {self.name} of {self.app.name}>"
+
+
+def never(_: Any) -> bool:
+    return False
+
+
+def comes_from_test_client(app: Flask) -> bool:
+    """Whether the request at hand was made up by a test: no server has had it."""
+    environ = request.environ
+    made_up = environ.get("HTTP_USER_AGENT", "").startswith("Werkzeug/")
+    return app.testing or (made_up and "SERVER_SOFTWARE" not in environ)
