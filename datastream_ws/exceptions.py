@@ -51,8 +51,19 @@ __all__ = [
 ]
 
 
+LONGEST_DELAY = 1e9  # seconds; what locks can wait for ends at about 9e9
+
+
 class DataStreamError(Exception):
     """The root of all errors of this package."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own would call __init__ with the text alone, and lose or refuse the rest.
+        return _restored, (type(self), self.args), self.__dict__
+
+
+def _restored(kind: type[DataStreamError], arguments: tuple[Any, ...]) -> DataStreamError:
+    return kind.__new__(kind, *arguments)
 
 
 class ConfigurationError(DataStreamError, ValueError):
@@ -170,5 +181,8 @@ class Postponed(Exception):
     """
 
     def __init__(self, delay: float = 1.0) -> None:
-        super().__init__(f"postponed for {delay} s")
-        self.delay = max(0.0, delay)
+        self.delay = min(max(0.0, delay), LONGEST_DELAY)
+        super().__init__(self.delay)
+
+    def __str__(self) -> str:
+        return f"postponed for {self.delay:g} s"

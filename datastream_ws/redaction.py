@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 __all__ = ["peer_text", "shown_url"]
 
+UNREADABLE = "(unreadable URL)"
 SHOWN_TEXT = 200  # characters of a peer's text that logs, errors and pages show
 
 
@@ -16,7 +17,9 @@ def shown_url(url: str) -> str:
         host = parts.hostname or ""
         port = f":{parts.port}" if parts.port is not None else ""
     except ValueError:
-        return "(unreadable URL)"
+        return UNREADABLE
+    if not parts.scheme or not host:  # whatever it is, nobody knows which part is a secret
+        return UNREADABLE
     if ":" in host:
         host = f"[{host}]"
     return peer_text(f"{parts.scheme}://{host}{port}{parts.path}")
@@ -24,7 +27,10 @@ def shown_url(url: str) -> str:
 
 def peer_text(text: object) -> str:
     """Return *text* on one line, control characters escaped, cut to 200 characters."""
-    line = str(text)[: SHOWN_TEXT + 1]
+    try:
+        line = str(text)[: SHOWN_TEXT + 1]
+    except Exception:  # of a user's exception: that it cannot be shown must not hide it
+        line = f"({type(text).__name__})"
     if not line.isprintable():
         line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return line if len(line) <= SHOWN_TEXT else line[: SHOWN_TEXT - 1] + "…"

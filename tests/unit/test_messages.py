@@ -1,0 +1,144 @@
+"""One received message: what it carries, decoded once, shown without its payload."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from datastream_ws import DecodeError, Message
+from datastream_ws.codecs import JsonCodec
+from datastream_ws.messages import Origin
+
+
+def message(
+    data: str | bytes,
+    *,
+    route: str | Callable[[Message], str | None] = "type",
+    codec: Any = None,
+    stream: str = "prices",
+) -> Message:
+    """Make a message of the third connection."""
+    origin = Origin(stream, 3, 77, codec or JsonCodec(), route)
+    return Message(data, origin, 12, 1700000000.5)
+
+
+def test_facts() -> None:
+    """What users may rely on, by name."""
+    given = message("{}")
+    assert (given.data, given.stream, given.connection, given.epoch) == ("{}", "prices", 3, 77)
+    assert (given.seq, given.received_at) == (12, 1700000000.5)
+
+
+@pytest.mark.parametrize(
+    ("data", "is_text"), [("", True), ("x", True), (b"", False), (b"x", False)]
+)
+def test_is_text(data: str | bytes, is_text: bool) -> None:
+    """A text frame is a str, a binary one bytes."""
+    assert message(data).is_text is is_text
+
+
+@pytest.mark.parametrize("data", ['{"a": 1}', b'{"a": 1}'])
+def test_json(data: str | bytes) -> None:
+    """Text and binary frames alike."""
+    assert message(data).json() == {"a": 1}
+
+
+@pytest.mark.parametrize("payload", ["{}", "null"])
+def test_json_is_decoded_once(payload: str) -> None:
+    """The same object at every call, `None` included; the route uses it, too."""
+    calls: list[str | bytes] = []
+
+    def decode(data: str | bytes) -> Any:
+        calls.append(data)
+        return JsonCodec().decode(data)
+
+    given = message(payload, codec=SimpleNamespace(decode=decode, encode=str))
+    first = given.json()
+    assert given.json() is first
+    assert given.route is None
+    assert calls == [payload]
+
+
+def test_json_of_something_else() -> None:
+    """DecodeError at every call, naming no payload."""
+    given = message("secret")
+    for _ in range(2):
+        with pytest.raises(DecodeError) as caught:
+            given.json()
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "route"),
+    [
+        ('{"type": "tick"}', "tick"),
+        (b'{"type": "tick"}', "tick"),
+        ('{"type": ""}', ""),
+        ('{"type": 5}', None),
+        ('{"type": null}', None),
+        ('{"type": ["tick"]}', None),
+        ('{"Type": "tick"}', None),
+        ("{}", None),
+        ('["type"]', None),
+        ('"type"', None),
+        ("5", None),
+        ("no JSON", None),
+        (b"\xff\xfe", None),
+        ("[" * 100_000, None),
+        ("", None),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_route(data: str | bytes, route: str | None) -> None:
+    """The string in the field `type` of an object; everything else has no route."""
+    assert message(data).route == route
+
+
+def test_route_by_another_field() -> None:
+    """The option `route` names it."""
+    assert message('{"type": "a", "event": "b"}', route="event").route == "b"
+
+
+def test_route_by_a_callable() -> None:
+    """Called once, given the message."""
+    calls: list[Message] = []
+
+    def route(given: Message) -> str:
+        calls.append(given)
+        return str(given.data).split(":")[0]
+
+    given = message("tick:5", route=route)
+    assert (given.route, given.route) == ("tick", "tick")
+    assert calls == [given]
+
+
+def test_route_callable_that_raises() -> None:
+    """Its error comes through: the message is then one that failed."""
+    with pytest.raises(ZeroDivisionError):
+        _ = message("x", route=lambda given: str(1 / 0)).route
+
+
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        ("secret", "<Message prices #12, 6 characters>"),
+        (b"secret!", "<Message prices #12, 7 bytes>"),
+    ],
+)
+def test_repr_shows_no_payload(data: str | bytes, shown: str) -> None:
+    """Messages end up in logs, by way of errors and locals."""
+    assert repr(message(data)) == shown
+
+
+def test_repr_is_one_line() -> None:
+    """Whatever the stream is called."""
+    assert repr(message("", stream="a\nb")) == r"<Message a\nb #12, 0 characters>"
+
+
+def test_messages_are_small() -> None:
+    """A thousand of them wait in a default inbox: no dictionary each."""
+    with pytest.raises(AttributeError):
+        _ = message("").__dict__
