@@ -511,7 +511,7 @@ class Messages:
     async def __anext__(self) -> Message:
         self._done()
         life = self._life = self._life or self._client._running()
-        while (message := life.inbox.pop()) is None:
+        while (message := life.dispatcher.pop()) is None:
             if life.finished.done():
                 self._client._raise_if_failed()
                 raise StopAsyncIteration

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .calls import Caller, LoopCaller, Run, ThreadCaller, drive, handling
+from .calls import Caller, LoopCaller, Run, ThreadCaller, drive, enclosed, handling
 from .exceptions import HandlerError, Postponed
 from .handlers import Handler, Handlers
 from .inbox import Inbox
@@ -33,7 +33,7 @@ DIRECT_MESSAGES = 1000
 
 
 class Stopped(BaseException):
-    """The dispatcher stops while a message is postponed."""
+    """The dispatcher stops, or a tenure ends, while a message waits for another try."""
 
 
 @dataclass(slots=True, eq=False)
@@ -91,6 +91,8 @@ class Dispatcher:
         report: Given every :class:`HandlerError`, from any thread.
         on_room: Called, from any thread, when reading may resume.
         gate: Looked at before each message; False holds everything back until :meth:`wake`.
+        tenure: What the owner holds the stream by, a number per tenure of a lease; ``None``: it
+            does not. Closes the gate, and holds back what is in hand but not handed on yet.
         held: Whether messages wait in the inbox while there are no handlers at all.
 
     """
@@ -107,6 +109,7 @@ class Dispatcher:
         report: Callable[[BaseException], None],
         on_room: Callable[[], None],
         gate: Callable[[], bool],
+        tenure: Callable[[], int | None] = lambda: 0,
         held: bool = False,
     ) -> None:
         self._owner = owner
@@ -118,6 +121,7 @@ class Dispatcher:
         self._report = report
         self._on_room = on_room
         self._gate = gate
+        self._tenure = tenure
         self._held = held
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
@@ -172,13 +176,17 @@ class Dispatcher:
     async def arrivals(self) -> None:
         """Wait until messages may have come, or the end; for those who iterate, on the loop."""
         self._arrival.clear()
-        if not self._inbox.ready and not self._stopped.is_set():
+        if not (self._inbox.ready and self._gate()) and not self._stopped.is_set():
             await self._arrival.wait()
+
+    def pop(self) -> Message | None:
+        """Return the next message for those who iterate, if there is one and the gate is open."""
+        return self._inbox.pop() if self._gate() else None
 
     def done(self, message: Message) -> None:
         """A message that was popped by iteration is handled."""
         self._done(message)
-        if self._draining and not self._inbox.waiting:
+        if self._draining and self._is_idle():
             self._drained.set()
 
     def _start_task(self) -> None:
@@ -250,7 +258,7 @@ class Dispatcher:
         between: that is half of what a message costs.
         """
         inbox, gate, monotonic = self._inbox, self._gate, time.monotonic
-        functions = [handler.function for handler in handlers]
+        functions = [enclosed(handler.function, self._handlers.units) for handler in handlers]
         awaited = caller.on_loop
         end = monotonic() + RUN_SECONDS
         message = inbox.pop() if gate() else None
@@ -349,8 +357,11 @@ class Dispatcher:
                 await self._call(run, handler, messages)
                 return True
             except Postponed as later:
+                tenure = self._tenure()
                 await self._leave_run(run)
                 if not await run.caller.sleep(later.delay):
+                    raise Stopped from None
+                if tenure is None or self._tenure() != tenure:
                     raise Stopped from None
             except BaseException as error:
                 if _is_own_cancellation(error, run.caller):
@@ -360,6 +371,8 @@ class Dispatcher:
                     return False
                 may_retry = False
                 await self._leave_run(run)
+                if self._tenure() is None:
+                    raise Stopped from None
             raised = None
 
     async def _call(self, run: Run, handler: Handler, messages: tuple[Message, ...]) -> None:
@@ -404,7 +417,7 @@ class Dispatcher:
             self._on_room()
 
     def _discard(self, message: Message) -> None:
-        if self._inbox.discard(message, "shutdown"):
+        if self._inbox.discard(message, "shutdown" if self._stopped.is_set() else "lease_lost"):
             self._on_room()
 
     # --- batches ---
@@ -427,7 +440,7 @@ class Dispatcher:
         return any(self._is_ready(batch, now) for batch in self._batches.values())
 
     def _is_ready(self, batch: Batch, now: float) -> bool:
-        if batch.busy or not batch.entries:
+        if batch.busy or not batch.entries or self._tenure() is None:
             return False
         return self._draining or batch.is_ready(now)
 
@@ -539,20 +552,24 @@ class Dispatcher:
 
     async def stop(self) -> None:
         """Let no worker take another message, end postponed ones and coroutine handlers."""
-        with self._lock:
-            entries = {id(e): e for b in self._batches.values() for e in b.entries}
-            self._batches.clear()
         self._stopped.set()
         self._stopped_async.set()
         self._arrival.set()
-        for entry in entries.values():
-            self._discard(entry.message)
+        self.shed()
         for caller in list(self._callers):
             caller.cancel()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
+
+    def shed(self) -> None:
+        """Give up what waits in batches; at the end, or when the tenure is over."""
+        with self._lock:
+            entries = {id(e): e for b in self._batches.values() for e in b.entries}
+            self._batches.clear()
+        for entry in entries.values():
+            self._discard(entry.message)
 
     def abandon(self) -> None:
         """After a fork: a worker that goes on here as the child's only thread must stop."""

@@ -27,6 +27,7 @@ from .exceptions import (
     HandlerError,
     NotConnectedError,
     ReconnectError,
+    SpoolError,
     UnauthorizedError,
 )
 from .handlers import Handlers
@@ -37,6 +38,7 @@ from .messages import Origin
 from .options import ClientOptions, check_headers, check_url
 from .redaction import peer_text, shown_url
 from .retry import Backoff, Verdict, judge
+from .spool import SpooledInbox, SpoolKeeper
 from .stats import Stats, Traffic
 from .subscriptions import Subscriptions
 from .waiting import Box, Feed
@@ -122,15 +124,8 @@ class Lifecycle:
         self._lost_at: tuple[float, float] | None = None  # UNIX and monotonic time
         self._task: asyncio.Task[None] | None = None
 
-        self.inbox = Inbox(
-            size=options.inbox_size,
-            size_bytes=options.inbox_bytes,
-            overflow=options.overflow,
-            conflate=options.conflate,
-            ordering_key=options.ordering_key if options.concurrency > 1 else None,
-            report=self.report,
-            budget=budget,
-        )
+        self.spool: SpoolKeeper | None = None
+        self.inbox = self._make_inbox(options, budget)
         self.hooks = Hooks(
             owner=owner,
             handlers=handlers,
@@ -153,6 +148,39 @@ class Lifecycle:
         self.intake = Intake(
             self.inbox, self.traffic, options, wake=self.dispatcher.wake, report=self.report
         )
+
+    def _make_inbox(self, options: ClientOptions, budget: Budget | None) -> Inbox:
+        limits: dict[str, Any] = {
+            "size": options.inbox_size,
+            "size_bytes": options.inbox_bytes,
+            "overflow": options.overflow,
+            "ordering_key": options.ordering_key if options.concurrency > 1 else None,
+            "report": self.report,
+            "budget": budget,
+        }
+        if options.spool is None:
+            return Inbox(conflate=options.conflate, **limits)
+        inbox = SpooledInbox(
+            journal=options.journal,
+            spool_bytes=options.spool_bytes,
+            gate=lambda: True,
+            origin=self._origin,
+            **limits,
+        )
+        self.spool = SpoolKeeper(
+            options.spool,
+            options.name,
+            inbox,
+            journal=options.journal,
+            wake=lambda: self.dispatcher.wake(),
+            on_room=lambda: self._on_loop(lambda: self.intake.on_room()),
+            report=self.report,
+        )
+        return inbox
+
+    def _origin(self, epoch: int, connection: int) -> Origin:
+        codec: Any = self.options.codec
+        return Origin(self.options.name, connection, epoch, codec, self.options.route)
 
     # --- word from outside ---
 
@@ -238,6 +266,10 @@ class Lifecycle:
     async def _attempt(self) -> Outcome:
         """Connect, get ready, stay; return how it ended. Raises Asked."""
         self._set(State.CONNECTING)
+        try:
+            await self._open_spool()
+        except SpoolError as error:
+            return Outcome(error)
         self.traffic.attempts += 1
         try:
             connection = await self._unless_asked(self._dial())
@@ -251,6 +283,18 @@ class Lifecycle:
         self._opened(connection)
         return await self._serve(connection)
 
+    async def _open_spool(self) -> None:
+        """Open the spool if there is one and it is not. Raises SpoolError, Asked."""
+        if self.spool is None or self.spool.is_open:
+            return
+        if self._spool_opened is None or self._spool_opened.done():
+            self._spool_opened = asyncio.wrap_future(self.spool.open())
+        await self._first(self._spool_opened)
+        self._spool_opened.result()
+        self.epoch = max(self.epoch, self.spool.epoch + 1)
+
+    _spool_opened: asyncio.Future[None] | None = None
+
     async def _dial(self) -> Connection:
         options = self.options
         connection = Connection(
@@ -260,9 +304,7 @@ class Lifecycle:
             on_round_trip=self._note_round_trip,
             on_sent=self._note_sent,
         )
-        number = self.traffic.connections + 1
-        codec: Any = options.codec
-        origin = Origin(options.name, number, self.epoch, codec, options.route)
+        origin = self._origin(self.epoch, self.traffic.connections + 1)
         try:
             async with asyncio.timeout(options.open_timeout):
                 url, headers = await self._url(), await self._headers()
@@ -482,6 +524,7 @@ class Lifecycle:
             await self._close_connection()
         dropped = self.inbox.close()
         await self.dispatcher.stop()
+        dropped += await self._close_spool()
         if dropped:
             self._log("error", "closed with %d messages unhandled: dropped", dropped)
         if error is not None:
@@ -500,6 +543,20 @@ class Lifecycle:
         await connection.close(max(0.0, self._left()))
         self._note_end(connection)
         self._tell_disconnect(connection.closed.result(), None, will_retry=False, delay=None)
+
+    async def _close_spool(self) -> int:
+        """Have what is unhandled written; return how many messages could not be."""
+        if self.spool is None or self._spool_opened is None:
+            return 0
+        limit = max(1.0, self._left())
+        await asyncio.wait([self._spool_opened], timeout=limit)
+        if not self.spool.is_open:
+            return 0
+        closed = asyncio.wrap_future(self.spool.close())
+        if not (await asyncio.wait([closed], timeout=limit))[0]:
+            self.report(SpoolError("spool: the file could not be closed in time"))
+            return 0
+        return closed.result()
 
     def _left(self) -> float:
         """Seconds until the close deadline."""
@@ -628,6 +685,7 @@ class Lifecycle:
             messages_unrouted=counts.unrouted,
             messages_dropped=counts.dropped,
             messages_waiting=counts.waiting,
+            messages_spooled=counts.spooled,
             messages_sent=traffic.messages_sent,
             bytes_received=traffic.bytes_received,
             bytes_sent=traffic.bytes_sent,

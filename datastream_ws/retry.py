@@ -19,6 +19,7 @@ from .exceptions import (
     ConfigurationError,
     HandshakeError,
     ReconnectError,
+    SpoolError,
     StreamClosedError,
     UnauthorizedError,
 )
@@ -66,7 +67,8 @@ def judge(error: BaseException, *, unauthorized: int = 0, refreshable: bool = Fa
         return Verdict(
             retry=not _code_fatal(error.code), floor=PATIENT_CLOSE_CODES.get(error.code, 0.0)
         )
-    fatal = isinstance(error, ssl.SSLCertVerificationError | ConfigurationError | ReconnectError)
+    ours = ConfigurationError | ReconnectError | SpoolError
+    fatal = isinstance(error, ssl.SSLCertVerificationError | ours)
     return Verdict(retry=not fatal)
 
 

@@ -52,7 +52,7 @@ READ = f"""
     ) WHERE before < ?
 """  # noqa: S608 - nothing of it comes from outside
 REMOVE = "DELETE FROM messages WHERE position IN (SELECT value FROM json_each(?))"
-KEEP_LAST = f"INSERT OR REPLACE INTO last (one, {COLUMNS}) VALUES (0, ?, ?, ?, ?, ?, ?)"
+KEEP_LAST = f"INSERT OR REPLACE INTO last (one, {COLUMNS}) VALUES (0, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 FAR = 2**63 - 1
 LARGE = 1000  # pages a file without rows may keep; above, closing gives them back
 
@@ -247,7 +247,8 @@ def _prepare(db: sqlite3.Connection, path: str) -> None:
     if fcntl is None:
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
     db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = NORMAL")  # safe from a crash of the process, not of the machine
+    # What was committed survives the death of the process; that of the machine may cost the newest.
+    db.execute("PRAGMA synchronous = NORMAL")
     db.execute("PRAGMA journal_size_limit = 4194304")
     if not tables:
         db.executescript(SCHEMA)

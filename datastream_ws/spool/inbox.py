@@ -222,11 +222,20 @@ class SpooledInbox(Inbox):
         """Reading is resumed by the file's thread: never here."""
         room = super().done(message, failed=failed, unrouted=unrouted)
         if room or self._held:
-            with self._lock:
-                self._remove_row(message)
-                if room:
-                    self.changed.notify_all()
+            self._is_done(message, room)
         return False
+
+    def pop_after(self, message: Message) -> tuple[Message | None, bool]:
+        following, room = super().pop_after(message)
+        if room or self._held:
+            self._is_done(message, room)
+        return following, False
+
+    def _is_done(self, message: Message, room: bool) -> None:
+        with self._lock:
+            self._remove_row(message)
+            if room:
+                self.changed.notify_all()
 
     def discard(self, message: Message, cause: str) -> bool:
         """Nothing is dropped that the file can keep."""
@@ -251,7 +260,7 @@ class SpooledInbox(Inbox):
         for message in messages:
             position = self._position(message)
             self._waiting -= 1
-            self._bytes -= payload_bytes(message.data)
+            self._bytes -= self._measure(message.data)
             self._read_to = min(self._read_to, position - 1)
             if self._held.pop(position, None) is None:
                 unwritten.append(message)
@@ -341,7 +350,7 @@ class SpooledInbox(Inbox):
 
     def _push(self, message: Message, keys: Keys) -> None:
         self._waiting += 1
-        self._bytes += payload_bytes(message.data)
+        self._bytes += self._measure(message.data)
         self._store.push(message, keys)
 
     def unstorable(self, run: Run) -> None:
@@ -378,6 +387,8 @@ class SpooledInbox(Inbox):
         """Take rows into memory; *moved*: they are not in the file any more."""
         messages = [Spooled(row, self._origin(row.epoch, row.connection)) for row in rows]
         keys = self._keys(messages)
+        if not all(isinstance(row.data, bytes) or row.data.isascii() for row in rows):
+            self.measure_text()
         with self._lock:
             for index, message in enumerate(messages):
                 if message.position not in self._held:

@@ -128,7 +128,8 @@ class SpoolKeeper:
         try:
             self._step()
         except Exception as death:
-            failure = SpoolError(f"spool: internal error, please report it ({type(death).__name__})")
+            what = type(death).__name__
+            failure = SpoolError(f"spool: internal error, please report it ({what})")
             failure.__cause__ = death
             self._failed(failure)
 
