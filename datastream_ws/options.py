@@ -8,7 +8,7 @@ import re
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 from urllib.parse import urlsplit
 
 from .codecs import Codec, codec_for
@@ -273,6 +273,9 @@ class ClientOptions:
 
     """
 
+    chosen: ClassVar[frozenset[str]] = frozenset()
+    """Names of the options that somebody gave a value, be it the default one."""
+
     url: Url = required(url_option)
     _: KW_ONLY
     headers: Headers = field(default_factory=dict, metadata={"check": headers_option})
@@ -328,7 +331,9 @@ class ClientOptions:
             _refuse_unknown(cls, options)
             if not args and "url" not in options:
                 raise ConfigurationError("url: is required")
-            return super().__new__(cls)
+            self = super().__new__(cls)
+            self._set("chosen", frozenset(options))
+            return self
 
     def __post_init__(self) -> None:
         follows = self.ping_interval is OF_PONG_TIMEOUT
@@ -380,7 +385,10 @@ class ClientOptions:
         for key in mapping:
             if key != str(key).upper():
                 raise ConfigurationError(f"{key!r}: names of settings are upper case")
-        return cls(**(defaults | {key.lower(): value for key, value in mapping.items()}))
+        given = {key.lower(): value for key, value in mapping.items()}
+        options = cls(**(defaults | given))
+        options._set("chosen", frozenset(given))
+        return options
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -390,9 +398,20 @@ class ClientOptions:
     def replace(self, **changes: Any) -> Self:
         """Return a copy with *changes*; a ping interval nobody chose follows ``pong_timeout``."""
         _refuse_unknown(type(self), changes)
+        chosen = self.chosen | frozenset(changes)
         if self.ping_interval == _ping_interval(self.pong_timeout):
             changes = {"ping_interval": OF_PONG_TIMEOUT, **changes}
-        return replace(self, **changes)
+        copy = replace(self, **changes)
+        copy._set("chosen", chosen)
+        return copy
+
+    def with_defaults(self, **defaults: Any) -> Self:
+        """Return a copy in which options that nobody chose have other values than ours."""
+        _refuse_unknown(type(self), defaults)
+        open_ones = {name: value for name, value in defaults.items() if name not in self.chosen}
+        copy = self.replace(**open_ones)
+        copy._set("chosen", self.chosen)
+        return copy
 
     def __repr__(self) -> str:
         url = shown_url(self.url) if isinstance(self.url, str) else "(callable)"

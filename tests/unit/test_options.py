@@ -428,6 +428,21 @@ def test_client_takes_options_and_changes_to_them() -> None:
     assert Client(options, name="prices").options.pong_timeout == 20
 
 
+def test_defaults_of_an_adapter_leave_alone_what_was_chosen() -> None:
+    """Also where what was chosen is the default: a user may want no spool."""
+    options = ClientOptions(URL, spool=None).replace(fatal_delay=7)
+    adapted = options.with_defaults(spool="x", fatal_delay=300, max_reconnect_attempts=None)
+    assert (adapted.spool, adapted.fatal_delay, adapted.max_reconnect_attempts) == (None, 7, None)
+    assert adapted.with_defaults(max_reconnect_attempts=3).max_reconnect_attempts == 3
+
+
+def test_defaults_of_an_adapter_leave_alone_what_settings_say() -> None:
+    """The defaults given to from_mapping() are nobody's choice."""
+    options = ClientOptions.from_mapping({"URL": URL, "SPOOL": None}, fatal_delay=300)
+    adapted = options.with_defaults(spool="x", fatal_delay=None)
+    assert (adapted.spool, adapted.fatal_delay) == (None, None)
+
+
 # --- what is shown ----------------------------------------------------------------------------
 
 
