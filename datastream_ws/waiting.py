@@ -7,11 +7,23 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 __all__ = ["Box", "Feed"]
 
 T = TypeVar("T")
+
+
+class Awaited(Future[T]):
+    """A future for one waiter, who forgets it when time is up."""
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return the result; TimeoutError after *timeout* seconds, and never later."""
+        try:
+            return super().result(timeout)
+        except TimeoutError:
+            self.cancel()
+            raise
 
 
 class Box(Generic[T]):
@@ -19,7 +31,7 @@ class Box(Generic[T]):
 
     def __init__(self, value: T) -> None:
         self._lock = threading.Lock()
-        self._waiters: list[tuple[Callable[[T], bool], Future[T]]] = []
+        self._waiters: list[tuple[Callable[[T], bool], Awaited[T]]] = []
         self.value = value
 
     def set(self, value: T) -> None:
@@ -27,15 +39,18 @@ class Box(Generic[T]):
         with self._lock:
             self.value = value
             woken = [waiter for waiter in self._waiters if waiter[0](value)]
-            self._waiters = [w for w in self._waiters if w not in woken and not w[1].cancelled()]
+            if woken:
+                self._waiters = [waiter for waiter in self._waiters if waiter not in woken]
         for _, future in woken:
             resolve(future, value)
 
     def when(self, predicate: Callable[[T], bool]) -> Future[T]:
         """Return a future of the first value, from now on, for which *predicate* holds."""
-        future: Future[T] = Future()
+        future: Awaited[T] = Awaited()
         with self._lock:
             if not predicate(self.value):
+                # Whoever asks again and again, with a timeout, leaves nothing behind.
+                self._waiters = [w for w in self._waiters if not w[1].cancelled()]
                 self._waiters.append((predicate, future))
                 return future
             value = self.value
@@ -57,7 +72,7 @@ class Feed(Generic[T]):
     """
 
     def __init__(self, size: int = 1000) -> None:
-        self._values: deque[T] = deque(maxlen=size)
+        self._values: deque[tuple[int, T]] = deque(maxlen=size)  # numbered from 1
         self._seen = 0  # up to which number some reader has read
         self._count: Box[tuple[int, bool]] = Box((0, False))
         self.lost = 0
@@ -65,10 +80,9 @@ class Feed(Generic[T]):
     def put(self, value: T) -> None:
         """Add a value; from one thread at a time."""
         number, ended = self._count.value
-        oldest = number - len(self._values)
-        if len(self._values) == self._values.maxlen and oldest >= self._seen:
+        if len(self._values) == self._values.maxlen and self._values[0][0] > self._seen:
             self.lost += 1
-        self._values.append(value)
+        self._values.append((number + 1, value))
         self._count.set((number + 1, ended))
 
     def end(self) -> None:
@@ -76,11 +90,12 @@ class Feed(Generic[T]):
         self._count.set((self._count.value[0], True))
 
     def _after(self, cursor: int) -> tuple[int, list[T]]:
-        number = self._count.value[0]
-        values = list(self._values)
-        values = values[max(0, len(values) - (number - cursor)) :]
-        self._seen = max(self._seen, number)
-        return number, values
+        """Return the values since number *cursor*, and the number of the last one."""
+        # The numbers are with the values, as a value may be put while this looks at them.
+        found = [pair for pair in self._values.copy() if pair[0] > cursor]
+        last = found[-1][0] if found else cursor
+        self._seen = max(self._seen, last)
+        return last, [value for _, value in found]
 
     def read(self, timeout: float | None) -> Iterator[T]:
         """Yield values in the calling thread until the end, or *timeout* seconds without one."""
@@ -92,7 +107,7 @@ class Feed(Generic[T]):
                 return
             cursor, values = self._after(cursor)
             yield from values
-            if ended and cursor == self._count.value[0]:
+            if ended and cursor >= self._count.value[0]:
                 return
 
     def _more(self, cursor: int) -> Future[tuple[int, bool]]:
@@ -109,11 +124,37 @@ class Feed(Generic[T]):
             cursor, values = self._after(cursor)
             for value in values:
                 yield value
-            if ended and cursor == self._count.value[0]:
+            if ended and cursor >= self._count.value[0]:
                 return
 
 
 async def wait_for(future: Future[T], timeout: float | None) -> T:
-    """Wait for *future* in a coroutine; raise TimeoutError after *timeout* seconds."""
-    async with asyncio.timeout(timeout):
-        return await asyncio.wrap_future(future)
+    """
+    Wait for *future* in a coroutine; raise TimeoutError after *timeout* seconds.
+
+    Nobody who gives up, or is cancelled, takes the future from the others who wait for it.
+    """
+    if isinstance(future, Awaited):
+        async with asyncio.timeout(timeout):
+            return await asyncio.wrap_future(future)
+    wrapped = _on_this_loop(future)
+    done, _ = await asyncio.wait([wrapped], timeout=timeout)
+    if not done:
+        raise TimeoutError
+    return wrapped.result()
+
+
+def _on_this_loop(future: Future[T]) -> asyncio.Future[T]:
+    """Wrap a future once, however often it is waited for: its callbacks cannot be removed."""
+    wrapped: asyncio.Future[T] | None = getattr(future, "_datastream_wrapped", None)
+    if wrapped is None or wrapped.get_loop() is not asyncio.get_running_loop():
+        wrapped = asyncio.wrap_future(future)
+        wrapped.add_done_callback(_retrieve)
+        future._datastream_wrapped = wrapped  # type: ignore[attr-defined]
+    return wrapped
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    """Keep asyncio from complaining where everybody has given up."""
+    if not future.cancelled():
+        future.exception()
