@@ -17,7 +17,7 @@ from .exceptions import ConfigurationError, SendTimeoutError
 from .handlers import Decorators, Handlers
 from .messages import Message
 from .options import ClientOptions
-from .process import LoopThread, claim_loop, release_loop, signals_to, threads, watch_forks
+from .process import Claim, LoopThread, claim_loop, release_loop, signals_to, threads, watch_forks
 from .stats import Stats
 
 __all__ = ["Client"]
@@ -57,7 +57,7 @@ class Client(Decorators):
     def __init__(self, url: Any = None, /, **options: Any) -> None:
         self.aio = AsyncClient(url, **options)
         self.aio._face = self
-        self._loop_thread: LoopThread | None = None
+        self._claim: Claim | None = None
         watch_forks(self)
 
     # --- facts ---
@@ -117,22 +117,21 @@ class Client(Decorators):
         """
         if not self.state.is_final:
             return
-        thread = self._loop_thread = claim_loop(self, self.options.loop)
-        if thread.is_current:
-            self._begin()
+        claim = self._claim = claim_loop(self, self.options.loop)
+        if claim.thread.is_current:
+            self._begin(claim)
         else:
-            thread.run(_as_coroutine(self._begin))
+            claim.thread.run(_as_coroutine(lambda: self._begin(claim)))
 
-    def _begin(self) -> None:
+    def _begin(self, claim: Claim) -> None:
         self.aio._begin(held=False)
-        finished = self.aio._finished
-        assert finished is not None
-        finished.add_done_callback(lambda _: threads().call(lambda: self._released(finished)))
+        claim.finished = self.aio._finished
+        assert claim.finished is not None
+        claim.finished.add_done_callback(lambda _: threads().call(lambda: release_loop(claim)))
 
-    def _released(self, finished: Future[None]) -> None:
-        """The last client of the process to end stops the loop's thread."""
-        if self.aio._finished is finished:
-            release_loop(self)
+    @property
+    def _loop_thread(self) -> LoopThread | None:
+        return self._claim.thread if self._claim else None
 
     def run(self) -> None:
         """
@@ -163,16 +162,16 @@ class Client(Decorators):
                 is counted as dropped.
 
         """
-        thread, finished = self._loop_thread, self.aio._finished
-        if thread is None or finished is None:
+        claim = self._claim
+        if claim is None or claim.finished is None:
             return
-        if not finished.done():
+        if not claim.finished.done():
             self._ask_close(timeout)
-            if handling.get() is self or thread.is_current:
+            if handling.get() is self or claim.thread.is_current:
                 return
-            finished.result()
-        if handling.get() is None and not thread.is_current:
-            self._released(finished)
+            claim.finished.result()
+        if handling.get() is None and not claim.thread.is_current:
+            release_loop(claim)
 
     def _ask_close(self, timeout: float | None) -> None:
         """Have the client close within *timeout* seconds, without waiting."""
@@ -333,7 +332,7 @@ class Client(Decorators):
 
     def forget_parent(self) -> None:
         """In a forked child: the loop's thread is the parent's."""
-        self._loop_thread = None
+        self._claim = None
 
     def __repr__(self) -> str:
         return repr(self.aio).replace(type(self.aio).__name__, type(self).__name__, 1)

@@ -215,6 +215,21 @@ class Forkable(Protocol):
         ...
 
 
+class Claim:
+    """
+    What keeps the loop's thread: one ``start()`` of a client, until the end that belongs to it.
+
+    Attributes:
+        finished: Done when that life has ended; ``None``: it has not begun.
+
+    """
+
+    def __init__(self, client: Closable, thread: LoopThread) -> None:
+        self.client = client
+        self.thread = thread
+        self.finished: Future[None] | None = None
+
+
 class Process:
     """The clients of this process, and the loop's thread while there is one."""
 
@@ -223,7 +238,7 @@ class Process:
         self.stopping = threading.Lock()
         self.pool = Threads()
         self.loop_thread: LoopThread | None = None
-        self.running: set[Closable] = set()
+        self.claims: set[Claim] = set()
 
 
 _process = Process()
@@ -237,27 +252,28 @@ def threads() -> Threads:
     return _process.pool
 
 
-def claim_loop(client: Closable, kind: str) -> LoopThread:
-    """Return the loop's thread for a client that starts; the first one decides its kind."""
+def claim_loop(client: Closable, kind: str) -> Claim:
+    """Claim the loop's thread for a client that starts; the first one decides its kind."""
     process = _process
     with process.lock:
         if process.loop_thread is None:
             process.loop_thread = LoopThread(kind, process.pool)
-        process.running.add(client)
-        return process.loop_thread
+        claim = Claim(client, process.loop_thread)
+        process.claims.add(claim)
+        return claim
 
 
-def release_loop(client: Closable) -> None:
+def release_loop(claim: Claim) -> None:
     """
-    A client has ended; the last one ends the loop's thread and the handler threads.
+    Give up a claim, or nothing if it was; the last one ends the loop's thread and the others.
 
     Waits for them; not to be called on the loop's thread.
     """
     process = _process
     with process.stopping:
         with process.lock:
-            process.running.discard(client)
-            if process.running or process.loop_thread is None:
+            process.claims.discard(claim)
+            if process.claims or process.loop_thread is None:
                 return
             ended, process.loop_thread = process.loop_thread, None
         ended.stop()
@@ -271,7 +287,7 @@ def watch_forks(client: Forkable) -> None:
 
 def _close_all() -> None:
     """At interpreter exit: all clients drain together, each within its ``close_timeout``."""
-    clients = list(_process.running)
+    clients = {claim.client for claim in list(_process.claims)}
     for client in clients:
         client._ask_close(None)
     for client in clients:
