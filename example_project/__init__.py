@@ -1,0 +1,1 @@
+"""What a program with a stream looks like: ``python -m example_project.demo``."""
