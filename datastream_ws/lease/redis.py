@@ -1,0 +1,159 @@
+"""A lease in Redis."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from typing import Any
+
+from ..exceptions import ConfigurationError, LeaseError
+from ..redaction import peer_text
+from .clock import clock
+
+__all__ = ["RedisLease"]
+
+# KEYS: holder's token (expires), last epoch (stays). The arguments are strings.
+# token, ttl in ms, UNIX time in ms, an epoch that Redis must remember to be believed
+ACQUIRE = """
+local holder = redis.call('get', KEYS[1])
+local epoch = tonumber(redis.call('get', KEYS[2]) or '0')
+if holder and holder ~= ARGV[1] then
+    return {0, epoch, redis.call('pttl', KEYS[1])}
+end
+if not holder and epoch < tonumber(ARGV[4]) then
+    return {0, epoch, 0}
+end
+epoch = math.max(epoch + 1, tonumber(ARGV[3]))
+redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('set', KEYS[2], string.format('%.0f', epoch))
+return {1, epoch, 0}
+"""
+# token, ttl in ms, epoch of the tenure. A key that is gone while nobody has come since was lost
+# by Redis, not by us: put it back.
+RENEW = """
+local holder = redis.call('get', KEYS[1])
+local epoch = tonumber(redis.call('get', KEYS[2]) or '0')
+if holder ~= ARGV[1] and (holder or epoch > tonumber(ARGV[3])) then
+    return 0
+end
+redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if epoch < tonumber(ARGV[3]) then
+    redis.call('set', KEYS[2], ARGV[3])
+end
+return 1
+"""
+RELEASE = """
+if redis.call('get', KEYS[1]) == ARGV[1] then
+    redis.call('del', KEYS[1])
+end
+return 1
+"""
+
+
+class RedisLease:
+    """
+    A lease in one Redis server, see :class:`Lease`.
+
+    A Redis that was restarted without its data is no reason for a second owner: the holder puts
+    its key back, and those who have seen it hold the lease wait until it would have run out.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``; never shown.
+        name: Of the stream: the lease is one per name and Redis database.
+
+    Raises:
+        ConfigurationError: If redis-py is not installed or cannot read the URL.
+
+    """
+
+    def __init__(self, url: str, name: str) -> None:
+        try:
+            import redis
+        except ImportError:
+            raise ConfigurationError(
+                "lease: redis-py is not installed: pip install 'datastream-ws[redis]'"
+            ) from None
+        self._redis = redis
+        try:
+            redis.ConnectionPool.from_url(url)
+        except Exception:
+            raise ConfigurationError("lease: redis-py cannot read this URL") from None
+        self._url = url
+        # The braces keep both keys on one node of a cluster.
+        self._keys = (f"datastream-ws:{{{name}}}:lease", f"datastream-ws:{{{name}}}:epoch")
+        self._client: Any = None
+        self._owner = (0, "")
+        self._epoch = 0  # of our tenure; 0: none
+        self._seen = 0  # the highest epoch known
+        self._others_until = float("-inf")  # when what others were seen to hold runs out
+
+    def __repr__(self) -> str:
+        return f"<RedisLease {self._keys[0]}>"
+
+    @property
+    def _token(self) -> str:
+        """Names this owner; a forked child is another one."""
+        if self._owner[0] != os.getpid():
+            self._owner = (os.getpid(), uuid.uuid4().hex)
+            self._epoch = 0
+        return self._owner[1]
+
+    def acquire(self, ttl: float) -> int | None:
+        token = self._token
+        if self._epoch:
+            return None  # another client was given the same object
+        self._connect(ttl)
+        remembered = self._seen if clock() < self._others_until else 0
+        now = time.time_ns() // 1_000_000
+        least = max(now, self._seen + 1)
+        granted, epoch, left = self._run(ACQUIRE, token, _ms(ttl), least, remembered)
+        self._seen = max(self._seen, epoch)
+        if granted:
+            self._epoch = epoch
+            return int(epoch)
+        if left > 0:
+            self._others_until = clock() + left / 1000
+        return None
+
+    def renew(self, ttl: float) -> bool:
+        return bool(self._run(RENEW, self._token, _ms(ttl), self._epoch))
+
+    def release(self) -> None:
+        held, self._epoch = self._epoch, 0
+        if self._client is None:
+            return
+        try:
+            if held:
+                self._run(RELEASE, self._token)
+        finally:
+            client, self._client = self._client, None
+            client.close()
+
+    def _connect(self, ttl: float) -> None:
+        if self._client is not None:
+            return
+        redis = self._redis
+        pool = redis.ConnectionPool.from_url(self._url)
+        # Three that hang one after the other must fit in between a renewal and the deadline; what
+        # the URL says about it must not change that.
+        limit = min(5.0, ttl / 6)
+        pool.connection_kwargs |= {
+            "socket_timeout": limit,
+            "socket_connect_timeout": limit,
+            "retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0),
+            "health_check_interval": 0,
+        }
+        self._client = redis.Redis.from_pool(pool)
+
+    def _run(self, script: str, *arguments: Any) -> Any:
+        try:
+            return self._client.eval(script, len(self._keys), *self._keys, *arguments)
+        except (self._redis.RedisError, OSError) as error:
+            self._client.connection_pool.disconnect()  # an answer that comes late is not the next
+            what = f"{type(error).__name__}: {peer_text(error)}"
+            raise LeaseError(f"lease: Redis does not answer as it should ({what})") from None
+
+
+def _ms(seconds: float) -> int:
+    return max(1, int(seconds * 1000))
