@@ -156,15 +156,12 @@ class Keyed:
             self._free.append(place)
 
     def pop(self) -> Message | None:
-        while self._free:
-            place = self._free.popleft()
-            if place not in self._places:  # dropped meanwhile
-                continue
-            message, keys = self._take(place)
-            if keys.order is not None:
-                self._out[id(message)] = keys.order
-            return message
-        return None
+        if not self._free:
+            return None
+        message, keys = self._take(self._free.popleft())
+        if keys.order is not None:
+            self._out[id(message)] = keys.order
+        return message
 
     def _take(self, place: int) -> tuple[Message, Keys]:
         message, keys = self._places.pop(place)
@@ -175,8 +172,12 @@ class Keyed:
     def pop_oldest(self) -> Message:
         place = next(iter(self._places))
         message, keys = self._take(place)
-        if keys.order is not None and place in self._free:
-            self._free.remove(place)
+        parked = self._parked.get(keys.order)
+        if parked and parked[0] == place:  # the oldest of all is the first of its lane
+            parked.popleft()
+            return message
+        self._free.remove(place)
+        if keys.order is not None:
             self._free_next(keys.order)
         return message
 
@@ -187,12 +188,10 @@ class Keyed:
 
     def _free_next(self, order: Hashable) -> None:
         parked = self._parked[order]
-        while parked:
-            place = parked.popleft()
-            if place in self._places:
-                self._free.append(place)
-                return
-        del self._parked[order]
+        if parked:
+            self._free.append(parked.popleft())
+        else:
+            del self._parked[order]
 
 
 class Budget:
