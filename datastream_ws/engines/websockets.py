@@ -33,6 +33,7 @@ from websockets.exceptions import (
 )
 from websockets.frames import CloseCode, Opcode
 from websockets.protocol import OPEN
+from websockets.proxy import get_proxy
 
 from ..exceptions import ConfigurationError, HandshakeError
 from ..options import ClientOptions
@@ -42,12 +43,12 @@ from .answers import (
     closed_by_peer,
     cut_by_peer,
     default_ssl_context,
-    happy_eyeballs,
     peer_fault,
     quiet_logger,
     same_origin,
     status_error,
 )
+from .dialling import dialled
 
 __all__ = ["HOOKED", "WebsocketsEngine"]
 
@@ -74,6 +75,7 @@ class Connection(ClientConnection):
         self._later: list[bytes] = []  # what came of it since
         self._missing = 0  # bytes until it is worth another look
         self._closing = False
+        self._splits = False
         self.open = False
         self.broken: UnicodeDecodeError | None = None
 
@@ -81,15 +83,37 @@ class Connection(ClientConnection):
 
     def data_received(self, data: bytes) -> None:
         self._receiver.bytes_received()
-        if not self.open or not self._hooked or self._closing:
+        if self.response is None:
+            self._read_response(data)
+        elif not self._splits or self.protocol.state is not OPEN:
             super().data_received(data)
         elif len(data) < self._missing:
             self._later.append(data)
             self._missing -= len(data)
-            return
         else:
             self._split(data)
         self._hand_over()
+
+    def _read_response(self, data: bytes) -> None:
+        """
+        Give the library the HTTP response and not a byte more.
+
+        What comes right behind it may be the beginning of a frame, and the library's parser must
+        not stand within one when frames are split off here.
+        """
+        seen = self._cut + data
+        end = seen.find(b"\r\n\r\n") + 4 - len(self._cut)
+        if end < 4 - len(self._cut):
+            self._cut = seen[-3:]
+            super().data_received(data)
+            return
+        self._cut = b""
+        super().data_received(data[:end])
+        self._splits = self._hooked and self.protocol.state is OPEN
+        if self._splits:
+            self._split(data[end:])
+        elif end < len(data):
+            super().data_received(data[end:])
 
     def _hand_over(self) -> None:
         if self._whole:
@@ -234,6 +258,18 @@ def _long_length(data: bytes, position: int) -> tuple[int, int]:
 class Connect(connect):
     """One attempt; a new object each time, because it keeps the URL it was redirected to."""
 
+    async def open_tcp_connection(self) -> ClientConnection:
+        """Without a proxy, dial by ourselves. Should a release not call this, it dials itself."""
+        proxy = get_proxy(self.ws_uri) if self.proxy is True else self.proxy
+        if proxy is not None:
+            return await super().open_tcp_connection()
+        arguments = self.create_connection_kwargs
+        arguments["sock"] = await dialled(self.ws_uri.host, self.ws_uri.port)
+        try:
+            return await super().open_tcp_connection()
+        finally:
+            del arguments["sock"]  # no redirect is followed with one
+
     def process_redirect(self, exc: Exception) -> Exception | str:
         """Follow redirects within the origin only: any header may be a credential."""
         if not isinstance(exc, InvalidStatus) or "Location" not in exc.response.headers:
@@ -280,7 +316,7 @@ class WebsocketsEngine:
         self, url: str, headers: Mapping[str, str], receiver: Receiver
     ) -> Connection:
         options = self._options
-        extra = happy_eyeballs(asyncio.get_running_loop())
+        extra: dict[str, Any] = {}
         if url.startswith("wss:"):
             extra["ssl"] = default_ssl_context(options)
         connection = await Connect(
