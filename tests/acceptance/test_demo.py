@@ -21,7 +21,7 @@ SUMMARY = re.compile(r"(\d+) messages, (\d+) reconnects, (\d+) gaps( \(\d+\.\d s
 def demo(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Run the demo in a process group of its own, its output in a pipe."""
     process = subprocess.Popen(
-        [sys.executable, "-X", "dev", "-m", "example_project.demo", *arguments],
+        [sys.executable, "-W", "error", "-m", "example_project.demo", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
