@@ -56,6 +56,7 @@ class Connection:
         self._on_sent = on_sent
         self._loop = asyncio.get_running_loop()
         self.closed: asyncio.Future[Ended] = self._loop.create_future()
+        self._early: list[tuple[list[str | bytes], int]] | None = []
         self._failure: Exception | None = None
         self._opening = True  # messages may come with the handshake's last bytes
 
@@ -101,7 +102,16 @@ class Connection:
         self._heard_at = self._loop.time()
 
     def messages_received(self, messages: list[str | bytes], size: int) -> None:
-        self._on_messages(messages, size)
+        if self._early is None:
+            self._on_messages(messages, size)
+        else:
+            self._early.append((messages, size))
+
+    def hand_over(self) -> None:
+        """Give messages on from now; those that came right behind the handshake first."""
+        early, self._early = self._early or (), None
+        for messages, size in early:
+            self._on_messages(messages, size)
 
     def pong_received(self, payload: bytes) -> None:
         if payload == self._ping_payload:

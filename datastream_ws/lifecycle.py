@@ -25,6 +25,7 @@ from .exceptions import (
     ConfigurationError,
     DataStreamError,
     HandlerError,
+    LeaseError,
     NotConnectedError,
     ReconnectError,
     SpoolError,
@@ -34,6 +35,8 @@ from .handlers import Handlers
 from .hooks import Hooks
 from .inbox import Budget, Inbox
 from .intake import Intake
+from .lease import Lease
+from .lease.ownership import Ownership
 from .messages import Origin
 from .options import ClientOptions, check_headers, check_url
 from .redaction import peer_text, shown_url
@@ -77,6 +80,7 @@ class Lifecycle:
         submit: Runs a function on a handler thread, ``spawn`` without a result.
         engine: Makes a new engine for each attempt.
         held: Whether messages wait while there are no handlers (they may be iterated over).
+        lease: What says whether the stream is ours; ``None``: it is.
         budget: How many messages may be handled; ``None``: no limit.
 
     """
@@ -95,6 +99,7 @@ class Lifecycle:
         spawn: Callable[[Callable[[], None]], None],
         engine: Callable[[ClientOptions], Engine],
         held: bool,
+        lease: Lease | None = None,
         budget: Budget | None = None,
     ) -> None:
         self.options = options
@@ -124,6 +129,12 @@ class Lifecycle:
         self._lost_at: tuple[float, float] | None = None  # UNIX and monotonic time
         self._task: asyncio.Task[None] | None = None
 
+        self.lease: Ownership | None = None
+        if lease is not None:
+            self.lease = Ownership(
+                lease, options.lease_ttl, on_lost=self._on_lease_lost, report=self.report
+            )
+        self._tenure = self.lease.tenure if self.lease is not None else always_ours
         self.spool: SpoolKeeper | None = None
         self.inbox = self._make_inbox(options, budget)
         self.hooks = Hooks(
@@ -142,7 +153,8 @@ class Lifecycle:
             spawn=spawn,
             report=self.report,
             on_room=lambda: self._on_loop(self.intake.on_room),
-            gate=lambda: budget is None or not budget.is_spent,
+            gate=_gate(budget, None if self.lease is None else self._tenure),
+            tenure=self._tenure,
             held=held,
         )
         self.intake = Intake(
@@ -163,7 +175,7 @@ class Lifecycle:
         inbox = SpooledInbox(
             journal=options.journal,
             spool_bytes=options.spool_bytes,
-            gate=lambda: True,
+            gate=lambda: self._tenure() is not None,
             origin=self._origin,
             **limits,
         )
@@ -229,6 +241,7 @@ class Lifecycle:
     async def _stay_connected(self) -> Exception | None:
         """Make attempts until told to close (``None``), or until it makes no sense any more."""
         while not self._closing:
+            await self._settle_lease()
             if self._paused:
                 await self._stay_paused()
                 continue
@@ -247,6 +260,7 @@ class Lifecycle:
 
     async def _obey(self) -> None:
         """End the connection that a pause or reconnect does not want any more."""
+        await self._settle_lease()
         connection = self.connection
         if self._closing or connection is None:
             return
@@ -257,7 +271,7 @@ class Lifecycle:
 
     async def _stay_paused(self) -> None:
         self._set(State.PAUSED)
-        while self._paused and not self._closing:
+        while self._paused and not self._closing and not self._has_lost_lease:
             self._asked.clear()
             await self._asked.wait()
 
@@ -270,6 +284,8 @@ class Lifecycle:
             await self._open_spool()
         except SpoolError as error:
             return Outcome(error)
+        await self._acquire_lease()
+        self._set(State.CONNECTING)
         self.traffic.attempts += 1
         try:
             connection = await self._unless_asked(self._dial())
@@ -295,6 +311,59 @@ class Lifecycle:
 
     _spool_opened: asyncio.Future[None] | None = None
 
+    # --- the lease ---
+
+    async def _acquire_lease(self) -> None:
+        """Stand by until the stream is ours. Raises Asked."""
+        lease = self.lease
+        if lease is None:
+            return
+        if not lease.is_ours:
+            step = self._loop.create_task(lease.acquire(lambda: self._set(State.STANDBY)))
+            try:
+                await self._first(step)
+            finally:
+                step.cancel()
+        if self.epoch != lease.epoch:
+            self.epoch = lease.epoch
+            self.dispatcher.wake()  # what an earlier tenure has left in the spool
+            if self.spool is not None:
+                self.spool.nudge()
+
+    @property
+    def _has_lost_lease(self) -> bool:
+        return self.lease is not None and self.lease.is_lost
+
+    def _on_lease_lost(self) -> None:
+        self._asked.set()
+        if self._closing:
+            if self.connection is not None:
+                self.connection.fail(LeaseError("the lease is lost"))
+            self._drop_lost()
+
+    async def _settle_lease(self) -> None:
+        """End what the end of a tenure forbids, before somebody else begins with it."""
+        lease, connection = self.lease, self.connection
+        if lease is None or not lease.is_lost or self._closing:
+            return
+        if connection is not None:
+            error = LeaseError("the lease is lost")
+            if lease.left > 0:
+                await connection.close(lease.left / 2)
+            else:
+                connection.fail(error)
+            await asyncio.wait([connection.closed])
+            self._note_end(connection)
+            ended = connection.closed.result()
+            self._tell_disconnect(ended, error, will_retry=True, delay=None)
+        self._drop_lost()
+        lease.give_up()
+
+    def _drop_lost(self) -> None:
+        if dropped := self.inbox.drop("lease_lost"):
+            self._log("warning", "the lease is lost: %d unhandled messages dropped", dropped)
+        self.dispatcher.shed()
+
     async def _dial(self) -> Connection:
         options = self.options
         connection = Connection(
@@ -309,7 +378,6 @@ class Lifecycle:
             async with asyncio.timeout(options.open_timeout):
                 url, headers = await self._url(), await self._headers()
                 self._log("info", "connecting to %s", shown_url(url))
-                self.intake.attach(connection, origin)
                 await connection.open(url, headers)
         except TimeoutError:
             limit = options.open_timeout
@@ -346,6 +414,12 @@ class Lifecycle:
         self._set(State.CONNECTED)
         self.hooks.call("on_connect")
         self._tell_gap()
+        codec: Any = self.options.codec
+        origin = Origin(
+            self.options.name, traffic.connections, self.epoch, codec, self.options.route
+        )
+        self.intake.attach(connection, origin)
+        connection.hand_over()  # from here on: a handler may send what it likes
 
     async def _serve(self, connection: Connection) -> Outcome:
         """Get ready and stay until the connection ends. Raises Asked."""
@@ -525,6 +599,8 @@ class Lifecycle:
         dropped = self.inbox.close()
         await self.dispatcher.stop()
         dropped += await self._close_spool()
+        if self.lease is not None:
+            await self.lease.release(max(1.0, self._left()))
         if dropped:
             self._log("error", "closed with %d messages unhandled: dropped", dropped)
         if error is not None:
@@ -706,6 +782,18 @@ class Lifecycle:
         self.dispatcher.abandon()
         connection = self.connection
         return [] if connection is None else [connection.disown()]
+
+
+def always_ours() -> int:
+    """The tenure of a stream without a lease."""
+    return 0
+
+
+def _gate(budget: Budget | None, tenure: Callable[[], int | None] | None) -> Callable[[], bool]:
+    """Return what the dispatcher looks at before each message."""
+    if tenure is None:
+        return lambda: budget is None or not budget.is_spent
+    return lambda: tenure() is not None and (budget is None or not budget.is_spent)
 
 
 def _unexplained(ended: Ended) -> Exception:

@@ -29,10 +29,10 @@ HAPPY_EYEBALLS_DELAY = 0.25  # seconds, RFC 8305 section 5
 
 
 class QuietLogger(logging.LoggerAdapter[logging.Logger]):
-    """The libraries' lower levels print headers, tokens and payloads: none are made."""
+    """The libraries print headers, tokens, payloads and what peers say: nothing is made of it."""
 
     def isEnabledFor(self, level: int) -> bool:
-        return level >= logging.WARNING and self.logger.isEnabledFor(level)
+        return False  # whatever matters ends a connection, and is reported with it
 
 
 @functools.cache

@@ -39,6 +39,7 @@ __all__ = ["PicowsEngine"]
 
 MOST_REDIRECTS = 5
 NO_LIMIT = 2**62
+RESERVED_CODES = frozenset({0, 1005, 1006})  # picows lets a peer send them
 UNFINISHED = 4096  # most fragments of one message
 
 TEXT, BINARY = picows.WSMsgType.TEXT, picows.WSMsgType.BINARY
@@ -69,7 +70,8 @@ class Listener(picows.WSListener):
 
     def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
         kind = frame.msg_type
-        if kind is TEXT and frame.fin and not self._fragments and not frame.rsv1:
+        plain = not (frame.rsv1 or frame.rsv2 or frame.rsv3 or self._fragments)
+        if kind is TEXT and plain and frame.fin:
             try:
                 self._whole.append(frame.get_payload_as_utf8_text())
                 self._size += frame.payload_size
@@ -102,6 +104,9 @@ class Listener(picows.WSListener):
 
     def _close(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
         """RFC 6455 section 5.5.1: answer with the same code; the server ends the connection."""
+        if frame.payload_size and _number(frame.get_close_code()) in RESERVED_CODES:
+            self._fail(1002, "reserved close code")
+            return
         if not transport.is_close_frame_sent:
             if frame.payload_size:
                 transport.send_close(frame.get_close_code())

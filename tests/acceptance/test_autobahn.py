@@ -1,0 +1,102 @@
+"""
+The Autobahn conformance cases through our own client: engine, inbox, handler, send.
+
+The cases are served by ``kosoku``, which runs the original case files. What is known to fail
+fails with the websockets library itself, by its authors' choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from datastream_ws import AsyncClient, DataStreamError, Message, NotConnectedError
+
+kosoku = pytest.importorskip("kosoku")
+
+ENGINES = ["websockets", "picows"]
+FRAMING = [f"{group}.*" for group in (1, 2, 3, 4, 5, 6, 7, 10)]
+KNOWN = {"websockets": {"7.1.5"}, "picows": {"7.1.2"}}
+LONG = ["9.*", "12.*", "13.*"]
+# A message of more than 4,096 fragments is refused, by both.
+KNOWN_LONG = {"9.3.1", "9.3.2", "9.4.1", "9.4.2"}
+
+
+@asynccontextmanager
+async def stream(url: str, **options: Any) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(
+        url, max_reconnect_attempts=1, max_size=2**26, logger=Silent(), **options
+    ) as client:
+        yield client
+
+
+class Silent:
+    """The cases make thousands of errors on purpose."""
+
+    def debug(self, msg: str, *args: Any, exc_info: Any = None) -> None: ...
+    def info(self, msg: str, *args: Any, exc_info: Any = None) -> None: ...
+    def warning(self, msg: str, *args: Any, exc_info: Any = None) -> None: ...
+    def error(self, msg: str, *args: Any, exc_info: Any = None) -> None: ...
+
+
+async def until_over(client: AsyncClient) -> None:
+    """Wait for the end; a case that breaks the protocol ends with the client's error."""
+    with suppress(DataStreamError):
+        await client.wait_closed(60)
+
+
+async def echo(url: str, **options: Any) -> None:
+    """Run one case: send back what comes until the connection ends."""
+    async with stream(url, **options) as client:
+
+        @client.on_message
+        async def back(message: Message) -> None:
+            with suppress(NotConnectedError):
+                await client.send(message.data)
+
+        await until_over(client)
+
+
+async def count(base: str) -> int:
+    async with stream(f"{base}/getCaseCount") as client:
+        async for message in client:
+            return int(message.data)
+    raise AssertionError("no count")
+
+
+async def run_cases(cases: list[str], **options: Any) -> set[str]:
+    """Run cases with a client of these options; return the ids of those that failed."""
+    async with kosoku.run_fuzzingserver(cases, port=0) as server:
+        base = f"ws://127.0.0.1:{server.port}"
+        for number in range(1, await count(base) + 1):
+            await echo(f"{base}/runCase?case={number}&agent=us", **options)
+        async with stream(f"{base}/updateReports?agent=us") as client:
+            await until_over(client)
+        try:
+            await server.get_result()
+        except kosoku.FailureError as failure:
+            print(failure)
+            return {result.case_id for result in failure.results if not result.passed}
+    return set()
+
+
+@pytest.mark.leaks_allowed("the runtime of kosoku stays")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_framing_cases_pass(engine: str) -> None:
+    """Cases 1 to 7 and 10: only what upstream fails fails."""
+    failed = await run_cases(FRAMING, engine=engine)
+    assert failed <= KNOWN[engine]
+
+
+@pytest.mark.leaks_allowed("the runtime of kosoku stays")
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_limits_and_compression_cases_pass(engine: str) -> None:
+    """Cases 9, 12 and 13: sizes, many fragments, permessage-deflate."""
+    failed = await run_cases(LONG, engine=engine)
+    assert failed <= KNOWN_LONG
