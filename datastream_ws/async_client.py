@@ -23,6 +23,7 @@ from .exceptions import (
 )
 from .handlers import Decorators, Handlers
 from .inbox import Budget
+from .lease import lease_for
 from .lifecycle import Lifecycle
 from .messages import Message, Origin
 from .options import ClientOptions
@@ -139,6 +140,7 @@ class AsyncClient(Decorators):
         """Start on the running loop; *held*: messages wait while there are no handlers."""
         if not self.state.is_final:
             return
+        lease = lease_for(self.options.lease, self.name)
         if self.state is not State.IDLE:
             self._begin_anew()
         self._close_requested = False
@@ -157,6 +159,7 @@ class AsyncClient(Decorators):
             spawn=pool.call,
             engine=engine_for,
             held=held,
+            lease=lease,
             budget=self._budget,
         )
         self.handlers.added.add(life.dispatcher.wake)

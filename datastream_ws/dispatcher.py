@@ -564,12 +564,14 @@ class Dispatcher:
             await asyncio.wait(self._tasks, timeout=1.0)
 
     def shed(self) -> None:
-        """Give up what waits in batches; at the end, or when the tenure is over."""
+        """Give up what waits in batches; at the end, or of a tenure. On the loop."""
         with self._lock:
             entries = {id(e): e for b in self._batches.values() for e in b.entries}
             self._batches.clear()
         for entry in entries.values():
             self._discard(entry.message)
+        if self._draining and self._is_idle():
+            self._drained.set()
 
     def abandon(self) -> None:
         """After a fork: a worker that goes on here as the child's only thread must stop."""

@@ -279,7 +279,6 @@ class Lifecycle:
 
     async def _attempt(self) -> Outcome:
         """Connect, get ready, stay; return how it ended. Raises Asked."""
-        self._set(State.CONNECTING)
         try:
             await self._open_spool()
         except SpoolError as error:
@@ -358,6 +357,7 @@ class Lifecycle:
             self._tell_disconnect(ended, error, will_retry=True, delay=None)
         self._drop_lost()
         lease.give_up()
+        self._set(State.STANDBY)
 
     def _drop_lost(self) -> None:
         if dropped := self.inbox.drop("lease_lost"):
