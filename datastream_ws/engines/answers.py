@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import ssl
 from datetime import datetime
-from typing import Any
 from urllib.parse import urlsplit
 
 from ..exceptions import HandshakeError, StreamClosedError, UnauthorizedError
@@ -18,14 +16,11 @@ __all__ = [
     "closed_by_peer",
     "cut_by_peer",
     "default_ssl_context",
-    "happy_eyeballs",
     "peer_fault",
     "quiet_logger",
     "same_origin",
     "status_error",
 ]
-
-HAPPY_EYEBALLS_DELAY = 0.25  # seconds, RFC 8305 section 5
 
 
 class QuietLogger(logging.LoggerAdapter[logging.Logger]):
@@ -49,13 +44,6 @@ def _verifying_context() -> ssl.SSLContext:
 def default_ssl_context(options: ClientOptions) -> ssl.SSLContext:
     """Return the option's context, or one that verifies; made once, it reads many files."""
     return options.ssl if isinstance(options.ssl, ssl.SSLContext) else _verifying_context()
-
-
-def happy_eyeballs(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
-    """Return the argument that races both address families; uvloop has no such argument."""
-    if isinstance(loop, asyncio.BaseEventLoop):
-        return {"happy_eyeballs_delay": HAPPY_EYEBALLS_DELAY}
-    return {}
 
 
 def same_origin(url: str, other: str) -> bool:

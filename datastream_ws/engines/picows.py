@@ -7,7 +7,6 @@ Differences from the default one are listed in docs/engines.md.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import urllib.request
 import zlib
@@ -27,12 +26,12 @@ from .answers import (
     closed_by_peer,
     cut_by_peer,
     default_ssl_context,
-    happy_eyeballs,
     peer_fault,
     quiet_logger,
     same_origin,
     status_error,
 )
+from .dialling import dialled
 from .inflate import OFFER, Inflate, TooBig, inflate_for
 
 __all__ = ["PicowsEngine"]
@@ -268,17 +267,10 @@ class PicowsEngine:
         )
 
     async def _dial(self, url: Any) -> socket.socket:
-        """Connect as asyncio does, both address families; keep hold of the socket."""
-        loop = asyncio.get_running_loop()
-        extra = happy_eyeballs(loop)
-        transport, _ = await loop.create_connection(asyncio.Protocol, url.host, url.port, **extra)
-        try:
-            descriptor = os.dup(transport.get_extra_info("socket").fileno())
-        finally:
-            transport.abort()
-        dialled = socket.socket(fileno=descriptor)
-        self._sockets.append(dialled)
-        return dialled
+        """Connect, and keep hold of the socket."""
+        sock = await dialled(url.host, url.port)
+        self._sockets.append(sock)
+        return sock
 
     def _request_headers(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
         options = self._options
