@@ -203,10 +203,12 @@ class Lifecycle:
 
     def ask(self, *, pause: bool | None = None, reconnect: bool = False) -> None:
         """Leave word: pause, resume, dial anew."""
-        if pause is not None:
+        if pause is not None and pause is not self._paused:
             self._paused = pause
-        self._reconnect |= reconnect
-        self._asked.set()
+            self._asked.set()
+        if reconnect:
+            self._reconnect = True
+            self._asked.set()
 
     def ask_close(self, timeout: float) -> None:
         """Leave word to close within *timeout* seconds; a later call may only shorten it."""
@@ -295,6 +297,9 @@ class Lifecycle:
             self._unauthorized += isinstance(error, UnauthorizedError)
             return Outcome(error)
         self._unauthorized = 0
+        if self._has_lost_lease:  # this process was stopped while it dialled
+            connection.fail(LeaseError("the lease is lost"))
+            raise Asked
         self._opened(connection)
         return await self._serve(connection)
 
@@ -373,7 +378,6 @@ class Lifecycle:
             on_round_trip=self._note_round_trip,
             on_sent=self._note_sent,
         )
-        origin = self._origin(self.epoch, self.traffic.connections + 1)
         try:
             async with asyncio.timeout(options.open_timeout):
                 url, headers = await self._url(), await self._headers()
@@ -414,11 +418,7 @@ class Lifecycle:
         self._set(State.CONNECTED)
         self.hooks.call("on_connect")
         self._tell_gap()
-        codec: Any = self.options.codec
-        origin = Origin(
-            self.options.name, traffic.connections, self.epoch, codec, self.options.route
-        )
-        self.intake.attach(connection, origin)
+        self.intake.attach(connection, self._origin(self.epoch, traffic.connections))
         connection.hand_over()  # from here on: a handler may send what it likes
 
     async def _serve(self, connection: Connection) -> Outcome:
