@@ -16,10 +16,19 @@ from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from typing import Any, Literal, Protocol, TypeVar
 
-from .handlers import Handler, Handlers
+from .handlers import Handler, Handlers, Unit
 from .messages import Message
 
-__all__ = ["Caller", "InlineCaller", "LoopCaller", "Run", "ThreadCaller", "drive", "handling"]
+__all__ = [
+    "Caller",
+    "InlineCaller",
+    "LoopCaller",
+    "Run",
+    "ThreadCaller",
+    "drive",
+    "enclosed",
+    "handling",
+]
 
 T = TypeVar("T")
 
@@ -113,6 +122,25 @@ class InlineCaller:
         return False
 
 
+def enclosed(function: Callable[..., T], units: Sequence[Unit]) -> Callable[..., T]:
+    """Return a plain *function* as one that is called within the ``per="call"`` contexts."""
+    for unit in reversed(units):
+        if unit.per == "call":
+            function = _entering(unit.factory, function)
+    return function
+
+
+def _entering(factory: Callable[[], Any], function: Callable[..., T]) -> Callable[..., T]:
+    def call(*arguments: Any) -> T:
+        context = factory()
+        if not hasattr(type(context), "__enter__"):  # for coroutine handlers only
+            return function(*arguments)
+        with context:
+            return function(*arguments)
+
+    return call
+
+
 class Run:
     """
     Some handler calls in one place, within one entry of the ``per="run"`` contexts.
@@ -132,11 +160,7 @@ class Run:
             await self._enter_run()
         if handler.is_async:
             return await self.caller.await_(lambda: self._call_async(handler, arguments))
-        if not self._handlers.units:
-            return handler.function(*arguments)
-        async with AsyncExitStack() as stack:
-            await self._enter("call", stack, for_async=False)
-            return handler.function(*arguments)
+        return enclosed(handler.function, self._handlers.units)(*arguments)
 
     async def _call_async(self, handler: Handler, arguments: tuple[Any, ...]) -> Any:
         if not self._handlers.units:

@@ -349,19 +349,39 @@ class Handlers:
         if not callable(handler.function):
             raise ConfigurationError(f"on_{handler.kind}: must be given a callable")
         with self._lock:
-            if handler.is_batch:
-                self.batches += (handler,)
-            self._handlers += (handler,)
-            self._file(handler)
-            plain = all(h.route is None and not h.is_conditional for h in self._handlers)
-            self._every = self._routeless[0] if plain else None
-            plain = plain and not any(h.is_batch or h.decode_as for h in self._handlers)
-            self._direct = self._every or () if plain else ()
+            self._keep(handler)
             followers = tuple(self._followers)
         for callback in tuple(self.added):
             callback()
         for follower in followers:
             follower._add(handler)
+
+    def _keep(self, handler: Handler) -> None:
+        if handler.is_batch:
+            self.batches += (handler,)
+        self._handlers += (handler,)
+        self._file(handler)
+        plain = all(h.route is None and not h.is_conditional for h in self._handlers)
+        self._every = self._routeless[0] if plain else None
+        plain = plain and not any(h.is_batch or h.decode_as for h in self._handlers)
+        self._direct = self._every or () if plain else ()
+
+    def remove(self, function: Callable[..., Any]) -> None:
+        """
+        Take back every registration of *function*, hooks included; an unknown one is no error.
+
+        A message or hook at work may still reach it.
+        """
+        with self._lock:
+            kept = _without(function, self._handlers)
+            self.hooks = {kind: _without(function, hooks) for kind, hooks in self.hooks.items()}
+            self._handlers = self.batches = self._every = self._direct = ()
+            self._by_route, self._routeless = {}, ((), False)
+            for handler in kept:
+                self._keep(handler)
+            followers = tuple(self._followers)
+        for follower in followers:
+            follower.remove(function)
 
     # --- look-up ---
 
@@ -377,9 +397,11 @@ class Handlers:
     def direct(self, is_async: bool) -> tuple[Handler, ...]:
         """
         Return the handlers if every one of them is of this kind and is simply to be called
-        with every message, without contexts; else nothing.
+        with every message, plain ones within no other contexts than those per call; else nothing.
         """
-        if self.units or any(handler.is_async is not is_async for handler in self._direct):
+        if any(is_async or unit.per == "run" for unit in self.units):
+            return ()
+        if any(handler.is_async is not is_async for handler in self._direct):
             return ()
         return self._direct
 
@@ -408,6 +430,10 @@ class Handlers:
             return
         self._by_route = {route: _with(handler, found) for route, found in self._by_route.items()}
         self._routeless = _with(handler, self._routeless)
+
+
+def _without(function: Callable[..., Any], handlers: tuple[Handler, ...]) -> tuple[Handler, ...]:
+    return tuple(handler for handler in handlers if handler.function != function)
 
 
 def _with(handler: Handler, candidates: Candidates) -> Candidates:

@@ -1,0 +1,110 @@
+"""The contexts around a plain handler's call: what ``use()`` promises, on both ways to a handler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+import pytest
+
+from datastream_ws import Client, Message
+from datastream_ws.testing import StreamServer
+
+URL = "ws://127.0.0.1:1/"
+
+
+def test_a_context_sees_what_the_handler_raised_and_may_take_it() -> None:
+    client = Client(URL)
+    seen: list[BaseException] = []
+
+    @client.use
+    @contextmanager
+    def witness() -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            seen.append(error)
+            raise
+
+    @client.on_message
+    def handle(message: Message) -> None:
+        raise ValueError(message.data)
+
+    with pytest.raises(ValueError, match="one"):
+        client.deliver("one")
+    assert [str(error) for error in seen] == ["one"]
+    client.use(lambda: suppress(ValueError))
+    client.deliver("two")
+    assert len(seen) == 1  # the inner context has taken it
+
+
+def test_contexts_are_entered_in_order_around_each_call() -> None:
+    client = Client(URL)
+    seen: list[str] = []
+
+    def context(name: str) -> None:
+        @client.use
+        @contextmanager
+        def entered() -> Iterator[None]:
+            seen.append(f"+{name}")
+            yield
+            seen.append(f"-{name}")
+
+    context("outer")
+    context("inner")
+    client.on_message(lambda message: seen.append("first"))
+    client.on_message(lambda message: seen.append("second"))
+    client.deliver("x")
+    around = ["+outer", "+inner", "{}", "-inner", "-outer"]
+    assert seen == [step.format(name) for name in ("first", "second") for step in around]
+
+
+def test_an_asynchronous_context_leaves_plain_handlers_alone() -> None:
+    client = Client(URL)
+    seen: list[str] = []
+
+    @client.use
+    @asynccontextmanager
+    async def entered():  # type: ignore[no-untyped-def]  # an async iterator
+        seen.append("entered")
+        yield
+
+    client.on_message(lambda message: seen.append("plain"))
+    client.deliver("x")
+    assert seen == ["plain"]
+
+
+def test_a_failing_message_of_a_stream_meets_its_contexts_once_per_try(
+    stream_server: StreamServer,
+) -> None:
+    """Over a connection, where plain handlers take the short way."""
+    client = Client(stream_server.url, retry_message=lambda error: isinstance(error, KeyError))
+    seen: list[str] = []
+
+    @client.use
+    @contextmanager
+    def witness() -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, ValueError) as error:
+            seen.append(type(error).__name__)
+            raise
+
+    @client.on_message
+    def handle(message: Message) -> None:
+        if message.data == "retried" and "KeyError" not in seen:
+            raise KeyError
+        if message.data == "failed":
+            raise ValueError
+        seen.append(str(message.data))
+
+    with client:
+        client.wait_ready(10)
+        for text in ("one", "retried", "failed", "two"):
+            stream_server.send(text)
+        stream_server.wait_connected(1)
+        assert stream_server.connections
+        client.close()
+    assert seen == ["one", "KeyError", "retried", "ValueError", "two"]
+    stats = client.stats()
+    assert (stats.messages_handled, stats.messages_failed) == (3, 1)
