@@ -373,12 +373,12 @@ class Handlers:
         A message or hook at work may still reach it.
         """
         with self._lock:
-            kept = _without(function, self._handlers)
             self.hooks = {kind: _without(function, hooks) for kind, hooks in self.hooks.items()}
-            self._handlers = self.batches = self._every = self._direct = ()
-            self._by_route, self._routeless = {}, ((), False)
-            for handler in kept:
-                self._keep(handler)
+            rest = Handlers()  # whoever looks up meanwhile must not find half of them
+            for handler in _without(function, self._handlers):
+                rest._keep(handler)
+            for name in ("_by_route", "_routeless", "_every", "_direct", "batches", "_handlers"):
+                setattr(self, name, getattr(rest, name))
             followers = tuple(self._followers)
         for follower in followers:
             follower.remove(function)
