@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 from .codecs import Codec, converter_for
 from .exceptions import ConfigurationError
@@ -459,18 +459,52 @@ def _without_repeats(handlers: Iterable[Handler]) -> tuple[Handler, ...]:
     return tuple(kept)
 
 
+class OnMessage(Protocol):
+    """The type of :meth:`Handlers.on_message`, for those who check types."""
+
+    @overload
+    def __call__(self, route: F, /) -> F: ...
+
+    @overload
+    def __call__(
+        self,
+        route: str | None = None,
+        *,
+        when: Callable[[Message], Any] | None = None,
+        default: bool = False,
+        decode_as: Any = None,
+    ) -> Callable[[F], F]: ...
+
+
+class OnBatch(Protocol):
+    """The type of :meth:`Handlers.on_batch`."""
+
+    @overload
+    def __call__(self, max_size: F, /) -> F: ...
+
+    @overload
+    def __call__(
+        self,
+        max_size: int = 100,
+        max_wait: float = 0.5,
+        *,
+        route: str | None = None,
+        when: Callable[[Message], Any] | None = None,
+    ) -> Callable[[F], F]: ...
+
+
 class Decorators:
     """The decorators of a :class:`Handlers` registry, on whatever has one."""
 
     handlers: Handlers
 
     @property
-    def on_message(self):  # type: ignore[no-untyped-def]  # the overloads of the method it returns
+    def on_message(self) -> OnMessage:
         """See :meth:`Handlers.on_message`."""
         return self.handlers.on_message
 
     @property
-    def on_batch(self):  # type: ignore[no-untyped-def]
+    def on_batch(self) -> OnBatch:
         """See :meth:`Handlers.on_batch`."""
         return self.handlers.on_batch
 

@@ -1,4 +1,4 @@
-"""The contexts around a plain handler's call: what ``use()`` promises, on both ways to a handler."""
+"""The contexts around a plain handler's call: what ``use()`` promises, both ways."""
 
 from __future__ import annotations
 
