@@ -14,8 +14,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from .calls import Caller, LoopCaller, Run, ThreadCaller, drive, enclosed, handling
@@ -435,6 +436,8 @@ class Dispatcher:
         self._inbox.release(message)
         if full:
             await self._flush_batches(run)
+        elif self._options.concurrency > 1:  # this worker may be busy when they are due
+            self._arm_timer()
 
     def _has_ready_batch(self, now: float) -> bool:
         return any(self._is_ready(batch, now) for batch in self._batches.values())
@@ -484,9 +487,15 @@ class Dispatcher:
                 self._done(entry.message, failed=entry.failed)
 
     def _arm_timer(self) -> None:
-        """Have a worker come back when the next batch is due."""
+        """
+        Have a worker come back when the next batch is due.
+
+        One that is due already is for the next free worker: another timer would only spin.
+        """
+        now = time.monotonic()
         with self._lock:
-            due = min((b.due for b in self._batches.values()), default=float("inf"))
+            dues = (batch.due for batch in self._batches.values() if batch.due > now)
+            due = min(dues, default=float("inf"))
             if due >= self._timer_at or self._stopped.is_set():
                 return
             self._timer_at = due
@@ -497,8 +506,8 @@ class Dispatcher:
 
     def _timer_ended(self) -> None:
         self._timer_at = float("inf")
-        self.wake()
         self._arm_timer()
+        self.wake()  # after arming: what falls due in between is seen here
 
     # --- watchdog ---
 
@@ -547,7 +556,7 @@ class Dispatcher:
         """Nothing is left, or what is left may not be handed out any more."""
         if not self._inbox.waiting:
             return True
-        batched = any(batch.entries for batch in self._batches.values())
+        batched = any(batch.entries for batch in list(self._batches.values()))
         return not self._workers and not batched and not self._gate()
 
     async def stop(self) -> None:
@@ -589,10 +598,21 @@ def _is_own_cancellation(error: BaseException, caller: Caller) -> bool:
 
 
 def _stack_of(watched: Watched) -> str:
-    if watched.task is not None and asyncio.current_task(watched.task.get_loop()) != watched.task:
-        frames = watched.task.get_stack(limit=10)
+    task = watched.task
+    if task is not None and asyncio.current_task(task.get_loop()) != task:
+        # Task.get_stack() ends with the outermost coroutine.
+        frames = list(_frames_of(task.get_coro()))[-10:]
         summary = traceback.StackSummary.extract((f, f.f_lineno) for f in frames)
     else:
         frame = sys._current_frames().get(watched.thread)
         summary = traceback.extract_stack(frame, limit=10) if frame else traceback.StackSummary()
     return "".join(summary.format()).rstrip()
+
+
+def _frames_of(coroutine: Any) -> Iterator[FrameType]:
+    """Yield the frames of a coroutine that waits, from the outermost to where it does."""
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None)
+        if frame is not None:
+            yield frame
+        coroutine = getattr(coroutine, "cr_await", None)
