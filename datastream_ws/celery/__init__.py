@@ -1,0 +1,26 @@
+"""
+The stream inside Celery's workers.
+
+::
+
+    from datastream_ws.celery import forward, install
+
+    app = Celery("proj", broker="redis://…")
+    install(app, client)
+    forward(client, "proj.tasks.ingest", queue="ticks", batch=(100, 0.2))
+
+``celery -A proj worker --datastream`` runs it. A worker without ``--datastream`` opens no
+connection; with a ``lease`` any number of workers may be started with it.
+"""
+
+from __future__ import annotations
+
+try:
+    import celery as _  # noqa: F401
+except ImportError as missing:
+    raise ImportError("celery is not installed: pip install 'datastream-ws[celery]'") from missing
+
+from .forwarding import forward
+from .installation import install
+
+__all__ = ["forward", "install"]

@@ -1,0 +1,112 @@
+"""``app.conf.datastream``, the worker's options, and what a worker's clients are given."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import ConfigurationError
+
+__all__ = ["WorkerConfig", "spool_path"]
+
+log = logging.getLogger("datastream_ws.celery")
+
+KEYS = ("enabled", "on_fatal")
+ON_FATAL = ("log", "shutdown")
+FATAL_DELAY = 300.0  # seconds; a worker that has other work outlives a wrong key
+TRUE, FALSE = {"1", "true", "t", "yes", "y", "on"}, {"", "0", "false", "f", "no", "n", "off"}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """
+    How a worker treats its streams.
+
+    Attributes:
+        enabled: Whether it runs them.
+        names: Which of them; ``None``: all.
+        stops: Whether the worker stops once a stream has failed for good.
+
+    """
+
+    enabled: bool
+    names: tuple[str, ...] | None
+    stops: bool
+
+    @classmethod
+    def of(cls, app: Any, flag: bool | None, names: str | None) -> WorkerConfig:
+        """Read the configuration; what the command line says wins. Raises ConfigurationError."""
+        conf = _checked(app.conf.get("datastream") or {})
+        enabled = _from_environment() if flag is None else flag
+        if enabled is None:
+            enabled = conf.get("enabled", False)
+        chosen = tuple(filter(None, map(str.strip, names.split(",")))) if names else None
+        return cls(enabled, chosen, conf.get("on_fatal") == "shutdown")
+
+    @property
+    def fatal_delay(self) -> float | None:
+        """Default of the option in a worker; one that stops leaves the rest to its supervisor."""
+        return None if self.stops else FATAL_DELAY
+
+
+def _checked(conf: Any) -> Mapping[str, Any]:
+    if not isinstance(conf, Mapping):
+        raise ConfigurationError(f"app.conf.datastream: must be a dict, not {type(conf).__name__}")
+    for key in conf:
+        if key not in KEYS:
+            near = difflib.get_close_matches(str(key).lower(), KEYS, n=1) or KEYS
+            raise ConfigurationError(
+                f"app.conf.datastream: no key {key!r}; did you mean {' or '.join(near)}?"
+            )
+    if not isinstance(conf.get("enabled", False), bool):
+        raise ConfigurationError("app.conf.datastream['enabled']: must be True or False")
+    if conf.get("on_fatal", "log") not in ON_FATAL:
+        raise ConfigurationError("app.conf.datastream['on_fatal']: must be 'log' or 'shutdown'")
+    return conf
+
+
+def _from_environment() -> bool | None:
+    """Read what Celery's command line would, for workers that are started without it."""
+    value = os.environ.get("CELERY_WORKER_DATASTREAM")
+    if value is None:
+        return None
+    if value.lower() not in TRUE | FALSE:
+        raise ConfigurationError("CELERY_WORKER_DATASTREAM: must be 1 or 0")
+    return value.lower() in TRUE
+
+
+def spool_path(app_name: str | None, node: str) -> str | None:
+    """
+    Return where a worker keeps what waits for the broker; ``None``: nowhere can be written.
+
+    One file for each node and stream: two workers of one node name on a machine would share it,
+    and the second would be refused.
+    """
+    folder = re.sub(r"[^\w.-]", "_", app_name or "celery")
+    for base in _state_directories():
+        target = base / folder
+        try:
+            target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            log.warning("no spool in %s: %s", target, error.strerror)
+            continue
+        if os.access(target, os.W_OK):
+            return str(target / (re.sub(r"[^\w.@-]", "_", node) + ".{name}.spool"))
+    return None
+
+
+def _state_directories() -> list[Path]:
+    """Return where a program of this user may keep state, the better place first."""
+    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    return [
+        Path(home) / "datastream-ws",
+        Path(tempfile.gettempdir()) / f"datastream-ws-{user}",
+    ]

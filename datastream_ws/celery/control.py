@@ -1,0 +1,60 @@
+"""The remote commands: ``celery inspect datastream``, ``celery control datastream_pause`` …"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from celery.worker.control import control_command, inspect_command
+
+from .. import Client, NotConnectedError
+from ..health import describe
+from .sources import Stream
+
+__all__: list[str] = []
+
+NONE_HERE = "no stream runs in this worker: start it with --datastream"
+
+
+@inspect_command(name="datastream")  # type: ignore[untyped-decorator,unused-ignore]
+def datastream(state: Any, **_: Any) -> dict[str, Any]:
+    """State and counters of the WebSocket streams of each worker."""
+    now = time.time()
+    return {stream.name: asdict(describe(stream.client, now)) for stream in _streams(state)}
+
+
+def _command(verb: str, explained: str) -> None:
+    def command(state: Any, name: str | None = None, **_: Any) -> dict[str, Any]:
+        return _each(state, name, lambda client: getattr(client, verb)())
+
+    control_command(
+        name=f"datastream_{verb}", args=[("name", str)], signature="[NAME]", help=explained
+    )(command)
+
+
+_command("pause", "Close the connection of a stream, or of all, and stay away.")
+_command("resume", "Come back from datastream_pause.")
+_command("reconnect", "Drop the connection of a stream, or of all, and dial anew.")
+
+
+def _each(state: Any, name: str | None, verb: Callable[[Client], None]) -> dict[str, Any]:
+    """Do something with one stream, or with all; answer as Celery's own commands do."""
+    streams = _streams(state)
+    wanted = [stream for stream in streams if name in (None, stream.name)]
+    if not wanted:
+        known = ", ".join(stream.name for stream in streams)
+        return {"error": f"no stream {name!r} here, but {known}" if streams else NONE_HERE}
+    try:
+        for stream in wanted:
+            verb(stream.client)
+    except NotConnectedError as error:
+        return {"error": str(error)}
+    return {"ok": f"asked {', '.join(stream.name for stream in wanted)}"}
+
+
+def _streams(state: Any) -> list[Stream]:
+    step = getattr(state.consumer.controller, "datastream_step", None)
+    found: list[Stream] = [] if step is None else step.streams
+    return found

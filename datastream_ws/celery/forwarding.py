@@ -1,0 +1,189 @@
+"""``forward()``: the messages of a stream become tasks."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .. import ConfigurationError, Message
+from .payload import argument_for, shown, task_id_for
+from .publisher import Publisher
+
+__all__ = ["Forwarder", "app_of", "bind", "forward", "forwarders", "note_installed", "publisher_of"]
+
+# Not data but programs, to whoever reads them: a feed must not choose what a worker runs.
+UNSAFE = {"pickle", "yaml", "application/x-python-serialize", "application/x-yaml"}
+OURS = {
+    "args": "the message is the argument",
+    "task_id": "it is made from stream, epoch and seq",
+    "producer": "forward() has its own",
+    "connection": "forward() has its own",
+    "retry": "forward() tries again until the broker takes the message",
+    "retry_policy": "forward() tries again until the broker takes the message",
+}
+
+# By the object that messages are forwarded from, which stays the same for the whole process: a
+# Client, or the stream object of an adapter.
+_publishers: weakref.WeakKeyDictionary[Any, Publisher] = weakref.WeakKeyDictionary()
+_forwarders: weakref.WeakKeyDictionary[Any, list[Forwarder]] = weakref.WeakKeyDictionary()
+_apps: weakref.WeakKeyDictionary[Any, Callable[[], Any]] = weakref.WeakKeyDictionary()
+_installed: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def forward(
+    client: Any,
+    task: Any,
+    route: str | None = None,
+    batch: tuple[int, float] | None = None,
+    **apply_async_options: Any,
+) -> None:
+    """
+    Publish each message of a stream as a task, at least once and in order.
+
+    The task gets one argument, a dict with ``data`` (base64 for a binary message, then with
+    ``"binary": True``), ``route``, ``seq``, ``connection``, ``epoch``, ``received_at`` and
+    ``stream``; with *batch* a list of such dicts. While the broker is down or hangs, messages
+    wait: in the inbox, and in the spool, which a worker gives to a stream that has chosen none.
+    A publish whose outcome is unknown is done again with the same task id, which is made from
+    stream, epoch and seq.
+
+    May be called before or after :func:`install`; nothing is resolved before the first message.
+
+    Args:
+        client: A Client, or a stream of Django's or Flask's.
+        task: A task, or its name.
+        route: Only messages with this route; ``None``: every message.
+        batch: Most messages in one task, and the longest wait of the first for more in seconds;
+            ``None``: a task for each message.
+        **apply_async_options: As of ``task.apply_async()``: queue, priority, expires, … Unless
+            you say otherwise the result is ignored: a worker would keep a subscription for each.
+
+    Raises:
+        ConfigurationError: If an option is forward's own business, or the serializer is unsafe.
+
+    """
+    forwarder = Forwarder(client, task, apply_async_options)
+    if route is not None and not isinstance(route, str):
+        raise ConfigurationError("forward: the route must be a string")
+    if batch is None:
+        client.on_message(route)(forwarder)
+    else:
+        client.on_batch(*_batch(batch), route=route)(forwarder)
+    _forwarders.setdefault(client, []).append(forwarder)
+
+
+def _batch(batch: Any) -> tuple[int, float]:
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise ConfigurationError(
+            "forward: batch must be (most messages, longest wait in seconds), as in (100, 0.2)"
+        )
+    return batch[0], batch[1]
+
+
+class Forwarder:
+    """The message handler behind one :func:`forward`; given a message, or a list of them."""
+
+    def __init__(self, client: Any, task: Any, options: dict[str, Any]) -> None:
+        name = getattr(task, "name", task)
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError("forward: the task must be a Celery task or its name")
+        for option in OURS.keys() & options.keys():
+            raise ConfigurationError(f"forward: {option} cannot be set: {OURS[option]}")
+        _refuse_unsafe(options.get("serializer"), "forward(serializer=…)")
+        self.task = name
+        self._own = None if isinstance(task, str) else task
+        self._client = weakref.ref(client)
+        self._options = {"ignore_result": True} | options
+        self._target = f"{name}\n{options.get('queue') or options.get('routing_key') or ''}"
+        self.__qualname__ = f"forward({name})"
+
+    def __call__(self, given: Message | Sequence[Message]) -> None:
+        client = self._client()
+        app = app_of(client, self._own)
+        if isinstance(given, Message):
+            messages: Sequence[Message] = (given,)
+            argument: Any = argument_for(given)
+        else:
+            messages = given
+            argument = [argument_for(message) for message in given]
+        options = {
+            "task_id": task_id_for(self._target, messages),
+            "argsrepr": shown(messages),  # Celery's own would show the payload in its log
+            **self._options,
+        }
+
+        def send(producer: Any, publish_options: dict[str, Any]) -> None:
+            call = {**publish_options, **options, "producer": producer, "retry": False}
+            task = self._task_of(app)
+            if task is None:
+                app.send_task(self.task, args=(argument,), **call)
+            else:
+                task.apply_async(args=(argument,), **call)
+
+        publisher_of(client).publish(app, send)
+
+    def _task_of(self, app: Any) -> Any:
+        """Return the task, with its own options, where this process knows it."""
+        return self._own or app.tasks.get(self.task)
+
+    def check(self, app: Any) -> None:
+        """Refuse what only the app's configuration tells. Raises ConfigurationError."""
+        task = self._task_of(app)
+        if "serializer" in self._options:
+            return
+        chosen = getattr(task, "serializer", None) or app.conf.task_serializer
+        _refuse_unsafe(chosen, f"the serializer of task {self.task}")
+
+
+def _refuse_unsafe(serializer: Any, where: str) -> None:
+    if serializer in UNSAFE:
+        raise ConfigurationError(
+            f"{where} is {serializer}, which can carry programs: use serializer='json'"
+        )
+
+
+# --- which app, which publisher --------------------------------------------------------------
+
+
+def bind(client: Any, app: Any) -> None:
+    """Say that the messages of *client* are published with *app*."""
+    _apps[client] = weakref.ref(app)
+
+
+def note_installed(app: Any) -> None:
+    """Say that ``install()`` was called for *app*."""
+    _installed.add(app)
+
+
+def app_of(client: Any, task: Any = None) -> Any:
+    """
+    Return the Celery app that a stream publishes with.
+
+    Raises:
+        ConfigurationError: If ``install()`` has not told.
+
+    """
+    bound = _apps.get(client)
+    app = bound() if bound is not None else None
+    app = app or getattr(task, "app", None)
+    if app is None and len(_installed) == 1:
+        app = next(iter(_installed))
+    if app is None:
+        raise ConfigurationError(
+            "forward: it is not known with which Celery app to publish: call install(app, client)"
+        )
+    return app
+
+
+def publisher_of(client: Any) -> Publisher:
+    """Return the publisher of a stream; made on first use."""
+    if client not in _publishers:
+        name = getattr(client, "alias", None) or getattr(client, "name", None) or "stream"
+        _publishers.setdefault(client, Publisher(name))
+    return _publishers[client]
+
+
+def forwarders(client: Any) -> list[Forwarder]:
+    """Return what forwards the messages of this stream."""
+    return list(_forwarders.get(client, ()))

@@ -1,0 +1,215 @@
+"""
+Publishing from a stream's own thread, under a watchdog.
+
+A publish runs on a thread that can be left behind: no timeout of a transport covers everything
+that can hang (a name look-up, a disk, the transport's own retries). Whoever publishes waits for
+that thread, and for no longer than LIMIT.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+from .. import Postponed
+from ..redaction import peer_text
+from .broker import BrokerConnection
+
+__all__ = ["LIMIT", "Publisher"]
+
+log = logging.getLogger("datastream_ws.celery")
+
+LIMIT = 15.0  # seconds for one publish, connecting included
+LONGEST_DELAY = 2.0  # seconds between attempts while the broker is away
+LOG_EVERY = 30.0  # seconds between warnings that it still is
+MOST_ABANDONED = 8  # threads that hang at the same time
+
+Send = Callable[[Any, dict[str, Any]], None]
+
+
+class Publisher:
+    """
+    Publishes for one stream, one message after another, on one broker connection.
+
+    What could not be published is postponed: the dispatcher gives the same message again, before
+    any other, so that the order stays. Thread-safe; in a forked child it begins anew.
+
+    Args:
+        name: Of the stream, for the log.
+
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = peer_text(name)
+        self._said: set[str] = set()
+        self._begin_anew()
+        _publishers.add(self)
+
+    def _begin_anew(self) -> None:
+        self._lock = threading.Lock()
+        self._worker: Worker | None = None
+        self._abandoned: list[Worker] = []
+        self._failures = 0
+        self._failing_since = 0.0
+        self._warned_at = 0.0
+
+    def publish(self, app: Any, send: Send) -> None:
+        """
+        Call ``send(producer, publish_options)`` on the thread; wait until it is done.
+
+        Raises:
+            Postponed: If the broker is away, refused, or did not answer in time.
+            Exception: What *send* raised for another reason.
+
+        """
+        with self._lock:
+            worker = self._worker or self._new_worker(app)
+            job = worker.submit(send)
+            if not job.done.acquire(timeout=LIMIT):
+                self._abandon(worker)
+                raise self._postponed(TimeoutError(f"no answer within {LIMIT:g} s"))
+            if job.error is None:
+                if self._failures:
+                    self._recovered()
+                return
+            if not isinstance(job.error, worker.errors):
+                raise job.error
+            self._worker = None
+            worker.end()
+            raise self._postponed(job.error) from job.error
+
+    def _new_worker(self, app: Any) -> Worker:
+        self._abandoned = [worker for worker in self._abandoned if worker.is_alive]
+        if len(self._abandoned) >= MOST_ABANDONED:
+            raise self._postponed(TimeoutError(f"{MOST_ABANDONED} publishes hang at once"))
+        self._worker = Worker(app, self._said, self._name)
+        return self._worker
+
+    def _abandon(self, worker: Worker) -> None:
+        self._worker = None
+        self._abandoned.append(worker)
+        worker.abandon()
+
+    def _postponed(self, error: BaseException) -> Postponed:
+        now = time.monotonic()
+        if not self._failures:
+            self._failing_since = now
+        self._failures += 1
+        if self._failures == 1 or now - self._warned_at >= LOG_EVERY:
+            self._warned_at = now
+            log.warning(
+                "stream %s: the broker does not take messages (%s: %s); they wait, and are "
+                "published in order when it does",
+                self._name,
+                type(error).__name__,
+                peer_text(error),
+            )
+        longest = min(LONGEST_DELAY, 0.1 * 2 ** min(self._failures, 10))
+        return Postponed(random.uniform(longest / 2, longest))
+
+    def _recovered(self) -> None:
+        seconds = time.monotonic() - self._failing_since
+        log.info("stream %s: the broker is back after %.1f s", self._name, seconds)
+        self._failures = 0
+
+    def close(self, timeout: float) -> None:
+        """Close the broker connection; what does not end within *timeout* seconds is left."""
+        deadline = time.monotonic() + timeout
+        if not self._lock.acquire(timeout=timeout):
+            return  # a publish hangs, and ends with the process
+        try:
+            worker, self._worker = self._worker, None
+        finally:
+            self._lock.release()
+        if worker is not None:
+            worker.end()
+            worker.join(max(0.0, deadline - time.monotonic()))
+
+    def renew(self) -> None:
+        """After a fork: thread, lock and connection are the parent's."""
+        self._begin_anew()
+
+
+class Job:
+    """One publish; *done* is released when it is over."""
+
+    __slots__ = ("done", "error", "send")
+
+    def __init__(self, send: Send) -> None:
+        self.send = send
+        self.error: BaseException | None = None
+        self.done = threading.Lock()
+        self.done.acquire()
+
+
+class Worker:
+    """A daemon thread with a broker connection of its own."""
+
+    def __init__(self, app: Any, said: set[str], name: str) -> None:
+        self.errors: tuple[type[BaseException], ...] = (OSError,)
+        self._app = app
+        self._said = said
+        self._broker: BrokerConnection | None = None
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        title = f"datastream-publish-{name}"
+        self._thread = threading.Thread(target=self._run, name=title, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def submit(self, send: Send) -> Job:
+        job = Job(send)
+        self._jobs.put(job)
+        return job
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                self._do(job.send)
+            except BaseException as error:
+                job.error = error
+            job.done.release()
+        if self._broker is not None:
+            self._broker.close()
+
+    def _do(self, send: Send) -> None:
+        broker = self._broker
+        if broker is None:
+            broker = self._broker = BrokerConnection(self._app, self._said)
+            self.errors = broker.errors
+        send(broker.producer(), broker.publish_options)
+
+    def end(self) -> None:
+        """Have the thread close its connection and end; does not wait."""
+        self._jobs.put(None)
+
+    def abandon(self) -> None:
+        """Leave a thread that hangs; it ends once its sockets are shut down, or by itself."""
+        self.end()
+        broker = self._broker
+        if broker is not None:
+            threading.Thread(target=broker.sever, name="datastream-sever", daemon=True).start()
+
+    def join(self, timeout: float) -> None:
+        self._thread.join(timeout)
+
+
+_publishers: weakref.WeakSet[Publisher] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for publisher in list(_publishers):
+        publisher.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

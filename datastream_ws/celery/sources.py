@@ -1,0 +1,169 @@
+"""What was installed in an app, and the clients that stand behind it once a worker starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from .. import Client, ConfigurationError
+
+__all__ = ["Installation", "Source", "Stream"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """
+    A stream of a worker.
+
+    Attributes:
+        source: What messages are forwarded from: the client, or an adapter's stream object.
+
+    """
+
+    name: str
+    source: Any
+    client: Client
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """
+    Something that ``install()`` was given.
+
+    Attributes:
+        given: A client or stream; ``None``: all that ``DATASTREAMS`` configures.
+        flask_app: Of a Flask stream: the app, or a callable returning it.
+
+    """
+
+    given: Any
+    flask_app: Any = None
+
+    @property
+    def name(self) -> str | None:
+        return None if self.given is None else name_of(self.given)
+
+    def streams(self) -> list[Stream]:
+        """Resolve it. Raises ConfigurationError, and what settings raise."""
+        if self.given is None:
+            return [_stream(found) for found in django_streams()]
+        if self.flask_app is None:
+            return [_stream(self.given)] if _is_enabled(self.given) else []
+        return flask_streams(self.given, self.flask_app)
+
+
+def name_of(given: Any) -> str:
+    """Return the name of a client or stream, without building anything."""
+    # A Django stream's name is its alias; asking for `name` would read the settings.
+    name: str = given.alias if hasattr(type(given), "prepare") else given.name
+    return name
+
+
+def _stream(given: Any) -> Stream:
+    client = given if isinstance(given, Client) else given.client
+    return Stream(name_of(given), given, client)
+
+
+def _is_enabled(given: Any) -> bool:
+    settings = None if isinstance(given, Client) else getattr(given, "settings", None)
+    return bool(getattr(settings, "enabled", True))
+
+
+def django_streams() -> Iterable[Any]:
+    """Return the enabled streams of ``DATASTREAMS``."""
+    if "DJANGO_SETTINGS_MODULE" not in os.environ:
+        raise ConfigurationError(
+            "install(app): which streams? Give it clients, install(app, client); without any it "
+            "takes those of Django's DATASTREAMS, but DJANGO_SETTINGS_MODULE is not set"
+        )
+    from datastream_ws_django import datastreams
+
+    return [stream for stream in datastreams.values() if _is_enabled(stream)]
+
+
+def flask_streams(given: Any, flask_app: Any) -> list[Stream]:
+    """Return the stream of a Flask app, unless it is disabled."""
+    from datastream_ws_flask.streams import streams_of
+
+    app = flask_app if hasattr(flask_app, "app_context") else flask_app()
+    found = streams_of(app).get(given.name)
+    if found is not None and not found.is_enabled:
+        return []
+    with app.app_context():
+        return [Stream(given.name, given, given.client)]
+
+
+class Installation:
+    """What was installed in one app; resolved when a worker starts."""
+
+    def __init__(self) -> None:
+        self._sources: list[Source] = []
+
+    def add(self, given: Any, flask_app: Any = None) -> None:
+        """
+        Note a client or stream; the same one again changes nothing.
+
+        Raises:
+            ConfigurationError: If it is none, or another one has its name.
+
+        """
+        _check(given, flask_app)
+        source = Source(given, flask_app)
+        for other in self._sources:
+            if other.given is given:
+                return
+            if source.name is not None and other.name == source.name:
+                raise _two_of(source.name)
+        self._sources.append(source)
+
+    def streams(self, names: Iterable[str] | None = None) -> list[Stream]:
+        """
+        Return the streams of these names; ``None``: all.
+
+        Raises:
+            ConfigurationError: If a name is unknown, two streams share one, or there is none.
+
+        """
+        streams: dict[str, Stream] = {}
+        for source in self._sources:
+            for stream in source.streams():
+                if stream.name in streams and streams[stream.name].client is not stream.client:
+                    raise _two_of(stream.name)
+                streams.setdefault(stream.name, stream)
+        wanted = list(streams) if names is None else list(dict.fromkeys(names))
+        known = ", ".join(streams) or "none"
+        for name in wanted:
+            if name not in streams:
+                raise ConfigurationError(
+                    f"--datastream-streams: no stream {name!r}; known: {known}"
+                )
+        if not wanted:
+            raise ConfigurationError("--datastream: no stream is installed and enabled")
+        return [streams[name] for name in wanted]
+
+
+def _check(given: Any, flask_app: Any) -> None:
+    if given is None:
+        if flask_app is not None:
+            raise ConfigurationError(
+                "install: name the stream, install(app, datastream, flask_app=…)"
+            )
+        return
+    if isinstance(given, Client) or hasattr(type(given), "client"):
+        is_flask = hasattr(type(given), "init_app")
+        if is_flask and flask_app is None:
+            raise ConfigurationError("install: a Flask stream needs its app: flask_app=…")
+        if flask_app is not None and not is_flask:
+            raise ConfigurationError("install: flask_app goes with a Flask stream only")
+        return
+    raise ConfigurationError(
+        f"install: needs a Client, or a stream of Django's or Flask's, not {type(given).__name__}"
+    )
+
+
+def _two_of(name: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"install: two streams are called {name!r}; give one another name, Client(…, name=…)"
+    )

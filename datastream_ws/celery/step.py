@@ -1,0 +1,149 @@
+"""The step of the worker's blueprint that runs the streams."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+from typing import Any
+
+from celery import bootsteps
+from celery.worker import state as worker_state
+
+from .. import ConfigurationError, State, StateEvent
+from ..health import describe
+from .config import WorkerConfig, spool_path
+from .forwarding import bind, forwarders, publisher_of
+from .installation import installation_of
+from .sources import Stream
+
+__all__ = ["DatastreamStep"]
+
+log = logging.getLogger("datastream_ws.celery")
+
+COLD_SECONDS = 0.9  # for our part of a cold shutdown
+PUBLISHER_SECONDS = 1.0  # for its goodbye to the broker
+EXIT_FAILED = 3
+
+
+class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignore]  # untyped
+    """
+    Runs the installed streams in the worker's main process.
+
+    In the *worker* blueprint: that of the consumer is stopped and started whenever the broker is
+    lost, which is when a stream has to go on. After the pool: its processes are forked before
+    there is any thread of ours.
+    """
+
+    name = "Datastream"
+    label = "Datastream"
+    requires = ("celery.worker.components:Pool",)
+    conditional = True
+
+    def __init__(
+        self,
+        worker: Any,
+        datastream: bool | None = None,
+        datastream_streams: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(worker, **options)
+        self.config = WorkerConfig.of(worker.app, datastream, datastream_streams)
+        self.enabled = self.config.enabled
+        self.streams: list[Stream] = []
+        worker.datastream_step = self
+
+    # --- the blueprint's verbs, all called in the worker's main thread ---
+
+    def create(self, worker: Any) -> None:
+        """Resolve what was installed. Raises ConfigurationError: the worker does not start."""
+        _refuse_green_pool(worker.pool_cls)
+        self.streams = installation_of(worker.app).streams(self.config.names)
+        for stream in self.streams:
+            bind(stream.source, worker.app)
+            for forwarder in forwarders(stream.source):
+                forwarder.check(worker.app)
+            self._prepare(stream, worker)
+
+    def start(self, worker: Any) -> None:
+        """Start the clients; returns at once, whatever the network is like."""
+        for stream in self.streams:
+            stream.client.start()
+
+    def stop(self, worker: Any) -> None:
+        """Warm: finish what was received, all streams at once, each in its ``close_timeout``."""
+        for stream in self.streams:
+            stream.client.request_close()
+        for stream in self.streams:
+            stream.client.close()
+        for stream in self.streams:
+            if forwarders(stream.source):
+                publisher_of(stream.source).close(PUBLISHER_SECONDS)
+
+    def terminate(self, worker: Any) -> None:
+        """Cold: close at once; what was not handled stays in the spool, or is counted."""
+        deadline = time.monotonic() + COLD_SECONDS
+        for stream in self.streams:
+            stream.client.request_close()
+            stream.client.request_close()  # the second says: now
+        for stream in self.streams:
+            with suppress(Exception):  # a stream that failed says so again
+                stream.client.wait_closed(max(0.0, deadline - time.monotonic()))
+
+    def info(self, worker: Any) -> Any:
+        """What ``celery inspect stats`` shows."""
+        return {"datastream": self.states()} if self.streams else {}
+
+    # --- the streams ---
+
+    def states(self) -> dict[str, Any]:
+        """Return the state of each stream, in a line."""
+        return {stream.name: _line(stream.client) for stream in self.streams}
+
+    def _prepare(self, stream: Stream, worker: Any) -> None:
+        """Give the client what it has not chosen itself."""
+        client, options = stream.client, stream.client.options
+        defaults: dict[str, Any] = {
+            "max_reconnect_attempts": None,
+            "fatal_delay": self.config.fatal_delay,
+        }
+        if forwarders(stream.source) and options.conflate is None and "spool" not in options.chosen:
+            defaults["spool"] = spool_path(worker.app.main, worker.hostname)
+            if defaults["spool"] is None:
+                log.warning(
+                    "stream %s: nowhere to write a spool, so while the broker is away messages "
+                    "wait in memory only: set the option spool",
+                    stream.name,
+                )
+        client.aio.options = options.with_defaults(**defaults)
+        if self.config.stops:
+            client.on_state(stop_when_failed)
+
+
+def stop_when_failed(event: StateEvent) -> None:
+    """Have the worker stop, as after SIGTERM, and exit with 3."""
+    if event.state is State.FAILED:
+        log.error("a stream has failed for good: the worker stops (on_fatal is 'shutdown')")
+        setattr(worker_state, "should_stop", EXIT_FAILED)  # noqa: B010  # stubs say None
+
+
+def _refuse_green_pool(pool_cls: Any) -> None:
+    module = pool_cls if isinstance(pool_cls, str) else pool_cls.__module__
+    pool = module.rpartition(".")[2]
+    if pool in ("gevent", "eventlet"):
+        raise ConfigurationError(
+            f"--datastream does not work with the {pool} pool: its patched threads share one "
+            "thread with the stream's event loop. Start this worker with -P prefork, -P threads "
+            "or -P solo; others of the app may keep theirs."
+        )
+
+
+def _line(client: Any) -> str:
+    health = describe(client, time.time())
+    line = (
+        f"{health.state}: received {health.messages_received}, handled {health.messages_handled}, "
+        f"failed {health.messages_failed}, dropped {health.messages_dropped}, "
+        f"waiting {health.messages_waiting}, spooled {health.messages_spooled}, "
+        f"reconnects {health.reconnects}"
+    )
+    return f"{line}, last error: {health.last_error}" if health.last_error else line
