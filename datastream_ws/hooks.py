@@ -110,13 +110,17 @@ class Hooks:
             return
         try:
             await self._run(call)
-        except asyncio.CancelledError:
-            raise
         except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and self._is_cancelled():
+                raise
             self._failed(call, error)
         else:
             if call.result is not None and not call.result.done():
                 call.result.set_result(None)
+
+    def _is_cancelled(self) -> bool:
+        """Tell the end of all hooks from one that let a CancelledError of its own escape."""
+        return self._task is not None and self._task.cancelling() > 0
 
     async def _make_cancellable(self, call: HookCall) -> None:
         """Whoever waits for a coroutine hook no more cancels it."""
