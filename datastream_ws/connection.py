@@ -24,7 +24,8 @@ __all__ = ["Connection"]
 
 WRITE_MARK = 2**20  # bytes queued above which send() waits
 WRITE_LIMIT = 16 * WRITE_MARK  # bytes queued above which send() without waiting refuses
-WRITE_CHUNK = 2**18  # bytes handed to the engine at once
+WRITE_CHUNK = 2**18  # bytes handed to the engine in one turn of the loop
+FRAME_COST = 128  # bytes that a frame counts beside its payload: empty ones take time and room, too
 
 NEVER = float("inf")
 
@@ -246,7 +247,7 @@ class Connection:
             if self._queued > WRITE_LIMIT:
                 raise SendTimeoutError("the write queue is full: await what send() returns")
             self._queue.append(frame)
-            self._queued += len(frame[1])
+            self._queued += FRAME_COST + len(frame[1])
             if self._pump_due:
                 return
             self._pump_due = True
@@ -261,12 +262,21 @@ class Connection:
 
     def _pump(self) -> None:
         """Hand what is queued to the engine, as far as the network takes it."""
-        while self._queue and not self._write_paused and self.is_open:
+        if self._queue and not self._write_paused and self.is_open:
             frames = self._take_chunk()
             self._engine.write(frames)
             self._on_sent(len(frames), sum(len(payload) for _, payload in frames))
+            if self._queue and not self._write_paused:
+                self._pump_later()
         self._note_progress()
         self._wake_senders()
+
+    def _pump_later(self) -> None:
+        """Let the loop turn first: threads may queue as fast as this writes, for ever."""
+        with self._lock:
+            if not self._pump_due:
+                self._pump_due = True
+                self._loop.call_soon(self._pump_soon)
 
     def _take_chunk(self) -> list[Frame]:
         frames: list[Frame] = []
@@ -274,7 +284,7 @@ class Connection:
         with self._lock:
             while self._queue and size < WRITE_CHUNK:
                 frames.append(self._queue.popleft())
-                size += len(frames[-1][1])
+                size += FRAME_COST + len(frames[-1][1])
             self._queued -= size
         return frames
 
