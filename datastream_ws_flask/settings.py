@@ -79,7 +79,8 @@ class Settings:
         try:
             return ClientOptions.from_mapping(given, **defaults)
         except ConfigurationError as error:
-            raise ConfigurationError(f"{self._key('…')}: {error}") from None
+            option, _, wrong = str(error).partition(": ")
+            raise ConfigurationError(f"{self._key(option.upper())}: {wrong}") from None
 
     @property
     def foreground_defaults(self) -> dict[str, Any]:
