@@ -132,13 +132,21 @@ def enclosed(function: Callable[..., T], units: Sequence[Unit]) -> Callable[...,
 
 def _entering(factory: Callable[[], Any], function: Callable[..., T]) -> Callable[..., T]:
     def call(*arguments: Any) -> T:
-        context = factory()
+        context = _context(factory)
         if not hasattr(type(context), "__enter__"):  # for coroutine handlers only
             return function(*arguments)
         with context:
             return function(*arguments)
 
     return call
+
+
+def _context(factory: Callable[[], Any]) -> Any:
+    context = factory()
+    if not (hasattr(type(context), "__enter__") or hasattr(type(context), "__aenter__")):
+        # A generator function without @contextmanager, for example: nothing of it would run.
+        raise TypeError(f"use(): a factory returned no context but {type(context).__name__}")
+    return context
 
 
 class Run:
@@ -192,7 +200,7 @@ class Run:
         for unit in self._handlers.units:
             if unit.per != per:
                 continue
-            context = unit.factory()
+            context = _context(unit.factory)
             if for_async and hasattr(type(context), "__aenter__"):
                 await stack.enter_async_context(context)
             elif hasattr(type(context), "__enter__") and not only_async:

@@ -458,6 +458,18 @@ async def test_context_that_cannot_be_entered(per: Any, is_async: bool) -> None:
         assert s.errors == ["ZeroDivisionError"] * 2
 
 
+@pytest.mark.parametrize("per", ["call", "run"])
+@BOTH
+async def test_what_is_no_context(per: Any, is_async: bool) -> None:
+    """A factory of something else is an error; else nothing of it would ever run."""
+    async with stream() as s:
+        s.handlers.use(lambda: iter([]), per=per)
+        s.handler(is_async=is_async)
+        s.put("a")
+        counts = await s.drain()
+        assert (counts.failed, s.log, s.errors) == (1, [], ["TypeError"])
+
+
 async def test_context_of_a_run_that_cannot_be_left() -> None:
     """Reported; the messages were handled."""
     async with stream() as s:
