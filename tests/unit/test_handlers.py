@@ -177,7 +177,6 @@ def odd(message: Message) -> bool:
         ([{"default": True}, {"default": True}], 1),
         ([{"route": "b"}, {"when": even}], 0),
     ],
-    ids=str,
 )
 def test_stacked_decorators_call_once(decorators: list[dict[str, Any]], times: int) -> None:
     """However many decorators of one function match, a message reaches it once."""
@@ -249,7 +248,6 @@ class AsyncCallable:
         (functools.partial(AsyncCallable()), True),
         (Callable_().method, True),
     ],
-    ids=repr,
 )
 def test_coroutine_functions_are_known(candidate: Any, is_async: bool) -> None:
     """Partials and objects with an async __call__ included: a coroutine nobody awaits is lost."""
