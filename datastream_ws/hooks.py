@@ -162,8 +162,10 @@ class Hooks:
             handler=call.handler.function,
         )
         failure.__cause__ = error
-        if call.result is not None and not call.result.done():
-            call.result.set_exception(failure)  # it ends the attempt, and is reported there
+        if call.result is not None:
+            # It ends the attempt, and is reported there; unless that had ended before.
+            if not call.result.done():
+                call.result.set_exception(failure)
         elif call.kind == "on_error":
             self._log(failure)
         else:
