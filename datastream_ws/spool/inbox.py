@@ -37,9 +37,8 @@ PAGE = 4096
 def space(message: Message) -> int:
     """Return about how many bytes a message takes in the file."""
     size = payload_bytes(message.data) + 40
-    if size > PAGE - 35:  # SQLite spills it to pages of its own
-        return -(-size // (PAGE - 4)) * PAGE
-    return PAGE // (PAGE // size) if size < PAGE // 2 else PAGE
+    # As many rows as fit into a page, and of a larger one, pages of its own and a rest in that.
+    return PAGE // (PAGE // size) if size <= PAGE else size
 
 
 class Spooled(Message):
@@ -113,6 +112,7 @@ class SpooledInbox(Inbox):
         self._base = 0  # position of a message of this process, less its seq
         self._earlier = 0  # messages of earlier processes
         self._reading_stopped = False
+        self._told = 0  # of the messages dropped by overflow, reported through put()
         self._broken = False  # the file could not be written the last time
         self._ended = False  # it is closed
 
@@ -151,7 +151,6 @@ class SpooledInbox(Inbox):
     def _put_behind(self, messages: Sequence[Message], start: int, force: bool) -> Put:
         """Put in the queue what comes after *start*."""
         with self._lock:
-            before = self._dropped["overflow"]
             taken = start
             for message in islice(messages, start, None):
                 if not self._admit(message, force):
@@ -162,8 +161,8 @@ class SpooledInbox(Inbox):
             slow = self._is_slow()
             disconnect = left and not slow and self._policy == "disconnect"
             self._reading_stopped = slow or (left and not disconnect)
-            dropped = self._dropped["overflow"] - before
-            return Put(taken, dropped, self._reading_stopped, disconnect)
+            before, self._told = self._told, self._dropped["overflow"]
+            return Put(taken, self._told - before, self._reading_stopped, disconnect)
 
     def _admit(self, message: Message, force: bool) -> bool:
         """Take a message into the queue, or only to drop it; False: it stays with the caller."""
@@ -174,7 +173,8 @@ class SpooledInbox(Inbox):
             if self._policy == "drop_newest":
                 self._drop_received(message)
                 return True
-            self._drop_oldest(size)
+            if self._broken:
+                self._drop_oldest(size)
         self._queue.append(message)
         self._queue_bytes += size
         if not self._journal:
@@ -202,19 +202,24 @@ class SpooledInbox(Inbox):
         self._dropped["overflow"] += 1
 
     def _drop_oldest(self, size: int) -> None:
-        """Make way at the old end; rows follow from the file into memory."""
-        while size > 0 and len(self._store):
-            oldest = self._store.pop_oldest()
-            self._drop(oldest, "overflow")
-            self._remove_row(oldest)
-            size -= space(oldest)
-        while size > 0 and self._broken and not self._filed and self._in_flight < len(self._queue):
+        """Make way at the old end, where the file cannot."""
+        size = self._drop_from_memory(size)
+        while size > 0 and not self._filed and self._in_flight < len(self._queue):
             oldest = self._queue[self._in_flight]
             del self._queue[self._in_flight]
             self._queue_bytes -= space(oldest)
             self._received += self._journal
             self._dropped["overflow"] += 1
             size -= space(oldest)
+
+    def _drop_from_memory(self, size: int) -> int:
+        """Drop the oldest messages there; return how many of *size* bytes are still to go."""
+        while size > 0 and len(self._store):
+            oldest = self._store.pop_oldest()
+            self._drop(oldest, "overflow")
+            self._remove_row(oldest)
+            size -= space(oldest)
+        return size
 
     # --- the handling side ---
 
@@ -371,17 +376,55 @@ class SpooledInbox(Inbox):
             return Wanted(self._read_to, before, min(RUN_ROWS, count), min(RUN_BYTES, size))
 
     def _has_room(self) -> bool:
+        return not self._closed and self._has_memory() and self._gate()
+
+    def _has_memory(self) -> bool:
+        if self._is_over_limit:
+            return not self._is_full()
         size, size_bytes = self._size, self._size_bytes
-        return (
-            not self._closed
-            and (size is None or self._waiting <= size // 2)
-            and (size_bytes is None or self._bytes <= size_bytes // 2)
-            and self._gate()
+        return (size is None or self._waiting <= size // 2) and (
+            size_bytes is None or self._bytes <= size_bytes // 2
         )
+
+    def trim(self) -> int:
+        """
+        Drop the oldest messages of a file that is too full, as far as they are in memory.
+
+        Rows take their places there. Returns how many bytes of rows must be dropped, too.
+        """
+        with self._lock:
+            if not self._is_over_limit:
+                return 0
+            going = sum(self._held.get(position, 0) for position in self._removals)
+            return self._drop_from_memory(self._file_bytes - going - (self._limit or 0))
+
+    @property
+    def _is_over_limit(self) -> bool:
+        over = self._limit is not None and self._file_bytes > self._limit
+        return over and self._policy == "drop_oldest"
+
+    def first_rows(self, size: int) -> Wanted:
+        """Return what to read to drop the oldest rows."""
+        with self._lock:
+            return Wanted(self._read_to, None, RUN_ROWS, size)
+
+    def dropped_rows(self, rows: Sequence[Row]) -> None:
+        """Rows are gone from the file, unread."""
+        with self._lock:
+            for row in rows:
+                self._filed -= 1
+                self._dropped["overflow"] += 1
+                size = space(Spooled(row, self._origin(row.epoch, row.connection)))
+                self._file_bytes = max(0, self._file_bytes - size)
+                self._read_to = max(self._read_to, row.position)
+
+    def unread(self, rows: Sequence[Row]) -> list[Row]:
+        """Return the rows without those that are in memory, or were."""
+        return [row for row in rows if row.position not in self._held]
 
     def to_be_moved(self, rows: Sequence[Row]) -> list[int]:
         """Return the rows to remove before they are filled in: none of a journal."""
-        return [] if self._journal else [r.position for r in rows if r.position not in self._held]
+        return [] if self._journal else [row.position for row in self.unread(rows)]
 
     def fill(self, rows: Sequence[Row], moved: bool) -> None:
         """Take rows into memory; *moved*: they are not in the file any more."""

@@ -136,6 +136,7 @@ class SpoolKeeper:
     def _step(self) -> None:
         if time.monotonic() >= self._retry_at:
             self._write()
+            self._trim()
             self._refill_if_wanted()
         if self._inbox.skip_file():
             self._wake()
@@ -181,6 +182,21 @@ class SpoolKeeper:
             self._missing()
         else:  # what is older waits in the queue
             self._retry_at = time.monotonic() + RETRY_SECONDS
+
+    def _trim(self) -> None:
+        """Drop the oldest rows, where ``overflow`` says so."""
+        excess = self._inbox.trim()
+        if excess <= 0 or self._file is None:
+            return
+        first = self._inbox.first_rows(excess)
+        try:
+            rows = self._file.read(first.after, first.before, first.count, first.size)
+            gone = self._inbox.unread(rows)
+            self._file.write([], [row.position for row in gone])
+        except SpoolError as error:
+            self._failed(error)
+            return
+        self._inbox.dropped_rows(gone)
 
     def _move_out(self, positions: list[int]) -> bool:
         """Remove rows before they are handed on, so that a crash does not bring them again."""
