@@ -1,0 +1,266 @@
+"""A secret in a header, the query or the proxy URL is shown nowhere, whatever goes wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import ssl
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import trustme
+
+from datastream_ws import Client, ClientOptions, ConfigurationError, State
+from datastream_ws.testing import StreamServer
+from kit.rawserver import (
+    TEXT,
+    Close,
+    Frame,
+    RawConnection,
+    RawServer,
+    Respond,
+    Rst,
+    Script,
+    Send,
+    Stall,
+    Upgrade,
+)
+from kit.seen import Seen, eventually
+
+CANARY = "c4n4ry-s3cr3t"
+HEADERS = {"Authorization": f"Bearer {CANARY}", "X-Api-Key": CANARY}
+QUERY = f"/v1/stream?token={CANARY}&x=1"
+SHORT = {
+    "min_reconnect_delay": 0.02,
+    "max_reconnect_delay": 0.05,
+    "max_reconnect_attempts": 2,
+    "close_timeout": 0.3,
+    "open_timeout": 2.0,
+    "max_size": 10_000,
+}
+
+
+@pytest.fixture
+def shown(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Give a function that returns everything that was logged (at DEBUG) and printed."""
+    caplog.set_level(logging.DEBUG)
+    for name in ("datastream_ws", "websockets", "websockets.client", "asyncio", "picows"):
+        caplog.set_level(logging.DEBUG, name)
+
+    def everything() -> str:
+        printed = capfd.readouterr()
+        records = "\n".join(
+            f"{logging.Formatter().format(record)} {vars(record)}" for record in caplog.records
+        )
+        return f"{caplog.text}\n{records}\n{printed.out}\n{printed.err}"
+
+    return everything
+
+
+def texts(error: BaseException) -> str:
+    """Everything an error shows: text, repr, attributes, traceback with causes."""
+    shown = [str(error), repr(error), repr(vars(error))]
+    shown += traceback.format_exception(error)
+    return "\n".join(shown)
+
+
+def everything_of(client: Client, events: list[object], errors: list[BaseException]) -> str:
+    parts = [repr(client), repr(client.aio), repr(client.options), str(client.options)]
+    parts += [repr(client.stats()), repr(client.last_message), *map(repr, events)]
+    parts += [texts(error) for error in errors]
+    if client.error is not None:
+        parts.append(texts(client.error))
+    return "\n".join(parts)
+
+
+@dataclass(frozen=True)
+class Tunnel:
+    """Answer the CONNECT of an HTTP proxy's client; the next request is the handshake."""
+
+    def run(self, connection: RawConnection) -> None:
+        connection.read_request()
+        connection.sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        connection.request = b""
+
+
+ECHOED = f"no such token: {CANARY}"
+DIRECT: dict[str, Script] = {
+    "401": [Respond(401, [f"X-Echo: {CANARY}"], ECHOED.encode())],
+    "404": [Respond(404, [f"X-Echo: {CANARY}"], ECHOED.encode())],
+    "503": [Respond(503, body=ECHOED.encode())],
+    "redirect to elsewhere": [Respond(302, [f"Location: ws://127.0.0.1:1/{QUERY}"])],
+    "no upgrade": [Respond(200, body=ECHOED.encode())],
+    "broken status line": [Send(f"HTTP/9.9 {CANARY}\r\n\r\n".encode()), Stall()],
+    "broken header": [
+        Send(b"HTTP/1.1 101 x\r\n" + CANARY.encode() + b"\r\n\r\n"),
+        Stall(),
+    ],
+    "wrong accept": [Upgrade(accept=CANARY)],
+    "unknown subprotocol": [Upgrade([f"Sec-WebSocket-Protocol: {CANARY}"])],
+    "unknown extension": [Upgrade([f"Sec-WebSocket-Extensions: {CANARY}"])],
+    "hang-up": [],
+    "RST": [Rst()],
+    "too big": [Upgrade(), Frame(TEXT, CANARY * 10_000)],
+    "not UTF-8": [Upgrade(), Frame(TEXT, CANARY.encode() + b"\xff")],
+    "not JSON": [Upgrade(), Frame(TEXT, '{"type": ' + CANARY), Rst()],
+    "protocol error": [Upgrade(), Frame(TEXT, CANARY, masked=True)],
+    "close": [Upgrade(), Frame(TEXT, CANARY), Close(1011, "bye")],
+}
+
+
+def run_and_fail(client: Client) -> str:
+    """Run *client* until it has failed, with a handler that raises; return all it showed."""
+    events: Seen[Any] = Seen()
+    errors = Seen[BaseException]()
+    for hook in (client.on_state, client.on_disconnect, client.on_gap):
+        hook(events)
+    client.on_error(errors)
+
+    def handle(message: Any) -> None:
+        events(message)
+        message.json()
+
+    client.on_message(handle)
+    with contextlib.suppress(Exception):
+        client.run()
+    assert client.state is State.FAILED
+    return everything_of(client, events.all, errors.all)
+
+
+@pytest.mark.parametrize("failure", DIRECT)
+def test_failures_without_a_proxy(failure: str, shown: Callable[..., str]) -> None:
+    """Headers, query, the server's own text and payloads are in no log, error or repr."""
+    with RawServer(DIRECT[failure]) as server:
+        client = Client(server.url + QUERY, headers=HEADERS, proxy=None, **SHORT)
+        told = run_and_fail(client)
+        first = server.connections[0]
+        if first.request:  # and yet they were sent
+            assert CANARY in first.request.decode()
+    everything = told + shown()
+    assert "stream default" in everything
+    assert CANARY not in everything
+
+
+PROXIED: dict[str, Script] = {
+    "refused": [Respond(407, [f"Proxy-Authenticate: Basic realm={CANARY}"])],
+    "forbidden": [Respond(403, body=CANARY.encode())],
+    "garbage": [Send(f"{CANARY}\r\n\r\n".encode()), Stall()],
+    "hang-up": [],
+    "RST": [Rst()],
+    "401 behind it": [Tunnel(), Respond(401, [f"X-Echo: {CANARY}"])],
+    "close behind it": [Tunnel(), Upgrade(), Close(1011)],
+}
+
+
+@pytest.mark.parametrize("failure", PROXIED)
+def test_failures_with_a_proxy(failure: str, shown: Callable[..., str]) -> None:
+    """Nor are the user and the password of the proxy."""
+    with RawServer(PROXIED[failure]) as proxy:
+        client = Client(
+            f"ws://stream.invalid{QUERY}",
+            headers=HEADERS,
+            proxy=f"http://{CANARY}:{CANARY}@127.0.0.1:{proxy.port}",
+            **SHORT,
+        )
+        told = run_and_fail(client)
+        assert proxy.connections
+    everything = told + shown()
+    assert "stream default" in everything
+    assert CANARY not in everything
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+def test_a_proxy_that_is_away(scheme: str, shown: Callable[..., str]) -> None:
+    """The text of a refused connection names no credentials."""
+    client = Client(
+        f"ws://stream.invalid{QUERY}",
+        headers=HEADERS,
+        proxy=f"{scheme}://{CANARY}:{CANARY}@127.0.0.1:9",
+        **SHORT,
+    )
+    assert CANARY not in run_and_fail(client) + shown()
+
+
+def test_network_failures(shown: Callable[..., str]) -> None:
+    """A refused port, a name that does not exist, a certificate nobody vouches for."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with StreamServer(ssl=context) as server:
+        for url in ("ws://127.0.0.1:9", "ws://no-such-host.invalid", server.url):
+            client = Client(url + QUERY, headers=HEADERS, proxy=None, **SHORT)
+            assert CANARY not in run_and_fail(client) + shown()
+
+
+def test_a_good_connection(shown: Callable[..., str]) -> None:
+    """Nor when all goes well: messages of both directions, pings, drops, a failing handler."""
+    events: Seen[Any] = Seen()
+    errors = Seen[BaseException]()
+    with StreamServer() as server:
+        client = Client(
+            lambda: server.url + QUERY,
+            headers=lambda: HEADERS,
+            proxy=None,
+            ping_interval=0.05,
+            **SHORT | {"max_reconnect_attempts": None},
+        )
+        client.on_message(lambda message: {}[message.data[:0] + "key"])
+        client.on_error(errors)
+        client.on_state(events)
+        client.on_gap(events)
+        with client:
+            client.wait_ready(30)
+            client.send({"password": CANARY})
+            client.send(CANARY.encode())
+            client.subscribe({"token": CANARY})
+            server.send({"type": CANARY})
+            eventually(lambda: client.stats().round_trip_time)
+            errors.wait()
+            told = everything_of(client, events.all, errors.all)
+            server.abort()
+            server.wait_connected(2, 30)
+            client.wait_ready(30)
+            told += everything_of(client, events.all, errors.all)
+        assert CANARY in server.connections[0].path
+        assert server.connections[0].headers["X-Api-Key"] == CANARY
+    everything = told + shown()
+    assert "stream default" in everything
+    assert CANARY not in everything
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("url", f"ws://user:{CANARY}@example.com/"),
+        ("url", f"ws://example.com/#{CANARY}"),
+        ("url", f"ws://example.com/\n{CANARY}"),
+        ("url", f"http://example.com/{CANARY}"),
+        ("url", f"ws://[{CANARY}/"),
+        ("headers", {"Authorization": f"{CANARY}\n"}),
+        ("headers", {"Authorization": f"{CANARY}\0"}),
+        ("headers", {"Authorization": f"{CANARY}\u20ac"}),
+        ("headers", {"X": CANARY.encode()}),
+        ("headers", [CANARY]),
+        ("proxy", f"ftp://{CANARY}@example.com"),
+        ("proxy", f"http://{CANARY}@"),
+        ("proxy", f"{CANARY}"),
+    ],
+)
+def test_bad_options_name_the_option_not_the_value(option: str, value: Any) -> None:
+    """ConfigurationError, from the constructor and from callables alike."""
+    options: dict[str, Any] = {"url": "ws://example.com"} | {option: value}
+    with pytest.raises(ConfigurationError) as raised:
+        ClientOptions(**options)
+    assert option in str(raised.value)
+    assert CANARY not in texts(raised.value)
+    if option != "proxy":
+        client = Client(**{"url": "ws://127.0.0.1:9"} | {option: lambda: value}, **SHORT)
+        told = run_and_fail(client)
+        assert isinstance(client.error, ConfigurationError)
+        assert option in str(client.error)
+        assert CANARY not in told
