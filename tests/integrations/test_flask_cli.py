@@ -1,0 +1,257 @@
+"""``flask datastream run | status`` as real processes: signals, exit codes, health file."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from datastream_ws.testing import StreamServer
+from kit.flaskproject import PATIENCE, FlaskProject
+
+APP = """
+import os
+import threading
+from flask import Flask, current_app
+
+from datastream_ws import State
+from datastream_ws_flask import DataStream
+
+datastream = DataStream()
+closing = threading.Event()
+
+def say(*words):  # in one piece, whichever thread it is
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
+@datastream.on_message("number")
+def number(message):
+    say("handled", message.json()["n"], "in", current_app.name)
+
+@datastream.on_message("stuck")
+def stuck(message):
+    say("stuck")
+    threading.Event().wait()
+
+@datastream.on_message("gate")
+def gate(message):
+    while datastream.client.stats().messages_received < 501:
+        closing.wait(0.01)
+    say("all here")
+    closing.wait()
+
+@datastream.on_state
+def state(event):
+    say("state", event.state.value)
+    if event.state is State.CLOSING:
+        closing.set()
+
+app = Flask(__name__)
+app.config.from_prefixed_env()
+datastream.init_app(app)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, stream_server: StreamServer) -> FlaskProject:
+    return FlaskProject(
+        tmp_path,
+        APP,
+        FLASK_DATASTREAM_URL=stream_server.url,
+        FLASK_DATASTREAM_HEALTH_FILE=str(tmp_path / "health.json"),
+    )
+
+
+def health(project: FlaskProject) -> dict[str, object]:
+    text = (project.folder / "health.json").read_text()
+    [stream] = json.loads(text)["streams"]
+    return dict(stream)
+
+
+def closed_with(server: StreamServer) -> int | None:
+    [connection] = server.connections
+    assert connection.closed.wait(PATIENCE)
+    return connection.close_code
+
+
+def test_sigterm_with_messages_waiting_handles_them_all(
+    project: FlaskProject, stream_server: StreamServer
+) -> None:
+    with project.datastream("run") as running:
+        stream_server.wait_connected(1, PATIENCE)
+        stream_server.send({"type": "gate"})
+        for n in range(500):
+            stream_server.send({"type": "number", "n": n})
+        running.wait_for("all here")
+        running.terminate()
+        assert running.exit_code() == 0, running.output
+    handled = [line for line in running.output.splitlines() if line.startswith("handled")]
+    counted = health(project)
+    assert handled == [f"handled {n} in app" for n in range(500)]
+    assert counted["messages_received"] == counted["messages_handled"] == 501
+    assert closed_with(stream_server) == 1000
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_well(
+    project: FlaskProject, stream_server: StreamServer, number: int
+) -> None:
+    with project.datastream("run") as running:
+        running.wait_for("state ready")
+        running.process.send_signal(number)
+        assert running.exit_code() == 0, running.output
+    assert closed_with(stream_server) == 1000
+
+
+def test_a_stuck_handler_costs_the_shutdown_timeout_and_exit_code_4(
+    project: FlaskProject, stream_server: StreamServer
+) -> None:
+    with project.datastream("run", "--shutdown-timeout", "0.5") as running:
+        stream_server.wait_connected(1, PATIENCE)
+        stream_server.send({"type": "stuck"})
+        running.wait_for("stuck")
+        running.terminate()
+        assert running.exit_code() == 4, running.output
+
+
+def test_a_second_signal_ends_it_at_once_with_4(
+    project: FlaskProject, stream_server: StreamServer
+) -> None:
+    with project.datastream("run", "--shutdown-timeout", "3600") as running:
+        stream_server.wait_connected(1, PATIENCE)
+        stream_server.send({"type": "stuck"})
+        running.wait_for("stuck")
+        running.terminate()
+        running.wait_for("state closing")
+        running.terminate()
+        assert running.exit_code() == 4, running.output
+
+
+def test_a_wrong_key_exits_with_3_and_says_why(
+    project: FlaskProject, stream_server: StreamServer
+) -> None:
+    stream_server.refuse(401)
+    with project.datastream("run") as running:
+        assert running.exit_code() == 3
+    assert "default" in running.output
+    assert "401" in running.output
+    assert health(project)["state"] == "failed"
+
+
+def test_fatal_delay_from_the_config_keeps_it_trying(
+    project: FlaskProject, stream_server: StreamServer
+) -> None:
+    stream_server.refuse(401)
+    project.config["FLASK_DATASTREAM_FATAL_DELAY"] = "0.05"
+    with project.datastream("run") as running:
+        stream_server.wait_attempts(3, PATIENCE)
+        running.terminate()
+        assert running.exit_code() == 0, running.output
+
+
+def test_a_missing_url_exits_with_1_and_the_cure(project: FlaskProject) -> None:
+    del project.config["FLASK_DATASTREAM_URL"]
+    with project.datastream("run") as running:
+        assert running.exit_code() == 1
+    assert "set app.config['DATASTREAM_URL'] = 'wss://…'" in running.output
+    assert "Traceback" not in running.output
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["run", "--no-such-option"], 2, "No such option"),
+        (["run", "--max-messages", "0"], 2, "max-messages"),
+        (["run", "prices"], 1, r"has no stream 'prices' but default"),
+        (["status", "prices"], 1, r"has no stream 'prices' but default"),
+    ],
+)
+def test_wrong_words(project: FlaskProject, words: list[str], code: int, text: str) -> None:
+    with project.datastream(*words) as running:
+        assert running.exit_code() == code
+    assert text in running.output
+
+
+def test_nothing_enabled_exits_with_1(project: FlaskProject) -> None:
+    project.config["FLASK_DATASTREAM_ENABLED"] = "false"
+    with project.datastream("run") as running:
+        assert running.exit_code() == 1
+    assert "ENABLED" in running.output
+
+
+def test_max_messages_handles_exactly_so_many(
+    project: FlaskProject, stream_server: StreamServer
+) -> None:
+    with project.datastream("run", "--max-messages", "3") as running:
+        stream_server.wait_connected(1, PATIENCE)
+        for n in range(10):
+            stream_server.send({"type": "number", "n": n})
+        assert running.exit_code() == 0, running.output
+    assert [line for line in running.output.splitlines() if line.startswith("handled")] == [
+        f"handled {n} in app" for n in range(3)
+    ]
+
+
+def test_reload_restarts_with_a_clean_close(
+    project: FlaskProject, stream_server: StreamServer
+) -> None:
+    with project.datastream("run", "--reload") as running:
+        running.wait_for("state ready")
+        [first] = stream_server.connections
+        project.file.write_text(APP.replace("handled", "HANDLED"))
+        running.wait_for("state ready", times=2)
+        assert first.closed.wait(PATIENCE)
+        assert first.close_code == 1000
+        stream_server.send({"type": "number", "n": 1})
+        running.wait_for("HANDLED 1 in app")
+        assert len(stream_server.attempts) == 2  # none by the reloader's parent
+
+
+# --- status ---------------------------------------------------------------------------------------
+
+
+def test_status_of_a_running_stream(project: FlaskProject, stream_server: StreamServer) -> None:
+    assert status(project) == (1, "default: UNHEALTHY, never started\n")
+    with project.datastream("run") as running:
+        running.wait_for("state ready")
+        while health(project)["state"] != "ready":  # the next beat is on its way
+            pass
+        code, text = status(project)
+        assert (code, text.partition(" ready")[0]) == (0, "default: healthy,")
+        code, text = status(project, "default", "--json")
+        [stream] = json.loads(text)
+        assert (code, stream["name"], stream["healthy"], stream["state"]) == (
+            0,
+            "default",
+            True,
+            "ready",
+        )
+        assert status(project, "--max-age", "0")[0] == 1
+        running.terminate()
+        assert running.exit_code() == 0
+    code, text = status(project)
+    assert code == 1
+    assert "UNHEALTHY, closed" in text
+    assert stream_server.url not in text
+
+
+def test_status_without_a_health_file_says_what_to_set(project: FlaskProject) -> None:
+    del project.config["FLASK_DATASTREAM_HEALTH_FILE"]
+    code, text = status(project)
+    assert code == 1
+    assert "DATASTREAM_HEALTH_FILE" in text
+    assert "--health-file" in text
+
+
+def test_status_of_a_broken_health_file(project: FlaskProject) -> None:
+    (project.folder / "health.json").write_text("[]")
+    code, text = status(project)
+    assert code == 1
+    assert "cannot be read" in text
+    assert "Traceback" not in text
+
+
+def status(project: FlaskProject, *words: str) -> tuple[int, str]:
+    with project.datastream("status", *words) as running:
+        return running.exit_code(), running.output
