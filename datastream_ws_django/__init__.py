@@ -1,0 +1,17 @@
+"""
+WebSocket streams in a Django project: settings, handlers, commands, admin.
+
+    from datastream_ws_django import datastream, datastreams
+
+    @datastream.on_message("flag_update")
+    def update(message):
+        Flag.objects.update_or_create(...)
+
+``datastreams[alias]`` is a stream of the setting ``DATASTREAMS``, ``datastream`` the default one.
+"""
+
+from __future__ import annotations
+
+from .streams import Stream, datastream, datastreams
+
+__all__ = ["Stream", "datastream", "datastreams"]

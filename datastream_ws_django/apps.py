@@ -1,0 +1,27 @@
+"""The app: finds the projects' ``datastreams.py``; starts nothing."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+from django.core.signals import request_started, setting_changed
+from django.utils.module_loading import autodiscover_modules
+
+__all__ = ["DatastreamConfig"]
+
+
+class DatastreamConfig(AppConfig):
+    """Label ``datastream``."""
+
+    name = "datastream_ws_django"
+    label = "datastream"
+    verbose_name = "Data streams"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from . import checks  # noqa: F401 - registers them
+        from .autostart import on_request_started
+        from .conf import streams_settings
+
+        setting_changed.connect(streams_settings.reset, dispatch_uid="datastream_ws_django")
+        request_started.connect(on_request_started, dispatch_uid="datastream_ws_django")
+        autodiscover_modules("datastreams")

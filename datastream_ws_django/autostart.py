@@ -1,0 +1,40 @@
+"""
+AUTOSTART: a background client in each serving process, started by the first request it handles.
+
+Nothing else says so surely that a process serves: management commands, the reloader's parent and
+gunicorn's master with ``--preload`` never handle a request.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from django.core import mail
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import request_started
+
+from .streams import datastreams
+
+__all__ = ["on_request_started"]
+
+log = logging.getLogger("datastream_ws")
+
+
+def on_request_started(sender: Any, **kwargs: Any) -> None:
+    """Start the streams that want it; a receiver of ``request_started``."""
+    if is_test(sender):
+        return
+    request_started.disconnect(dispatch_uid="datastream_ws_django")
+    try:
+        for stream in datastreams.enabled:
+            if stream.settings.autostart:
+                stream.start()
+    except ImproperlyConfigured as error:  # the request is not to blame
+        log.error("AUTOSTART: %s", error)
+
+
+def is_test(sender: Any) -> bool:
+    """Whether the test client asks, or a live server under Django's test environment."""
+    module = str(getattr(sender, "__module__", ""))
+    return module.startswith("django.test") or hasattr(mail, "outbox")

@@ -1,0 +1,238 @@
+"""
+The setting ``DATASTREAMS``: what each stream's dict may hold, and the options made of it.
+
+Nothing is read before it is asked for, and ``override_settings`` is followed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from datastream_ws import ClientOptions, ConfigurationError, Handlers
+
+from .db import is_lost_connection
+
+__all__ = ["DATABASE_LEASE", "SETTING", "StreamSettings", "StreamsSettings", "streams_settings"]
+
+SETTING = "DATASTREAMS"
+DATABASE_LEASE = "database"
+SLOW_RETRY = 300.0  # seconds, FATAL_DELAY of a stream that no supervisor restarts
+
+# Options that take a callable, a class or an object; elsewhere a text is a text.
+DOTTED = {
+    *("URL", "HEADERS", "MESSAGE_HANDLER", "CONNECTION_READY_HANDLER", "LOGGER", "RETRY"),
+    *("HEARTBEAT", "SSL", "LEASE", "CONFLATE", "ORDERING_KEY", "RETRY_MESSAGE", "CODEC", "ROUTE"),
+}
+OBJECTS = {"MESSAGE_HANDLER", "CONNECTION_READY_HANDLER", "LOGGER", "LEASE", "CODEC"}
+DOTTED_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+
+
+def is_dotted_path(value: Any) -> bool:
+    """Whether a setting names something to import."""
+    return isinstance(value, str) and DOTTED_PATH.fullmatch(value) is not None
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """
+    One stream's part of ``DATASTREAMS``; the fields below are what Django adds.
+
+    Attributes:
+        options: Every option of ``ClientOptions`` but NAME and HANDLERS, upper case, as written.
+        enabled: Whether commands and AUTOSTART start it.
+        autostart: Whether each serving process runs it in the background.
+        atomic: Alias of the database whose ``transaction.atomic()`` plain handlers run in.
+        dead_letter_days: How long failed messages are kept as rows; 0: not at all.
+
+    """
+
+    alias: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    enabled: bool = True
+    autostart: bool = False
+    atomic: str | None = None
+    dead_letter_days: float = 30
+
+    @classmethod
+    def read(cls, alias: str, mapping: Any) -> StreamSettings:
+        """Take apart what the project says; raises ImproperlyConfigured."""
+        if not isinstance(mapping, Mapping):
+            raise _wrong(alias, f"must be a dict, not {type(mapping).__name__}")
+        _refuse_unknown(alias, mapping)
+        own = {key.lower(): mapping[key] for key in OWN if key in mapping}
+        made = cls(alias, {key: mapping[key] for key in mapping if key not in OWN}, **own)
+        made._check_own()
+        return made
+
+    def _check_own(self) -> None:
+        for name in ("enabled", "autostart"):
+            if not isinstance(getattr(self, name), bool):
+                raise self.wrong(f"{name.upper()}: must be True or False")
+        if self.atomic is not None and self.atomic not in settings.DATABASES:
+            known = ", ".join(map(repr, settings.DATABASES)) or "none"
+            raise self.wrong(f"ATOMIC: must be an alias of DATABASES ({known}), or None")
+        days = self.dead_letter_days
+        if type(days) not in (int, float) or not 0 <= days < 1e6:
+            raise self.wrong("DEAD_LETTER_DAYS: must be a number of days, 0 or more")
+
+    def wrong(self, text: str) -> ImproperlyConfigured:
+        """Return the error that names this stream's setting."""
+        return _wrong(self.alias, text)
+
+    @property
+    def url(self) -> Any:
+        """As written; ``None``: there is none."""
+        return self.options.get("URL") or None
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the options with dotted paths imported; raises ImproperlyConfigured."""
+        return {key: self._resolve(key, value) for key, value in self.options.items()}
+
+    def _resolve(self, key: str, value: Any) -> Any:
+        if key not in DOTTED or not is_dotted_path(value):
+            return value
+        try:
+            found = import_string(value)
+        except ImportError as error:
+            raise self.wrong(f"{key}: {value!r} cannot be imported: {error}") from error
+        return found() if key in OBJECTS and isinstance(found, type) else found
+
+    def client_options(
+        self, handlers: Handlers | None = None, *, foreground: bool = False, lease: bool = True
+    ) -> ClientOptions:
+        """
+        Return the options of the stream's client.
+
+        Args:
+            foreground: For a command that a supervisor restarts: a fatal error ends it.
+            lease: Whether the lease that the settings ask for is used.
+
+        Raises:
+            ImproperlyConfigured: Naming the stream and the setting.
+
+        """
+        if self.url is None:
+            raise self.wrong(
+                'URL: is missing; add "URL": "wss://…" or the dotted path of a callable returning '
+                'one, or take the stream out with "ENABLED": False'
+            )
+        options = self.resolved()
+        if not lease:
+            options.pop("LEASE", None)
+        elif options.get("LEASE") == DATABASE_LEASE:
+            options["LEASE"] = self._database_lease()
+        try:
+            return ClientOptions.from_mapping(
+                {key: value for key, value in options.items() if key not in REGISTERED},
+                name=self.alias,
+                handlers=handlers,
+                max_reconnect_attempts=None,
+                fatal_delay=None if foreground else SLOW_RETRY,
+                retry_message=is_lost_connection,
+            )
+        except ConfigurationError as error:
+            raise self.wrong(_upper_case(str(error))) from error
+
+    def _database_lease(self) -> Any:
+        from .lease import DatabaseLease  # its model needs the apps to be loaded
+
+        return DatabaseLease(self.alias)
+
+
+OWN = ("ENABLED", "AUTOSTART", "ATOMIC", "DEAD_LETTER_DAYS")
+# Handlers given as settings are registered by the stream, once, and not by each client it makes.
+REGISTERED = ("MESSAGE_HANDLER", "CONNECTION_READY_HANDLER")
+NOT_OURS = ("NAME", "HANDLERS")
+
+
+def known_keys() -> list[str]:
+    """Return every key that a stream's dict may have."""
+    names = [name.upper() for name in ClientOptions.names()]
+    return [name for name in names if name not in NOT_OURS] + list(OWN)
+
+
+def _refuse_unknown(alias: str, mapping: Mapping[Any, Any]) -> None:
+    known = known_keys()
+    for key in mapping:
+        if key in known:
+            continue
+        if key == "NAME":
+            raise _wrong(alias, "NAME: a stream's name is its key in DATASTREAMS")
+        if key == "HANDLERS":
+            raise _wrong(alias, "HANDLERS: register handlers on datastreams[alias] instead")
+        nearest = difflib.get_close_matches(str(key).upper(), known, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise _wrong(alias, f"{key!r}: there is no such setting{hint}")
+
+
+def _wrong(alias: str, text: str) -> ImproperlyConfigured:
+    return ImproperlyConfigured(f"{SETTING}[{alias!r}]: {text}")
+
+
+def _upper_case(text: str) -> str:
+    """Have an error name the option as settings do."""
+    name, colon, rest = text.partition(":")
+    return name.upper() + colon + rest if name in ClientOptions.names() else text
+
+
+class StreamsSettings(Mapping[str, StreamSettings]):
+    """
+    ``DATASTREAMS`` by alias; read on first use, and again after ``reset()``.
+
+    Any access may raise ImproperlyConfigured.
+    """
+
+    def __init__(self) -> None:
+        self._read: dict[str, StreamSettings] = {}
+        self._on_reset: list[Callable[[], None]] = []
+
+    @property
+    def raw(self) -> Mapping[str, Any]:
+        """What the project says; nothing is a project without streams."""
+        given = getattr(settings, SETTING, {})
+        if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+            raise ImproperlyConfigured(
+                f'{SETTING}: must be a dict of dicts, for example {{"default": {{"URL": "wss://…"}}}}'
+            )
+        return cast("Mapping[str, Any]", given)
+
+    def __getitem__(self, alias: str) -> StreamSettings:
+        if alias not in self._read:
+            if alias not in self.raw:
+                known = ", ".join(map(repr, self.raw)) or "none"
+                raise ImproperlyConfigured(
+                    f"{SETTING} has no stream {alias!r} (there are: {known}); add it to settings"
+                )
+            self._read[alias] = StreamSettings.read(alias, self.raw[alias])
+        return self._read[alias]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.raw)
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __contains__(self, alias: object) -> bool:
+        return alias in self.raw
+
+    def on_reset(self, function: Callable[[], None]) -> None:
+        """Have *function* called after the setting has changed."""
+        self._on_reset.append(function)
+
+    def reset(self, *, setting: str = SETTING, **kwargs: Any) -> None:
+        """Forget what was read; a receiver of ``setting_changed``."""
+        if setting == SETTING:
+            self._read = {}
+            for function in self._on_reset:
+                function()
+
+
+streams_settings = StreamsSettings()

@@ -1,0 +1,145 @@
+"""
+Database connections of handlers: cleaned around each run of messages, in the thread that used them.
+
+What Django does around an HTTP request is done here around a run (at most 100 messages, or
+50 ms): connections that are too old or broken are closed, but never one inside an atomic block,
+which a test's transaction is too.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Executor
+from contextlib import suppress
+from contextvars import Token
+from datetime import UTC, datetime
+from typing import Any, overload
+
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, connections, reset_queries
+
+__all__ = ["Hygiene", "clean_connections", "is_lost_connection", "moment"]
+
+# Classes of SQLSTATE: connection exception, operator intervention (the server went down).
+LOST_STATES = ("08", "57P")
+# MySQL: server has gone away; lost connection during query, at reading.
+LOST_NUMBERS = (2006, 2013, 2055)
+
+
+def clean_connections() -> None:
+    """Close this thread's connections that are broken or too old, outside atomic blocks."""
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
+
+
+def begin_run() -> None:
+    reset_queries()
+    clean_connections()
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """
+    Whether a handler failed because its database connection was gone: the default RETRY_MESSAGE.
+
+    The message is then handled once more, on a new connection.
+    """
+    if not isinstance(error, OperationalError | InterfaceError):
+        return False
+    cause = error.__cause__ or error
+    state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+    if state is not None:
+        return str(state).startswith(LOST_STATES)
+    if error.args and error.args[0] in LOST_NUMBERS:
+        return True
+    return _has_broken_connection()
+
+
+def _has_broken_connection() -> bool:
+    """Whether an operation failed on a connection of this thread that does not work any more."""
+    for connection in connections.all(initialized_only=True):
+        if connection.vendor == "sqlite":
+            continue
+        if connection.connection is None:
+            return True  # it could not be opened, or atomic() has closed it
+        if connection.errors_occurred and not connection.is_usable():
+            return True
+    return False
+
+
+class Hygiene:
+    """
+    Clean-up around a run of one stream's messages: an argument of ``use(…, per="run")``.
+
+    Plain handlers: in their thread. Coroutine handlers: the async ORM works in a thread that
+    asgiref keeps for us; each stream has one of its own, so that streams do not wait for each
+    other, or for the views of an ASGI server. A stream that never used it pays nothing.
+    """
+
+    def __init__(self) -> None:
+        self._context = ThreadSensitiveContext()
+        self._pid = os.getpid()
+
+    def run(self) -> Run:
+        """Return the context manager for one run."""
+        return Run(self)
+
+    @property
+    def context(self) -> ThreadSensitiveContext:
+        if self._pid != os.getpid():  # after a fork: the thread is the parent's
+            self._pid = os.getpid()
+            self._context = ThreadSensitiveContext()
+        return self._context
+
+    @property
+    def executor(self) -> Executor | None:
+        """The async ORM's thread, once it was used."""
+        return SyncToAsync.context_to_thread_executor.get(self.context)
+
+    def close(self) -> None:
+        """The stream has ended: end the async ORM's thread and its connections."""
+        executor = SyncToAsync.context_to_thread_executor.pop(self.context, None)
+        if executor is not None:
+            closing = executor.submit(connections.close_all)
+            executor.shutdown(wait=False)
+            with suppress(TimeoutError):  # somebody's query hangs
+                closing.result(1.0)
+
+
+class Run:
+    """One run; entered by plain handlers' threads, and asynchronously around coroutine handlers."""
+
+    __slots__ = ("_hygiene", "_token")
+
+    def __init__(self, hygiene: Hygiene) -> None:
+        self._hygiene = hygiene
+        self._token: Token[Any] | None = None
+
+    def __enter__(self) -> None:
+        begin_run()
+
+    def __exit__(self, *exception: object) -> None:
+        clean_connections()
+
+    async def __aenter__(self) -> None:
+        self._token = SyncToAsync.thread_sensitive_context.set(self._hygiene.context)
+        if self._hygiene.executor is not None:
+            await sync_to_async(begin_run)()
+
+    async def __aexit__(self, *exception: object) -> None:
+        if self._hygiene.executor is not None:
+            await sync_to_async(clean_connections)()
+        if self._token is not None:
+            SyncToAsync.thread_sensitive_context.reset(self._token)
+
+
+@overload
+def moment(at: float) -> datetime: ...
+@overload
+def moment(at: None) -> None: ...
+def moment(at: float | None) -> datetime | None:
+    """Return a UNIX time as the project's models store it: aware, or local where USE_TZ is off."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, UTC) if settings.USE_TZ else datetime.fromtimestamp(at)

@@ -1,0 +1,110 @@
+"""A message through a stream's handlers, without any network: for tests and dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import async_to_sync
+
+from datastream_ws import ClientOptions, HandlerError, Message
+from datastream_ws.calls import InlineCaller, Run, drive
+from datastream_ws.handlers import Handler
+from datastream_ws.messages import Origin
+
+if TYPE_CHECKING:
+    from .streams import Stream
+
+__all__ = ["call_handler", "deliver", "message_of"]
+
+
+def deliver(stream: Stream, data: Any, *, robust: bool = False) -> None:
+    """
+    Call the handlers of a message in this thread, hence in its transaction.
+
+    Coroutine handlers run on a loop of their own meanwhile; what they do with the ORM happens in
+    this thread, too.
+
+    Args:
+        data: str or bytes as received, or an object to be encoded first.
+        robust: Report what a handler raises, as in production, instead of raising it.
+
+    """
+    refuse_running_loop()
+    message = message_of(stream, data)
+    for handler in stream.handlers.match(message):
+        try:
+            call_handler(stream, handler, message)
+        except Exception as error:
+            if not robust:
+                raise
+            report(stream, handler, message, error)
+
+
+def refuse_running_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError("deliver() in a coroutine: use await sync_to_async(deliver)(...)")
+
+
+def message_of(
+    stream: Stream,
+    data: Any,
+    *,
+    seq: int = 1,
+    connection: int = 0,
+    epoch: int = 0,
+    received_at: float | None = None,
+) -> Message:
+    """Return a message of *stream* that came over no connection; its settings must be right."""
+    stream.register_handlers()
+    options = options_of(stream)
+    codec: Any = options.codec
+    if not isinstance(data, str | bytes):
+        data = codec.encode(data)
+    origin = Origin(stream.alias, connection, epoch, codec, options.route)
+    return Message(data, origin, seq, time.time() if received_at is None else received_at)
+
+
+def options_of(stream: Stream) -> ClientOptions:
+    """Return what the client has, without making one: a test needs no URL."""
+    mapping = dict(stream.settings.options)
+    settings = type(stream.settings)(stream.alias, {"URL": "ws://localhost", **mapping})
+    return settings.client_options(lease=False)
+
+
+def call_handler(stream: Stream, handler: Handler, message: Message) -> None:
+    """Call one handler within its contexts; raises what it raises."""
+    argument: Any = [message] if handler.is_batch else handler.argument(message)
+    drive(call_and_leave(Run(stream.handlers, InlineCaller(run_coroutine)), handler, argument))
+
+
+async def call_and_leave(run: Run, handler: Handler, *arguments: Any) -> None:
+    try:
+        await run.call(handler, *arguments)
+    finally:
+        await run.leave()
+
+
+def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine so that the async ORM works in this thread, in its transaction."""
+
+    async def run() -> Any:
+        return await coroutine
+
+    return async_to_sync(run)()
+
+
+def report(stream: Stream, handler: Handler, message: Message, error: Exception) -> None:
+    """Log a handler's failure and give it to the ``on_error`` hooks, as a client does."""
+    text = f"{handler.name} failed with {type(error).__name__}"
+    failure = HandlerError(text, handler=handler.function, messages=(message,))
+    failure.__cause__ = error
+    options_of(stream).logger.error("stream %s: %s", stream.alias, failure, exc_info=failure)
+    for hook in stream.handlers.hooks["on_error"]:
+        run = Run(stream.handlers, InlineCaller(run_coroutine))
+        drive(call_and_leave(run, hook, failure))

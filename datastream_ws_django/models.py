@@ -1,0 +1,108 @@
+"""What is kept in the database: heartbeats, failed messages, leases."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from django.db import models
+
+__all__ = ["FailedMessage", "StreamLease", "StreamStatus"]
+
+NAME_LENGTH = 200
+
+
+class StreamStatus(models.Model):
+    """How a stream was at the last heartbeat of a process that runs it."""
+
+    stream = models.CharField(max_length=NAME_LENGTH)
+    host = models.CharField(max_length=NAME_LENGTH)
+    pid = models.BigIntegerField("process id")
+    state = models.CharField(max_length=20)
+    beat_at = models.DateTimeField("last heartbeat", db_index=True)
+    messages_received = models.BigIntegerField("received", default=0)
+    messages_handled = models.BigIntegerField("handled", default=0)
+    messages_failed = models.BigIntegerField("failed", default=0)
+    messages_dropped = models.BigIntegerField("dropped", default=0)
+    messages_waiting = models.BigIntegerField("waiting", default=0)
+    messages_spooled = models.BigIntegerField("spooled", default=0)
+    reconnects = models.BigIntegerField(default=0)
+    connected_since = models.DateTimeField(null=True, blank=True)
+    last_message_at = models.DateTimeField("last message", null=True, blank=True)
+    last_error = models.TextField(blank=True)
+
+    objects: ClassVar[models.Manager[StreamStatus]] = models.Manager()
+
+    class Meta:
+        verbose_name = "stream status"
+        verbose_name_plural = "stream status"
+        ordering = ("stream", "-beat_at")
+        constraints = (
+            models.UniqueConstraint(fields=("stream", "host", "pid"), name="datastream_one_row"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.stream} on {self.host}, process {self.pid}: {self.state}"
+
+
+class FailedMessage(models.Model):
+    """
+    A message that a handler failed with; a dead letter.
+
+    Attributes:
+        data: The payload; UTF-8 if *is_text*.
+        seq, connection, epoch: The message's own.
+
+    """
+
+    stream = models.CharField(max_length=NAME_LENGTH)
+    handler = models.CharField(max_length=500)
+    data = models.BinaryField()
+    is_text = models.BooleanField(default=True)
+    seq = models.BigIntegerField()
+    connection = models.BigIntegerField()
+    epoch = models.BigIntegerField()
+    received_at = models.DateTimeField()
+    failed_at = models.DateTimeField(db_index=True)
+    attempts = models.PositiveIntegerField(default=1)
+    error = models.TextField()
+    traceback = models.TextField()
+
+    objects: ClassVar[models.Manager[FailedMessage]] = models.Manager()
+
+    class Meta:
+        ordering = ("-failed_at", "-pk")
+
+    def __str__(self) -> str:
+        return f"message {self.seq} of {self.stream}, failed in {self.handler}"
+
+    @property
+    def payload(self) -> str | bytes:
+        """As it was received."""
+        data = bytes(self.data)
+        return data.decode() if self.is_text else data
+
+
+class StreamLease(models.Model):
+    """
+    Who owns a stream, with ``LEASE: "database"``.
+
+    Attributes:
+        holder: A token of the process that holds it; empty: nobody does.
+        epoch: Of the tenure, or the last one.
+        renewals: Counts up with each renewal: whoever sees it stand still for *ttl* seconds on
+            a clock of its own knows that the holder is gone.
+        renewed_at: By the holder's clock; for people, not for decisions.
+
+    """
+
+    stream = models.CharField(max_length=NAME_LENGTH, primary_key=True)
+    holder = models.CharField(max_length=NAME_LENGTH, blank=True)
+    epoch = models.BigIntegerField(default=0)
+    renewals = models.BigIntegerField(default=0)
+    ttl = models.FloatField(default=0.0)
+    renewed_at = models.DateTimeField(null=True, blank=True)
+
+    objects: ClassVar[models.Manager[StreamLease]] = models.Manager()
+
+    def __str__(self) -> str:
+        return f"{self.stream}: {self.holder or 'nobody'}"

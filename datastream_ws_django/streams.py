@@ -1,0 +1,280 @@
+"""
+``datastreams[alias]``: what handlers are registered on, and what sends, starts and tells the state.
+
+A stream object is made when its name is first used, and lives as long as the process; settings
+are read, and the client is built, when a verb or a fact is first asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from django.db import transaction
+
+from datastream_ws import Client, Handlers
+from datastream_ws.handlers import Decorators
+
+from .conf import StreamSettings, streams_settings
+from .db import Hygiene
+from .delivery import deliver
+
+__all__ = ["Stream", "Streams", "datastream", "datastreams"]
+
+log = logging.getLogger("datastream_ws")
+
+
+class Stream(Decorators):
+    """
+    One stream of ``DATASTREAMS``: every decorator, verb and fact of :class:`datastream_ws.Client`.
+
+    Decorators work at once. Everything else is the client's, which is built on first use, one per
+    process; a wrong setting raises ImproperlyConfigured then. Handlers may use the ORM.
+
+    Attributes:
+        alias: Its key in ``DATASTREAMS``.
+        handlers: The registry behind the decorators.
+
+    """
+
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+        self.handlers = Handlers()
+        self._hygiene = Hygiene()
+        self._lock = threading.RLock()
+        self._client: Client | None = None
+        self._from_settings: list[Callable[..., Any]] = []
+        self._is_atomic = False
+        self.handlers.use(self._hygiene.run, per="run")
+        self.handlers.on_state(self._note_state)
+        self.handlers.on_error(self._keep_failed)
+        self._own_hooks = (self._note_state, self._keep_failed)
+
+    # --- the client ---
+
+    @property
+    def settings(self) -> StreamSettings:
+        """Its part of ``DATASTREAMS``; raises ImproperlyConfigured."""
+        return streams_settings[self.alias]
+
+    @property
+    def client(self) -> Client:
+        """The client of this process; raises ImproperlyConfigured."""
+        with self._lock:
+            return self._client or self.prepare()
+
+    def prepare(self, *, foreground: bool = False, lease: bool = True) -> Client:
+        """
+        Build the client anew; one that runs is closed first.
+
+        Args:
+            foreground: For a command that a supervisor restarts: a fatal error ends it.
+            lease: Whether the lease that the settings ask for is used.
+
+        """
+        with self._lock:
+            self.forget_client()
+            self.register_handlers()
+            options = self.settings.client_options(
+                self.handlers, foreground=foreground, lease=lease
+            )
+            self._client = Client(options)
+            return self._client
+
+    def register_handlers(self) -> None:
+        """Register what the settings name; again: nothing happens."""
+        settings = self.settings
+        if settings.atomic is not None and not self._is_atomic:
+            self._is_atomic = True
+            self.handlers.use(self._atomic, per="call")
+        if not self._from_settings:
+            options = settings.resolved()
+            on_message = options.get("MESSAGE_HANDLER")
+            on_ready = options.get("CONNECTION_READY_HANDLER")
+            self._register(self.handlers.on_message, on_message, "handle_message")
+            self._register(self.handlers.on_ready, on_ready, "on_connection_ready")
+
+    def _register(self, register: Callable[[Any], Any], handler: Any, method: str) -> None:
+        if handler is not None:
+            function = getattr(handler, method, handler)
+            self._from_settings.append(function)
+            register(function)
+
+    def forget_client(self) -> None:
+        """Close the client, if there is one, and build a new one when it is needed again."""
+        with self._lock:
+            client, self._client = self._client, None
+            for function in self._from_settings:
+                self.handlers.remove(function)
+            self._from_settings = []
+        if client is not None:
+            client.close()
+
+    def __getattr__(self, name: str) -> Any:
+        # send, close, state, stats, aio …: the client's. Only what is missing here comes here.
+        if name.startswith("_") or not (hasattr(Client, name) or name == "aio"):
+            raise AttributeError(f"a stream has no attribute {name!r}")
+        return getattr(self.client, name)
+
+    def start(self) -> None:
+        """Connect in the background of this process, unless ``ENABLED`` is false."""
+        if self.settings.enabled:
+            self.client.start()
+        else:
+            log.info("stream %s is not started: ENABLED is False", self.alias)
+
+    def deliver(self, data: Any, robust: bool = False) -> None:
+        """
+        Give a message to the handlers, in this thread and its transaction; for tests.
+
+        Args:
+            data: str or bytes as received, or an object to be encoded first.
+            robust: Report what a handler raises, as in production, instead of raising it.
+
+        """
+        deliver(self, data, robust=robust)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.client.close()
+
+    # --- around handlers ---
+
+    def _atomic(self) -> Atomic:
+        return Atomic(streams_settings[self.alias].atomic)
+
+    def _note_state(self, event: Any) -> None:
+        if event.state.is_final:
+            self._hygiene.close()
+
+    def _keep_failed(self, error: BaseException) -> None:
+        from .deadletters import keep  # its model needs the apps to be loaded
+
+        keep(self, error)
+
+    # --- about it ---
+
+    @property
+    def has_handlers(self) -> bool:
+        """Whether the project has registered anything on it."""
+        hooks = (hook for hooks in self.handlers.hooks.values() for hook in hooks)
+        return self.handlers.has_message_handlers or any(
+            hook.function not in self._own_hooks for hook in hooks
+        )
+
+    def renew_lock(self) -> None:
+        """After a fork: the lock may be held by a thread that is gone."""
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.alias}>"
+
+
+class Atomic:
+    """``transaction.atomic()`` around plain handlers; coroutines cannot have transactions."""
+
+    def __init__(self, using: str | None) -> None:
+        self._atomic = transaction.atomic(using=using) if using is not None else None
+
+    def __enter__(self) -> None:
+        if self._atomic is not None:
+            self._atomic.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._atomic is not None:
+            self._atomic.__exit__(kind, error, trace)
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, *exception: object) -> None: ...
+
+
+class Streams(Mapping[str, Stream]):
+    """
+    ``datastreams``: the streams by alias.
+
+    Looking one up never fails and reads no settings, so that modules may register handlers at
+    import; iteration goes over those that are configured.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[str, Stream] = {}
+        self._lock = threading.RLock()
+        self._on_made: list[Callable[[Stream], None]] = []
+
+    def __getitem__(self, alias: str) -> Stream:
+        if not isinstance(alias, str):
+            raise KeyError(alias)
+        stream = self._made.get(alias)
+        return stream if stream is not None else self._make(alias)
+
+    def _make(self, alias: str) -> Stream:
+        with self._lock:
+            if alias not in self._made:
+                stream = self._made[alias] = Stream(alias)
+                for function in self._on_made:
+                    function(stream)
+            return self._made[alias]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(streams_settings)
+
+    def __len__(self) -> int:
+        return len(streams_settings)
+
+    def __contains__(self, alias: object) -> bool:
+        return alias in streams_settings
+
+    @property
+    def made(self) -> list[Stream]:
+        """Every stream that was named so far, configured or not."""
+        with self._lock:
+            return list(self._made.values())
+
+    @property
+    def enabled(self) -> list[Stream]:
+        """The configured ones whose ENABLED is true; raises ImproperlyConfigured."""
+        return [self[alias] for alias in self if streams_settings[alias].enabled]
+
+    def for_each(self, function: Callable[[Stream], None]) -> None:
+        """Call *function* for each stream, now and when one is made later."""
+        with self._lock:
+            self._on_made.append(function)
+            for stream in self.made:
+                function(stream)
+
+    def forget_clients(self) -> None:
+        """Close all clients; those needed again are built from the settings of then."""
+        for stream in self.made:
+            stream.forget_client()
+
+    def renew_locks(self) -> None:
+        """After a fork."""
+        self._lock = threading.RLock()
+        for stream in self._made.values():
+            stream.renew_lock()
+
+
+datastreams = Streams()
+datastream = datastreams["default"]
+
+streams_settings.on_reset(datastreams.forget_clients)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=datastreams.renew_locks)
