@@ -1,0 +1,61 @@
+"""``manage.py datastream_retry_failed``: dead letters, once more."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError, InterfaceError
+from django.utils import timezone
+from django.utils.dateparse import parse_date, parse_datetime
+
+from ...deadletters import retry
+from ...models import FailedMessage
+
+
+class Command(BaseCommand):
+    help = (
+        "Gives failed messages to their handlers again, oldest first; those that are handled "
+        "leave the table. Exit codes: 0 all handled, 1 some failed again."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("aliases", nargs="*", metavar="ALIAS", help="default: all streams")
+        parser.add_argument(
+            "--since", type=moment, metavar="TIME", help="2026-07-31 or 2026-07-31T12:00"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            outcome = retry(list(rows(options["aliases"], options["since"])))
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error)) from error
+        except (DatabaseError, InterfaceError) as error:
+            raise CommandError(
+                f"failed messages cannot be read ({type(error).__name__}); was `manage.py "
+                "migrate` run?"
+            ) from error
+        self.stdout.write(f"{outcome.handled} handled, {outcome.failed} failed again")
+        if outcome.failed:
+            sys.exit(1)
+
+
+def rows(aliases: list[str], since: datetime | None) -> Any:
+    """Return the chosen rows, in the order in which they came."""
+    found = FailedMessage.objects.order_by("stream", "epoch", "seq", "pk")
+    if aliases:
+        found = found.filter(stream__in=aliases)
+    return found if since is None else found.filter(failed_at__gte=since)
+
+
+def moment(text: str) -> datetime:
+    """A date or a time, in the project's time zone."""
+    found = parse_datetime(text)
+    if found is None and (day := parse_date(text)) is not None:
+        found = datetime(day.year, day.month, day.day)
+    if found is None:
+        raise ValueError(text)
+    return timezone.make_aware(found) if timezone.is_naive(found) else found

@@ -1,0 +1,62 @@
+"""``manage.py datastream_status``: what the runners say, with an exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError, InterfaceError
+
+from ...health import MAX_AGE, StreamReport, report
+from ...streams import datastreams
+
+
+class Command(BaseCommand):
+    help = (
+        "Shows how streams are, as their runners last said. Exit codes: 0 all healthy, 1 one is "
+        "unhealthy, stale or was never started."
+    )
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("aliases", nargs="*", metavar="ALIAS", help="default: all enabled")
+        parser.add_argument("--json", action="store_true", help="for programs")
+        parser.add_argument(
+            "--max-age", type=float, default=MAX_AGE, metavar="SECONDS", help="of a heartbeat"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            aliases = options["aliases"] or [stream.alias for stream in datastreams.enabled]
+            streams = report(aliases, options["max_age"])
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error)) from error
+        except (DatabaseError, InterfaceError) as error:
+            raise CommandError(
+                f"the status cannot be read ({type(error).__name__}); was `manage.py migrate` run?"
+            ) from error
+        if options["json"]:
+            self.stdout.write(json.dumps({"streams": [asdict(stream) for stream in streams]}))
+        else:
+            for stream in streams:
+                self.tell(stream)
+        if not streams or not all(stream.is_healthy for stream in streams):
+            sys.exit(1)
+
+    def tell(self, stream: StreamReport) -> None:
+        style = self.style.SUCCESS if stream.is_healthy else self.style.ERROR
+        self.stdout.write(f"{stream.stream}: {style(stream.state)}")
+        for runner in stream.runners:
+            self.stdout.write(
+                "  {host}, process {pid}: {state} at {beat_at}; received {messages_received}, "
+                "handled {messages_handled}, failed {messages_failed}, reconnects {reconnects}"
+                "{error}".format(error=with_error(runner["last_error"]), **runner)
+            )
+
+
+def with_error(text: str) -> str:
+    return f"\n    last error: {text}" if text else ""

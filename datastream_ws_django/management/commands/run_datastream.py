@@ -1,0 +1,155 @@
+"""``manage.py run_datastream``: streams in a process of their own."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError, InterfaceError
+from django.utils import autoreload
+
+from datastream_ws import Client, DataStreamError
+from datastream_ws.runner import EXIT_FORCED, Runner
+
+from ...conf import DATABASE_LEASE
+from ...heartbeat import Heartbeat
+from ...models import StreamLease
+from ...streams import Stream, datastreams
+
+LAST_HEARTBEAT_SECONDS = 2.0
+
+
+class Command(BaseCommand):
+    help = (
+        "Runs streams until SIGTERM or SIGINT, which lets handlers finish what was received; a "
+        "second signal ends at once. Exit codes: 0 graceful, 1 configuration, 2 usage, 3 a stream "
+        "gave up, 4 shutdown deadline missed or second signal."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("aliases", nargs="*", metavar="ALIAS", help="default: all enabled")
+        parser.add_argument("--reload", action="store_true", help="restart when code changes")
+        parser.add_argument(
+            "--max-messages", type=positive(int), metavar="N", help="handle N messages, then stop"
+        )
+        parser.add_argument(
+            "--shutdown-timeout",
+            type=positive(float),
+            metavar="SECONDS",
+            help="time to handle what was received (default: CLOSE_TIMEOUT)",
+        )
+        parser.add_argument("--health-file", metavar="PATH", help="rewritten at every heartbeat")
+        parser.add_argument("--no-lease", action="store_true", help="do not wait for the lease")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        show_log(self.stdout, options["verbosity"])
+        if options["reload"]:
+            autoreload.run_with_reloader(self.run_reloaded, **options)
+            return
+        code = self.run(options)
+        if code == EXIT_FORCED:  # a stuck handler's thread must not hold up the exit
+            leave(code)
+        if code:
+            sys.exit(code)
+
+    def run_reloaded(self, **options: Any) -> None:
+        """On a thread beside the reloader, whose exit closes the streams."""
+        autoreload.raise_last_exception()
+        try:
+            self.run(options)
+        except CommandError as error:
+            self.stderr.write(f"{type(error).__name__}: {error}")
+
+    def run(self, options: dict[str, Any]) -> int:
+        """Run the streams to their end; return the exit code."""
+        clients = [self.client(stream, options) for stream in chosen(options["aliases"])]
+        heartbeat = Heartbeat()
+        try:
+            runner = Runner(
+                clients,
+                shutdown_timeout=options["shutdown_timeout"],
+                max_messages=options["max_messages"],
+                health_file=options["health_file"],
+                on_beat=heartbeat.beat,
+            )
+            return runner.run()
+        except DataStreamError as error:  # what only shows at the start, as a missing extra
+            raise CommandError(str(error)) from error
+        finally:
+            heartbeat.close(LAST_HEARTBEAT_SECONDS)
+
+    def client(self, stream: Stream, options: dict[str, Any]) -> Client:
+        lease = not options["no_lease"]
+        try:
+            if lease and stream.settings.options.get("LEASE") == DATABASE_LEASE:
+                refuse_missing_table(stream)
+            return stream.prepare(foreground=True, lease=lease)
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error)) from error
+
+
+def positive(kind: type[Any]) -> Any:
+    """Return an argument's type: a number above 0."""
+
+    def parse(text: str) -> Any:
+        number = kind(text)
+        if not number > 0:
+            raise argparse.ArgumentTypeError("must be above 0")
+        return number
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
+def chosen(aliases: list[str]) -> list[Stream]:
+    """Return the streams that are to be run; raises CommandError."""
+    try:
+        enabled = datastreams.enabled
+        streams = [datastreams[alias] for alias in dict.fromkeys(aliases)] or enabled
+        disabled = [stream.alias for stream in streams if not stream.settings.enabled]
+    except ImproperlyConfigured as error:
+        raise CommandError(str(error)) from error
+    if disabled:
+        raise CommandError(f'stream {disabled[0]!r} has "ENABLED": False in DATASTREAMS')
+    if not streams:
+        raise CommandError(
+            "there is no stream to run: add one to the settings, for example "
+            'DATASTREAMS = {"default": {"URL": "wss://…"}}'
+        )
+    return streams
+
+
+def refuse_missing_table(stream: Stream) -> None:
+    """Without the table nobody would ever get the lease."""
+    try:
+        StreamLease.objects.exists()
+    except (DatabaseError, InterfaceError) as error:
+        raise CommandError(
+            f'stream {stream.alias!r} has "LEASE": "database", but the table cannot be read '
+            f"({type(error).__name__}): run `manage.py migrate`, or say --no-lease"
+        ) from error
+
+
+def show_log(stdout: Any, verbosity: int) -> None:
+    """Show the streams' log, unless the project's LOGGING has a place for it."""
+    logger = logging.getLogger("datastream_ws")
+    if logger.hasHandlers():
+        return
+    handler = logging.StreamHandler(stdout)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    levels = {0: logging.CRITICAL, 1: logging.INFO}
+    logger.setLevel(levels.get(verbosity, logging.DEBUG))
+
+
+def leave(code: int) -> None:
+    """End the process without waiting for threads that are not ours to end."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
