@@ -1,0 +1,155 @@
+"""``manage.py run_datastream`` as a real process: rows, signals, exit codes, reload."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from datastream_ws.testing import StreamServer
+from kit.djangoproject import Project
+from kit.djangoproject import database as database
+from kit.numbered import NumberedServer, check_numbers
+
+
+def test_rows_appear(tmp_path: Path, database: str) -> None:
+    with NumberedServer(100) as server:
+        project = Project(tmp_path, server.url, database=database)
+        project.manage("migrate")
+        with project.start("run_datastream") as runner:
+            runner.wait_for(lambda: len(project.numbers()) == 100)
+            runner.terminate()
+            assert runner.wait() == 0
+    check_numbers(project.numbers(), 100)
+
+
+@pytest.mark.parametrize("handler", ["receiver", "async"])
+def test_receivers_and_coroutine_handlers_write_too(tmp_path: Path, handler: str) -> None:
+    with NumberedServer(100) as server:
+        project = Project(tmp_path, server.url, HANDLER=handler)
+        project.manage("migrate")
+        project.manage("run_datastream", "--max-messages", "100")
+    check_numbers(project.numbers(), 100)
+
+
+def test_sigterm_lets_handlers_finish_what_was_received(tmp_path: Path) -> None:
+    with NumberedServer(300) as server:
+        project = Project(tmp_path, server.url, HANDLER="slow", stream={"CLOSE_TIMEOUT": 60})
+        project.manage("migrate")
+        with project.start("run_datastream") as runner:
+            runner.wait_for(lambda: server.highest == 300)
+            runner.wait_for(project.numbers)
+            waiting = 300 - len(project.numbers())
+            runner.terminate()
+            assert runner.wait() == 0
+    assert waiting > 50
+    check_numbers(project.numbers(), 300)
+
+
+def test_a_stuck_handler_ends_with_4_after_the_shutdown_timeout(tmp_path: Path) -> None:
+    with NumberedServer(10) as server:
+        project = Project(tmp_path, server.url, HANDLER="stuck")
+        project.manage("migrate")
+        with project.start("run_datastream", "--shutdown-timeout", "2") as runner:
+            runner.wait_for(project.numbers)
+            begun = time.monotonic()
+            runner.terminate()
+            assert runner.wait() == 4
+    assert 1.5 < time.monotonic() - begun < 10
+
+
+def test_a_second_signal_ends_with_4_at_once(tmp_path: Path) -> None:
+    with NumberedServer(10) as server:
+        project = Project(tmp_path, server.url, HANDLER="stuck")
+        project.manage("migrate")
+        with project.start("run_datastream", "--shutdown-timeout", "100") as runner:
+            runner.wait_for(project.numbers)
+            runner.terminate()
+            runner.wait_output("closing")
+            begun = time.monotonic()
+            runner.send_signal(signal.SIGINT)
+            assert runner.wait() == 4
+    assert time.monotonic() - begun < 10
+
+
+def test_a_wrong_key_ends_with_3(tmp_path: Path, stream_server: StreamServer) -> None:
+    stream_server.refuse(401)
+    project = Project(tmp_path, stream_server.url)
+    project.manage("migrate")
+    assert "401" in project.manage("run_datastream", code=3)
+    assert project.query("SELECT state FROM datastream_streamstatus") == ["failed"]
+
+
+def test_a_missing_url_ends_with_1_and_the_cure(tmp_path: Path) -> None:
+    project = Project(tmp_path, "")
+    printed = project.manage("run_datastream", code=1)
+    assert "DATASTREAMS['default']: URL: is missing" in printed
+    assert 'add "URL": "wss://…"' in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nowhere"], 1, "DATASTREAMS has no stream 'nowhere' (there are: 'default')"),
+        (["--max-messages", "0"], 2, "must be above 0"),
+        (["--shutdown-timeout", "x"], 2, "invalid float value"),
+    ],
+)
+def test_wrong_arguments(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+    project = Project(tmp_path, "ws://127.0.0.1:1/")
+    assert said in project.manage("run_datastream", *arguments, code=code)
+
+
+def test_a_disabled_stream_is_not_run(tmp_path: Path) -> None:
+    project = Project(tmp_path, "ws://127.0.0.1:1/", stream={"ENABLED": False})
+    assert "there is no stream to run" in project.manage("run_datastream", code=1)
+    assert '"ENABLED": False' in project.manage("run_datastream", "default", code=1)
+
+
+def test_without_migrate_the_stream_runs_and_says_so(
+    tmp_path: Path, stream_server: StreamServer
+) -> None:
+    project = Project(tmp_path, stream_server.url, HANDLER="none")
+    project.manage("migrate", "shop")
+    with project.start("run_datastream") as runner:
+        stream_server.wait_received(1, 60)
+        runner.wait_output("manage.py migrate")
+        stream_server.send({"type": "sleep"})
+        runner.terminate()
+        assert runner.wait() == 0
+
+
+def test_max_messages_handles_exactly_so_many(tmp_path: Path) -> None:
+    with NumberedServer(1000) as server:
+        project = Project(tmp_path, server.url)
+        project.manage("migrate")
+        project.manage("run_datastream", "--max-messages", "37")
+        check_numbers(project.numbers(), 37)
+        project.manage("run_datastream", "--max-messages", "3")
+    check_numbers(project.numbers(), 40)
+
+
+def test_reload_restarts_on_a_file_change_with_a_clean_close(
+    tmp_path: Path, stream_server: StreamServer
+) -> None:
+    project = Project(tmp_path, stream_server.url)
+    project.manage("migrate")
+    with project.start("run_datastream", "--reload") as runner:
+        stream_server.wait_connected(1, 60)
+        stream_server.wait_received(1, 60)
+        module = project.folder / "shop" / "datastreams.py"
+        # The reloader's first look at the files may be yet to come; only a newer time is a change.
+        while len(stream_server.connections) < 2:
+            module.write_text(module.read_text() + "\n# changed\n")
+            try:
+                stream_server.wait_connected(2, 5)
+            except TimeoutError:
+                continue
+        first, second = stream_server.connections[:2]
+        assert first.close_code == 1000
+        runner.send_signal(signal.SIGINT)
+        assert runner.wait() == 0
+    assert second.closed.wait(30)

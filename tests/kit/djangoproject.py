@@ -1,0 +1,221 @@
+"""
+A Django project in a folder of its own, and its commands as real processes.
+
+    project = Project(folder, stream_url, HANDLER="slow")
+    project.manage("migrate")
+    with project.start("run_datastream") as runner:
+        ...
+        runner.terminate()
+        assert runner.wait() == 0
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import pytest
+
+from kit.services import url_of
+
+__all__ = ["PATIENCE", "Process", "Project", "database", "postgresql_database"]
+
+ROOT = Path(__file__).parents[2]
+SOURCE = Path(__file__).parent / "djangosite"
+# Seconds after which something that should come soon has not come; the machine may be busy.
+PATIENCE = 60.0
+
+# A stream's settings in tests: it comes back at once, and asks no proxy.
+FAST = {"MIN_RECONNECT_DELAY": 0.02, "MAX_RECONNECT_DELAY": 0.1, "PROXY": None}
+
+
+class Process:
+    """A command that runs; its output, both streams, is in a file."""
+
+    def __init__(self, command: list[str], folder: Path, env: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("wb") as file:
+            self._popen = subprocess.Popen(
+                command, cwd=folder, env=env, stdout=file, stderr=subprocess.STDOUT
+            )
+        self.pid = self._popen.pid
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_output(self, text: str, times: int = 1, timeout: float = PATIENCE) -> None:
+        """Wait until *text* was printed so often."""
+        self.wait_for(lambda: self.output.count(text) >= times, f"{text!r}", timeout)
+
+    def wait_for(self, fact: Any, what: str = "it", timeout: float = PATIENCE) -> Any:
+        """Wait for what only looking tells; fails with the output when the process ends first."""
+        deadline = time.monotonic() + timeout
+        while not (found := fact()):
+            if self._popen.poll() is not None and not fact():
+                pytest.fail(f"ended with {self._popen.returncode} before {what}:\n{self.output}")
+            if time.monotonic() > deadline:
+                pytest.fail(f"{what} did not come in {timeout} s:\n{self.output}")
+            time.sleep(0.02)
+        return found
+
+    def send_signal(self, number: int) -> None:
+        self._popen.send_signal(number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def wait(self, timeout: float = PATIENCE) -> int:
+        """Return the exit code."""
+        try:
+            return self._popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"still running after {timeout} s:\n{self.output}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._popen.poll() is None:
+            self._popen.send_signal(signal.SIGCONT)
+            self._popen.terminate()
+            try:
+                self._popen.wait(10)
+            except subprocess.TimeoutExpired:
+                self._popen.kill()
+                self._popen.wait()
+        if error is not None:
+            print(f"--- output of process {self.pid} ---\n{self.output}")
+
+
+class Project:
+    """
+    A copy of ``kit/djangosite``.
+
+    Args:
+        folder: An empty one.
+        url: Of the stream; ``None``: DATASTREAMS is empty.
+        database: A PostgreSQL URL; empty: a SQLite file.
+        stream: Further settings of the default stream.
+        environment: More variables; see the project's settings and handlers.
+
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        url: str | None = None,
+        *,
+        database: str = "",
+        stream: dict[str, Any] | None = None,
+        **environment: str,
+    ) -> None:
+        self.folder = folder / "project"
+        shutil.copytree(SOURCE, self.folder, ignore=shutil.ignore_patterns("__pycache__"))
+        self.database = database
+        streams = {} if url is None else {"default": {"URL": url, **FAST, **(stream or {})}}
+        self.env = {
+            **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONWARNINGS": "error::ResourceWarning",
+            "DJANGO_SETTINGS_MODULE": "project.settings",
+            "DATABASE": database,
+            "DATASTREAMS": json.dumps(streams),
+            **environment,
+        }
+        self._count = 0
+
+    def stream(self, **settings: Any) -> None:
+        """Change settings of the default stream, for the processes to come."""
+        streams = json.loads(self.env["DATASTREAMS"])
+        streams["default"].update(settings)
+        self.env["DATASTREAMS"] = json.dumps(streams)
+
+    def manage(self, *arguments: str, code: int = 0, **environment: str) -> str:
+        """Run a command to its end; return what it printed."""
+        done = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=self.folder,
+            env=self.env | environment,
+            timeout=2 * PATIENCE,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        printed = done.stdout + done.stderr
+        assert done.returncode == code, f"exit code {done.returncode}:\n{printed}"
+        return printed
+
+    def start(self, *arguments: str, **environment: str) -> Process:
+        """Start a command of manage.py."""
+        return self.spawn([sys.executable, "manage.py", *arguments], **environment)
+
+    def spawn(self, command: list[str], **environment: str) -> Process:
+        """Start any command in the project's folder."""
+        self._count += 1
+        log = self.folder.parent / f"output-{self._count}.txt"
+        return Process(command, self.folder, self.env | environment, log)
+
+    def query(self, sql: str) -> list[Any]:
+        """Return rows, past Django; one column: its values."""
+        if self.database:
+            import psycopg
+
+            with psycopg.connect(self.database) as connection:
+                rows: list[Any] = connection.execute(sql).fetchall()
+        else:
+            database = sqlite3.connect(self.folder / "db.sqlite3", timeout=60)
+            try:
+                rows = database.execute(sql).fetchall()
+            finally:
+                database.close()
+        return [row[0] if len(row) == 1 else tuple(row) for row in rows]
+
+    def numbers(self) -> list[int]:
+        """The numbers in the table, in the order in which they were handled."""
+        return self.query("SELECT number FROM shop_tick ORDER BY id")
+
+
+@contextmanager
+def postgresql_database() -> Iterator[str]:
+    """Make a PostgreSQL database of the test's own; yield its URL."""
+    import psycopg
+
+    server = url_of("postgresql")
+    name = f"datastream_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    try:
+        yield urlsplit(server)._replace(path=f"/{name}").geturl()
+    finally:
+        with psycopg.connect(server, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty database: a file of the project's, then one of the PostgreSQL server."""
+    if request.param == "sqlite":
+        yield ""
+        return
+    with postgresql_database() as url:
+        yield url

@@ -1,0 +1,92 @@
+"""The handlers; autodiscovered. HANDLER says which of them a test wants."""
+
+import asyncio
+import os
+import threading
+import time
+from typing import Any
+
+from django.db import transaction
+from django.dispatch import receiver
+
+from datastream_ws import Message
+from datastream_ws_django import datastream
+from datastream_ws_django.signals import message_received
+
+from .models import Tick
+
+HANDLER = os.environ.get("HANDLER", "plain")
+
+
+@datastream.on_ready
+def resume() -> None:
+    """Ask for what follows the last message that reached this process, or the table."""
+    last = datastream.last_message
+    if last is not None:
+        number = last.json()["n"]
+    else:
+        newest = Tick.objects.order_by("-number").first()
+        number = newest.number if newest else 0
+    datastream.send({"resume": number})
+
+
+def keep(message: Message) -> None:
+    """Write the message once, however often it comes."""
+    Tick.objects.get_or_create(
+        number=message.json()["n"], defaults={"epoch": message.epoch, "handled_by": os.getpid()}
+    )
+
+
+if HANDLER == "plain":
+    datastream.on_message("number")(keep)
+
+elif HANDLER == "receiver":
+
+    @receiver(message_received, sender=datastream)
+    def received(sender: Any, *, stream: Any, message: Message, **kwargs: Any) -> None:
+        """As any Django project would."""
+        assert sender is stream is datastream
+        keep(message)
+
+elif HANDLER == "async":
+
+    @datastream.on_message("number")
+    async def keep_async(message: Message) -> None:
+        """With the async ORM."""
+        await Tick.objects.aget_or_create(
+            number=message.json()["n"],
+            defaults={"epoch": message.epoch, "handled_by": os.getpid()},
+        )
+
+elif HANDLER == "slow":
+
+    @datastream.on_message("number")
+    def keep_slowly(message: Message) -> None:
+        """Long enough for messages to wait."""
+        time.sleep(0.01)
+        keep(message)
+
+elif HANDLER == "stuck":
+
+    @datastream.on_message("number")
+    def never_ends(message: Message) -> None:
+        """Never ends."""
+        keep(message)
+        threading.Event().wait()
+
+elif HANDLER == "failing":
+
+    @datastream.on_message("number")
+    def fails(message: Message) -> None:
+        """Fail for even numbers until MENDED says otherwise; what was written is rolled back."""
+        if message.json()["n"] % 2 == 0 and not os.environ.get("MENDED"):
+            with transaction.atomic():
+                keep(message)
+                raise RuntimeError("an even number")
+        keep(message)
+
+
+@datastream.on_message("sleep")
+async def idle(message: Message) -> None:
+    """A coroutine handler that needs no database."""
+    await asyncio.sleep(0)

@@ -1,0 +1,13 @@
+"""What the handlers write."""
+
+from django.db import models
+
+
+class Tick(models.Model):
+    """One numbered message. ``pk`` tells in which order they were handled."""
+
+    number = models.BigIntegerField(unique=True)
+    epoch = models.BigIntegerField(default=0)
+    handled_by = models.BigIntegerField(default=0)
+
+    objects = models.Manager()
