@@ -1,0 +1,59 @@
+"""A Redis server of a test's own: started, killed, started again on the same port."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+__all__ = ["PrivateRedis"]
+
+
+class PrivateRedis:
+    """
+    A ``redis-server`` process on a free port, keeping nothing on disk; ``with`` runs it.
+
+    Skips the test where there is no such program.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        program = shutil.which("redis-server")
+        if program is None:
+            pytest.skip("no redis-server program")
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        self._process = subprocess.Popen(
+            [program, *options, "--appendonly", "no", "--dir", str(self._folder)],
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            time.sleep(0.01)
+        raise TimeoutError("redis-server did not start")
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()

@@ -1,0 +1,172 @@
+"""
+Clients in processes of their own, that can be killed, stopped and watched.
+
+    with StreamProcess(server.url, log, spool=str(path), journal=True) as process:
+        process.wait_handled(100)
+        process.kill()
+    process.handled                     # what its handler was given, in order
+
+Each handled message is a line in the log file before the handler returns: a process that is
+killed has not handled what is not there, and what it was handling may be there once more later.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+ROOT = Path(__file__).parents[2]
+STEP = 0.005  # between two looks at a file
+
+__all__ = ["Handled", "StreamProcess", "until"]
+
+PROGRAM = """
+import json, os, sys, threading, time
+from datastream_ws import Client
+
+url, log, options, slow = json.loads(sys.argv[1])
+out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+client = Client(url, max_reconnect_attempts=None, min_reconnect_delay=0.05,
+                max_reconnect_delay=0.1, **options)
+
+def say(**words):
+    os.write(out, (json.dumps(words) + "\\n").encode())
+
+@client.on_ready
+def resume():
+    last = client.last_message
+    client.send({"resume": last.json()["n"] if last is not None else 0})
+
+@client.on_message
+def handle(message):
+    say(n=message.json().get("n"), epoch=message.epoch, seq=message.seq, pid=os.getpid(),
+        at=time.monotonic())
+    if slow:
+        time.sleep(slow)
+
+@client.on_state
+def state(event):
+    say(state=event.state.value, at=time.monotonic(), pid=os.getpid())
+
+@client.on_error
+def error(error):
+    say(error=f"{type(error).__name__}: {error}", at=time.monotonic(), pid=os.getpid())
+
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(9)), daemon=True).start()
+try:
+    client.run()
+finally:
+    say(stats=[client.stats().messages_handled, client.stats().messages_spooled,
+               dict(client.stats().messages_dropped)], pid=os.getpid(), at=time.monotonic())
+"""
+
+
+class Handled(NamedTuple):
+    """A message as the handler of a process saw it; *at* is monotonic."""
+
+    n: int | None
+    epoch: int
+    seq: int
+    pid: int
+    at: float
+
+
+class StreamProcess:
+    """
+    A process with one client, started and, at the end, killed by ``with``.
+
+    Args:
+        url: Of the server; ``on_ready`` sends ``{"resume": n}`` of the last message, or 0.
+        log: Where it writes; may be shared.
+        slow: Seconds that each message takes.
+        options: Of the client.
+
+    """
+
+    def __init__(self, url: str, log: Path, *, slow: float = 0.0, **options: Any) -> None:
+        self.log = log
+        self._arguments = json.dumps([url, str(log), options, slow])
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, self._arguments],
+            stdin=subprocess.PIPE,  # it ends with this process
+            cwd=ROOT,
+        )
+        self.pid = self._process.pid
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.kill()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def kill(self) -> None:
+        """SIGKILL; returns when it is gone."""
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def terminate(self, timeout: float = 20.0) -> int:
+        """SIGTERM: an orderly end; return the exit code."""
+        self._process.terminate()
+        return self._process.wait(timeout)
+
+    @property
+    def said(self) -> list[dict[str, Any]]:
+        """Everything this process wrote."""
+        return [each for each in entries(self.log) if each["pid"] == self.pid]
+
+    @property
+    def handled(self) -> list[Handled]:
+        return [Handled(**each) for each in self.said if "n" in each]
+
+    @property
+    def state(self) -> str | None:
+        states: list[str] = [each["state"] for each in self.said if "state" in each]
+        return states[-1] if states else None
+
+    @property
+    def errors(self) -> list[str]:
+        return [each["error"] for each in self.said if "error" in each]
+
+    def wait_state(self, state: str, timeout: float = 20.0) -> None:
+        until(lambda: self.state == state, timeout, lambda: f"{self.state}, {self.errors}")
+
+    def wait_handled(self, count: int, timeout: float = 30.0) -> list[Handled]:
+        until(
+            lambda: len(self.handled) >= count,
+            timeout,
+            lambda: f"{len(self.handled)} handled, {self.state}, {self.errors}",
+        )
+        return self.handled
+
+
+def entries(log: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of a log."""
+    if not log.exists():
+        return []
+    text = log.read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def until(
+    fact: Callable[[], bool], timeout: float, or_else: Callable[[], str] = lambda: ""
+) -> None:
+    """Wait for what another process does; AssertionError after *timeout* seconds."""
+    deadline = time.monotonic() + timeout
+    while not fact():
+        assert time.monotonic() < deadline, f"not within {timeout} s: {or_else()}"
+        time.sleep(STEP)
