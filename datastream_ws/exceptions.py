@@ -186,3 +186,11 @@ class Postponed(Exception):
 
     def __str__(self) -> str:
         return f"postponed for {self.delay:g} s"
+
+
+def said(error: BaseException | None) -> str:
+    """Return one line on an error, escaped and cut, for logs and stats."""
+    text = peer_text(error) if error is not None else ""
+    if isinstance(error, DataStreamError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
+from .attempts import Attempts, Outcome, Plan
 from .calls import call_user
 from .connection import Connection
 from .dispatcher import Dispatcher
@@ -27,9 +27,8 @@ from .exceptions import (
     HandlerError,
     LeaseError,
     NotConnectedError,
-    ReconnectError,
     SpoolError,
-    UnauthorizedError,
+    said,
 )
 from .handlers import Handlers
 from .hooks import Hooks
@@ -40,7 +39,6 @@ from .lease.ownership import Ownership
 from .messages import Origin
 from .options import ClientOptions, check_headers, check_url
 from .redaction import peer_text, shown_url
-from .retry import Backoff, Verdict, judge
 from .spool import SpooledInbox, SpoolKeeper
 from .stats import Stats, Traffic
 from .subscriptions import Subscriptions
@@ -51,23 +49,6 @@ __all__ = ["Lifecycle"]
 
 class Asked(Exception):
     """A verb wants the task's attention."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How an attempt ended: why, after how many seconds in READY, and at whose fault."""
-
-    error: Exception
-    ready_for: float = 0.0
-    peer_fault: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What follows an outcome: an attempt after *delay* seconds, or the end with *fatal*."""
-
-    delay: float = 0.0
-    fatal: Exception | None = None
 
 
 class Lifecycle:
@@ -114,7 +95,7 @@ class Lifecycle:
         self._subscriptions = subscriptions
         self._submit = submit
         self._make_engine = engine
-        self._backoff = Backoff(options.min_reconnect_delay, options.max_reconnect_delay)
+        self._attempts = Attempts(options, self.report)
 
         self._asked = asyncio.Event()
         self._closing = False
@@ -123,9 +104,6 @@ class Lifecycle:
         self._deadline: float | None = None
         self._deadline_changed = asyncio.Event()
 
-        self._failures = 0  # consecutive failed attempts
-        self._waits = 0  # waits since the last stable connection
-        self._unauthorized = 0  # consecutive 401/403 answers
         self._lost_at: tuple[float, float] | None = None  # UNIX and monotonic time
         self._task: asyncio.Task[None] | None = None
 
@@ -251,11 +229,12 @@ class Lifecycle:
             self._reconnect = False
             try:
                 outcome = await self._attempt()
-                plan = self._plan(outcome)
+                plan = self._attempts.plan(outcome)
                 self._tell_end(outcome, plan)
-                if plan.fatal is not None:
+                if plan.is_last:
                     return plan.fatal
-                await self._wait(plan.delay, outcome.error)
+                self.error = plan.fatal
+                self.error = plan.fatal or self.error
             except Asked:
                 await self._obey()
         return None
@@ -294,9 +273,8 @@ class Lifecycle:
             self.intake.detach()
             if isinstance(error, Asked):
                 raise
-            self._unauthorized += isinstance(error, UnauthorizedError)
             return Outcome(error)
-        self._unauthorized = 0
+        self._attempts.opened()
         if self._has_lost_lease:  # this process was stopped while it dialled
             connection.fail(LeaseError("the lease is lost"))
             raise Asked
@@ -488,58 +466,14 @@ class Lifecycle:
 
     # --- what follows ---
 
-    def _plan(self, outcome: Outcome) -> Plan:
-        stable = outcome.ready_for >= self.options.stable_after and not outcome.peer_fault
-        if stable:
-            self._failures = self._waits = 0
-        else:
-            self._failures += 1
-        self._waits += 1
-        verdict = self._judge(outcome.error)
-        fatal = self._fatal(outcome.error, verdict)
-        if fatal is None:
-            return Plan(self._backoff.delay(self._waits, verdict))
-        if self.options.fatal_delay is None:
-            return Plan(fatal=fatal)
-        self.error = fatal
-        return Plan(self._backoff.slow(self.options.fatal_delay))
-
-    def _judge(self, error: Exception) -> Verdict:
-        options = self.options
-        refreshable = callable(options.url) or callable(options.headers)
-        verdict = judge(error, unauthorized=self._unauthorized, refreshable=refreshable)
-        if options.retry is None:
-            return verdict
-        try:
-            decided = options.retry(error)
-        except Exception as failure:
-            self.report(failure)
-            return verdict
-        if decided is None:
-            return verdict
-        return Verdict(bool(decided), verdict.floor, verdict.retry_after)
-
-    def _fatal(self, error: Exception, verdict: Verdict) -> Exception | None:
-        if not verdict.retry:
-            return error
-        limit = self.options.max_reconnect_attempts
-        if limit is None or self._failures < limit:
-            return None
-        gave_up = ReconnectError(
-            f"gave up after {self._failures} failed attempts; the last: {_said(error)}",
-            attempts=self._failures,
-        )
-        gave_up.__cause__ = error
-        return gave_up
-
     def _tell_end(self, outcome: Outcome, plan: Plan) -> None:
         self.report(outcome.error)
         ended = self._last_ended
         if ended is not None:
             self._last_ended = None
-            delay = None if plan.fatal else plan.delay
+            delay = None if plan.is_last else plan.delay
             self._tell_disconnect(
-                ended.closed.result(), outcome.error, will_retry=not plan.fatal, delay=delay
+                ended.closed.result(), outcome.error, will_retry=not plan.is_last, delay=delay
             )
 
     async def _wait(self, delay: float, error: Exception) -> None:
@@ -604,7 +538,7 @@ class Lifecycle:
         if dropped:
             self._log("error", "closed with %d messages unhandled: dropped", dropped)
         if error is not None:
-            self._log("error", "gave up: %s", _said(error))
+            self._log("error", "gave up: %s", said(error))
         self._set(State.FAILED if error else State.CLOSED, error)
         await self.hooks.finish(max(0.5, self._left()))
         self._errors.end()
@@ -667,7 +601,7 @@ class Lifecycle:
         if state is State.READY:
             self.error = None
         self._log_state(state, error, delay)
-        event = StateEvent(state, previous, error, self._failures + 1, delay)
+        event = StateEvent(state, previous, error, self._attempts.number, delay)
         self._state.set(state)
         self.hooks.call("on_state", event)
 
@@ -677,8 +611,8 @@ class Lifecycle:
             self._log(
                 "warning",
                 "%s; attempt %d%s in %.1f s",
-                _said(error),
-                self._failures + 1,
+                said(error),
+                self._attempts.number,
                 f" of {limit}" if limit else "",
                 delay,
             )
@@ -710,8 +644,8 @@ class Lifecycle:
         if isinstance(error, HandlerError):
             self._log_error(error)
         elif not isinstance(error, DataStreamError | OSError):
-            self._log("error", "%s", _said(error), exc_info=error)
-        self.traffic.last_error = _said(error)
+            self._log("error", "%s", said(error), exc_info=error)
+        self.traffic.last_error = said(error)
         self._errors.put(error)
         self.hooks.call("on_error", error)
 
@@ -798,11 +732,3 @@ def _gate(budget: Budget | None, tenure: Callable[[], int | None] | None) -> Cal
 
 def _unexplained(ended: Ended) -> Exception:
     return DataStreamError(f"the connection ended with code {ended.code}")
-
-
-def _said(error: BaseException | None) -> str:
-    """One line on an error, for logs and stats."""
-    text = peer_text(error) if error is not None else ""
-    if isinstance(error, DataStreamError) and text:
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
