@@ -533,8 +533,7 @@ async def test_batches_by_time() -> None:
     async with stream() as s:
         batches(s, max_size=100, max_wait=0.05)
         started = time.monotonic()
-        s.put("a")
-        s.put("b")
+        s.put("a", "b")
         await until(lambda: s.log)
         assert s.log == [["a", "b"]]
         assert time.monotonic() - started >= 0.05
@@ -714,9 +713,9 @@ async def test_watchdog_shows_where_a_coroutine_waits() -> None:
 
 async def test_watchdog_leaves_quick_handlers_alone() -> None:
     """Also when all of them together take longer."""
-    async with stream(handler_timeout=0.2) as s:
+    async with stream(handler_timeout=0.5) as s:
         s.handlers.on_message(lambda message: time.sleep(0.01))
-        s.put(*["a"] * 30)
+        s.put(*["a"] * 60)
         await s.drain()
         assert s.reported == []
 

@@ -606,8 +606,9 @@ class AnySequence(RuleBasedStateMachine):
         self.keys: dict[int, tuple[Any, Any]] = {}
 
     # A conflation key has one lane: 4 keys in 2 lanes, and none in none.
+    # No empty payloads: whether one still fits into bytes that are full depends on its company.
     @rule(
-        offered=st.lists(st.tuples(st.sampled_from([None, 0, 1, 2, 3]), st.integers(0, 6))),
+        offered=st.lists(st.tuples(st.sampled_from([None, 0, 1, 2, 3]), st.integers(1, 6))),
         force=st.booleans(),
     )
     def put(self, offered: list[tuple[Any, int]], force: bool) -> None:
@@ -694,4 +695,4 @@ class AnySequence(RuleBasedStateMachine):
 
 
 TestAnySequence = AnySequence.TestCase
-TestAnySequence.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestAnySequence.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
