@@ -44,13 +44,17 @@ class StreamSignal(Signal):
     Args:
         decorator: Name of the stream's decorator that receivers are registered with.
         words: Turns what that gives into the receivers' keyword arguments.
+        handler: Makes the handler that calls a plain receiver.
 
     """
 
-    def __init__(self, decorator: str, words: Words) -> None:
+    def __init__(
+        self, decorator: str, words: Words, handler: Callable[..., Any] | None = None
+    ) -> None:
         super().__init__()
-        self._decorator = decorator
-        self._words = words
+        self.decorator = decorator
+        self.words = words
+        self.handler = handler or _handler
         self._connected: dict[Hashable, Connected] = {}
         self._registering = threading.RLock()
         datastreams.for_each(self._add_stream)
@@ -117,7 +121,7 @@ def _key(receiver: Any, sender: Any, dispatch_uid: Hashable | None) -> Hashable:
 
 
 class Connected:
-    """A receiver, and the calls that are registered for it."""
+    """A receiver, and the handlers that call it, one per stream."""
 
     def __init__(
         self, signal: StreamSignal, receiver: Callable[..., Any], sender: Any, weak: bool
@@ -125,30 +129,21 @@ class Connected:
         self.signal = signal
         self.sender = sender
         self.receiver = _reference(receiver) if weak else lambda: receiver
-        self._kind = AsyncCall if iscoroutinefunction(receiver) else Call
-        self._named = receiver
-        self._calls: list[tuple[Stream, Call]] = []
-        if weak:
-            self._named = _Named(receiver)
+        self._make = _async_handler if iscoroutinefunction(receiver) else signal.handler
+        self._module = getattr(receiver, "__module__", "")
+        self._name = getattr(receiver, "__qualname__", type(receiver).__qualname__)
+        self._handlers: list[tuple[Stream, Callable[..., Any]]] = []
 
     def add_to(self, stream: Stream) -> None:
-        call = self._kind(self, stream, self._named)
-        getattr(stream, self.signal._decorator)(call)
-        self._calls.append((stream, call))
+        handler = self._make(self.signal, self.receiver, stream)
+        # Logs and dead letters name the receiver.
+        handler.__module__, handler.__qualname__ = self._module, self._name
+        getattr(stream, self.signal.decorator)(handler)
+        self._handlers.append((stream, handler))
 
     def remove(self) -> None:
-        for stream, call in self._calls:
-            stream.handlers.remove(call)
-
-
-class _Named:
-    """What a receiver is called, without the receiver."""
-
-    def __init__(self, receiver: Any) -> None:
-        self.__module__ = getattr(receiver, "__module__", "")
-        self.__qualname__ = getattr(receiver, "__qualname__", type(receiver).__qualname__)
-
-    def __call__(self) -> None: ...
+        for stream, handler in self._handlers:
+            stream.handlers.remove(handler)
 
 
 def _reference(receiver: Any) -> Callable[[], Any]:
@@ -157,31 +152,42 @@ def _reference(receiver: Any) -> Callable[[], Any]:
     return weakref.ref(receiver)
 
 
-class Call:
-    """A receiver as a handler of one stream."""
+Reference = Callable[[], Any]
 
-    def __init__(self, connected: Connected, stream: Stream, named: Any) -> None:
-        self._receiver = connected.receiver
-        self._words = connected.signal._words
-        self._given = {"signal": connected.signal, "sender": stream, "stream": stream}
-        self.__module__ = named.__module__  # logs and dead letters name the receiver
-        self.__qualname__ = getattr(named, "__qualname__", type(named).__qualname__)
 
-    def __call__(self, *arguments: Any) -> Any:
-        words = self._words(*arguments)
-        receiver = self._receiver()
+def _handler(signal: StreamSignal, reference: Reference, stream: Stream) -> Callable[..., Any]:
+    def handle(*arguments: Any) -> None:
+        words = signal.words(*arguments)
+        receiver = reference()
         if receiver is not None and words is not None:
-            receiver(**self._given, **words)
+            receiver(signal=signal, sender=stream, stream=stream, **words)
+
+    return handle
 
 
-class AsyncCall(Call):
-    """A coroutine receiver as a handler of one stream."""
-
-    async def __call__(self, *arguments: Any) -> Any:
-        words = self._words(*arguments)
-        receiver = self._receiver()
+def _async_handler(
+    signal: StreamSignal, reference: Reference, stream: Stream
+) -> Callable[..., Any]:
+    async def handle(*arguments: Any) -> None:
+        words = signal.words(*arguments)
+        receiver = reference()
         if receiver is not None and words is not None:
-            await receiver(**self._given, **words)
+            await receiver(signal=signal, sender=stream, stream=stream, **words)
+
+    return handle
+
+
+def _message_handler(
+    signal: StreamSignal, reference: Reference, stream: Stream
+) -> Callable[..., Any]:
+    """As :func:`_handler`, for what happens a hundred thousand times a second."""
+
+    def handle(message: Any) -> None:
+        receiver = reference()
+        if receiver is not None:
+            receiver(signal=signal, sender=stream, stream=stream, message=message)
+
+    return handle
 
 
 def _failure(event: Any) -> dict[str, Any] | None:
@@ -192,7 +198,9 @@ def _ready(event: Any) -> dict[str, Any] | None:
     return {} if event.state is State.READY else None
 
 
-message_received = StreamSignal("on_message", lambda message: {"message": message})
+message_received = StreamSignal(
+    "on_message", lambda message: {"message": message}, _message_handler
+)
 """Sent for each message, with ``message``."""
 
 stream_connected = StreamSignal("on_connect", dict)
