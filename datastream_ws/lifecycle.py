@@ -233,8 +233,8 @@ class Lifecycle:
                 self._tell_end(outcome, plan)
                 if plan.is_last:
                     return plan.fatal
-                self.error = plan.fatal
                 self.error = plan.fatal or self.error
+                await self._wait(plan.delay, outcome.error)
             except Asked:
                 await self._obey()
         return None
