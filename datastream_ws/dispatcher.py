@@ -91,6 +91,7 @@ class Dispatcher:
         spawn: Runs a function on a handler thread.
         report: Given every :class:`HandlerError`, from any thread.
         on_room: Called, from any thread, when reading may resume.
+        on_death: Given what ended a worker that must not end.
         gate: Looked at before each message; False holds everything back until :meth:`wake`.
         tenure: What the owner holds the stream by, a number per tenure of a lease; ``None``: it
             does not. Closes the gate, and holds back what is in hand but not handed on yet.
@@ -109,6 +110,7 @@ class Dispatcher:
         spawn: Callable[[Callable[[], None]], None],
         report: Callable[[BaseException], None],
         on_room: Callable[[], None],
+        on_death: Callable[[BaseException], None],
         gate: Callable[[], bool],
         tenure: Callable[[], int | None] = lambda: 0,
         held: bool = False,
@@ -122,6 +124,7 @@ class Dispatcher:
         self._report = report
         self._on_room = on_room
         self._gate = gate
+        self._on_death = on_death
         self._tenure = tenure
         self._held = held
         self._context = contextvars.copy_context()
@@ -210,6 +213,12 @@ class Dispatcher:
             while await self._run_one(caller):
                 if caller.on_loop:
                     await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as death:
+            # A bug of ours: never silence, and never the same worker again and again.
+            self._stopped.set()
+            self._on_death(death)
         finally:
             handling.reset(token)
             self._leave()

@@ -131,6 +131,7 @@ class Lifecycle:
             spawn=spawn,
             report=self.report,
             on_room=lambda: self._on_loop(self.intake.on_room),
+            on_death=lambda death: self._on_loop(lambda: self._die(death)),
             gate=_gate(budget, None if self.lease is None else self._tenure),
             tenure=self._tenure,
             held=held,
@@ -197,18 +198,26 @@ class Lifecycle:
         self._closing = True
         self._asked.set()
 
+    def _die(self, death: BaseException) -> None:
+        """An internal part has ended: so does the client, and it says so."""
+        self._log("error", "internal error, please report it", exc_info=death)
+        self._death = death
+        self.ask_close(0.0)
+
+    _death: BaseException | None = None
+
     # --- the task ---
 
     async def _live(self) -> None:
         error: BaseException | None = None
         try:
-            error = await self._stay_connected()
+            error = await self._stay_connected() or self._death
         except asyncio.CancelledError:
             self._closing = True
             self._deadline = self._loop.time()
             error = None
         except BaseException as death:
-            self._log("error", "internal error, please report it", exc_info=death)
+            self._die(death)
             error = death
         try:
             await self._finish(error)

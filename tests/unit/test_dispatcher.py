@@ -41,6 +41,7 @@ class Stream:
             spawn=Threads().call,
             report=self.reported.append,
             on_room=self.note_room,
+            on_death=self.reported.append,
             gate=lambda: self.open,
         )
 
