@@ -88,8 +88,8 @@ class DataStream(Decorators):
         self._of(app).start()
 
     def close(self, app: Flask, timeout: float | None = None) -> None:
-        """Close the client of *app* in this process; see ``Client.close``."""
-        self._of(app).client.close(timeout)
+        """Close the client of *app* in this process, if it has one; see ``Client.close``."""
+        self._of(app).close(timeout)
 
     def deliver(self, app: Flask, data: Any, robust: bool = False) -> None:
         """

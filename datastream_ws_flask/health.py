@@ -46,9 +46,9 @@ def ready() -> Response:
 
 def _answer(is_well: Callable[[StreamHealth], bool]) -> Response:
     now = time.time()
-    found = _streams(now)
-    well = bool(found) and all(
-        health is not None and now - health.at <= MAX_AGE and is_well(health) for health in found
+    well = all(
+        health is not None and now - health.at <= MAX_AGE and is_well(health)
+        for health in _streams(now)
     )
     text = "ok\n" if well else "unavailable\n"
     return Response(text, 200 if well else 503, {"Cache-Control": "no-store"}, "text/plain")

@@ -90,6 +90,12 @@ class AppStream:
         else:
             self.client.options.logger.info("stream %s is not started: disabled", self.name)
 
+    def close(self, timeout: float | None) -> None:
+        """Close the client, if this process has one."""
+        built: Built | None = self._made_once.get("built")
+        if built is not None:
+            built.client.close(timeout)
+
     def foreground_client(self, *, lease: bool = True) -> Client:
         """Return the client as a process of its own runs it: it fails where it cannot go on."""
         client, changes = self.client, self.settings.foreground_defaults

@@ -37,8 +37,7 @@ def app(stream: DataStream, stream_server: StreamServer) -> Iterator[Flask]:
     app.register_blueprint(blueprint, url_prefix="/health")
     app.add_url_rule("/", view_func=lambda: "hello")
     yield app
-    if app.config["DATASTREAM_URL"]:
-        stream.close(app)
+    stream.close(app)
 
 
 def state_of(app: Flask, stream: DataStream) -> State:
@@ -166,6 +165,16 @@ def test_health_of_a_stream_in_another_process(
         assert statuses(app) == (503, 503)  # long ago
         write_health_file(file, [describe(stream.client, at=time.time())])
     assert statuses(app) == (200, 200)
+
+
+def test_a_disabled_stream_is_nobody_s_worry(app: Flask) -> None:
+    app.config["DATASTREAM_ENABLED"] = False
+    assert statuses(app) == (200, 200)
+
+
+def test_health_of_a_wrong_config(app: Flask) -> None:
+    app.config["DATASTREAM_URL"] = ""
+    assert statuses(app) == (503, 503)
 
 
 def test_health_is_off_unless_registered(stream_server: StreamServer) -> None:

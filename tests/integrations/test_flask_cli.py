@@ -208,6 +208,63 @@ def test_reload_restarts_with_a_clean_close(
         assert len(stream_server.attempts) == 2  # none by the reloader's parent
 
 
+TWO_STREAMS = """
+import os
+from flask import Flask
+from datastream_ws_flask import DataStream
+
+flags, prices = DataStream(), DataStream(name="prices")
+
+@flags.on_message
+def flag(message):
+    os.write(1, f"flag from {message.stream}: {message.data}\\n".encode())
+
+@prices.on_message
+async def price(message):
+    os.write(1, f"price from {message.stream}: {message.data}\\n".encode())
+
+app = Flask(__name__)
+app.config["DATASTREAM_URL"] = os.environ["FLAGS"]
+app.config["DATASTREAMS"] = {"prices": {"URL": os.environ["PRICES"]}}
+flags.init_app(app)
+prices.init_app(app)
+"""
+
+
+def test_all_streams_or_those_named(tmp_path: Path, stream_server: StreamServer) -> None:
+    with StreamServer() as other:
+        file = str(tmp_path / "health.json")
+        project = FlaskProject(tmp_path, TWO_STREAMS, FLAGS=stream_server.url, PRICES=other.url)
+        with project.datastream("run", "--max-messages", "2", "--health-file", file) as running:
+            stream_server.wait_connected(1, PATIENCE)
+            other.wait_connected(1, PATIENCE)
+            stream_server.send("f")
+            other.send("p")
+            assert running.exit_code() == 0, running.output
+        assert sorted(running.output.splitlines()) == [
+            "flag from default: f",
+            "price from prices: p",
+        ]
+        assert [stream["name"] for stream in json.loads(Path(file).read_text())["streams"]] == [
+            "default",
+            "prices",
+        ]
+        with project.datastream("run", "prices", "--max-messages", "1") as running:
+            other.wait_connected(2, PATIENCE)
+            other.send("p")
+            assert running.exit_code() == 0, running.output
+        assert running.output == "price from prices: p\n"
+        assert len(stream_server.attempts) == 1
+
+
+def test_no_lease_connects_without_one(project: FlaskProject, stream_server: StreamServer) -> None:
+    project.config["FLASK_DATASTREAM_LEASE"] = "redis://127.0.0.1:1/0"  # nobody there
+    with project.datastream("run", "--no-lease") as running:
+        running.wait_for("state ready")
+        running.terminate()
+        assert running.exit_code() == 0, running.output
+
+
 # --- status ---------------------------------------------------------------------------------------
 
 
