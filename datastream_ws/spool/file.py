@@ -30,7 +30,7 @@ SCHEMA = f"""
         position INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, connection INTEGER NOT NULL,
         seq INTEGER NOT NULL, received_at REAL NOT NULL, data NOT NULL
     );
-    -- the last message received, which outlives its row above
+    -- the last message received with a journal, once its row above is gone
     CREATE TABLE last (
         one INTEGER PRIMARY KEY, position INTEGER, epoch INTEGER, connection INTEGER,
         seq INTEGER, received_at REAL, data
@@ -41,17 +41,25 @@ SCHEMA = f"""
 # JSON carries no bytes, and text forms of a REAL lose its last bits: seconds go as whole 2^-22ths,
 # which a time after 2004 in a double consists of.
 TICKS = 2**22
-READ = f"""
+AS_JSON = f"""
     SELECT json_group_array(json_array(
         position, epoch, connection, seq, CAST(received_at * {TICKS} AS INTEGER),
         typeof(data) = 'blob', CASE typeof(data) WHEN 'blob' THEN hex(data) ELSE data END
-    )) FROM (
-        SELECT *, sum(length(data)) OVER (ORDER BY position) - length(data) AS before FROM (
-            SELECT * FROM messages WHERE position > ? AND position < ? ORDER BY position LIMIT ?
-        )
+    ))
+"""
+NEXT = "SELECT * FROM messages WHERE position > ? AND position < ? ORDER BY position LIMIT ?"
+READ = f"{AS_JSON} FROM ({NEXT})"  # noqa: S608 - nothing of these comes from outside
+# Looking at sizes takes longer than all the rest.
+READ_WITHIN = f"""
+    {AS_JSON} FROM (
+        SELECT *, sum(length(data)) OVER (ORDER BY position) - length(data) AS before FROM ({NEXT})
     ) WHERE before < ?
-"""  # noqa: S608 - nothing of it comes from outside
+"""  # noqa: S608
 REMOVE = "DELETE FROM messages WHERE position IN (SELECT value FROM json_each(?))"
+LAST = f"""
+    SELECT {COLUMNS} FROM last UNION ALL SELECT {COLUMNS} FROM messages WHERE position = ?
+    ORDER BY position DESC LIMIT 1
+"""  # noqa: S608
 KEEP_LAST = f"INSERT OR REPLACE INTO last (one, {COLUMNS}) VALUES (0, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 FAR = 2**63 - 1
 LARGE = 1000  # pages a file without rows may keep; above, closing gives them back
@@ -68,6 +76,9 @@ class Row(NamedTuple):
     data: str | bytes
 
 
+Record = tuple[int, int, int, int, float, str | bytes]  # what a Row is, where speed counts
+
+
 class Corrupt(Exception):
     """SQLite cannot make sense of the file."""
 
@@ -81,7 +92,7 @@ class SpoolFile:
         rows: How many rows it had when opened, from earlier processes.
         size: Bytes they take.
         end, epoch: The highest position, and the epoch of the last message, ever given out.
-        last: The last message received by an earlier process that kept a journal.
+        last: The last message that an earlier process received, with a journal, or put here.
 
     Raises:
         SpoolError: If it cannot, or must not, be used. It says why and what to do.
@@ -113,14 +124,12 @@ class SpoolFile:
     def _read_state(self) -> None:
         with self._errors("cannot be read"):
             count, end = self._one("SELECT count(*), coalesce(max(position), 0) FROM messages")
-            last = self._db.execute(f"SELECT {COLUMNS} FROM last").fetchone()  # noqa: S608
+            last = self._db.execute(LAST, (end,)).fetchone()
             self.rows: int = count
             self.last = None if last is None else Row(*last)
-            newest = self._db.execute("SELECT epoch FROM messages WHERE position = ?", (end,))
-            ends = [(0, 0), *((end, epoch) for (epoch,) in newest)]
-            ends += [] if self.last is None else [(self.last.position, self.last.epoch)]
-            self.end, self.epoch = max(ends)
+            self.end, self.epoch = (0, 0) if self.last is None else self.last[:2]
             self.size: int = self._used() if count else 0
+            (self._largest,) = self._one("SELECT coalesce(max(length(data)), 0) FROM messages")
 
     def _one(self, query: str) -> tuple[Any, ...]:
         found: tuple[Any, ...] = self._db.execute(query).fetchone()
@@ -131,30 +140,26 @@ class SpoolFile:
         (size,) = self._one("PRAGMA page_size")
         return int((pages - free) * size)
 
-    def write(self, rows: Sequence[Row], remove: Sequence[int], last: Row | None = None) -> None:
+    def write(self, rows: Sequence[Record], remove: Sequence[int], last: Any = None) -> None:
         """
-        Add and remove rows in one transaction; *last* is what ``last`` is to be from now on.
+        Add rows, note *last* as the last message, remove rows; in this order.
+
+        Each of these is done as a whole or not at all, and all of it may be done again.
 
         Raises:
-            SpoolError: If it cannot be done; then nothing of it is.
+            SpoolError: If it cannot be done.
 
         """
         with self._errors("cannot be written"):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                for start in range(0, len(rows), self._most):
-                    self._insert(rows[start : start + self._most])
-                if remove:
-                    self._db.execute(REMOVE, (json.dumps(remove),))
-                if last is not None:
-                    self._db.execute(KEEP_LAST, last)
-                self._db.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
-                    self._db.execute("ROLLBACK")
-                raise
+            for start in range(0, len(rows), self._most):
+                self._insert(rows[start : start + self._most])
+            if last is not None:
+                self._db.execute(KEEP_LAST, last)
+            if remove:
+                self._db.execute(REMOVE, (json.dumps(remove),))
 
-    def _insert(self, rows: Sequence[Row]) -> None:
+    def _insert(self, rows: Sequence[Record]) -> None:
+        self._largest = max(self._largest, *(len(row[-1]) for row in rows), 0)
         places = ",".join(["(?,?,?,?,?,?)"] * len(rows))
         values = [value for row in rows for value in row]
         self._db.execute(f"INSERT OR REPLACE INTO messages VALUES {places}", values)  # noqa: S608
@@ -162,15 +167,18 @@ class SpoolFile:
     def read(self, after: int, before: int | None, count: int, size: int) -> list[Row]:
         """
         Return the next rows between two positions, in order: at most *count*, and no more once
-        they have *size* bytes of payload.
+        they have about *size* bytes of payload.
 
         Raises:
             SpoolError: If they cannot be read.
 
         """
         with self._errors("cannot be read"):
-            limits = (after, FAR if before is None else before, count, size)
-            (found,) = self._db.execute(READ, limits).fetchone()
+            limits = (after, FAR if before is None else before, count)
+            if self._largest * count <= 4 * size:
+                (found,) = self._db.execute(READ, limits).fetchone()
+            else:
+                (found,) = self._db.execute(READ_WITHIN, (*limits, size)).fetchone()
         rows = [
             Row(position, epoch, connection, seq, ticks / TICKS, _payload(is_blob, data))
             for position, epoch, connection, seq, ticks, is_blob, data in json.loads(found)

@@ -21,11 +21,12 @@ from typing import Any
 
 from ..inbox import NO_KEYS, Inbox, Keys, Put, payload_bytes
 from ..messages import Message, Origin
-from .file import Row
+from .file import Record, Row
 
 __all__ = ["Run", "SpooledInbox", "Wanted"]
 
-RUN_ROWS = 1000  # one transaction
+RUN_ROWS = 1000  # written at once
+REMOVE_ROWS = 2000  # removed at once, while there are others to write
 RUN_BYTES = 4 * 2**20
 QUEUE_ROWS = 10_000  # still to be written; beyond, reading stops until the disk has caught up
 QUEUE_BYTES = 16 * 2**20
@@ -57,6 +58,7 @@ class Run:
 
     messages: list[Message] = field(default_factory=list)
     removals: list[int] = field(default_factory=list)
+    last: Message | None = None  # the last one received, when its row is among the removals
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ class SpooledInbox(Inbox):
         self._base = 0  # position of a message of this process, less its seq
         self._earlier = 0  # messages of earlier processes
         self._reading_stopped = False
+        self._newest: Message | None = None  # of those in the journal, and those gone from it
         self._told = 0  # of the messages dropped by overflow, reported through put()
         self._broken = False  # the file could not be written the last time
         self._ended = False  # it is closed
@@ -305,22 +308,31 @@ class SpooledInbox(Inbox):
     def next_run(self) -> Run:
         """Return what is to be written and removed next; the queue keeps it until it is."""
         with self._lock:
-            run = Run(removals=self._removals)
-            self._removals = []
-            size = 0
-            for message in islice(self._queue, RUN_ROWS):
-                if size > RUN_BYTES:
-                    break
-                size += payload_bytes(message.data)
-                run.messages.append(message)
+            run = Run(list(islice(self._queue, RUN_ROWS)))
+            if self._queue_bytes > RUN_BYTES:
+                del run.messages[self._within(run.messages, RUN_BYTES) :]
             self._in_flight = len(run.messages)
+            if not run.messages or len(self._removals) >= REMOVE_ROWS:
+                run.removals, self._removals = self._removals, []
+            if not run.messages and self._newest is not None:
+                gone = self._position(self._newest) in run.removals
+                run.last = self._newest if gone else None
             return run
 
-    def row(self, message: Message) -> Row:
+    def _within(self, messages: Sequence[Message], size: int) -> int:
+        """Return how many messages *size* bytes are, one at least."""
+        for index, message in enumerate(messages, 1):
+            size -= payload_bytes(message.data)
+            if size <= 0:
+                return index
+        return len(messages)
+
+    def record(self, message: Message) -> Record:
+        """Return a message's row."""
         origin = message.origin
         position = self._position(message)
         about = (position, origin.epoch, origin.connection, message.seq, message.received_at)
-        return Row(*about, message.data)
+        return (*about, message.data)
 
     def stored(self, run: Run) -> bool:
         """The run is in the file; return whether memory got something."""
@@ -333,6 +345,8 @@ class SpooledInbox(Inbox):
             before = self._waiting
             for index, message in enumerate(run.messages):
                 self._take_stored(message, keys[index] if keys else NO_KEYS)
+            if run.messages and self._journal:
+                self._newest = self.last_message = run.messages[-1]
             if not self._filed and not self._held:
                 self._file_bytes = 0
             return self._waiting > before
@@ -344,7 +358,6 @@ class SpooledInbox(Inbox):
         self._file_bytes += size
         if self._journal:
             self._received += 1
-            self.last_message = message
             if not self._filed and not self._closed and not self._is_full():
                 self._read_to = position = self._position(message)
                 self._held[position] = size

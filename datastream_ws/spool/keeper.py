@@ -163,8 +163,9 @@ class SpoolKeeper:
 
     def _write_run(self, run: Run) -> None:
         assert self._file is not None
-        rows = [self._inbox.row(message) for message in run.messages]
-        self._file.write(rows, run.removals, rows[-1] if rows and self._journal else None)
+        record = self._inbox.record
+        last = None if run.last is None else record(run.last)
+        self._file.write([record(message) for message in run.messages], run.removals, last)
 
     def _refill_if_wanted(self) -> None:
         wanted = self._inbox.wanted()
