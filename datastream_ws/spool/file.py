@@ -48,7 +48,7 @@ AS_JSON = f"""
     ))
 """
 NEXT = "SELECT * FROM messages WHERE position > ? AND position < ? ORDER BY position LIMIT ?"
-READ = f"{AS_JSON} FROM ({NEXT})"  # noqa: S608 - nothing of these comes from outside
+READ = f"{AS_JSON} FROM ({NEXT})"
 # Looking at sizes takes longer than all the rest.
 READ_WITHIN = f"""
     {AS_JSON} FROM (
@@ -110,7 +110,7 @@ class SpoolFile:
             self._claim.release()
             raise
         limit = self._db.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
-        self._most = min(1000, limit // len(Row._fields))
+        self._most = min(5000, limit // len(Row._fields))
 
     def _open(self) -> sqlite3.Connection:
         check_file(self.path)

@@ -12,6 +12,7 @@ Its row stays there until it is handled, also while it is in memory.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +26,8 @@ from .file import Record, Row
 
 __all__ = ["Run", "SpooledInbox", "Wanted"]
 
-RUN_ROWS = 1000  # written at once
-REMOVE_ROWS = 2000  # removed at once, while there are others to write
+RUN_ROWS = 5000  # written at once, removed at once, or read ahead at once
+REMOVE_SECONDS = 0.05  # how long a handled row may stay in the file while others are written
 RUN_BYTES = 4 * 2**20
 QUEUE_ROWS = 10_000  # still to be written; beyond, reading stops until the disk has caught up
 QUEUE_BYTES = 16 * 2**20
@@ -111,6 +112,11 @@ class SpooledInbox(Inbox):
         # handled but not removed yet.
         self._held: dict[int, int] = {}
         self._removals: list[int] = []
+        self._removing_since = 0.0
+        # Of a journal: the oldest of those in the file, with them in _held; memory takes these
+        # without waiting for the file's thread.
+        self._ahead: deque[tuple[Message, Keys]] = deque()
+        self._ahead_bytes = 0
         self._base = 0  # position of a message of this process, less its seq
         self._earlier = 0  # messages of earlier processes
         self._reading_stopped = False
@@ -222,6 +228,13 @@ class SpooledInbox(Inbox):
             self._drop(oldest, "overflow")
             self._remove_row(oldest)
             size -= space(oldest)
+        while size > 0 and self._ahead:
+            oldest, _ = self._ahead.popleft()
+            self._ahead_bytes -= space(oldest)
+            self._filed -= 1
+            self._dropped["overflow"] += 1
+            self._remove_row(oldest)
+            size -= space(oldest)
         return size
 
     # --- the handling side ---
@@ -243,6 +256,7 @@ class SpooledInbox(Inbox):
         with self._lock:
             self._remove_row(message)
             if room:
+                self._advance()
                 self.changed.notify_all()
 
     def discard(self, message: Message, cause: str) -> bool:
@@ -264,6 +278,7 @@ class SpooledInbox(Inbox):
 
     def _put_back(self, messages: Sequence[Message]) -> None:
         """From memory into the file, where its place is before all that was received later."""
+        self._forget_ahead()
         unwritten = []
         for message in messages:
             position = self._position(message)
@@ -290,6 +305,7 @@ class SpooledInbox(Inbox):
         position = self._position(message)
         if position in self._held:
             if not self._removals:
+                self._removing_since = time.monotonic()
                 self.changed.notify_all()
             self._removals.append(position)
 
@@ -312,12 +328,16 @@ class SpooledInbox(Inbox):
             if self._queue_bytes > RUN_BYTES:
                 del run.messages[self._within(run.messages, RUN_BYTES) :]
             self._in_flight = len(run.messages)
-            if not run.messages or len(self._removals) >= REMOVE_ROWS:
+            if not run.messages or self._is_removal_due():
                 run.removals, self._removals = self._removals, []
             if not run.messages and self._newest is not None:
                 gone = self._position(self._newest) in run.removals
                 run.last = self._newest if gone else None
             return run
+
+    def _is_removal_due(self) -> bool:
+        many = len(self._removals) >= RUN_ROWS
+        return many or time.monotonic() - self._removing_since > REMOVE_SECONDS
 
     def _within(self, messages: Sequence[Message], size: int) -> int:
         """Return how many messages *size* bytes are, one at least."""
@@ -358,13 +378,43 @@ class SpooledInbox(Inbox):
         self._file_bytes += size
         if self._journal:
             self._received += 1
-            if not self._filed and not self._closed and not self._is_full():
-                self._read_to = position = self._position(message)
-                self._held[position] = size
-                self._push(message, keys)
+            if self._filed == len(self._ahead) and not self._closed and self._may_look_ahead():
+                self._filed += 1
+                self._look_ahead(message, keys, size)
+                self._advance()
                 return
         self._filed += 1
         self._blocked = True  # done() is to say when memory has room for it
+
+    def _may_look_ahead(self) -> bool:
+        return len(self._ahead) < RUN_ROWS and self._ahead_bytes < RUN_BYTES
+
+    def _look_ahead(self, message: Message, keys: Keys, size: int) -> None:
+        """Keep a message of the file at hand; all that are older are."""
+        self._read_to = position = self._position(message)
+        self._held[position] = size
+        self._ahead.append((message, keys))
+        self._ahead_bytes += size
+
+    def _advance(self) -> None:
+        """Move what is at hand into memory, as far as it has room."""
+        ahead = self._ahead
+        while ahead and not self._closed and not self._is_full():
+            message, keys = ahead.popleft()
+            self._ahead_bytes -= self._held[self._position(message)]
+            self._filed -= 1
+            self._push(message, keys)
+        if self._filed:
+            self._blocked = True  # done() is to say when memory has room for it
+
+    def _forget_ahead(self) -> None:
+        """These rows are to be read again."""
+        for message, _ in self._ahead:
+            position = self._position(message)
+            del self._held[position]
+            self._read_to = min(self._read_to, position - 1)
+        self._ahead.clear()
+        self._ahead_bytes = 0
 
     def _push(self, message: Message, keys: Keys) -> None:
         self._waiting += 1
@@ -381,9 +431,11 @@ class SpooledInbox(Inbox):
     def wanted(self) -> Wanted | None:
         """Say which rows memory has room for, once it is half empty."""
         with self._lock:
-            if not self._filed or not self._has_room():
+            if not self.wants_rows:
                 return None
             before = self._position(self._queue[0]) if self._queue else None
+            if self._journal:
+                return Wanted(self._read_to, before, RUN_ROWS, RUN_BYTES)
             count = RUN_ROWS if self._size is None else self._size - self._waiting
             size = RUN_BYTES if self._size_bytes is None else self._size_bytes - self._bytes
             return Wanted(self._read_to, before, min(RUN_ROWS, count), min(RUN_BYTES, size))
@@ -450,19 +502,22 @@ class SpooledInbox(Inbox):
                 if message.position not in self._held:
                     self._fill_one(message, keys[index] if keys else NO_KEYS, moved)
                 self._read_to = max(self._read_to, message.position)
+            self._advance()
             self._blocked = True
             if self._closed or not self._gate():  # since it was wanted
                 self._drop_all("shutdown")
 
     def _fill_one(self, message: Spooled, keys: Keys, moved: bool) -> None:
-        self._filed -= 1
         size = space(message)
+        if self._journal:
+            self._look_ahead(message, keys, size)
+            return
+        self._filed -= 1
         if moved:
             self._file_bytes = max(0, self._file_bytes - size)
         else:
-            self._held[message.position] = size
-            if not self._journal:  # it could not be removed first, as it should
-                self._removals.append(message.position)
+            self._held[message.position] = size  # it could not be removed first, as it should
+            self._removals.append(message.position)
         self._push(message, keys)
 
     def skip_file(self) -> bool:
@@ -497,6 +552,8 @@ class SpooledInbox(Inbox):
             lost, self._filed = self._filed, 0
             if lost:
                 self._dropped["spool"] += lost
+            self._ahead.clear()
+            self._ahead_bytes = 0
             self._held.clear()
             self._removals.clear()
             self._file_bytes = 0
@@ -528,7 +585,11 @@ class SpooledInbox(Inbox):
 
     @property
     def wants_rows(self) -> bool:
-        return self._filed > 0 and self._has_room()
+        if not self._journal:
+            return self._filed > 0 and self._has_room()
+        unread = self._filed - len(self._ahead)
+        near = len(self._ahead) <= RUN_ROWS // 2 and self._ahead_bytes <= RUN_BYTES // 2
+        return unread > 0 and near and not self._closed and self._gate()
 
     @property
     def may_go_on(self) -> bool:
