@@ -315,10 +315,9 @@ def test_redirects() -> None:
         server.refuse(302, {"Location": "/moved"}, times=1)
         with Client(server.url + "/first", **HURRY) as client:
             client.wait_ready(30)
-            assert server.connections[0].path == "/moved"
+            assert server.wait_connected(1, 30)[0].path == "/moved"
             server.abort()
-            server.wait_connected(2, 30)
-            assert server.connections[1].path == "/first"
+            assert server.wait_connected(2, 30)[1].path == "/first"
         server.refuse(302, {"Location": other.url})
         error = failed(Client(server.url, headers={"Authorization": "x"}, **HURRY))
         assert isinstance(error, HandshakeError)

@@ -115,11 +115,11 @@ def test_ready_timeout(kind: str) -> None:
         client = Client(server.url, ready_timeout=0.2, **FAST)
 
         def plain() -> None:
-            if len(server.connections) == 1:
+            if client.stats().connections == 1:
                 ready.wait(60)
 
         async def coroutine() -> None:
-            if len(server.connections) == 1:
+            if client.stats().connections == 1:
                 await client.aio.request("?", lambda message: False, timeout=60)
 
         client.on_ready(plain if kind == "plain" else coroutine)
@@ -143,7 +143,7 @@ def test_on_ready_that_fails_makes_a_failed_attempt() -> None:
         client = Client(server.url, **FAST)
 
         def initialise() -> None:
-            if len(server.connections) < 3:
+            if client.stats().connections < 3:
                 raise LookupError("not initialised")
 
         client.on_ready(initialise)
@@ -151,7 +151,7 @@ def test_on_ready_that_fails_makes_a_failed_attempt() -> None:
         client.on_state(states)
         with client:
             client.wait_ready(30)
-            assert len(server.connections) == 3
+            assert len(server.wait_connected(3, 30)) == 3
     failures = [error for error in errors.all if isinstance(error, HandlerError)]
     assert [type(error.__cause__) for error in failures] == [LookupError, LookupError]
     assert failures[0].handler is initialise
@@ -166,7 +166,7 @@ def test_connection_lost_while_on_ready_waits() -> None:
         client = Client(server.url, **FAST)
 
         def initialise() -> None:
-            if len(server.connections) == 1:
+            if client.stats().connections == 1:
                 try:
                     client.request("?", lambda message: False, timeout=60)
                 except Exception as error:
