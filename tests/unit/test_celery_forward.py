@@ -38,7 +38,7 @@ def calls(app: Any) -> list[Any]:
     """What the task was called with: its id, its argument."""
     calls: list[Any] = []
 
-    @app.task(name="unit.ingest", bind=True, shared=False)
+    @app.task(name="unit.ingest", bind=True, shared=False)  # type: ignore[untyped-decorator,unused-ignore]
     def ingest(self: Any, argument: Any) -> None:
         calls.append((self.request.id, argument))
 
@@ -95,7 +95,7 @@ def test_only_the_route(app: Any, calls: list[Any]) -> None:
 def test_task_ids_are_stable_and_differ_by_task(app: Any, calls: list[Any]) -> None:
     """The same message to the same task: the same id, in every process that ever lives."""
 
-    @app.task(name="unit.other", bind=True, shared=False)
+    @app.task(name="unit.other", bind=True, shared=False)  # type: ignore[untyped-decorator,unused-ignore]
     def other(self: Any, argument: Any) -> None:
         calls.append((self.request.id, argument))
 
