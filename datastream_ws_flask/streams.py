@@ -88,7 +88,7 @@ class AppStream:
         if self.is_enabled:
             self.client.start()
         else:
-            self.client.options.logger.info("stream %s is not started: disabled", self.name)
+            self.app.logger.info("stream %s is not started: it is disabled", self.name)
 
     def close(self, timeout: float | None) -> None:
         """Close the client, if this process has one."""

@@ -265,3 +265,4 @@ def test_a_disabled_stream_is_not_started() -> None:
     stream.start(app)
     with app.app_context():
         assert stream.client.state is State.IDLE
+    stream.start(app_with(stream, DATASTREAM_ENABLED=False))  # not even a URL is needed
