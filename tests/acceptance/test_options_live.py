@@ -31,7 +31,7 @@ from datastream_ws import (
 )
 from datastream_ws.testing import StreamServer, capture_sent
 from kit.numbered import check_ledger
-from kit.rawserver import RawServer, Stall, Upgrade
+from kit.rawserver import TEXT, Drain, Frame, RawServer, Send, Stall, Upgrade
 from kit.seen import FAST, Seen, eventually
 
 
@@ -851,3 +851,19 @@ def test_handlers_may_be_added_while_messages_come(server: StreamServer) -> None
         server.send("2")
         second.wait()
     assert [message.data for message in second.all] == ["2"]
+
+
+def test_what_a_full_inbox_held_back_outlives_its_connection() -> None:
+    """Read from the socket in one go, but not in the inbox yet when the connection ends."""
+    burst = b"".join(Frame(TEXT, n).data for n in numbers(1, 20))
+    held = Held()
+    with RawServer([Upgrade(), Send(burst), Drain()], [Upgrade(), Drain()]) as server:
+        client = Client(server.url, inbox_size=5, close_timeout=0.3, **FAST)
+        client.on_message(held)
+        with client:
+            eventually(lambda: client.stats().blocked_seconds > 0)
+            client.reconnect()
+            server.wait_connections(2, 30)
+            held.go.set()
+            held.handled.wait(20)
+    assert held.data == numbers(1, 20)
