@@ -8,7 +8,7 @@ from typing import Any
 
 from kombu.exceptions import KombuError, OperationalError
 
-__all__ = ["BrokerConnection"]
+__all__ = ["BrokerConnection", "set_timeouts"]
 
 log = logging.getLogger("datastream_ws.celery")
 
@@ -38,9 +38,8 @@ class BrokerConnection:
     """
 
     def __init__(self, app: Any, said: set[str]) -> None:
-        driver = app.connection_for_write().transport.driver_type
-        chosen = dict(app.conf.broker_transport_options or {})
-        missing = {k: v for k, v in TIMEOUTS.get(driver, {}).items() if k not in chosen}
+        driver = driver_of(app)
+        missing = missing_timeouts(app, driver)
         _tell_once(missing, said)
         options = missing | REQUIRED.get(driver, {})
         self.publish_options = PUBLISH.get(driver, {})
@@ -85,13 +84,41 @@ class BrokerConnection:
             self._connection.collect(TIMEOUT)
 
 
+def set_timeouts(app: Any) -> None:
+    """
+    Give all of a worker's connections the timeouts that its user has not thought of.
+
+    Celery's own would wait for a silent broker without end, at the worker's shutdown too. An idle
+    worker does not notice them.
+    """
+    missing = missing_timeouts(app, driver_of(app))
+    _tell_once(missing, set())
+    if missing:
+        app.conf.broker_transport_options = {**_chosen(app), **missing}
+
+
+def driver_of(app: Any) -> str:
+    """Return the type of the transport; opens no connection."""
+    driver: str = app.connection_for_write().transport.driver_type
+    return driver
+
+
+def missing_timeouts(app: Any, driver: str) -> dict[str, float]:
+    """Return those that ``broker_transport_options`` say nothing of."""
+    chosen = _chosen(app)
+    return {name: value for name, value in TIMEOUTS.get(driver, {}).items() if name not in chosen}
+
+
+def _chosen(app: Any) -> dict[str, Any]:
+    return dict(app.conf.broker_transport_options or {})
+
+
 def _tell_once(missing: dict[str, float], said: set[str]) -> None:
     new = missing.keys() - said
     said |= new
     if new:
-        text = ", ".join(f"{name}={missing[name]:g}" for name in sorted(new))
         log.info(
-            "publishing with %s: broker_transport_options set none, and a silent broker would be "
-            "waited for without end",
-            text,
+            "broker connections get %s: broker_transport_options set no timeouts, and a silent "
+            "broker would be waited for without end",
+            ", ".join(f"{name}={missing[name]:g}" for name in sorted(new)),
         )

@@ -27,6 +27,7 @@ __all__ = ["LIMIT", "Publisher"]
 log = logging.getLogger("datastream_ws.celery")
 
 LIMIT = 15.0  # seconds for one publish, connecting included
+HURRIED_LIMIT = 0.5  # the same at the end, when the message has to go back to the spool
 LONGEST_DELAY = 2.0  # seconds between attempts while the broker is away
 LOG_EVERY = 30.0  # seconds between warnings that it still is
 MOST_ABANDONED = 8  # threads that hang at the same time
@@ -56,6 +57,7 @@ class Publisher:
         self._lock = threading.Lock()
         self._worker: Worker | None = None
         self._abandoned: list[Worker] = []
+        self._is_hurried = False
         self._failures = 0
         self._failing_since = 0.0
         self._warned_at = 0.0
@@ -72,9 +74,9 @@ class Publisher:
         with self._lock:
             worker = self._worker or self._new_worker(app)
             job = worker.submit(send)
-            if not job.done.acquire(timeout=LIMIT):
+            if (waited := self._wait(job)) is not None:
                 self._abandon(worker)
-                raise self._postponed(TimeoutError(f"no answer within {LIMIT:g} s"))
+                raise self._postponed(TimeoutError(f"no answer within {waited:.1f} s"))
             if job.error is None:
                 if self._failures:
                     self._recovered()
@@ -84,6 +86,19 @@ class Publisher:
             self._worker = None
             worker.end()
             raise self._postponed(job.error) from job.error
+
+    def _wait(self, job: Job) -> float | None:
+        """Wait until a job is over; return after how many seconds it is to be abandoned."""
+        begun = time.monotonic()
+        while not job.done.acquire(timeout=0.1):
+            waited = time.monotonic() - begun
+            if waited > (HURRIED_LIMIT if self._is_hurried else LIMIT):
+                return waited
+        return None
+
+    def hurry(self) -> None:
+        """The stream is about to end: have a publish that hangs give its message back."""
+        self._is_hurried = True
 
     def _new_worker(self, app: Any) -> Worker:
         self._abandoned = [worker for worker in self._abandoned if worker.is_alive]
@@ -122,6 +137,7 @@ class Publisher:
     def close(self, timeout: float) -> None:
         """Close the broker connection; what does not end within *timeout* seconds is left."""
         deadline = time.monotonic() + timeout
+        self._is_hurried = False  # the stream may be started again
         if not self._lock.acquire(timeout=timeout):
             return  # a publish hangs, and ends with the process
         try:

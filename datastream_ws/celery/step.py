@@ -12,6 +12,7 @@ from celery.worker import state as worker_state
 
 from .. import ConfigurationError, State, StateEvent
 from ..health import describe
+from .broker import set_timeouts
 from .config import WorkerConfig, spool_path
 from .forwarding import bind, forwarders, publisher_of
 from .installation import installation_of
@@ -21,6 +22,7 @@ __all__ = ["DatastreamStep"]
 
 log = logging.getLogger("datastream_ws.celery")
 
+HURRY = 0.7  # of close_timeout: after that a publish that hangs gives its message back
 COLD_SECONDS = 0.9  # for our part of a cold shutdown
 PUBLISHER_SECONDS = 1.0  # for its goodbye to the broker
 EXIT_FAILED = 3
@@ -64,6 +66,8 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
             for forwarder in forwarders(stream.source):
                 forwarder.check(worker.app)
             self._prepare(stream, worker)
+        if any(forwarders(stream.source) for stream in self.streams):
+            set_timeouts(worker.app)
 
     def start(self, worker: Any) -> None:
         """Start the clients; returns at once, whatever the network is like."""
@@ -72,8 +76,14 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
 
     def stop(self, worker: Any) -> None:
         """Warm: finish what was received, all streams at once, each in its ``close_timeout``."""
+        began = time.monotonic()
         for stream in self.streams:
             stream.client.request_close()
+        for stream in self.streams:
+            limit = HURRY * stream.client.options.close_timeout
+            self._wait_closed(stream, began + limit)
+            if forwarders(stream.source):
+                publisher_of(stream.source).hurry()
         for stream in self.streams:
             stream.client.close()
         for stream in self.streams:
@@ -87,8 +97,11 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
             stream.client.request_close()
             stream.client.request_close()  # the second says: now
         for stream in self.streams:
-            with suppress(Exception):  # a stream that failed says so again
-                stream.client.wait_closed(max(0.0, deadline - time.monotonic()))
+            self._wait_closed(stream, deadline)
+
+    def _wait_closed(self, stream: Stream, deadline: float) -> None:
+        with suppress(Exception):  # it takes longer; or it has failed, and says so again
+            stream.client.wait_closed(max(0.0, deadline - time.monotonic()))
 
     def info(self, worker: Any) -> Any:
         """What ``celery inspect stats`` shows."""
