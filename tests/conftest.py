@@ -17,6 +17,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "leaks_allowed(reason): may leave threads, tasks or descriptors behind"
     )
+    config.addinivalue_line(
+        "markers", "fault(*ids): shows what happens in these faults of kit/faultbook.py"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,7 @@ def send_many(server: StreamServer, count: int) -> None:
 # --- drain ------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("G13")
 def test_500_waiting_messages_are_handled() -> None:
     """close() with 500 messages waiting: all are handled, the server sees close code 1000."""
     handled = Seen[Message]()
@@ -63,6 +64,7 @@ def test_500_waiting_messages_are_handled() -> None:
     assert client.stats().messages_handled == 500
 
 
+@pytest.mark.fault("G13")
 async def test_500_waiting_messages_are_handled_by_coroutines() -> None:
     """The same with coroutine handlers and several at work at once."""
     handled: list[str | bytes] = []
@@ -110,6 +112,7 @@ def test_replies_of_the_last_handlers_are_sent() -> None:
         assert server.received == [f"ack {n}" for n in range(100)]
 
 
+@pytest.mark.fault("68")
 @pytest.mark.leaks_allowed("a plain handler that never ends cannot be stopped from outside")
 def test_close_timeout_ends_the_drain() -> None:
     """What is unhandled at the deadline is counted as dropped; the server is still told 1000."""
@@ -164,6 +167,7 @@ def test_nothing_is_received_once_close_was_called() -> None:
 # --- from anywhere ----------------------------------------------------------------------------
 
 
+@pytest.mark.fault("69", "G12")
 @pytest.mark.parametrize("hook", ["on_message", "on_ready", "on_connect", "on_state", "on_error"])
 def test_close_inside_a_handler_or_hook(hook: str) -> None:
     """It requests the stop and returns at once; the client then closes by itself."""
@@ -184,6 +188,7 @@ def test_close_inside_a_handler_or_hook(hook: str) -> None:
         returned.wait(1)
 
 
+@pytest.mark.fault("69", "G12")
 def test_close_inside_a_coroutine_handler() -> None:
     """Client.close() on the loop's thread, and client.aio.close(), request the stop as well."""
     for close in (lambda client: client.close(), lambda client: client.aio.close()):
@@ -226,6 +231,7 @@ def test_the_messages_before_a_close_inside_a_handler_are_handled() -> None:
         assert len(handled) == 100
 
 
+@pytest.mark.fault("76", "G11")
 def test_close_twice_and_from_many_threads() -> None:
     """Each call returns once the client is closed; a second one does nothing."""
     with StreamServer() as server:
@@ -244,6 +250,7 @@ def test_close_twice_and_from_many_threads() -> None:
         assert len(server.connections) == 1
 
 
+@pytest.mark.fault("76")
 async def test_async_close_twice() -> None:
     """The coroutine is idempotent, and may be awaited by several tasks."""
     with StreamServer() as server:
@@ -256,6 +263,7 @@ async def test_async_close_twice() -> None:
         assert client.state is State.CLOSED
 
 
+@pytest.mark.fault("76")
 def test_close_before_start() -> None:
     """Nothing happens, and the client can be started afterwards."""
     with StreamServer() as server:
@@ -267,6 +275,7 @@ def test_close_before_start() -> None:
             client.wait_ready(30)
 
 
+@pytest.mark.fault("G15")
 def test_close_during_a_dial() -> None:
     """A server that never answers the handshake does not hold up close()."""
     with RawServer([Drain()]) as server:
@@ -338,6 +347,7 @@ def test_close_while_on_ready_is_at_work() -> None:
         failures.wait(1)
 
 
+@pytest.mark.fault("76")
 def test_start_after_close() -> None:
     """Anew: new numbers, counters and epoch; handlers and subscriptions stay."""
     seen = Seen[Message]()
@@ -359,6 +369,7 @@ def test_start_after_close() -> None:
     assert epochs == sorted(set(epochs))
 
 
+@pytest.mark.fault("76", "P13")
 def test_start_twice() -> None:
     """The second start() does nothing: one connection."""
     with StreamServer() as server:
@@ -392,6 +403,7 @@ def test_start_inside_a_handler_after_close() -> None:
         client.close()
 
 
+@pytest.mark.fault("70")
 def test_send_inside_a_handler() -> None:
     """Plain and coroutine handlers answer on the connection they are given messages from."""
     with StreamServer() as server:
@@ -507,11 +519,13 @@ def cycles(count: int, before_measuring: int) -> None:
         eventually(lambda: all(now <= at_first[what] for what, now in resources().items()))
 
 
+@pytest.mark.fault("74")
 def test_200_connect_close_cycles_without_growth() -> None:
     """Threads and descriptors stay as many as they were; 2,000 cycles are in the soak below."""
     cycles(200, 20)
 
 
+@pytest.mark.fault("74")
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_2000_connect_close_cycles_without_growth() -> None:
@@ -544,6 +558,7 @@ def test_a_forgotten_client_is_not_kept_alive() -> None:
         eventually(lambda: gc.collect() is not None and reference() is None)
 
 
+@pytest.mark.fault("G15")
 def test_the_upgrade_that_was_under_way_is_not_leaked() -> None:
     """close() in the moment the handshake succeeds: the socket is gone at the server."""
     with RawServer([Upgrade()]) as server:

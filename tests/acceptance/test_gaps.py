@@ -25,6 +25,7 @@ from kit.seen import FAST, Seen, eventually
 C, D, R, W = State.CONNECTING, State.CONNECTED, State.READY, State.WAITING
 
 
+@pytest.mark.fault("P5")
 def test_states_in_order() -> None:
     """Start, drop, refusal, return, close: every state once, each event naming the one before."""
     states = Seen[StateEvent]()
@@ -209,6 +210,7 @@ def test_hooks_come_in_order_on_one_thread_beside_the_handlers() -> None:
     assert names[:2] == ["connect", "ready"]
 
 
+@pytest.mark.fault("P4")
 def test_a_hook_that_raises_is_reported_and_the_stream_goes_on() -> None:
     """on_state, on_connect, on_disconnect, on_gap, on_error: each is fenced off."""
     errors = Seen[BaseException]()
@@ -233,6 +235,7 @@ def test_a_hook_that_raises_is_reported_and_the_stream_goes_on() -> None:
         assert hook in said
 
 
+@pytest.mark.fault("G9")
 def test_errors_are_bounded_and_what_is_lost_is_counted() -> None:
     """When nobody reads errors() the oldest go."""
     with StreamServer() as server:

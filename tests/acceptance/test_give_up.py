@@ -52,6 +52,7 @@ def failed(client: Client, timeout: float = 30.0) -> BaseException:
 # --- 401 and 403 ------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("31", "G20", "P8")
 @pytest.mark.parametrize("status", [401, 403])
 def test_unauthorized_with_a_mapping_is_tried_once(status: int) -> None:
     """The same credentials would be refused again: one attempt, then FAILED."""
@@ -63,6 +64,7 @@ def test_unauthorized_with_a_mapping_is_tried_once(status: int) -> None:
     assert error.status == status
 
 
+@pytest.mark.fault("31", "P19")
 @pytest.mark.parametrize("option", ["headers", "url"])
 def test_unauthorized_with_a_callable_is_tried_twice(option: str) -> None:
     """Headers or a URL that are made for each attempt get one more, with fresh credentials."""
@@ -81,6 +83,7 @@ def test_unauthorized_with_a_callable_is_tried_twice(option: str) -> None:
     assert isinstance(error, UnauthorizedError)
 
 
+@pytest.mark.fault("P19")
 def test_fresh_credentials_are_used() -> None:
     """Each time a token has run out, the next one that the coroutine function returns is used."""
     tokens = iter(["stale", "first", "stale", "second"])
@@ -107,6 +110,7 @@ def in_two_seconds() -> str:
     return formatdate(time.time() + 3, usegmt=True)  # whole seconds: 2 to 3 from now
 
 
+@pytest.mark.fault("33", "34", "G20", "T3")
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_retry_after(status: int, form: str) -> None:
@@ -123,6 +127,7 @@ def test_retry_after(status: int, form: str) -> None:
         assert 1.9 <= second - first <= 4.5
 
 
+@pytest.mark.fault("33", "34")
 def test_retry_after_is_never_obeyed_for_more_than_five_minutes() -> None:
     """A server that says "next year" delays the stream by 5 minutes and a quarter at most."""
     states = Seen[StateEvent]()
@@ -139,6 +144,7 @@ def test_retry_after_is_never_obeyed_for_more_than_five_minutes() -> None:
 # --- attempts ---------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("10")
 def test_three_attempts_against_a_closed_port(closed_port: int) -> None:
     """max_reconnect_attempts=3: three dials, FAILED, ReconnectError(attempts=3)."""
     states = Seen[StateEvent]()
@@ -155,6 +161,7 @@ def test_three_attempts_against_a_closed_port(closed_port: int) -> None:
     assert states.all[-1].error is error
 
 
+@pytest.mark.fault("P14")
 def test_run_raises_the_error_of_a_failed_client(closed_port: int) -> None:
     """run(), wait_ready() and wait_closed() raise why the client failed."""
     client = Client(f"ws://127.0.0.1:{closed_port}", max_reconnect_attempts=3, **HURRY)
@@ -211,6 +218,7 @@ def test_start_after_it_failed_begins_anew(closed_port: int) -> None:
             assert client.stats().attempts == 1
 
 
+@pytest.mark.fault("32")
 def test_fatal_delay_keeps_trying_at_its_pace() -> None:
     """With fatal_delay a fatal error is shown, not final: the client comes back by itself."""
     states = Seen[StateEvent]()
@@ -253,6 +261,7 @@ FATAL_CODES = [1008, 3000, 3500, 3999, 4001, 4003, 4401, 4403, 4500, 4999]
 RETRIED_CODES = [1000, 1001, 1011, 1014, 3001, 3499, 4000, 4002, 4404, 4499]
 
 
+@pytest.mark.fault("56", "P19")
 @pytest.mark.parametrize("code", FATAL_CODES)
 def test_fatal_close_codes(code: int) -> None:
     """These codes say that coming back is of no use: FAILED, with the code and the reason."""
@@ -263,6 +272,7 @@ def test_fatal_close_codes(code: int) -> None:
     assert (error.code, error.reason) == (code, "go away")
 
 
+@pytest.mark.fault("52", "53", "G1")
 @pytest.mark.parametrize("code", RETRIED_CODES)
 def test_retried_close_codes(code: int) -> None:
     """All other codes end one connection only."""
@@ -273,6 +283,7 @@ def test_retried_close_codes(code: int) -> None:
         client.wait_ready(30)
 
 
+@pytest.mark.fault("54", "55")
 @pytest.mark.parametrize(("code", "least", "most"), [(1012, 5.0, 30.0), (1013, 10.0, 30.0)])
 def test_patient_close_codes(code: int, least: float, most: float) -> None:
     """1012 and 1013 ask for patience: at least 5 and 10 s, within max_reconnect_delay."""
@@ -288,6 +299,7 @@ def test_patient_close_codes(code: int, least: float, most: float) -> None:
     assert least <= waiting.delay <= most
 
 
+@pytest.mark.fault("32", "G20")
 @pytest.mark.parametrize("status", [400, 404, 410, 426])
 def test_fatal_http_statuses(status: int) -> None:
     """Answers that will not change end the client at the first attempt."""
@@ -299,6 +311,7 @@ def test_fatal_http_statuses(status: int) -> None:
     assert error.status == status
 
 
+@pytest.mark.fault("16", "35", "G20", "T3")
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
 def test_retried_http_statuses(status: int) -> None:
     """Answers that may change are followed by another attempt."""
@@ -309,6 +322,7 @@ def test_retried_http_statuses(status: int) -> None:
             assert client.stats().attempts == 3
 
 
+@pytest.mark.fault("36", "T4", "T5")
 def test_redirects() -> None:
     """One within the origin is followed anew each time; one to another origin is fatal."""
     with StreamServer() as server, StreamServer() as other:
@@ -324,6 +338,7 @@ def test_redirects() -> None:
         assert other.attempts == []
 
 
+@pytest.mark.fault("20")
 def test_tls_verification_is_fatal() -> None:
     """A certificate nobody vouches for ends the client; with its authority it is ready."""
     authority = trustme.CA()
@@ -338,6 +353,7 @@ def test_tls_verification_is_fatal() -> None:
             client.wait_ready(30)
 
 
+@pytest.mark.fault("37")
 def test_wrong_accept_header_is_fatal() -> None:
     """A peer that does not speak WebSocket is not asked twice."""
     with RawServer([Upgrade(accept="bm9wZQ==")]) as server:
@@ -346,6 +362,7 @@ def test_wrong_accept_header_is_fatal() -> None:
         assert len(server.connections) == 1
 
 
+@pytest.mark.fault("38")
 def test_garbage_instead_of_http_is_retried() -> None:
     """A port that answers something else may be a deploy in progress: attempts are counted."""
     with (
@@ -356,6 +373,7 @@ def test_garbage_instead_of_http_is_retried() -> None:
         assert client.stats().attempts == 2
 
 
+@pytest.mark.fault("45", "47", "G24", "P7")
 @pytest.mark.parametrize(
     ("frame", "code", "cure"),
     [
@@ -407,6 +425,7 @@ def test_retry_that_raises_is_reported_and_decides_nothing() -> None:
         errors.wait_for(lambda error: isinstance(error, ZeroDivisionError))
 
 
+@pytest.mark.fault("P8")
 def test_url_callable_that_returns_nonsense_is_fatal() -> None:
     """What a callable returns is checked as the option itself is."""
     error = failed(Client(lambda: "http://example.com/secret", **HURRY))
@@ -429,6 +448,7 @@ def test_url_callable_that_raises_is_retried() -> None:
             assert client.stats().attempts == 3
 
 
+@pytest.mark.fault("5", "42")
 def test_open_timeout() -> None:
     """A server that accepts and never answers costs open_timeout, and counts as an attempt."""
     with RawServer([Stall()]) as server:

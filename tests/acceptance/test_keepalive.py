@@ -25,6 +25,7 @@ from kit.rawserver import (
 from kit.seen import FAST, Seen, eventually
 
 
+@pytest.mark.fault("65", "P9", "T2")
 def test_a_slow_handler_on_a_full_inbox_causes_no_reconnect() -> None:
     """It sleeps 3 × (ping_interval + pong_timeout) while reading is stopped: nothing happens."""
     handled, ended = Seen[Message](), Seen[DisconnectEvent]()
@@ -54,6 +55,7 @@ def test_a_slow_handler_on_a_full_inbox_causes_no_reconnect() -> None:
     assert [message.data for message in handled.all] == [str(n) for n in range(200)]
 
 
+@pytest.mark.fault("65", "P9")
 def test_a_slow_handler_beside_an_idle_stream_causes_no_reconnect() -> None:
     """The same with room in the inbox: pongs are read beside the handler."""
     handled = Seen[Message]()
@@ -72,6 +74,7 @@ def test_a_slow_handler_beside_an_idle_stream_causes_no_reconnect() -> None:
             assert client.stats().connections == 1
 
 
+@pytest.mark.fault("3", "P10")
 def test_a_half_open_peer_is_noticed() -> None:
     """Within pong_timeout + 0.5 s of the last sign of life the connection is given up."""
     ended = Seen[tuple[float, DisconnectEvent]]()
@@ -91,6 +94,7 @@ def test_a_half_open_peer_is_noticed() -> None:
     assert event.code == 1006
 
 
+@pytest.mark.fault("3")
 def test_a_server_that_stops_reading_is_noticed() -> None:
     """A hung process keeps its TCP connection and answers no ping."""
     with StreamServer() as server:
@@ -103,6 +107,7 @@ def test_a_server_that_stops_reading_is_noticed() -> None:
             eventually(lambda: client.is_ready)
 
 
+@pytest.mark.fault("G21")
 def test_any_frame_proves_life() -> None:
     """A peer that answers no ping but sends something else is alive."""
     script = [Upgrade(), *[step for n in range(8) for step in (Frame(PING, b"x"), Sleep(0.2))]]
@@ -143,6 +148,7 @@ def test_none_switches_it_off(options: dict[str, Any]) -> None:
     assert pinged is (options != {"ping_interval": None})
 
 
+@pytest.mark.fault("51", "G14")
 def test_a_peer_that_never_closes_its_end_when_we_close() -> None:
     """close() is done within close_timeout + 0.5 s, and the peer was sent our close frame."""
     with RawServer([Upgrade(), ExpectFrame(8), Stall()]) as server:
@@ -155,6 +161,7 @@ def test_a_peer_that_never_closes_its_end_when_we_close() -> None:
         assert server.connections[0].frames[-1].close_code == 1000
 
 
+@pytest.mark.fault("51")
 def test_a_peer_that_never_closes_its_end_after_closing() -> None:
     """It sent a close frame and hangs: after close_timeout + 0.5 s a new connection follows."""
     ended = Seen[float]()

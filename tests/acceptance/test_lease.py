@@ -113,6 +113,7 @@ def redis(tmp_path: Path) -> Iterator[PrivateRedis]:
         yield private
 
 
+@pytest.mark.fault("77")
 @pytest.mark.parametrize("times", MANY)
 def test_kill_9_hands_over_within_the_ttl(
     server: Feed, redis: PrivateRedis, tmp_path: Path, times: int
@@ -130,6 +131,7 @@ def test_kill_9_hands_over_within_the_ttl(
         cluster.check_promise()
 
 
+@pytest.mark.fault("77")
 @pytest.mark.parametrize("times", MANY)
 def test_an_orderly_end_hands_over_within_a_second(
     server: Feed, redis: PrivateRedis, tmp_path: Path, times: int

@@ -91,6 +91,7 @@ def overflow(
     return held, client, errors.all
 
 
+@pytest.mark.fault("64", "G10")
 def test_overflow_block(server: StreamServer) -> None:
     """Reading stops; everything is handled in the end, and the time is counted."""
     options: dict[str, Any] = {"inbox_size": 10, "overflow": "block"}
@@ -107,6 +108,7 @@ def test_overflow_block(server: StreamServer) -> None:
         assert client.stats().messages_dropped == {}
 
 
+@pytest.mark.fault("64", "G10")
 def test_overflow_drop_oldest(server: StreamServer) -> None:
     """The newest stay; what went is counted and reported."""
     options: dict[str, Any] = {"inbox_size": 10, "overflow": "drop_oldest"}
@@ -116,6 +118,7 @@ def test_overflow_drop_oldest(server: StreamServer) -> None:
     assert any(isinstance(error, InboxOverflowError) for error in errors)
 
 
+@pytest.mark.fault("64", "G10")
 def test_overflow_drop_newest(server: StreamServer) -> None:
     """The oldest stay; what went is counted and reported."""
     options: dict[str, Any] = {"inbox_size": 10, "overflow": "drop_newest"}
@@ -125,6 +128,7 @@ def test_overflow_drop_newest(server: StreamServer) -> None:
     assert any(isinstance(error, InboxOverflowError) for error in errors)
 
 
+@pytest.mark.fault("64", "G10")
 def test_overflow_disconnect(server: StreamServer) -> None:
     """The connection is dropped, and the next one goes on; what was received is handled."""
     ended = Seen[DisconnectEvent]()
@@ -143,6 +147,7 @@ def test_overflow_disconnect(server: StreamServer) -> None:
         assert held.data[:10] == numbers(1, 10)
 
 
+@pytest.mark.fault("64")
 def test_inbox_bytes(server: StreamServer) -> None:
     """The limit in bytes holds as well as the one in messages."""
     options: dict[str, Any] = {"inbox_bytes": 1000, "overflow": "drop_oldest"}
@@ -272,6 +277,7 @@ def test_batches_at_the_end(server: StreamServer) -> None:
     check_ledger(client.stats())
 
 
+@pytest.mark.fault("68")
 @pytest.mark.parametrize("kind", ["plain", "coroutine"])
 def test_handler_timeout(server: StreamServer, kind: str) -> None:
     """A handler that runs too long is reported by name, with its stack, and runs on."""
@@ -382,6 +388,7 @@ def test_codecs(server: StreamServer, codec: str) -> None:
         assert json.loads(server.wait_received(1, 30)[0]) == {"b": None}
 
 
+@pytest.mark.fault("66", "G2", "P6")
 def test_a_failing_handler_does_not_stop_the_stream(server: StreamServer) -> None:
     """It is logged with its traceback, counted, given to on_error and errors()."""
     errors, handled = Seen[BaseException](), Seen[Message]()
@@ -790,6 +797,7 @@ def test_url_headers_origin_and_subprotocols() -> None:
     assert first.headers["User-Agent"].startswith("datastream-ws/")
 
 
+@pytest.mark.fault("13")
 def test_both_address_families_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name whose first address does not answer: the second one is used, without long waits."""
     real = socket.getaddrinfo
@@ -812,6 +820,7 @@ def test_both_address_families_are_tried(monkeypatch: pytest.MonkeyPatch) -> Non
             assert client.stats().attempts == 1
 
 
+@pytest.mark.fault("T6")
 def test_messages_know_where_they_came_from(server: StreamServer) -> None:
     """stream, seq, connection, epoch, received_at, is_text, last_message."""
     seen = Seen[Message]()

@@ -328,6 +328,7 @@ client.close()
 """
 
 
+@pytest.mark.fault("P20")
 @fork_only
 def test_fork_with_a_running_client() -> None:
     """The parent misses nothing; each child's client is idle, and the child can run its own."""

@@ -34,6 +34,7 @@ def is_reply(number: int) -> Any:
     return lambda message: message.json().get("id") == number
 
 
+@pytest.mark.fault("70", "G25", "P1")
 def test_on_ready_waits_for_a_reply_while_messages_are_handled() -> None:
     """request() in a plain on_ready: the reply comes, and the messages before it are handled."""
     handled = Seen[Message]()
@@ -54,6 +55,7 @@ def test_on_ready_waits_for_a_reply_while_messages_are_handled() -> None:
     assert replies == [{"type": "reply", "id": 1}]
 
 
+@pytest.mark.fault("P1")
 def test_coroutine_on_ready_waits_for_a_reply() -> None:
     """The same in a coroutine function of a Client, by way of client.aio."""
     replies: list[Any] = []
@@ -86,6 +88,7 @@ async def test_on_ready_of_an_async_client_waits_for_a_reply() -> None:
     assert len(handled) == 101
 
 
+@pytest.mark.fault("P1")
 @pytest.mark.parametrize("inbox_size", [1, 50])
 def test_a_reply_comes_through_a_full_inbox(inbox_size: int) -> None:
     """While a request waits, a full inbox does not keep its reply from coming."""
@@ -106,6 +109,7 @@ def test_a_reply_comes_through_a_full_inbox(inbox_size: int) -> None:
             handled.wait(101)
 
 
+@pytest.mark.fault("P1")
 @pytest.mark.parametrize("kind", ["plain", "coroutine"])
 def test_ready_timeout(kind: str) -> None:
     """An on_ready that takes longer than ready_timeout makes a failed attempt, with a new one."""
@@ -136,6 +140,7 @@ def test_ready_timeout(kind: str) -> None:
     assert ended.all[0].will_retry
 
 
+@pytest.mark.fault("62", "G25")
 def test_on_ready_that_fails_makes_a_failed_attempt() -> None:
     """What it raised is reported as a HandlerError, and the next connection gets another try."""
     errors, states = Seen[BaseException](), Seen[StateEvent]()

@@ -38,6 +38,7 @@ ENDS: dict[str, tuple[Callable[[StreamServer], object], int]] = {
 }
 
 
+@pytest.mark.fault("1", "2", "15", "52", "53", "G1")
 @pytest.mark.parametrize("end", ENDS)
 def test_ready_again_after_the_server_ended_the_connection(end: str) -> None:
     """Close codes, FIN, RST, a restart: a new connection follows, and messages arrive on it."""
@@ -58,6 +59,7 @@ def test_ready_again_after_the_server_ended_the_connection(end: str) -> None:
             assert messages.all[0].connection == 2
 
 
+@pytest.mark.fault("52", "58")
 @pytest.mark.parametrize("code", [None, 1005, 1006])
 def test_ready_again_after_a_strange_close_frame(code: int | None) -> None:
     """An empty close frame, or one with a code that must not be sent, ends but one connection."""
@@ -69,6 +71,7 @@ def test_ready_again_after_a_strange_close_frame(code: int | None) -> None:
             assert messages.wait()[0].connection == 2
 
 
+@pytest.mark.fault("3")
 def test_ready_again_after_nothing_at_all() -> None:
     """A connection over which nothing comes any more, not even an end, is replaced."""
     ended = Seen[DisconnectEvent]()
@@ -85,6 +88,7 @@ def test_ready_again_after_nothing_at_all() -> None:
     assert event.error.code == 1006
 
 
+@pytest.mark.fault("10", "G19")
 def test_ready_again_after_the_server_was_away() -> None:
     """While nobody listens every attempt fails; the first that can succeed does."""
     with StreamServer() as server:
@@ -110,6 +114,7 @@ def resume_from(client: Client) -> Callable[[], object]:
     return resume
 
 
+@pytest.mark.fault("1", "2", "52", "53")
 @pytest.mark.parametrize("inbox_size", [10, 1000])
 def test_10_000_messages_over_20_drops(inbox_size: int) -> None:
     """Resumed from last_message: nothing is lost, doubled or out of order."""
@@ -195,6 +200,7 @@ def connections_within(seconds: float, reason: str, **delays: float) -> int:
             return len(useful.attempts) + len(useless.connections)
 
 
+@pytest.mark.fault("61", "62", "G3", "G4", "P2", "T1")
 @pytest.mark.parametrize("reason", ["server closes at once", "on_ready fails"])
 def test_no_storm(reason: str) -> None:
     """At most 14 connections in the first 30 s; here with everything 30 times as fast."""
@@ -202,6 +208,7 @@ def test_no_storm(reason: str) -> None:
     assert 2 <= connections_within(1.0, reason, **delays) <= 14
 
 
+@pytest.mark.fault("61", "62")
 @pytest.mark.soak
 @pytest.mark.parametrize("reason", ["server closes at once", "on_ready fails"])
 def test_no_storm_in_30_seconds(reason: str) -> None:
@@ -209,6 +216,7 @@ def test_no_storm_in_30_seconds(reason: str) -> None:
     assert 3 <= connections_within(30.0, reason) <= 14
 
 
+@pytest.mark.fault("10", "61", "62", "G3", "G4", "P2")
 @pytest.mark.parametrize("reason", ["server closes at once", "on_ready fails", "RST at once"])
 def test_every_failed_cycle_is_followed_by_its_delay(reason: str) -> None:
     """Delays a hundred times shorter: each attempt comes no sooner than its back-off allows."""
@@ -238,6 +246,7 @@ def test_every_failed_cycle_is_followed_by_its_delay(reason: str) -> None:
         assert following - begun >= delay - 0.002
 
 
+@pytest.mark.fault("61", "G4", "P3")
 def test_only_a_stable_connection_resets_attempts() -> None:
     """Connections that were ready, but not for stable_after, are failed attempts in a row."""
     with StreamServer(on_connect=lambda connection: connection.send("x")) as server:
@@ -249,6 +258,7 @@ def test_only_a_stable_connection_resets_attempts() -> None:
         assert len(server.connections) == 4
 
 
+@pytest.mark.fault("61")
 def test_a_stable_connection_resets_attempts() -> None:
     """With max_reconnect_attempts=2, ten drops of connections that were stable are survived."""
     with StreamServer() as server:

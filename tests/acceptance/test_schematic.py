@@ -92,6 +92,7 @@ def test_refused_key_is_tried_once_when_it_cannot_change(stream_server: StreamSe
     assert len(stream_server.attempts) == 1
 
 
+@pytest.mark.fault("P19")
 def test_close_4001_is_final(stream_server: StreamServer) -> None:
     client = Client(KEY, stream_server.url, **FAST)
     client.on_ready(lambda: stream_server.close(4001, "unauthorized"))

@@ -132,6 +132,7 @@ def run_and_fail(client: Client) -> str:
     return everything_of(client, events.all, errors.all)
 
 
+@pytest.mark.fault("G23")
 @pytest.mark.parametrize("failure", DIRECT)
 def test_failures_without_a_proxy(failure: str, shown: Callable[..., str]) -> None:
     """Headers, query, the server's own text and payloads are in no log, error or repr."""
@@ -197,6 +198,7 @@ def test_network_failures(shown: Callable[..., str]) -> None:
             assert CANARY not in run_and_fail(client) + shown()
 
 
+@pytest.mark.fault("G23")
 def test_a_good_connection(shown: Callable[..., str]) -> None:
     """Nor when all goes well: messages of both directions, pings, drops, a failing handler."""
     events: Seen[Any] = Seen()
@@ -233,6 +235,7 @@ def test_a_good_connection(shown: Callable[..., str]) -> None:
     assert CANARY not in everything
 
 
+@pytest.mark.fault("30")
 @pytest.mark.parametrize(
     ("option", "value"),
     [

@@ -39,6 +39,7 @@ def text(sender: int, number: int) -> str:
     return f"{sender}:{number}:{'x' * (number % 200)}"
 
 
+@pytest.mark.fault("72", "P20")
 def test_16_threads_send_1000_messages_each() -> None:
     """Every frame arrives whole, and each thread's in its order."""
     with StreamServer() as server, Client(server.url, **FAST) as client:
@@ -76,6 +77,7 @@ async def test_16_tasks_send_1000_messages_each() -> None:
         check_order(received, 16, 1000)
 
 
+@pytest.mark.fault("G22", "P18")
 @pytest.mark.parametrize("size", [1000, 100_000, 8_000_000])
 def test_a_stuck_peer(size: int) -> None:
     """It reads nothing: SendTimeoutError after write_timeout, and the connection is replaced."""
@@ -218,6 +220,7 @@ async def test_async_send_with_wait() -> None:
                 await client.send("soon", wait=0.1)
 
 
+@pytest.mark.fault("71")
 def test_send_on_a_client_that_was_never_started() -> None:
     """The error names the stream and the three ways to start it."""
     client = Client("ws://127.0.0.1:9", name="prices")
@@ -326,6 +329,7 @@ def test_blocking_calls_in_a_coroutine_handler_raise_with_the_cure() -> None:
     assert all("await client.aio." in str(error) for error in errors.all)
 
 
+@pytest.mark.fault("71")
 def test_sends_during_a_drop_raise_or_are_queued() -> None:
     """send() beside a server that keeps dropping raises nothing but NotConnectedError."""
     others = Seen[BaseException]()

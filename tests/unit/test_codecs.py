@@ -85,6 +85,7 @@ BAD = [
 ]
 
 
+@pytest.mark.fault("P17")
 @pytest.mark.parametrize("payload", BAD, ids=repr)
 def test_undecodable(codec: Codec, payload: str | bytes) -> None:
     """Whatever a codec raises becomes a DecodeError, which is a ValueError, too."""

@@ -11,6 +11,7 @@ from datastream_ws.dispatcher import Dispatcher
 from datastream_ws.testing import StreamServer
 
 
+@pytest.mark.fault("P14")
 def test_a_worker_that_dies_fails_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bug in the dispatcher ends the client with that error, once."""
     deaths: list[threading.Thread] = []

@@ -62,6 +62,7 @@ def test_json_is_decoded_once(payload: str) -> None:
     assert calls == [payload]
 
 
+@pytest.mark.fault("P17")
 def test_json_of_something_else() -> None:
     """DecodeError at every call, naming no payload."""
     given = message("secret")

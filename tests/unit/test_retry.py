@@ -43,6 +43,7 @@ def bounds(backoff: Backoff, n: int, verdict: Verdict | None = None) -> tuple[fl
 # --- how long ---------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("G16", "P15")
 @pytest.mark.parametrize(
     ("minimum", "maximum"), [(1.0, 30.0), (0.2, 30.0), (0.001, 1e9), (7.0, 30.0), (3.0, 3.0)]
 )
@@ -107,6 +108,7 @@ def test_slow_pace() -> None:
     assert (LOWEST.slow(300), HIGHEST.slow(300)) == (150, 450)
 
 
+@pytest.mark.fault("G17")
 def test_clients_dropped_together_disperse() -> None:
     """1,000 clients that lose their server at once: at most 60 of them dial in one 100 ms."""
     luck = random.Random(1)

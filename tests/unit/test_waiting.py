@@ -176,6 +176,7 @@ def test_feed_gives_what_was_put() -> None:
     assert list(filled().read(0)) == []
 
 
+@pytest.mark.fault("G8")
 def test_every_reader_sees_all() -> None:
     """One that comes later, too."""
     feed = filled(1, 2)

@@ -1,0 +1,163 @@
+"""
+The faults that have hurt somebody, by id; ``@pytest.mark.fault("3")`` on a test says it shows one.
+
+Numbers: faults of networks, TLS, handshakes, the protocol, handlers and resources. G: of the Go
+client this package descends from. P: of a Python client of the same kind. T: traps in the library
+underneath. ``docs/faults.md`` is made from this and from the marks.
+"""
+
+from __future__ import annotations
+
+__all__ = ["BREAKS", "FAULTS", "NOT_APPLICABLE", "SECTIONS"]
+
+SECTIONS = {
+    "Network": [str(n) for n in range(1, 20)],
+    "TLS and proxies": [str(n) for n in range(20, 31)],
+    "Handshake": [str(n) for n in range(31, 45)],
+    "Protocol": [str(n) for n in range(45, 61)],
+    "Flapping, handlers, resources": [str(n) for n in range(61, 78)],
+    "Bugs of the Go client": [f"G{n}" for n in range(1, 26)],
+    "Bugs of a Python client": [f"P{n}" for n in range(1, 21)],
+    "Traps in the library underneath": [f"T{n}" for n in range(1, 7)],
+}
+
+_NAMES = """
+1 RST in the middle of the stream
+2 FIN without a close frame
+3 half-open: the peer is gone and says nothing
+4 a firewall drops every packet
+5 the reconnect goes into a black hole
+6 one byte at a time
+7 part of a frame, then FIN
+8 part of a frame, then silence
+9 cut after every byte of a stream
+10 connection refused
+11 the name does not resolve
+12 the resolver hangs
+13 IPv6 leads nowhere, IPv4 works
+14 a load balancer ends idle connections
+15 a rolling restart of what is in between
+16 a load balancer without its upstream
+17 a spike of latency below the patience
+18 64 kbit/s
+19 the address behind the name changes
+20 a certificate nobody vouches for
+21 an expired certificate
+22 a certificate for another name
+23 the server wants a client certificate
+24 a server that speaks TLS 1.1 only
+25 the TLS handshake stalls
+26 wss:// to a plain port, ws:// to a TLS port
+27 the proxy refuses: 407, 403
+28 the proxy's upstream is down: 502, 503
+29 the proxy is away, or silent
+30 an unusable proxy URL, SOCKS without its package
+31 401 and 403
+32 404, 405, 410, 426
+33 429 with Retry-After
+34 503 with Retry-After
+35 500, 502, 504, 408, 425
+36 redirects
+37 a wrong Sec-WebSocket-Accept
+38 something that is not HTTP, or no upgrade
+39 endless header lines, hundreds of headers
+40 503 with a body of 5 MB
+41 the answer comes a byte at a time
+42 accepts and never answers
+43 FIN or RST before the answer
+44 a subprotocol or extension nobody asked for
+45 text that is not UTF-8
+46 a frame header that announces 2 MB, or 2^63 - 1
+47 frames that break the protocol
+48 5,000 fragments
+49 a compression bomb
+50 corrupt compression
+51 a peer that never ends the TCP connection
+52 close 1000, 1001, or no code
+53 close 1011
+54 close 1012: restart
+55 close 1013: try again later
+56 close codes that say "do not come back"
+57 close 1009: our message was too big
+58 close frames that must not be
+59 data after the close frame
+60 messages and a close in one segment
+61 accepts, then closes at once, for ever
+62 on_ready fails every time
+63 a drop every few seconds, for ten minutes
+64 handlers slower than the stream
+65 a handler that stalls longer than keepalive
+66 a handler that raises
+67 a handler that raises SystemExit or KeyboardInterrupt
+68 a handler that never returns
+69 close() in a handler
+70 send() and request() in a handler
+71 send() while the connection is down
+72 many threads send at once
+73 a blocking call on the event loop
+74 thousands of connects and closes
+75 a long run of random faults
+76 start() and close() twice, or in a strange order
+77 two processes with one key
+G1 1000 and 1001 ended the client for ever
+G2 a failing handler killed the only worker
+G3 a failing ready handler: reconnects without delay
+G4 a drop: a reconnect without delay, attempts reset on open
+G5 two locks taken in two orders
+G6 the reader of an old connection acted on the new one
+G7 the old connection stayed open after a failed ping
+G8 the client read its own error channel
+G9 the reader waited for somebody to read errors
+G10 a full queue dropped messages with a log line only
+G11 the second close() panicked
+G12 close() in a handler hung
+G13 close() dropped what was queued
+G14 close() sent no close frame
+G15 close() during a dial leaked the new connection
+G16 the delay overflowed
+G17 all clients came back within one second
+G18 process-wide defaults were changed
+G19 ten attempts, and no way to say "for ever"
+G20 all refusals were treated alike
+G21 only a pong counted as life
+G22 a failed write left a broken connection "connected"
+G23 payloads and URLs in the log
+G24 no limit of a message's size
+G25 "connected" before the ready handler had run
+P1 a ready handler that awaits a reply hung
+P2 a failing ready handler skipped the delay
+P3 attempts reset on open: the maximum was never reached
+P4 a hook that raised ended the client
+P5 "not ready" was never told on a drop
+P6 errors of handlers were not logged, or lost their cause
+P7 a too big message, again and again, without a word
+P8 what cannot succeed was tried again
+P9 a slow handler ended a healthy connection
+P10 a dead peer was noticed after four minutes
+P11 keepalive ended silently
+P12 cancellation was swallowed
+P13 start() twice made two connections
+P14 nobody could tell that the loop was dead
+P15 the delay overflowed after 1,024 attempts
+P16 IPv6 URLs lost their brackets, queries were lost
+P17 JSON that is no object, and binary frames, raised
+P18 a send that timed out might still go out
+P19 credentials were fixed for ever, 4001 unknown
+P20 not thread-safe, nothing about fork
+T1 `async for` over connect() reconnects without delay
+T2 reading stops while a handler is slow, keepalive kills
+T3 429 is fatal, Retry-After unknown
+T4 redirects carry credentials to another origin
+T5 a redirected URL sticks
+T6 old messages come while the connection is closing
+"""
+
+FAULTS: dict[str, str] = dict(line.split(" ", 1) for line in _NAMES.split("\n") if line)
+
+NOT_APPLICABLE: dict[str, str] = {
+    "P11": "keepalive is no task that could end by itself: it is a timer of the connection, which "
+    "waits for nothing and takes nothing from outside",
+}
+
+# The one-line break of the code that was tried, and made the fault's test fail.
+BREAKS: dict[str, str] = {}

@@ -1,0 +1,116 @@
+"""
+Write docs/faults.md from the marks on the tests: ``python -m tests.kit.faultpage``.
+
+The marks are read from the source, so that nothing is imported and no test is left out because
+something it needs is not installed.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from .faultbook import BREAKS, FAULTS, NOT_APPLICABLE, SECTIONS
+
+__all__ = ["PAGE", "marks", "page"]
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "faults.md"
+
+HEAD = """\
+# Faults
+
+What has gone wrong for somebody, and the test that shows what this package does about it. Made
+from the marks on the tests by `python -m tests.kit.faultpage`; a test fails when it is not.
+
+{shown} of {all} faults are shown by a test, {not_applicable} do not apply, {open} are not shown
+yet. For {breaks} of them the table at the end names a one-line break of the code that makes the
+test fail.
+"""
+
+
+def marks() -> dict[str, list[str]]:
+    """Return fault id -> the tests that show it, as ``file::function``, in order."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for name, function in _tests(tree.body):
+            place = f"{path.relative_to(ROOT).as_posix()}::{name}"
+            for fault in _ids(function):
+                found.setdefault(fault, []).append(place)
+    return found
+
+
+def _tests(
+    body: list[ast.stmt], prefix: str = ""
+) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            yield from _tests(node.body, f"{node.name}::")
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield prefix + node.name, node
+
+
+def _ids(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """Return the arguments of every ``pytest.mark.fault(…)`` among the decorators, params too."""
+    return [
+        str(ast.literal_eval(argument))
+        for decorator in function.decorator_list
+        for node in ast.walk(decorator)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.fault"
+        for argument in node.args
+    ]
+
+
+def page() -> str:
+    """Return the page as it should be."""
+    shown = marks()
+    left = [each for each in FAULTS if each not in shown and each not in NOT_APPLICABLE]
+    facts = {
+        "shown": sum(each in FAULTS for each in shown),
+        "all": len(FAULTS),
+        "not_applicable": len(NOT_APPLICABLE),
+        "open": len(left),
+        "breaks": len(BREAKS),
+    }
+    parts = [HEAD.format(**facts)]
+    parts += [_section(title, ids, shown) for title, ids in SECTIONS.items()]
+    parts.append(_table("Do not apply", ("id", "fault", "why"), NOT_APPLICABLE))
+    parts.append(_list("Not shown yet", left))
+    parts.append(_table("Breaks", ("id", "fault", "the break that its test notices"), BREAKS))
+    return "\n".join(part for part in parts if part)
+
+
+def _section(title: str, ids: list[str], shown: dict[str, list[str]]) -> str:
+    rows = [
+        f"| {each} | {FAULTS[each]} | {_tests_cell(shown[each])} |" for each in ids if each in shown
+    ]
+    return _lines(title, ("id", "fault", "shown by"), rows)
+
+
+def _tests_cell(places: list[str]) -> str:
+    return "<br>".join(f"`{place.removeprefix('tests/')}`" for place in dict.fromkeys(places))
+
+
+def _table(title: str, head: tuple[str, ...], rows: dict[str, str]) -> str:
+    ordered = [each for each in FAULTS if each in rows]
+    return _lines(title, head, [f"| {each} | {FAULTS[each]} | {rows[each]} |" for each in ordered])
+
+
+def _lines(title: str, head: tuple[str, ...], rows: list[str]) -> str:
+    if not rows:
+        return ""
+    top = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    return "\n".join([f"## {title}", "", *top, *rows, ""])
+
+
+def _list(title: str, ids: list[str]) -> str:
+    if not ids:
+        return ""
+    return "\n".join([f"## {title}", "", *[f"- {each}: {FAULTS[each]}" for each in ids], ""])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"{PAGE.relative_to(ROOT)} written")
