@@ -142,7 +142,7 @@ class SpoolFile:
 
     def write(self, rows: Sequence[Record], remove: Sequence[int], last: Any = None) -> None:
         """
-        Add rows, note *last* as the last message, remove rows; in this order.
+        Note *last* as the last message, remove rows, add rows; in this order.
 
         Each of these is done as a whole or not at all, and all of it may be done again.
 
@@ -151,12 +151,20 @@ class SpoolFile:
 
         """
         with self._errors("cannot be written"):
-            for start in range(0, len(rows), self._most):
-                self._insert(rows[start : start + self._most])
-            if last is not None:
-                self._db.execute(KEEP_LAST, last)
-            if remove:
-                self._db.execute(REMOVE, (json.dumps(remove),))
+            try:
+                self._write(rows, remove, last)
+            except sqlite3.OperationalError:
+                with suppress(sqlite3.Error):  # on a full disk: what the log takes is free again
+                    self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                raise
+
+    def _write(self, rows: Sequence[Record], remove: Sequence[int], last: Any) -> None:
+        if last is not None:
+            self._db.execute(KEEP_LAST, last)
+        if remove:
+            self._db.execute(REMOVE, (json.dumps(remove),))
+        for start in range(0, len(rows), self._most):
+            self._insert(rows[start : start + self._most])
 
     def _insert(self, rows: Sequence[Record]) -> None:
         self._largest = max(self._largest, *(len(row[-1]) for row in rows), 0)

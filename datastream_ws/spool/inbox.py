@@ -321,15 +321,15 @@ class SpooledInbox(Inbox):
             if last is not None and self._journal:
                 self.last_message = Spooled(last, self._origin(last.epoch, last.connection))
 
-    def next_run(self) -> Run:
+    def next_run(self, most: int = RUN_ROWS) -> Run:
         """Return what is to be written and removed next; the queue keeps it until it is."""
         with self._lock:
-            run = Run(list(islice(self._queue, RUN_ROWS)))
+            run = Run(list(islice(self._queue, most)))
             if self._queue_bytes > RUN_BYTES:
                 del run.messages[self._within(run.messages, RUN_BYTES) :]
             self._in_flight = len(run.messages)
             if not run.messages or self._is_removal_due():
-                run.removals, self._removals = self._removals, []
+                run.removals, self._removals = self._removals[:most], self._removals[most:]
             if not run.messages and self._newest is not None:
                 gone = self._position(self._newest) in run.removals
                 run.last = self._newest if gone else None

@@ -10,11 +10,12 @@ from concurrent.futures import Future
 from ..exceptions import SpoolError
 from .claim import path_for
 from .file import SpoolFile, is_corrupt
-from .inbox import Run, SpooledInbox
+from .inbox import RUN_ROWS, Run, SpooledInbox
 
 __all__ = ["SpoolKeeper"]
 
 RETRY_SECONDS = 1.0  # between attempts to use a file that failed
+EPISODE_SECONDS = 10.0  # failures closer together are one, and reported once
 LINGER_SECONDS = 0.02  # how long a row that can be removed waits for others
 
 
@@ -59,7 +60,8 @@ class SpoolKeeper:
         self._closed: Future[int] = Future()
         self._closing = False
         self._retry_at = 0.0
-        self._failing = False
+        self._failed_at = float("-inf")
+        self._most = RUN_ROWS  # fewer while a disk is nearly full: a smaller run may fit
 
     def open(self) -> Future[None]:
         """Open the file on the thread; SpoolError says why it cannot be. May be tried again."""
@@ -145,20 +147,22 @@ class SpoolKeeper:
 
     def _write(self) -> bool:
         """Write the next run; return whether there was one."""
-        run = self._inbox.next_run()
+        run = self._inbox.next_run(self._most)
         if not run.messages and not run.removals:
             return False
         try:
             self._write_run(run)
         except BaseException as error:
             self._inbox.unstorable(run)
+            self._most = max(1, len(run.messages) // 2, len(run.removals) // 2)
             if not isinstance(error, SpoolError):
                 raise
             self._failed(error)
             return False
         if self._inbox.stored(run):
             self._wake()
-        self._failing = False
+        if time.monotonic() - self._failed_at > EPISODE_SECONDS:
+            self._most = RUN_ROWS
         return True
 
     def _write_run(self, run: Run) -> None:
@@ -216,11 +220,12 @@ class SpoolKeeper:
         self._failed(SpoolError(f"spool: {lost} messages are gone from the file: dropped"))
 
     def _failed(self, error: SpoolError) -> None:
-        self._retry_at = time.monotonic() + RETRY_SECONDS
+        now = time.monotonic()
+        before, self._failed_at = self._failed_at, now
+        self._retry_at = now + RETRY_SECONDS
         if is_corrupt(error):
             self._renew()
-        elif not self._failing:
-            self._failing = True
+        elif now - before > EPISODE_SECONDS:
             self._report(error)
 
     def _renew(self) -> None:
@@ -236,7 +241,7 @@ class SpoolKeeper:
 
     def _finish(self) -> int:
         assert self._file is not None
-        self._failing = False  # say what stands in the way at the end, too
+        self._failed_at = float("-inf")  # say what stands in the way at the end, too
         try:
             while self._write():
                 pass

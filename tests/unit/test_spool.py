@@ -78,7 +78,7 @@ def test_a_run_that_fails_changes_nothing(file: SpoolFile) -> None:
     file.write([row(1)], [])
     broken: Any = row(2)._replace(epoch=None)
     with pytest.raises(SpoolError, match="cannot be written"):
-        file.write([row(3), broken], [1], row(3))
+        file.write([row(3), broken], [])
     assert [r.position for r in file.read(0, None, 10, 2**20)] == [1]
 
 
