@@ -154,9 +154,13 @@ class SpoolFile:
             try:
                 self._write(rows, remove, last)
             except sqlite3.OperationalError:
-                with suppress(sqlite3.Error):  # on a full disk: what the log takes is free again
-                    self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                self.empty_log()
                 raise
+
+    def empty_log(self) -> None:
+        """Give back what SQLite's log takes; for a disk that is nearly full."""
+        with suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _write(self, rows: Sequence[Record], remove: Sequence[int], last: Any) -> None:
         if last is not None:

@@ -163,6 +163,8 @@ class SpoolKeeper:
             self._wake()
         if time.monotonic() - self._failed_at > EPISODE_SECONDS:
             self._most = RUN_ROWS
+        elif self._file is not None:  # else the log grows until it cannot be emptied any more
+            self._file.empty_log()
         return True
 
     def _write_run(self, run: Run) -> None:
