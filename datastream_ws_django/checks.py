@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import ssl
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -117,13 +118,11 @@ def check_unknown_aliases(configured: list[str]) -> Iterator[CheckMessage]:
 def check_deployment(app_configs: Apps = None, **kwargs: Any) -> list[CheckMessage]:
     """Look at what travels between the stream's server and us."""
     messages: list[CheckMessage] = []
-    try:
+    with suppress(ImproperlyConfigured):  # check_settings says so
         for alias in streams_settings:
-            stream = streams_settings[alias]
-            messages += check_url(stream)
-            messages += check_tls(stream)
-    except ImproperlyConfigured:  # check_settings says so
-        pass
+            with suppress(ImproperlyConfigured):
+                stream = streams_settings[alias]
+                messages += [*check_url(stream), *check_tls(stream)]
     return messages
 
 

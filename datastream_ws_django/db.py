@@ -51,6 +51,8 @@ def is_lost_connection(error: BaseException) -> bool:
     state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
     if state is not None:
         return str(state).startswith(LOST_STATES)
+    if type(cause).__module__.startswith("psycopg"):
+        return True  # what the server itself says has a state
     if error.args and error.args[0] in LOST_NUMBERS:
         return True
     return _has_broken_connection()
