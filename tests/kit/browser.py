@@ -1,0 +1,50 @@
+"""A headless Chromium, driven by Selenium."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+__all__ = ["chromium"]
+
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--disable-dev-shm-usage", "--window-size=1100,800"),
+)
+
+
+def found(*names: str) -> str:
+    """Return the path of a program; without it: skipped, or failed when CI is set."""
+    for name in names:
+        if path := shutil.which(name):
+            return path
+    missing = f"no {names[0]} on the path (Debian: chromium, chromium-driver)"
+    if os.environ.get("CI"):
+        pytest.fail(missing, pytrace=False)
+    pytest.skip(missing)
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator[Any]:
+    """Yield a driver with a profile of its own."""
+    program, driver = found("chromium", "chromium-browser"), found("chromedriver")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        yield browser
+    finally:
+        browser.quit()
