@@ -190,6 +190,23 @@ class Project:
                 database.close()
         return [row[0] if len(row) == 1 else tuple(row) for row in rows]
 
+    def is_locked(self) -> bool:
+        """Whether somebody is in the middle of a transaction."""
+        if self.database:
+            sql = (
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"
+            )
+            return bool(self.query(sql)[0])
+        database = sqlite3.connect(self.folder / "db.sqlite3", timeout=1)
+        try:
+            database.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError:
+            return True
+        finally:
+            database.close()
+        return False
+
     def numbers(self) -> list[int]:
         """The numbers in the table, in the order in which they were handled."""
         return self.query("SELECT number FROM shop_tick ORDER BY id")

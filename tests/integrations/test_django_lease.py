@@ -1,0 +1,223 @@
+"""``LEASE: "database"``: of two runners one works, and the other takes over."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kit.djangohere  # noqa: F401
+from datastream_ws_django import lease as lease_module
+from datastream_ws_django.lease import DatabaseLease
+from datastream_ws_django.models import StreamLease
+from kit.djangoproject import Process, Project
+from kit.djangoproject import database as database
+from kit.numbered import NumberedServer, check_numbers
+
+TTL = 3.0
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(lease_module, "clock", made)
+    return made
+
+
+@pytest.fixture
+def pair(transactional_db: None) -> tuple[DatabaseLease, DatabaseLease]:
+    return DatabaseLease("default"), DatabaseLease("default")
+
+
+def test_only_one_gets_it_and_epochs_rise(pair: tuple[DatabaseLease, ...], clock: Clock) -> None:
+    first, second = pair
+    epoch = first.acquire(TTL)
+    assert epoch is not None
+    assert second.acquire(TTL) is None
+    first.release()
+    later = second.acquire(TTL)
+    assert later is not None
+    assert later > epoch
+    assert not first.renew(TTL)
+
+
+def test_a_holder_that_renews_keeps_it(pair: tuple[DatabaseLease, ...], clock: Clock) -> None:
+    first, second = pair
+    first.acquire(TTL)
+    for _ in range(10):
+        assert second.acquire(TTL) is None
+        clock.now += TTL / 2
+        assert first.renew(TTL)
+
+
+def test_a_counter_that_stands_still_for_the_holder_s_time_is_taken_over(
+    pair: tuple[DatabaseLease, ...], clock: Clock
+) -> None:
+    first, second = pair
+    first.acquire(2 * TTL)
+    assert second.acquire(TTL) is None
+    clock.now += 1.8 * TTL
+    assert second.acquire(TTL) is None
+    clock.now += 0.2 * TTL
+    assert second.acquire(TTL) is not None
+    assert not first.renew(TTL)
+    first.release()  # of what it has no more: nothing happens
+    assert second.renew(TTL)
+
+
+def test_wall_clocks_do_not_matter(pair: tuple[DatabaseLease, ...], clock: Clock) -> None:
+    first, second = pair
+    epoch = first.acquire(TTL)
+    StreamLease.objects.update(renewed_at=None)
+    assert second.acquire(TTL) is None
+    StreamLease.objects.update(epoch=(epoch or 0) + 10**6)
+    first.release()
+    clock.now += 10 * TTL
+    assert second.acquire(TTL) is None  # the row has changed: its time begins anew
+    clock.now += TTL
+    assert second.acquire(TTL) == (epoch or 0) + 10**6 + 1
+
+
+class Runners:
+    """Two runners of one stream, and who of them writes."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.running: dict[int, Process] = {}
+
+    def start(self) -> Process:
+        process = self.project.start("run_datastream")
+        self.running[process.pid] = process
+        return process
+
+    def holder(self) -> int:
+        """The process that holds the lease; 0: nobody."""
+        holders = self.project.query("SELECT holder FROM datastream_streamlease")
+        return int(holders[0].split(":")[1]) if holders and holders[0] else 0
+
+    def wait_for_holder(self, other_than: int = 0) -> Process:
+        anyone = next(process for pid, process in self.running.items() if pid != other_than)
+        wanted = [pid for pid in self.running if pid != other_than]
+        holder = anyone.wait_for(
+            lambda: (found := self.holder()) in wanted and found, "another holder"
+        )
+        return self.running[holder]
+
+    def wait_for_rows(self, process: Process) -> None:
+        """Wait until *process*, which holds the lease, has handled something in this tenure."""
+        sql = (
+            "SELECT count(*) FROM shop_tick JOIN datastream_streamlease l"
+            f" ON shop_tick.epoch = l.epoch WHERE handled_by = {process.pid}"
+        )
+        process.wait_for(lambda: self.project.query(sql)[0], f"rows of {process.pid}")
+
+    def sleep(self, process: Process) -> None:
+        """Stop a process where it does not lock others out of the database."""
+        process.send_signal(signal.SIGSTOP)
+        while self.project.is_locked():
+            process.send_signal(signal.SIGCONT)
+            process.wait_for(lambda: not self.project.is_locked(), "an unlocked database")
+            process.send_signal(signal.SIGSTOP)
+
+    def end(self) -> None:
+        for process in self.running.values():
+            process.__exit__(None, None, None)
+
+
+def kill(runners: Runners, holder: Process) -> None:
+    """It is gone without a word."""
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    del runners.running[holder.pid]
+    runners.start()
+
+
+def stop(runners: Runners, holder: Process) -> None:
+    """It sleeps for longer than its time, and wakes up believing."""
+    runners.sleep(holder)
+    runners.wait_for_rows(runners.wait_for_holder(holder.pid))
+    holder.send_signal(signal.SIGCONT)
+
+
+def leave(runners: Runners, holder: Process) -> None:
+    """It goes as it should."""
+    holder.terminate()
+    assert holder.wait() == 0
+    del runners.running[holder.pid]
+    runners.start()
+
+
+WAYS: list[Callable[[Runners, Process], None]] = [kill, stop, leave]
+
+
+def hand_over(project: Project, server: NumberedServer, times: int) -> None:
+    runners = Runners(project)
+    seed = random.Random(5)
+    try:
+        runners.start()
+        holder = runners.wait_for_holder()
+        runners.start().wait_output("standby")
+        for way in itertools.islice(itertools.cycle(WAYS), times):
+            runners.wait_for_rows(holder)
+            check_one_connection(server)
+            pause = server.highest + seed.randrange(50)
+            holder.wait_for(lambda pause=pause: server.highest >= pause)
+            way(runners, holder)
+            holder = runners.wait_for_holder(holder.pid)
+        runners.wait_for_rows(holder)
+    finally:
+        runners.end()
+
+
+def check_epochs(rows: list[tuple[int, int, int]]) -> None:
+    """No older epoch after the first of a newer one; one process per epoch."""
+    epochs = [epoch for _, epoch, _ in rows]
+    assert epochs == sorted(epochs)
+    owners: dict[int, set[int]] = {}
+    for _, epoch, pid in rows:
+        owners.setdefault(epoch, set()).add(pid)
+    assert {len(pids) for pids in owners.values()} == {1}
+
+
+def check_one_connection(server: NumberedServer) -> None:
+    """No predecessor's connection is open once the holder has messages."""
+    assert sum(not connection.closed.is_set() for connection in server.connections) == 1
+
+
+def promise(tmp_path: Path, database: str, times: int) -> None:
+    # A server that notices a silent client sooner than the lease ends.
+    options: dict[str, Any] = {"ping_interval": 0.5, "ping_timeout": 0.5}
+    with NumberedServer(10**7, rate=200, **options) as server:
+        stream = {"LEASE": "database", "LEASE_TTL": TTL}
+        project = Project(tmp_path, server.url, database=database, stream=stream)
+        project.manage("migrate")
+        hand_over(project, server, times)
+    rows = project.query("SELECT number, epoch, handled_by FROM shop_tick ORDER BY id")
+    check_epochs(rows)
+    check_numbers([row[0] for row in rows], len(rows))
+    assert len({epoch for _, epoch, _ in rows}) >= times + 1
+
+
+@pytest.mark.timeout(300)
+def test_hand_overs(tmp_path: Path, database: str) -> None:
+    promise(tmp_path, database, 3)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_twenty_hand_overs(tmp_path: Path, database: str) -> None:
+    promise(tmp_path, database, 20)
