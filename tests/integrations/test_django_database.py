@@ -1,0 +1,142 @@
+"""Handlers and their databases: no message lost to a dropped connection, none handled twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from kit.djangoproject import Process, Project, postgresql_database
+from kit.djangoproject import database as database
+from kit.numbered import NumberedServer, check_numbers
+
+COUNT = 10_000
+DROPS = 5
+
+
+@pytest.fixture
+def postgresql() -> Iterator[str]:
+    with postgresql_database() as url:
+        yield url
+
+
+def test_deliver_stays_inside_the_test_s_transaction(tmp_path: Path, database: str) -> None:
+    project = Project(tmp_path, database=database, DATASTREAMS="{}")
+    assert "Ran 8 tests" in project.manage("test", "shop")
+
+
+def drop_database_connection(url: str) -> int:
+    """End the connection that a handler works on, if there is one just now; return how many."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        ended = connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            " AND query LIKE '%INTO \"shop_tick\"%'"
+        )
+        return len(ended.fetchall())
+
+
+def drop_along(project: Project, runner: Process, count: int) -> None:
+    """Drop the handlers' connection DROPS times while they work."""
+    goal = 0
+    for _ in range(DROPS):
+        # Rows in between: a message whose second try is hit as well has used up its tries.
+        goal += count // (DROPS + 2)
+        runner.wait_for(lambda goal=goal: rows_of(project) >= goal, f"{goal} rows")
+        runner.wait_for(lambda: drop_database_connection(project.database), "a connection")
+        goal = max(goal, rows_of(project) + 10 - count // (DROPS + 2))
+
+
+def rows_of(project: Project) -> int:
+    [number] = project.query("SELECT count(*) FROM shop_tick")
+    return int(number)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("handler", "settings"),
+    [
+        ("plain", {}),
+        ("receiver", {"CONN_MAX_AGE": 600}),
+        ("async", {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}),
+        ("plain", {"OPTIONS": {"pool": {"min_size": 1, "max_size": 4}}}),
+    ],
+    ids=["plain", "kept-connections", "async", "pool"],
+)
+def test_dropped_databases_and_dropped_streams_lose_and_double_nothing(
+    tmp_path: Path, postgresql: str, handler: str, settings: dict[str, object]
+) -> None:
+    count = COUNT if handler == "plain" and not settings else COUNT // 5
+    every = count // (DROPS + 1)
+    with NumberedServer(count, drop_every=every, ways=["abort", "drop", 1011]) as server:
+        project = Project(
+            tmp_path,
+            server.url,
+            database=postgresql,
+            HANDLER=handler,
+            DATABASE_SETTINGS=json.dumps(settings),
+        )
+        project.manage("migrate")
+        with project.start("run_datastream", "--max-messages", str(count)) as runner:
+            drop_along(project, runner, count)
+            assert runner.wait(300) == 0
+        assert server.drops >= DROPS
+    check_numbers(project.numbers(), count)
+    assert project.query("SELECT count(*) FROM datastream_failedmessage") == [0]
+
+
+@pytest.mark.timeout(300)
+def test_on_sqlite_ten_thousand_rows_with_dropped_streams(tmp_path: Path) -> None:
+    every = COUNT // (DROPS + 1)
+    with NumberedServer(COUNT, drop_every=every, ways=["abort", "drop", 1011]) as server:
+        project = Project(tmp_path, server.url, HANDLER="receiver", stream={"ATOMIC": "default"})
+        project.manage("migrate")
+        with project.start("run_datastream", "--max-messages", str(COUNT)) as runner:
+            assert runner.wait(250) == 0
+        assert server.drops >= DROPS
+    check_numbers(project.numbers(), COUNT)
+
+
+def test_a_hung_database_delays_neither_signals_nor_the_exit(
+    tmp_path: Path, postgresql: str
+) -> None:
+    with NumberedServer(5) as server:
+        project = Project(tmp_path, server.url, database=postgresql)
+        project.manage("migrate")
+        with project.start("run_datastream", "--shutdown-timeout", "2") as runner:
+            runner.wait_for(lambda: len(project.numbers()) == 5)
+            with psycopg.connect(postgresql) as connection:
+                connection.execute("LOCK TABLE datastream_streamstatus IN ACCESS EXCLUSIVE MODE")
+                runner.terminate()
+                assert runner.wait(20) == 0
+
+
+def test_dead_letters_are_kept_and_handled_again(tmp_path: Path, database: str) -> None:
+    with NumberedServer(20) as server:
+        project = Project(tmp_path, server.url, database=database, HANDLER="failing")
+        project.manage("migrate")
+        with project.start("run_datastream") as runner:
+            letters = "SELECT seq FROM datastream_failedmessage ORDER BY id"
+            runner.wait_for(lambda: len(project.query(letters)) == 10)
+            runner.wait_for(lambda: len(project.numbers()) == 10)
+            runner.terminate()
+            assert runner.wait() == 0
+    assert project.query(letters) == list(range(2, 21, 2))
+    [error] = set(project.query("SELECT error FROM datastream_failedmessage"))
+    assert error == "RuntimeError: an even number"
+    assert "10 failed again" in project.manage("datastream_retry_failed", code=1)
+    assert project.query("SELECT DISTINCT attempts FROM datastream_failedmessage") == [2]
+    later = project.manage("datastream_retry_failed", "--since", "2199-01-01", MENDED="1")
+    assert "0 handled" in later
+    printed = project.manage("datastream_retry_failed", "default", MENDED="1")
+    assert "10 handled, 0 failed again" in printed
+    assert project.query(letters) == []
+    assert sorted(project.numbers()) == list(range(1, 21))
+
+
+def test_a_lease_in_the_database_needs_its_table(tmp_path: Path) -> None:
+    project = Project(tmp_path, "ws://127.0.0.1:1/", stream={"LEASE": "database"})
+    assert "run `manage.py migrate`" in project.manage("run_datastream", code=1)
