@@ -116,7 +116,8 @@ class Threads:
         with self._wake:
             ending = [] if self._keep else list(self._alive - self._busy)
         for thread in ending:
-            if thread is not threading.current_thread():
+            # is_alive: one that is only about to start cannot be joined
+            if thread is not threading.current_thread() and thread.is_alive():
                 thread.join(timeout)
 
 
@@ -277,7 +278,7 @@ def release_loop(claim: Claim) -> None:
                 return
             ended, process.loop_thread = process.loop_thread, None
         ended.stop()
-        process.pool.join(1.0)
+    process.pool.join(1.0)  # outside, because one of them may be about to give up the same claim
 
 
 def watch_forks(client: Forkable) -> None:
