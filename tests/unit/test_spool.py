@@ -415,13 +415,13 @@ def test_a_journal_counts_only_what_is_in_the_file(path: str) -> None:
 def test_a_journal_keeps_a_row_until_it_is_handled(path: str) -> None:
     with Rig(path, journal=True) as rig:
         rig.put(1, 30)
-        in_hand = [rig.inbox.pop() for _ in range(1)]
-        while in_hand[-1] is None or len(in_hand) < 3:
-            in_hand = [m for m in in_hand if m is not None] + [rig.inbox.pop()]
+        in_hand: list[Message] = []
+        while len(in_hand) < 3:
+            if (found := rig.inbox.pop()) is not None:
+                in_hand.append(found)
         rig.until_written()
         assert rows_in(path) == list(range(1, 31))
         for each in in_hand:
-            assert each is not None
             rig.inbox.done(each)
         while rows_in(path) != list(range(4, 31)):
             pass
@@ -600,7 +600,8 @@ def test_any_sequence_of_steps_loses_nothing_and_keeps_the_order(
 ) -> None:
     """Puts, handling, failed hands and restarts, in any order."""
     chance = random.Random(seed)
-    given, handled, base = 0, [], 0
+    given, base = 0, 0
+    handled: list[int] = []
     for _ in range(4):
         with Rig(path, journal=journal, size=chance.choice([1, 5, 50])) as rig:
             base = given
