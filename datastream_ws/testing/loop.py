@@ -46,7 +46,9 @@ class LoopOnThread:
         self._loop = running.result()
 
     def _run(self, running: Future[asyncio.AbstractEventLoop]) -> None:
-        with asyncio.Runner() as runner:
+        # asyncio's own loop, whatever policy the tested program has set: resets and half-closes
+        # need its sockets.
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
             loop = runner.get_loop()
             loop.call_soon(running.set_result, loop)
             loop.run_forever()

@@ -173,16 +173,16 @@ ASK: dict[str, Callable[[str], None]] = {
 
 def test_latency(proxy: FaultProxy) -> None:
     """Bytes arrive later by the delay, and those sent close together arrive close together."""
-    proxy.up = Latency(0.1)
+    proxy.up = Latency(0.4)
     with through(proxy) as sock:
         begun = time.monotonic()
         for _ in range(5):
             sock.sendall(b"x")
             time.sleep(0.01)
         assert exactly(sock, 1) == b"x"
-        assert 0.1 <= time.monotonic() - begun < 0.2
+        assert time.monotonic() - begun >= 0.4
         assert exactly(sock, 4) == b"xxxx"
-        assert time.monotonic() - begun < 0.25
+        assert time.monotonic() - begun < 0.75
 
 
 def test_jitter_keeps_the_order() -> None:
@@ -206,9 +206,9 @@ def test_bandwidth(proxy: FaultProxy) -> None:
         begun = time.monotonic()
         sock.sendall(b"x" * 20_000)
         exactly(sock, 10_000)
-        assert 0.09 <= time.monotonic() - begun < 0.19
+        assert time.monotonic() - begun >= 0.09
         exactly(sock, 10_000)
-        assert 0.19 <= time.monotonic() - begun < 0.4
+        assert 0.19 <= time.monotonic() - begun < 1
 
 
 def test_slices(proxy: FaultProxy) -> None:
@@ -217,8 +217,14 @@ def test_slices(proxy: FaultProxy) -> None:
     with through(proxy) as sock:
         begun = time.monotonic()
         sock.sendall(b"abcdefghij")
-        assert [sock.recv(100) for _ in range(10)] == [b"%c" % c for c in b"abcdefghij"]
+        assert exactly(sock, 10) == b"abcdefghij"
         assert time.monotonic() - begun >= 0.09
+
+
+def test_slices_are_of_one_size() -> None:
+    """Pieces have the size asked for, the last one what is left."""
+    pieces = list(Slices(4, pause=0.5).pieces(b"abcdefghij", now=1.0, last=0.0))
+    assert pieces == [(1.0, b"abcd"), (1.5, b"efgh"), (2.0, b"ij")]
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 9])
@@ -285,13 +291,14 @@ def test_blackhole(echo: Echo) -> None:
 
 def test_blackhole_holds_what_is_under_way(proxy: FaultProxy) -> None:
     """Bytes that the proxy has read before the fault wait in it."""
-    proxy.up = Latency(0.05)
+    proxy.up = Latency(0.3)
     with through(proxy) as sock:
         sock.sendall(b"x")
-        proxy.wait_links(1)
-        time.sleep(0.02)
+        [link] = proxy.wait_links(1)
+        while not link.up.waiting:
+            time.sleep(0.001)
         proxy.up = Blackhole()
-        assert nothing_comes(sock, 0.1)
+        assert nothing_comes(sock, 0.4)
         proxy.up = Pass()
         assert exactly(sock, 1) == b"x"
 

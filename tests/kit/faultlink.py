@@ -29,6 +29,7 @@ class Pipe:
     Attributes:
         mode: What happens here.
         forwarded: Bytes passed on so far.
+        waiting: Bytes read and not passed on yet.
 
     """
 
@@ -36,8 +37,8 @@ class Pipe:
         self.link = link
         self.mode = mode
         self.forwarded = 0
+        self.waiting = 0
         self._under_way: deque[tuple[float, bytes]] = deque()  # when to send what; b"": the end
-        self._size = 0
         self._last = 0.0
         self._changed = asyncio.Event()
 
@@ -59,7 +60,7 @@ class Pipe:
         loop = asyncio.get_running_loop()
         data = b"?"
         while data:
-            await self._until(lambda: self.mode.reads and self._size < UNDER_WAY)
+            await self._until(lambda: self.mode.reads and self.waiting < UNDER_WAY)
             try:
                 data = await loop.sock_recv(source, CHUNK)
             except OSError:
@@ -74,7 +75,7 @@ class Pipe:
             self._last = due
         if not data:
             self._under_way.append((self._last, b""))
-        self._size += len(data)
+        self.waiting += len(data)
         self._changed.set()
 
     async def write(self, target: socket.socket, back: Pipe) -> None:
@@ -97,7 +98,7 @@ class Pipe:
         await asyncio.sleep(due - time.monotonic())
         await self._until(lambda: self.mode.reads)
         self._under_way.popleft()
-        self._size -= len(piece)
+        self.waiting -= len(piece)
         self._changed.set()
         return piece
 
