@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import kit.djangohere  # noqa: F401 - what follows needs settings
+
+# isort: split
 import json
 from collections.abc import Iterator
 from datetime import timedelta
@@ -16,7 +19,7 @@ from django.test import override_settings
 from django.urls import reverse
 from django.utils import timezone
 
-import kit.djangohere  # noqa: F401
+from datastream_ws import State
 from datastream_ws.testing import StreamServer
 from datastream_ws_django import datastreams
 from datastream_ws_django.deadletters import prune
@@ -232,3 +235,11 @@ def test_rows_follow_a_real_runner(tmp_path: Path, stream_server: StreamServer) 
         assert process.wait() == 0
     assert project.query(sql)[0][0] == "closed"
     project.manage("datastream_status", code=1)
+
+
+def test_the_test_client_starts_nothing(stream_server: StreamServer) -> None:
+    setting = {"feed": {"URL": stream_server.url, "AUTOSTART": True}}
+    with override_settings(DATASTREAMS=setting):
+        assert health("ready") == UNWELL
+        assert datastreams["feed"].state is State.IDLE
+    assert stream_server.attempts == []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import kit.djangohere  # noqa: F401 - what follows needs settings
+
+# isort: split
 import itertools
 import random
 import signal
@@ -11,7 +14,6 @@ from typing import Any
 
 import pytest
 
-import kit.djangohere  # noqa: F401
 from datastream_ws_django import lease as lease_module
 from datastream_ws_django.lease import DatabaseLease
 from datastream_ws_django.models import StreamLease

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import kit.djangohere  # noqa: F401 - what follows needs settings
+
+# isort: split
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,6 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
-import kit.djangohere  # noqa: F401
 from datastream_ws import ClientOptions, State
 from datastream_ws_django import Stream, datastream, datastreams
 from datastream_ws_django.conf import streams_settings

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import kit.djangohere  # noqa: F401 - what follows needs settings
+
+# isort: split
 import gc
 import threading
 from collections.abc import Iterator
@@ -11,7 +14,6 @@ import pytest
 from django.dispatch import receiver
 from django.test import override_settings
 
-import kit.djangohere  # noqa: F401
 from datastream_ws import HandlerError
 from datastream_ws.testing import StreamServer
 from datastream_ws_django import Stream, datastream, datastreams
