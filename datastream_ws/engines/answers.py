@@ -13,6 +13,7 @@ from ..options import ClientOptions
 from ..retry import retry_after_seconds
 
 __all__ = [
+    "MOST_FRAGMENTS",
     "closed_by_peer",
     "cut_by_peer",
     "default_ssl_context",
@@ -21,6 +22,8 @@ __all__ = [
     "same_origin",
     "status_error",
 ]
+
+MOST_FRAGMENTS = 4096  # of one message: empty ones cost memory, too, and no size limit ends them
 
 
 class QuietLogger(logging.LoggerAdapter[logging.Logger]):
@@ -87,7 +90,9 @@ def cut_by_peer(cause: BaseException | None) -> StreamClosedError:
 
 def peer_fault(code: int, reason: str) -> StreamClosedError:
     """Return the error of a peer that broke the protocol or ``max_size``; *code* is ours."""
-    if code == 1009:
+    if reason == "too many fragments":
+        what = f"the peer sent a message in more than {MOST_FRAGMENTS} fragments"
+    elif code == 1009:
         what = "the peer sent a message above max_size; raise the option max_size to take it"
     elif code == 1007:
         what = "the peer sent a text message that is not UTF-8"

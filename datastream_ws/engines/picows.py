@@ -23,6 +23,7 @@ from ..options import ClientOptions
 from ..version import __version__
 from . import Ended, Frame, Receiver
 from .answers import (
+    MOST_FRAGMENTS,
     closed_by_peer,
     cut_by_peer,
     default_ssl_context,
@@ -39,7 +40,6 @@ __all__ = ["PicowsEngine"]
 MOST_REDIRECTS = 5
 NO_LIMIT = 2**62
 RESERVED_CODES = frozenset({0, 1005, 1006})  # picows lets a peer send them
-UNFINISHED = 4096  # most fragments of one message
 
 TEXT, BINARY = picows.WSMsgType.TEXT, picows.WSMsgType.BINARY
 CONTINUATION, CLOSE = picows.WSMsgType.CONTINUATION, picows.WSMsgType.CLOSE
@@ -124,7 +124,9 @@ class Listener(picows.WSListener):
         if kind is not CONTINUATION:
             self._kind, self._deflated = kind, frame.rsv1
         self._fragments.append(frame.get_payload_as_bytes())
-        if len(self._fragments) > UNFINISHED or self._is_too_big():
+        if len(self._fragments) > MOST_FRAGMENTS:
+            self._fail(1009, "too many fragments")
+        elif self._is_too_big():
             self._fail(1009, "message too big")
         elif frame.fin:
             payload = b"".join(self._fragments)

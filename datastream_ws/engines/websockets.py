@@ -40,6 +40,7 @@ from ..options import ClientOptions
 from ..version import __version__
 from . import Ended, Frame, Receiver
 from .answers import (
+    MOST_FRAGMENTS,
     closed_by_peer,
     cut_by_peer,
     default_ssl_context,
@@ -77,7 +78,7 @@ class Connection(ClientConnection):
         self._closing = False
         self._splits = False
         self.open = False
-        self.broken: UnicodeDecodeError | None = None
+        self.broken: Exception | None = None
 
     # --- received ---
 
@@ -194,6 +195,9 @@ class Connection(ClientConnection):
             if opcode is not _CONT:
                 self._fragments_are_text = is_text
             self._fragments.append(data)
+            if len(self._fragments) > MOST_FRAGMENTS:
+                self._break_off(CloseCode.MESSAGE_TOO_BIG, ValueError("too many fragments"))
+                return
             if not event.fin:
                 return
             data, is_text = b"".join(self._fragments), self._fragments_are_text
@@ -203,9 +207,15 @@ class Connection(ClientConnection):
             self._whole.append(data.decode() if is_text else bytes(data))
         except UnicodeDecodeError as error:
             # RFC 6455 section 8.1: fail the connection.
-            self.broken = error
-            self.protocol.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
-            self.send_data()
+            self._break_off(CloseCode.INVALID_DATA, error)
+
+    def _break_off(self, code: CloseCode, error: Exception) -> None:
+        """Fail the connection over what the library's parser has let through."""
+        self.broken = error
+        self._fragments.clear()
+        invalid = code is CloseCode.INVALID_DATA
+        self.protocol.fail(code, "invalid UTF-8" if invalid else str(error))
+        self.send_data()
 
     # --- flow control and the end ---
 
