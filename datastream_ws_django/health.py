@@ -11,11 +11,10 @@ from django.utils import timezone
 
 from datastream_ws import State
 
-from .conf import streams_settings
 from .models import StreamStatus
 from .streams import datastreams
 
-__all__ = ["MAX_AGE", "StreamReport", "report", "rows_as_json"]
+__all__ = ["MAX_AGE", "StreamReport", "report", "report_here", "report_on", "rows_as_json"]
 
 MAX_AGE = 30.0  # seconds; a runner beats every 5
 HEALTHY = {State.READY.value, State.STANDBY.value, State.PAUSED.value}
@@ -43,13 +42,11 @@ class StreamReport:
 
 
 def report(aliases: Iterable[str], max_age: float = MAX_AGE) -> list[StreamReport]:
-    """Return how streams are; a heartbeat older than *max_age* seconds does not count."""
+    """Return how runners' streams are; a heartbeat older than *max_age* seconds does not count."""
     return [report_on(alias, max_age) for alias in aliases]
 
 
-def report_on(alias: str, max_age: float) -> StreamReport:
-    if streams_settings[alias].autostart:
-        return report_here(alias)
+def report_on(alias: str, max_age: float = MAX_AGE) -> StreamReport:
     rows = list(StreamStatus.objects.filter(stream=alias).order_by("-beat_at"))
     oldest = timezone.now() - timedelta(seconds=max_age)
     states = [row.state for row in rows if row.beat_at >= oldest]
@@ -60,7 +57,7 @@ def report_on(alias: str, max_age: float) -> StreamReport:
 
 
 def report_here(alias: str) -> StreamReport:
-    """With AUTOSTART each serving process has a client, and speaks for itself."""
+    """With AUTOSTART each serving process has a client, and speaks for itself alone."""
     state = datastreams[alias].client.state.value
     return StreamReport(alias, state, state not in DEAD, state in HEALTHY, ())
 

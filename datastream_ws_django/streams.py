@@ -76,8 +76,8 @@ class Stream(Decorators):
             lease: Whether the lease that the settings ask for is used.
 
         """
+        self.forget_client()  # not under the lock: handlers that finish may need it
         with self._lock:
-            self.forget_client()
             self.register_handlers()
             options = self.settings.client_options(
                 self.handlers, foreground=foreground, lease=lease

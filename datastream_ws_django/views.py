@@ -14,8 +14,8 @@ from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from .health import StreamReport, report
-from .streams import datastreams
+from .health import StreamReport, report_here, report_on
+from .streams import Stream, datastreams
 
 __all__ = ["live", "ready"]
 
@@ -38,7 +38,7 @@ def ready(request: HttpRequest) -> JsonResponse:
 
 def answer(request: HttpRequest, is_well: Callable[[StreamReport], bool]) -> JsonResponse:
     try:
-        streams = report(stream.alias for stream in datastreams.enabled)
+        streams = [of(stream) for stream in datastreams.enabled]
     except Exception as error:  # no database, no health
         log.warning("health: %s: %s", type(error).__name__, error)
         return JsonResponse({"status": "unknown"}, status=503)
@@ -47,6 +47,10 @@ def answer(request: HttpRequest, is_well: Callable[[StreamReport], bool]) -> Jso
     if may_see(request):
         body["streams"] = [asdict(stream) for stream in streams]
     return JsonResponse(body, status=200 if well else 503)
+
+
+def of(stream: Stream) -> StreamReport:
+    return report_here(stream.alias) if stream.settings.autostart else report_on(stream.alias)
 
 
 def may_see(request: HttpRequest) -> bool:

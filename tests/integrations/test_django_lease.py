@@ -158,7 +158,7 @@ def stop(runners: Runners, holder: Process) -> None:
 def leave(runners: Runners, holder: Process) -> None:
     """It goes as it should."""
     holder.terminate()
-    assert holder.wait() == 0
+    assert holder.wait() == 0, holder.output[-3000:]
     del runners.running[holder.pid]
     runners.start()
 
@@ -202,9 +202,9 @@ def check_one_connection(server: NumberedServer) -> None:
 
 def promise(tmp_path: Path, database: str, times: int) -> None:
     # A server that notices a silent client sooner than the lease ends.
-    options: dict[str, Any] = {"ping_interval": 0.5, "ping_timeout": 0.5}
-    with NumberedServer(10**7, rate=200, **options) as server:
-        stream = {"LEASE": "database", "LEASE_TTL": TTL}
+    options: dict[str, Any] = {"ping_interval": 0.5, "ping_timeout": 0.5, "close_timeout": 0.5}
+    with NumberedServer(10**7, rate=100, **options) as server:
+        stream = {"LEASE": "database", "LEASE_TTL": TTL, "CLOSE_TIMEOUT": 60}
         project = Project(tmp_path, server.url, database=database, stream=stream)
         project.manage("migrate")
         hand_over(project, server, times)

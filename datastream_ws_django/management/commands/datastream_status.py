@@ -23,7 +23,7 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("aliases", nargs="*", metavar="ALIAS", help="default: all enabled")
+        parser.add_argument("aliases", nargs="*", metavar="ALIAS", help="default: all of runners")
         parser.add_argument("--json", action="store_true", help="for programs")
         parser.add_argument(
             "--max-age", type=float, default=MAX_AGE, metavar="SECONDS", help="of a heartbeat"
@@ -31,8 +31,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            aliases = options["aliases"] or [stream.alias for stream in datastreams.enabled]
-            streams = report(aliases, options["max_age"])
+            streams = report(options["aliases"] or of_runners(), options["max_age"])
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
         except (DatabaseError, InterfaceError) as error:
@@ -44,7 +43,7 @@ class Command(BaseCommand):
         else:
             for stream in streams:
                 self.tell(stream)
-        if not streams or not all(stream.is_healthy for stream in streams):
+        if not all(stream.is_healthy for stream in streams):
             sys.exit(1)
 
     def tell(self, stream: StreamReport) -> None:
@@ -56,6 +55,17 @@ class Command(BaseCommand):
                 "handled {messages_handled}, failed {messages_failed}, reconnects {reconnects}"
                 "{error}".format(error=with_error(runner["last_error"]), **runner)
             )
+
+
+def of_runners() -> list[str]:
+    """The streams that runners have: those with AUTOSTART are kept by serving processes."""
+    found = [stream.alias for stream in datastreams.enabled if not stream.settings.autostart]
+    if not found:
+        raise CommandError(
+            "DATASTREAMS has no enabled stream for run_datastream; those with AUTOSTART are shown "
+            "by the health views of the processes that serve"
+        )
+    return found
 
 
 def with_error(text: str) -> str:
