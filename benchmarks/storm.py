@@ -1,0 +1,136 @@
+"""
+What a server meets when it comes back after an outage, by the way its clients wait.
+
+    python -m benchmarks.storm                              # 1,000 clients, an outage of 30 s
+    python -m benchmarks.storm --clients 1000000 --outage 300 --rate 20000
+    python -m benchmarks.storm --curves ours --seed 7
+
+All clients lose their connection at the same moment. The server is away for the outage; then it
+accepts so many connections in a second, and refuses the others of that tenth of a second. The
+peaks are of attempts in 100 ms: at any time, and once the server is back. Simulated, with the
+package's own back-off: no network, no clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from datastream_ws.retry import Backoff
+
+__all__ = ["CURVES", "Result", "storm"]
+
+SLICE = 0.1  # seconds that accepts and peaks are counted over
+
+Delay = Callable[[int], float]
+
+
+def ours(luck: random.Random) -> Delay:
+    """The default of this package."""
+    return Backoff(uniform=luck.uniform).delay
+
+
+def seed(luck: random.Random) -> Delay:
+    """The Go client's: after a drop at once; then 2ⁿ seconds from 1, at most 30, plus up to one."""
+    return lambda n: 0.0 if n == 1 else min(30.0, 2.0 ** min(n - 2, 64)) + luck.random()
+
+
+def full_jitter(luck: random.Random) -> Delay:
+    """Anything between nothing and 2ⁿ seconds, at most 30."""
+    return lambda n: luck.uniform(0.0, min(30.0, 2.0 ** min(n - 1, 64)))
+
+
+CURVES: dict[str, Callable[[random.Random], Delay]] = {
+    "ours": ours,
+    "seed": seed,
+    "full-jitter": full_jitter,
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """
+    What one storm came to.
+
+    Attributes:
+        peak: Most attempts within 100 ms.
+        peak_after: The same, once the server was back.
+        half: Seconds after its return until half of the clients were back.
+        most: Until 99 % were.
+        attempts: Per client.
+
+    """
+
+    peak: int
+    peak_after: int
+    half: float
+    most: float
+    attempts: float
+
+
+def storm(curve: str, clients: int, outage: float, rate: float, luck: random.Random) -> Result:
+    """Let *clients* come back after *outage* seconds to a server that accepts *rate* a second."""
+    delay = CURVES[curve](luck)
+    due = [(delay(1), 1) for _ in range(clients)]
+    heapq.heapify(due)
+    attempts: Counter[int] = Counter()
+    accepted: Counter[int] = Counter()
+    back: list[float] = []
+    while due:
+        at, n = due[0]
+        slot = int(at / SLICE)
+        attempts[slot] += 1
+        # Whole ones only: what a slice cannot use up is left to the next.
+        if at >= outage and accepted[slot] < _share(slot, rate):
+            accepted[slot] += 1
+            back.append(at - outage)
+            heapq.heappop(due)
+        else:
+            heapq.heapreplace(due, (at + delay(n + 1), n + 1))
+    return _result(attempts, back, outage, clients)
+
+
+def _share(slot: int, rate: float) -> int:
+    """Return how many connections are accepted in a slice; on the average, what *rate* says."""
+    return int((slot + 1) * rate * SLICE) - int(slot * rate * SLICE)
+
+
+def _result(attempts: Counter[int], back: list[float], outage: float, clients: int) -> Result:
+    after = [number for slot, number in attempts.items() if slot * SLICE >= outage]
+    return Result(
+        peak=max(attempts.values()),
+        peak_after=max(after),
+        half=back[(clients - 1) // 2],
+        most=back[(99 * clients - 1) // 100],
+        attempts=sum(attempts.values()) / clients,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.storm", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--clients", type=int, default=1000)
+    parser.add_argument("--outage", type=float, default=30.0, help="seconds")
+    parser.add_argument("--rate", type=float, default=100.0, help="connections accepted a second")
+    parser.add_argument("--seed", type=int, default=1, help="of the random numbers")
+    parser.add_argument("--curves", nargs="+", choices=list(CURVES), default=list(CURVES))
+    given = parser.parse_args(arguments)
+    print(
+        f"{given.clients:,} clients, away for {given.outage:g} s, {given.rate:g} accepted a second"
+    )
+    print("              attempts in 100 ms       seconds until back    attempts")
+    print("                peak  once back         50 %         99 %  per client")
+    for curve in given.curves:
+        found = storm(curve, given.clients, given.outage, given.rate, random.Random(given.seed))
+        print(
+            f"{curve:12}{found.peak:8,}{found.peak_after:11,}{found.half:13.1f}{found.most:13.1f}"
+            f"{found.attempts:12.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
