@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from .calls import InlineCaller, LoopCaller, Run, drive, handling
+from .codecs import frame_of
 from .connection import Connection
 from .engines import Frame, engine_for
 from .events import State
@@ -360,10 +361,7 @@ class AsyncClient(Decorators):
 
     def _encode(self, obj: Any) -> Frame:
         """Return an outgoing message as a frame; in the calling thread."""
-        if not isinstance(obj, str | bytes | bytearray | memoryview):
-            codec: Any = self.options.codec
-            obj = codec.encode(obj)
-        return (True, obj.encode()) if isinstance(obj, str) else (False, bytes(obj))
+        return frame_of(obj, self.options.codec)
 
     async def flush(self, timeout: float | None = None) -> None:
         """

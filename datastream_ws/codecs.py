@@ -99,6 +99,17 @@ def codec_for(name: str | Codec) -> Codec:
     return makers[name](_imported(name, "codec"))
 
 
+def frame_of(obj: Any, codec: str | Codec) -> tuple[bool, bytes]:
+    """
+    Return an outgoing message: whether it is text, and its payload.
+
+    str is text, bytes and the like are binary, anything else goes through the codec.
+    """
+    if not isinstance(obj, str | bytes | bytearray | memoryview):
+        obj = codec_for(codec).encode(obj)
+    return (True, obj.encode()) if isinstance(obj, str) else (False, bytes(obj))
+
+
 def converter_for(type_: Any, codec: Codec) -> Callable[[str | bytes], Any]:
     """
     Return what turns a payload into an instance of *type_*, a dataclass or ``msgspec.Struct``.

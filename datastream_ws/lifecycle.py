@@ -2,7 +2,7 @@
 The one state machine: connect, get ready, read, wait, again; joins connection and inbox.
 
 One object per ``start()``, alive until CLOSED or FAILED. Everything here runs on the loop's
-thread, but :meth:`Lifecycle.report`. One task does it all; the verbs of a client only leave
+thread. One task does it all; the verbs of a client only leave
 word for it (:meth:`Lifecycle.ask`), so that no two of them can meet halfway.
 """
 
@@ -10,38 +10,38 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
+from .address import current_headers, current_url
 from .attempts import Attempts, Outcome, Plan
 from .calls import call_user
+from .codecs import frame_of
 from .connection import Connection
 from .dispatcher import Dispatcher
 from .engines import Ended, Engine
-from .events import DisconnectEvent, GapEvent, State, StateEvent
+from .events import State
 from .exceptions import (
-    ConfigurationError,
     DataStreamError,
-    HandlerError,
     LeaseError,
     NotConnectedError,
     SpoolError,
     said,
 )
 from .handlers import Handlers
-from .hooks import Hooks
 from .inbox import Budget, Inbox
 from .intake import Intake
 from .lease import Lease
 from .lease.ownership import Ownership
 from .messages import Origin
-from .options import ClientOptions, check_headers, check_url
-from .redaction import peer_text, shown_url
+from .options import ClientOptions
+from .redaction import shown_url
 from .spool import SpooledInbox, SpoolKeeper
 from .stats import Stats, Traffic
 from .subscriptions import Subscriptions
+from .telling import Telling
 from .waiting import Box, Feed
 
 __all__ = ["Lifecycle"]
@@ -95,7 +95,17 @@ class Lifecycle:
         self._subscriptions = subscriptions
         self._submit = submit
         self._make_engine = engine
-        self._attempts = Attempts(options, self.report)
+        self._attempts = Attempts(options, lambda error: self.tell.report(error))
+        self.tell = Telling(
+            owner=owner,
+            options=options,
+            handlers=handlers,
+            state=state,
+            errors=errors,
+            traffic=self.traffic,
+            attempt=lambda: self._attempts.number,
+            submit=submit,
+        )
 
         self._asked = asyncio.Event()
         self._closing = False
@@ -104,24 +114,17 @@ class Lifecycle:
         self._deadline: float | None = None
         self._deadline_changed = asyncio.Event()
 
-        self._lost_at: tuple[float, float] | None = None  # UNIX and monotonic time
+        self._last_ended: Connection | None = None  # whose end has not been told yet
         self._task: asyncio.Task[None] | None = None
 
         self.lease: Ownership | None = None
         if lease is not None:
             self.lease = Ownership(
-                lease, options.lease_ttl, on_lost=self._on_lease_lost, report=self.report
+                lease, options.lease_ttl, on_lost=self._on_lease_lost, report=self.tell.report
             )
         self._tenure = self.lease.tenure if self.lease is not None else always_ours
         self.spool: SpoolKeeper | None = None
         self.inbox = self._make_inbox(options, budget)
-        self.hooks = Hooks(
-            owner=owner,
-            handlers=handlers,
-            submit=submit,
-            report=self.report,
-            log=self._log_error,
-        )
         self.dispatcher = Dispatcher(
             owner=owner,
             inbox=self.inbox,
@@ -129,15 +132,15 @@ class Lifecycle:
             options=options,
             loop=self._loop,
             spawn=spawn,
-            report=self.report,
-            on_room=lambda: self._on_loop(self.intake.on_room),
-            on_death=lambda death: self._on_loop(lambda: self._die(death)),
+            report=self.tell.report,
+            on_room=lambda: self.tell.on_loop(self.intake.on_room),
+            on_death=lambda death: self.tell.on_loop(lambda: self._die(death)),
             gate=_gate(budget, None if self.lease is None else self._tenure),
             tenure=self._tenure,
             held=held,
         )
         self.intake = Intake(
-            self.inbox, self.traffic, options, wake=self.dispatcher.wake, report=self.report
+            self.inbox, self.traffic, options, wake=self.dispatcher.wake, report=self.tell.report
         )
 
     def _make_inbox(self, options: ClientOptions, budget: Budget | None) -> Inbox:
@@ -146,7 +149,7 @@ class Lifecycle:
             "size_bytes": options.inbox_bytes,
             "overflow": options.overflow,
             "ordering_key": options.ordering_key if options.concurrency > 1 else None,
-            "report": self.report,
+            "report": self.tell.report,
             "budget": budget,
         }
         if options.spool is None:
@@ -164,8 +167,8 @@ class Lifecycle:
             inbox,
             journal=options.journal,
             wake=lambda: self.dispatcher.wake(),
-            on_room=lambda: self._on_loop(lambda: self.intake.on_room()),
-            report=self.report,
+            on_room=lambda: self.tell.on_loop(lambda: self.intake.on_room()),
+            report=self.tell.report,
         )
         return inbox
 
@@ -177,7 +180,7 @@ class Lifecycle:
 
     def begin(self) -> None:
         """Start the task."""
-        self._set(State.CONNECTING)
+        self.tell.state(State.CONNECTING)
         self._task = self._loop.create_task(self._live(), name=f"datastream {self.options.name}")
 
     def ask(self, *, pause: bool | None = None, reconnect: bool = False) -> None:
@@ -200,7 +203,7 @@ class Lifecycle:
 
     def _die(self, death: BaseException) -> None:
         """An internal part has ended: so does the client, and it says so."""
-        self._log("error", "internal error, please report it", exc_info=death)
+        self.tell.log("error", "internal error, please report it", exc_info=death)
         self._death = death
         self.ask_close(0.0)
 
@@ -223,7 +226,7 @@ class Lifecycle:
             await self._finish(error)
         finally:
             if not self._state.value.is_final:
-                self._set(State.FAILED if error else State.CLOSED, error)
+                self.tell.state(State.FAILED if error else State.CLOSED, error)
             if not self.finished.done():
                 self.finished.set_result(None)
 
@@ -257,10 +260,10 @@ class Lifecycle:
         if self._paused or self._reconnect:
             await self._hang_up(connection)
             self._note_end(connection)
-            self._tell_disconnect(connection.closed.result(), None, will_retry=True, delay=None)
+            self.tell.disconnect(connection.closed.result(), None, will_retry=True, delay=None)
 
     async def _stay_paused(self) -> None:
-        self._set(State.PAUSED)
+        self.tell.state(State.PAUSED)
         while self._paused and not self._closing and not self._has_lost_lease:
             self._asked.clear()
             await self._asked.wait()
@@ -274,7 +277,7 @@ class Lifecycle:
         except SpoolError as error:
             return Outcome(error)
         await self._acquire_lease()
-        self._set(State.CONNECTING)
+        self.tell.state(State.CONNECTING)
         self.traffic.attempts += 1
         try:
             connection = await self._unless_asked(self._dial())
@@ -310,7 +313,7 @@ class Lifecycle:
         if lease is None:
             return
         if not lease.is_ours:
-            step = self._loop.create_task(lease.acquire(lambda: self._set(State.STANDBY)))
+            step = self._loop.create_task(lease.acquire(lambda: self.tell.state(State.STANDBY)))
             try:
                 await self._first(step)
             finally:
@@ -346,14 +349,14 @@ class Lifecycle:
             await asyncio.wait([connection.closed])
             self._note_end(connection)
             ended = connection.closed.result()
-            self._tell_disconnect(ended, error, will_retry=True, delay=None)
+            self.tell.disconnect(ended, error, will_retry=True, delay=None)
         self._drop_lost()
         lease.give_up()
-        self._set(State.STANDBY)
+        self.tell.state(State.STANDBY)
 
     def _drop_lost(self) -> None:
         if dropped := self.inbox.drop("lease_lost"):
-            self._log("warning", "the lease is lost: %d unhandled messages dropped", dropped)
+            self.tell.log("warning", "the lease is lost: %d unhandled messages dropped", dropped)
         self.dispatcher.shed()
 
     async def _dial(self) -> Connection:
@@ -367,31 +370,14 @@ class Lifecycle:
         )
         try:
             async with asyncio.timeout(options.open_timeout):
-                url, headers = await self._url(), await self._headers()
-                self._log("info", "connecting to %s", shown_url(url))
+                url = await current_url(options, self._submit)
+                headers = await current_headers(options, self._submit)
+                self.tell.log("info", "connecting to %s", shown_url(url))
                 await connection.open(url, headers)
         except TimeoutError:
             limit = options.open_timeout
             raise TimeoutError(f"not open within open_timeout ({limit} s)") from None
         return connection
-
-    async def _url(self) -> str:
-        url = self.options.url
-        if isinstance(url, str):
-            return url
-        made = await call_user(url, self._submit)
-        if wrong := check_url(made):
-            raise ConfigurationError(f"url: what the callable returned {wrong}")
-        return str(made)
-
-    async def _headers(self) -> Mapping[str, str]:
-        headers = self.options.headers
-        if isinstance(headers, Mapping):
-            return headers
-        made = await call_user(headers, self._submit)
-        if wrong := check_headers(made):
-            raise ConfigurationError(f"headers: what the callable returned {wrong}")
-        return {name: value.strip(" \t") for name, value in made.items()}
 
     def _opened(self, connection: Connection) -> None:
         self.connection = connection
@@ -402,9 +388,9 @@ class Lifecycle:
         with suppress(NotConnectedError):  # lost already: the attempt ends right after
             for frame in self._subscriptions.frames():
                 connection.send(frame)
-        self._set(State.CONNECTED)
-        self.hooks.call("on_connect")
-        self._tell_gap()
+        self.tell.state(State.CONNECTED)
+        self.tell.hooks.call("on_connect")
+        self.tell.gap(self.inbox.last_message)
         self.intake.attach(connection, self._origin(self.epoch, traffic.connections))
         connection.hand_over()  # from here on: a handler may send what it likes
 
@@ -428,13 +414,14 @@ class Lifecycle:
         limit = self.options.ready_timeout
         try:
             async with asyncio.timeout(limit):
-                await self.hooks.call_and_wait("on_ready")
+                await self.tell.hooks.call_and_wait("on_ready")
         except TimeoutError:
             raise TimeoutError(f"on_ready took longer than ready_timeout ({limit} s)") from None
 
     async def _stay_ready(self, connection: Connection) -> Outcome:
         since = time.monotonic()
-        self._set(State.READY)
+        self.error = None
+        self.tell.state(State.READY)
         beating = self._loop.create_task(self._beat(connection))
         try:
             await self._first(connection.closed)
@@ -449,11 +436,11 @@ class Lifecycle:
             await asyncio.sleep(self.options.heartbeat_interval)
             try:
                 obj = await call_user(heartbeat, self._submit) if callable(heartbeat) else heartbeat
-                connection.send(self.encode(obj))
+                connection.send(frame_of(obj, self.options.codec))
             except NotConnectedError:
                 return
             except Exception as error:
-                self.report(error)
+                self.tell.report(error)
 
     def _ended(
         self,
@@ -469,24 +456,24 @@ class Lifecycle:
     def _note_end(self, connection: Connection) -> None:
         self.connection = None
         self.traffic.connected_since = None
-        self._lost_at = (time.time(), time.monotonic())
+        self.tell.lost()
         self.intake.detach()
         self._last_ended = connection
 
     # --- what follows ---
 
     def _tell_end(self, outcome: Outcome, plan: Plan) -> None:
-        self.report(outcome.error)
+        self.tell.report(outcome.error)
         ended = self._last_ended
         if ended is not None:
             self._last_ended = None
             delay = None if plan.is_last else plan.delay
-            self._tell_disconnect(
+            self.tell.disconnect(
                 ended.closed.result(), outcome.error, will_retry=not plan.is_last, delay=delay
             )
 
     async def _wait(self, delay: float, error: Exception) -> None:
-        self._set(State.WAITING, error, delay)
+        self.tell.state(State.WAITING, error, delay)
         await self._first(timeout=delay)
 
     # --- waiting for several things ---
@@ -536,7 +523,7 @@ class Lifecycle:
             self.ask_close(self.options.close_timeout)
         self.intake.stop()
         if self.inbox.waiting or self.connection is not None:
-            self._set(State.CLOSING, error)
+            self.tell.state(State.CLOSING, error)
             await self._until_deadline(self.dispatcher.drain(), "messages are still unhandled")
             await self._close_connection()
         dropped = self.inbox.close()
@@ -545,11 +532,11 @@ class Lifecycle:
         if self.lease is not None:
             await self.lease.release(max(1.0, self._left()))
         if dropped:
-            self._log("error", "closed with %d messages unhandled: dropped", dropped)
+            self.tell.log("error", "closed with %d messages unhandled: dropped", dropped)
         if error is not None:
-            self._log("error", "gave up: %s", said(error))
-        self._set(State.FAILED if error else State.CLOSED, error)
-        await self.hooks.finish(max(0.5, self._left()))
+            self.tell.log("error", "gave up: %s", said(error))
+        self.tell.state(State.FAILED if error else State.CLOSED, error)
+        await self.tell.hooks.finish(max(0.5, self._left()))
         self._errors.end()
 
     async def _close_connection(self) -> None:
@@ -561,7 +548,7 @@ class Lifecycle:
         # However late it is, the peer is sent a close frame.
         await connection.close(max(0.0, self._left()))
         self._note_end(connection)
-        self._tell_disconnect(connection.closed.result(), None, will_retry=False, delay=None)
+        self.tell.disconnect(connection.closed.result(), None, will_retry=False, delay=None)
 
     async def _close_spool(self) -> int:
         """Have what is unhandled written; return how many messages could not be."""
@@ -573,7 +560,7 @@ class Lifecycle:
             return 0
         closed = asyncio.wrap_future(self.spool.close())
         if not (await asyncio.wait([closed], timeout=limit))[0]:
-            self.report(SpoolError("spool: the file could not be closed in time"))
+            self.tell.report(SpoolError("spool: the file could not be closed in time"))
             return 0
         return closed.result()
 
@@ -592,100 +579,11 @@ class Lifecycle:
             changed.cancel()
         if not task.done():
             task.cancel()
-            self._log("warning", "close_timeout is over: %s", else_)
+            self.tell.log("warning", "close_timeout is over: %s", else_)
         elif (error := task.exception()) is not None and not isinstance(error, DataStreamError):
             raise error
 
-    # --- telling ---
-
-    _last_ended: Connection | None = None
-
-    def _set(
-        self, state: State, error: BaseException | None = None, delay: float | None = None
-    ) -> None:
-        """The one place where the state changes."""
-        previous = self._state.value
-        if state is previous and state is not State.WAITING:
-            return
-        if state is State.READY:
-            self.error = None
-        self._log_state(state, error, delay)
-        event = StateEvent(state, previous, error, self._attempts.number, delay)
-        self._state.set(state)
-        self.hooks.call("on_state", event)
-
-    def _log_state(self, state: State, error: BaseException | None, delay: float | None) -> None:
-        if state is State.WAITING:
-            limit = self.options.max_reconnect_attempts
-            self._log(
-                "warning",
-                "%s; attempt %d%s in %.1f s",
-                said(error),
-                self._attempts.number,
-                f" of {limit}" if limit else "",
-                delay,
-            )
-        else:
-            self._log("info", "%s", state.value)
-
-    def _tell_gap(self) -> None:
-        if self._lost_at is None:
-            return
-        wall, monotonic = self._lost_at
-        self._lost_at = None
-        seconds = time.monotonic() - monotonic
-        event = GapEvent(wall, wall + seconds, seconds, self.inbox.last_message)
-        self.hooks.call("on_gap", event)
-
-    def _tell_disconnect(
-        self, ended: Ended, error: BaseException | None, *, will_retry: bool, delay: float | None
-    ) -> None:
-        reason = peer_text(ended.reason)
-        number = self.traffic.connections
-        event = DisconnectEvent(number, ended.code, reason, error, will_retry, delay)
-        self.hooks.call("on_disconnect", event)
-
-    def report(self, error: BaseException) -> None:
-        """Log an error, give it to ``on_error`` and ``errors()``; from any thread."""
-        self._on_loop(lambda: self._report(error))
-
-    def _report(self, error: BaseException) -> None:
-        if isinstance(error, HandlerError):
-            self._log_error(error)
-        elif not isinstance(error, DataStreamError | OSError):
-            self._log("error", "%s", said(error), exc_info=error)
-        self.traffic.last_error = said(error)
-        self._errors.put(error)
-        self.hooks.call("on_error", error)
-
-    def _log_error(self, error: BaseException) -> None:
-        self._log("error", "%s", error, exc_info=error)
-
-    def _log(self, level: str, text: str, *arguments: Any, exc_info: Any = None) -> None:
-        """A logger is the user's code: what it raises must not end the stream."""
-        with suppress(Exception):
-            write = getattr(self.options.logger, level)
-            name = peer_text(self.options.name)
-            if exc_info is None:
-                write("stream %s: " + text, name, *arguments)
-            else:
-                write("stream %s: " + text, name, *arguments, exc_info=exc_info)
-
-    def _on_loop(self, function: Callable[[], None]) -> None:
-        if asyncio._get_running_loop() is self._loop:
-            function()
-        else:
-            with suppress(RuntimeError):  # the loop is closed: a handler outlived its client
-                self._loop.call_soon_threadsafe(function)
-
     # --- facts ---
-
-    def encode(self, obj: Any) -> tuple[bool, bytes]:
-        """Return an outgoing message as a frame."""
-        if not isinstance(obj, str | bytes | bytearray | memoryview):
-            codec: Any = self.options.codec
-            obj = codec.encode(obj)
-        return (True, obj.encode()) if isinstance(obj, str) else (False, bytes(obj))
 
     def _note_round_trip(self, seconds: float) -> None:
         self.traffic.round_trip_time = seconds
@@ -696,28 +594,8 @@ class Lifecycle:
 
     def stats(self) -> Stats:
         """Return a snapshot; from any thread."""
-        counts, traffic = self.inbox.counts(), self.traffic
-        return Stats(
-            messages_received=counts.received,
-            messages_handled=counts.handled,
-            messages_failed=counts.failed,
-            messages_unrouted=counts.unrouted,
-            messages_dropped=counts.dropped,
-            messages_waiting=counts.waiting,
-            messages_spooled=counts.spooled,
-            messages_sent=traffic.messages_sent,
-            bytes_received=traffic.bytes_received,
-            bytes_sent=traffic.bytes_sent,
-            connections=traffic.connections,
-            reconnects=traffic.reconnects,
-            attempts=traffic.attempts,
-            blocked_seconds=self.intake.blocked_seconds,
-            round_trip_time=traffic.round_trip_time,
-            connected_since=traffic.connected_since,
-            last_message_at=traffic.last_message_at,
-            last_error=traffic.last_error,
-            errors_dropped=self._errors.lost,
-        )
+        blocked, lost = self.intake.blocked_seconds, self._errors.lost
+        return self.traffic.snapshot(self.inbox.counts(), blocked, lost)
 
     def abandon(self) -> list[int]:
         """In a forked child: stop whatever goes on here; return the parent's descriptors."""

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .inbox import Counts
 
 __all__ = ["Stats"]
 
@@ -71,3 +75,27 @@ class Traffic:
     connected_since: float | None = None
     last_message_at: float | None = None
     last_error: str | None = None
+
+    def snapshot(self, counts: Counts, blocked_seconds: float, errors_dropped: int) -> Stats:
+        """Return these figures and the inbox's as one."""
+        return Stats(
+            messages_received=counts.received,
+            messages_handled=counts.handled,
+            messages_failed=counts.failed,
+            messages_unrouted=counts.unrouted,
+            messages_dropped=counts.dropped,
+            messages_waiting=counts.waiting,
+            messages_spooled=counts.spooled,
+            messages_sent=self.messages_sent,
+            bytes_received=self.bytes_received,
+            bytes_sent=self.bytes_sent,
+            connections=self.connections,
+            reconnects=self.reconnects,
+            attempts=self.attempts,
+            blocked_seconds=blocked_seconds,
+            round_trip_time=self.round_trip_time,
+            connected_since=self.connected_since,
+            last_message_at=self.last_message_at,
+            last_error=self.last_error,
+            errors_dropped=errors_dropped,
+        )

@@ -19,7 +19,7 @@ DRAWING = """
     messages, codecs, retry
     options, handlers, stats, inbox, waiting, calls
     spool | engines | connection | dispatcher | hooks | lease | process | health
-    intake, subscriptions, attempts
+    intake, subscriptions, attempts, address, telling
     lifecycle
     async_client
     client
