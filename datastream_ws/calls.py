@@ -89,6 +89,7 @@ class ThreadCaller:
         self._loop = loop
         self._stopped = stopped
         self._waiting: Future[Any] | None = None
+        self.is_postponing = False  # it sleeps with a message, or was told to stop meanwhile
 
     async def await_(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         # The thread's context goes along: what its units have set is seen by the coroutine.
@@ -99,7 +100,11 @@ class ThreadCaller:
             self._waiting = None
 
     async def sleep(self, seconds: float) -> bool:
-        return not self._stopped.wait(seconds)
+        self.is_postponing = True
+        if self._stopped.wait(seconds):
+            return False
+        self.is_postponing = False
+        return True
 
     def cancel(self) -> None:
         """End the coroutine handler this thread waits for."""

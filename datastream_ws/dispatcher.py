@@ -576,10 +576,18 @@ class Dispatcher:
         self.shed()
         for caller in list(self._callers):
             caller.cancel()
+        await self._take_back_postponed()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
+
+    async def _take_back_postponed(self) -> None:
+        """Wait for the threads that give a postponed message back: it may belong into a spool."""
+        for _ in range(100):
+            if not any(caller.is_postponing for caller in list(self._callers)):
+                return
+            await asyncio.sleep(0.005)
 
     def shed(self) -> None:
         """Give up what waits in batches; at the end, or of a tenure. On the loop."""

@@ -1,0 +1,40 @@
+"""A message that a handler has postponed when the client closes is not lost, either."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from datastream_ws import Client, Message, Postponed
+from datastream_ws.testing import StreamServer
+from kit.numbered import check_ledger
+
+
+def test_it_goes_back_to_the_spool(tmp_path: Path, stream_server: StreamServer) -> None:
+    """It is in a handler's thread at that moment, which has to hand it back in time."""
+    postponed, handled, all_of_them = threading.Event(), [], threading.Event()
+    options = {"spool": str(tmp_path / "spool"), "close_timeout": 0.5}
+
+    def postpone(message: Message) -> None:
+        postponed.set()
+        raise Postponed(3600)
+
+    def handle(message: Message) -> None:
+        handled.append(message.data)
+        if len(handled) == 3:
+            all_of_them.set()
+
+    for _ in range(5):
+        handled.clear()
+        all_of_them.clear()
+        postponed.clear()
+        with Client(stream_server.url, message_handler=postpone, **options) as client:
+            client.wait_ready(10)
+            for n in "abc":
+                stream_server.connections[-1].send(n)
+            assert postponed.wait(10)
+        check_ledger(client.stats())
+        assert client.stats().messages_spooled == 3
+        with Client(stream_server.url, message_handler=handle, **options):
+            assert all_of_them.wait(10)
+        assert handled == ["a", "b", "c"]
