@@ -7,6 +7,7 @@ import json
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ def firsts(numbers: list[int]) -> list[int]:
     return list(dict.fromkeys(numbers))
 
 
-def kill_at_random_moments(server: NumberedServer, log: Path, kills: int, **options: object) -> int:
+def kill_at_random_moments(server: NumberedServer, log: Path, kills: int, **options: Any) -> int:
     """Run a client to the end of the numbers, killing it now and then; return the kills made."""
     made, chance = 0, random.Random()
     for _ in range(kills):
@@ -54,7 +55,7 @@ def check_all_in_order(log: Path, count: int) -> None:
 def test_sigkill_under_load_loses_nothing(tmp_path: Path, kills: int) -> None:
     """The server resumes after the last message that was received, as ``last_message`` says."""
     log, count = tmp_path / "log", 3000 * kills
-    options = {"spool": str(tmp_path / "spool.db"), "journal": True}
+    options: dict[str, Any] = {"spool": str(tmp_path / "spool.db"), "journal": True}
     with NumberedServer(count, rate=8000) as server:
         assert kill_at_random_moments(server, log, kills, **options) >= kills - 1
         with StreamProcess(server.url, log, **options) as last:
@@ -94,7 +95,7 @@ def test_without_a_journal_at_most_the_memory_is_lost(tmp_path: Path, kills: int
 
 def test_last_message_survives_a_restart(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    options = {"spool": str(tmp_path / "spool.db"), "journal": True}
+    options: dict[str, Any] = {"spool": str(tmp_path / "spool.db"), "journal": True}
     with NumberedServer(20) as server:
         with StreamProcess(server.url, log, **options) as first:
             first.wait_handled(20)
