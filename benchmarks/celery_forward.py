@@ -89,7 +89,9 @@ class Arena:
             kombu.Queue(self.queue, routing_key=self.queue)(connection.channel()).delete()
 
     def close(self) -> None:
+        """Remove the queue, and close the pool of the bare loop."""
         self.clear()
+        self.app.pool.force_close_all()
         self.app.close()
 
 

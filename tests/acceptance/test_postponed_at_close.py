@@ -24,17 +24,18 @@ def test_it_goes_back_to_the_spool(tmp_path: Path, stream_server: StreamServer) 
         if len(handled) == 3:
             all_of_them.set()
 
-    for _ in range(5):
+    for round_ in range(5):
         handled.clear()
         all_of_them.clear()
         postponed.clear()
         with Client(stream_server.url, message_handler=postpone, **options) as client:
-            client.wait_ready(10)
+            connection = stream_server.wait_connected(2 * round_ + 1, 10)[-1]
             for n in "abc":
-                stream_server.connections[-1].send(n)
+                connection.send(n)
             assert postponed.wait(10)
         check_ledger(client.stats())
         assert client.stats().messages_spooled == 3
         with Client(stream_server.url, message_handler=handle, **options):
+            stream_server.wait_connected(2 * round_ + 2, 10)
             assert all_of_them.wait(10)
         assert handled == ["a", "b", "c"]
