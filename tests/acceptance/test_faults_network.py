@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -216,6 +218,33 @@ def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
             assert time.monotonic() - begun < 5
             answered.set()
             stuck.wait_ready(30)
+
+
+@pytest.mark.fault("13")
+@pytest.mark.skipif(sys.platform != "linux", reason="a full backlog is silent on Linux")
+def test_a_first_address_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one is tried a quarter of a second later, long before open_timeout."""
+    real = socket.getaddrinfo
+    with StreamServer() as server, socket.socket() as full, contextlib.ExitStack() as stack:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):  # what does not fit is not answered
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+
+        def both(host: Any, *args: Any, **kwargs: Any) -> Any:
+            if host != "feed.invalid":
+                return real(host, *args, **kwargs)
+            ports = full.getsockname()[1], server.port
+            return [real("127.0.0.1", port, type=socket.SOCK_STREAM)[0] for port in ports]
+
+        monkeypatch.setattr(socket, "getaddrinfo", both)
+        begun = time.monotonic()
+        with Client("ws://feed.invalid:1", open_timeout=20, **FAST) as client:
+            client.wait_ready(30)
+            assert client.stats().attempts == 1
+            assert 0.2 <= time.monotonic() - begun <= 5
 
 
 # --- what is in between -----------------------------------------------------------------------

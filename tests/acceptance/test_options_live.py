@@ -797,7 +797,6 @@ def test_url_headers_origin_and_subprotocols() -> None:
     assert first.headers["User-Agent"].startswith("datastream-ws/")
 
 
-@pytest.mark.fault("13")
 def test_both_address_families_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name whose first address does not answer: the second one is used, without long waits."""
     real = socket.getaddrinfo
