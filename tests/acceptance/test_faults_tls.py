@@ -114,7 +114,7 @@ def test_a_tls_handshake_that_stalls() -> None:
         options = HURRY | {"max_reconnect_attempts": 1, "open_timeout": 0.5}
         begun = time.monotonic()
         error = failed(Client(url, **options))
-        assert 0.4 <= time.monotonic() - begun <= 0.5 + 1.0
+        assert 0.4 <= time.monotonic() - begun <= 0.5 + 2.0
     assert isinstance(error.__cause__, TimeoutError)
 
 
@@ -181,5 +181,5 @@ def test_a_proxy_that_is_away_or_silent() -> None:
             begun = time.monotonic()
             options = {"open_timeout": 0.5, "max_reconnect_attempts": 1}
             error = failed(through(f"http://127.0.0.1:{proxy.port}", **options))
-            assert time.monotonic() - begun <= 0.5 + 1.0
+            assert time.monotonic() - begun <= 0.5 + 2.0
         assert isinstance(error.__cause__, TimeoutError)
