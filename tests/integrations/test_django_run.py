@@ -39,8 +39,9 @@ def test_sigterm_lets_handlers_finish_what_was_received(tmp_path: Path) -> None:
         project = Project(tmp_path, server.url, HANDLER="slow", stream={"CLOSE_TIMEOUT": 60})
         project.manage("migrate")
         with project.start("run_datastream") as runner:
-            runner.wait_for(lambda: server.highest == 300)
-            runner.wait_for(project.numbers)
+            # What is still on its way to the process is not received.
+            received = "SELECT messages_received FROM datastream_streamstatus"
+            runner.wait_for(lambda: project.query(received) == [300], "all messages")
             waiting = 300 - len(project.numbers())
             runner.terminate()
             assert runner.wait() == 0

@@ -63,7 +63,7 @@ elif HANDLER == "slow":
     @datastream.on_message("number")
     def keep_slowly(message: Message) -> None:
         """Long enough for messages to wait."""
-        time.sleep(0.01)
+        time.sleep(0.04)
         keep(message)
 
 elif HANDLER == "stuck":
