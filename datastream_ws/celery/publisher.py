@@ -28,6 +28,7 @@ log = logging.getLogger("datastream_ws.celery")
 
 LIMIT = 15.0  # seconds for one publish, connecting included
 HURRIED_LIMIT = 0.5  # the same at the end, when the message has to go back to the spool
+UNTIL_THE_END = 3600.0
 LONGEST_DELAY = 2.0  # seconds between attempts while the broker is away
 LOG_EVERY = 30.0  # seconds between warnings that it still is
 MOST_ABANDONED = 8  # threads that hang at the same time
@@ -126,6 +127,8 @@ class Publisher:
                 type(error).__name__,
                 peer_text(error),
             )
+        if self._is_hurried:  # asleep when the end comes, its thread hands the message back at once
+            return Postponed(UNTIL_THE_END)
         longest = min(LONGEST_DELAY, 0.1 * 2 ** min(self._failures, 10))
         return Postponed(random.uniform(longest / 2, longest))
 
