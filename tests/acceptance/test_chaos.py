@@ -82,6 +82,8 @@ class Chaos:
         if sides in ("down", "both"):
             self._proxy.down = mode
         time.sleep(self._luck.uniform(0.05, 2 * PATIENCE))
+        if isinstance(mode, Swallow):  # no TCP connection goes on after it lost bytes
+            self._proxy.sever("rst")
         self._proxy.both(Pass())
 
     def _refuse(self) -> None:
