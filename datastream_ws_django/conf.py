@@ -18,7 +18,7 @@ from django.utils.module_loading import import_string
 
 from datastream_ws import ClientOptions, ConfigurationError, Handlers
 
-from .db import is_lost_connection
+from .db import is_passing
 
 __all__ = ["DATABASE_LEASE", "SETTING", "StreamSettings", "StreamsSettings", "streams_settings"]
 
@@ -136,7 +136,7 @@ class StreamSettings:
                 handlers=handlers,
                 max_reconnect_attempts=None,
                 fatal_delay=None if foreground else SLOW_RETRY,
-                retry_message=is_lost_connection,
+                retry_message=is_passing,
             )
         except ConfigurationError as error:
             raise self.wrong(_upper_case(str(error))) from error

@@ -9,6 +9,7 @@ which a test's transaction is too.
 from __future__ import annotations
 
 import os
+import sqlite3
 from concurrent.futures import Executor
 from contextlib import suppress
 from contextvars import Token
@@ -19,12 +20,15 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections, reset_queries
 
-__all__ = ["Hygiene", "clean_connections", "is_lost_connection", "moment"]
+__all__ = ["Hygiene", "clean_connections", "is_passing", "moment"]
 
 # Classes of SQLSTATE: connection exception, operator intervention (the server went down).
 LOST_STATES = ("08", "57P")
 # MySQL: server has gone away; lost connection during query, at reading.
 LOST_NUMBERS = (2006, 2013, 2055)
+# Somebody else's transaction won: serialization failure, deadlock; MySQL: lock wait, deadlock.
+CONFLICT_STATES = ("40001", "40P01")
+CONFLICT_NUMBERS = (1205, 1213)
 
 
 def clean_connections() -> None:
@@ -37,25 +41,60 @@ def clean_connections() -> None:
 def begin_run() -> None:
     reset_queries()
     clean_connections()
+    if SqliteLocks.met:
+        SqliteLocks.take_first()
 
 
-def is_lost_connection(error: BaseException) -> bool:
+def is_passing(error: BaseException) -> bool:
     """
-    Whether a handler failed because its database connection was gone: the default RETRY_MESSAGE.
+    Whether a handler failed over what is over by now: the default RETRY_MESSAGE.
 
-    The message is then handled once more, on a new connection.
+    That is a database connection that was gone, or another transaction that came first (a
+    deadlock, a locked SQLite file). The message is handled once more, on a new connection.
     """
     if not isinstance(error, OperationalError | InterfaceError):
         return False
     cause = error.__cause__ or error
     state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
     if state is not None:
-        return str(state).startswith(LOST_STATES)
+        return str(state).startswith((*LOST_STATES, *CONFLICT_STATES))
     if type(cause).__module__.startswith("psycopg"):
         return True  # what the server itself says has a state
-    if error.args and error.args[0] in LOST_NUMBERS:
+    if isinstance(cause, sqlite3.Error):
+        return SqliteLocks.has_met(cause)
+    if error.args and error.args[0] in (*LOST_NUMBERS, *CONFLICT_NUMBERS):
         return True
     return _has_broken_connection()
+
+
+class SqliteLocks:
+    """
+    What to do about a locked SQLite file, once a handler has met one.
+
+    A transaction that reads before it writes fails at once when another writes meanwhile; no
+    timeout helps, for SQLite does not wait where that could be a deadlock. One that is the writer
+    from its beginning waits for its turn. ``transaction_mode`` in DATABASES does the same for good.
+    Source: https://sqlite.org/lang_transaction.html
+    """
+
+    met = False
+
+    @classmethod
+    def has_met(cls, error: sqlite3.Error) -> bool:
+        """Whether *error* is about a lock; if so, runs begin differently from now on."""
+        locked = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+        cls.met = cls.met or locked
+        return locked
+
+    @staticmethod
+    def take_first() -> None:
+        """Have this thread's SQLite transactions take the lock as they begin."""
+        for connection in connections.all(initialized_only=True):
+            if connection.vendor == "sqlite" and not connection.in_atomic_block:
+                with suppress(OperationalError):  # the handler will meet it
+                    connection.ensure_connection()
+                if getattr(connection, "transaction_mode", None) is None:  # set at each connect
+                    setattr(connection, "transaction_mode", "IMMEDIATE")  # noqa: B010  # no stub has it
 
 
 def _has_broken_connection() -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 pytest.register_assert_rewrite("kit")  # asserts in helpers explain themselves, too
@@ -17,6 +19,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "leaks_allowed(reason): may leave threads, tasks or descriptors behind"
     )
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what runs in the background so, and every process started here inherits it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
         "markers", "fault(*ids): shows what happens in these faults of kit/faultbook.py"
     )

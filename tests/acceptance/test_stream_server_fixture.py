@@ -30,6 +30,6 @@ def test_failing_callback_fails_the_users_test(pytester: pytest.Pytester) -> Non
             stream_server.errors.append(ZeroDivisionError("in a callback"))
         """
     )
-    result = pytester.runpytest_inprocess("-p", "no:asyncio")
+    result = pytester.runpytest_inprocess("-p", "no:asyncio", "-p", "no:django")
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*ZeroDivisionError: in a callback*"])

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -100,6 +104,45 @@ def test_on_sqlite_ten_thousand_rows_with_dropped_streams(tmp_path: Path) -> Non
             assert runner.wait(250) == 0
         assert server.drops >= DROPS
     check_numbers(project.numbers(), COUNT)
+
+
+@contextmanager
+def another_writer(project: Project) -> Iterator[None]:
+    """Write to the project's SQLite file nearly all the time."""
+    ended = threading.Event()
+
+    def write() -> None:
+        database = sqlite3.connect(project.folder / "db.sqlite3", timeout=60)
+        database.execute("CREATE TABLE another (number)")
+        while not ended.wait(0.005):
+            with database:
+                database.execute("BEGIN IMMEDIATE")
+                database.execute("INSERT INTO another VALUES (1)")
+                time.sleep(0.02)
+        database.close()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("handler", ["update", "aupdate"])
+def test_a_locked_sqlite_file_costs_no_message(tmp_path: Path, handler: str) -> None:
+    """Read-then-write transactions, as update_or_create() is, beside another process's writes."""
+    count = 50
+    with NumberedServer(count, rate=30) as server:
+        # As Django has it, without what the tests' project adds to its settings.
+        settings = json.dumps({"OPTIONS": {}})
+        project = Project(tmp_path, server.url, HANDLER=handler, DATABASE_SETTINGS=settings)
+        project.manage("migrate")
+        with another_writer(project):
+            printed = project.manage("run_datastream", "--max-messages", str(count))
+    check_numbers(project.numbers(), count)
+    assert "failed" not in printed
 
 
 def test_a_hung_database_delays_neither_signals_nor_the_exit(

@@ -16,7 +16,7 @@ from django.test import override_settings
 from datastream_ws import ClientOptions, State
 from datastream_ws_django import Stream, datastream, datastreams
 from datastream_ws_django.conf import streams_settings
-from datastream_ws_django.db import is_lost_connection
+from datastream_ws_django.db import is_passing
 from kit.djangoproject import Project
 
 URL = "wss://feed.example/v1"
@@ -44,7 +44,7 @@ class Collector:
 def test_what_django_changes_of_the_defaults() -> None:
     assert options().max_reconnect_attempts is None
     assert options().fatal_delay == 300
-    assert options().retry_message is is_lost_connection
+    assert options().retry_message is is_passing
     assert options().name == "default"
 
 

@@ -58,6 +58,24 @@ elif HANDLER == "async":
             defaults={"epoch": message.epoch, "handled_by": os.getpid()},
         )
 
+elif HANDLER == "update":
+
+    @datastream.on_message("number")
+    def update(message: Message) -> None:
+        """Read, then write, in one transaction."""
+        Tick.objects.update_or_create(
+            number=message.json()["n"], defaults={"handled_by": os.getpid()}
+        )
+
+elif HANDLER == "aupdate":
+
+    @datastream.on_message("number")
+    async def update_async(message: Message) -> None:
+        """The same with the async ORM."""
+        await Tick.objects.aupdate_or_create(
+            number=message.json()["n"], defaults={"handled_by": os.getpid()}
+        )
+
 elif HANDLER == "slow":
 
     @datastream.on_message("number")
