@@ -12,15 +12,11 @@ from django.db import connections, router
 from django.db.models import F
 from django.utils import timezone
 
-from datastream_ws.lease.clock import clock
+from datastream_ws.lease.watch import Watch
 
 from .models import StreamLease
 
 __all__ = ["DatabaseLease"]
-
-# Of the time to live: a holder has stopped by itself before (it leaves a tenth), and the rest is
-# for clocks that do not run alike.
-PATIENCE = 0.95
 
 
 class DatabaseLease:
@@ -36,8 +32,7 @@ class DatabaseLease:
         self._stream = stream
         self._token = f"{socket.gethostname()[:100]}:{os.getpid()}:{uuid.uuid4().hex}"
         self._epoch = 0
-        self._seen: tuple[Any, ...] = ()
-        self._seen_at = 0.0
+        self._watch = Watch()
 
     def acquire(self, ttl: float) -> int | None:
         """Take the lease if it is free, or if its holder has not renewed it for so long."""
@@ -51,7 +46,7 @@ class DatabaseLease:
 
     def _acquire(self, ttl: float) -> int | None:
         row, _ = StreamLease.objects.get_or_create(stream=self._stream)
-        if row.holder not in ("", self._token) and not self._has_stood_still(row):
+        if self._is_held(row):
             return None
         epoch = max(row.epoch + 1, time.time_ns() // 1_000_000)
         taken = self._rows(holder=row.holder, epoch=row.epoch, renewals=row.renewals).update(
@@ -64,12 +59,11 @@ class DatabaseLease:
         self._epoch = epoch
         return epoch if taken else None
 
-    def _has_stood_still(self, row: StreamLease) -> bool:
-        now = clock()
-        seen = (row.holder, row.epoch, row.renewals)
-        if seen != self._seen:
-            self._seen, self._seen_at = seen, now
-        return bool(now - self._seen_at >= row.ttl * PATIENCE)
+    def _is_held(self, row: StreamLease) -> bool:
+        if row.holder in ("", self._token):
+            return False
+        self._watch.look((row.holder, row.epoch, row.renewals), row.ttl)
+        return not self._watch.is_over
 
     def renew(self, ttl: float) -> bool:
         """Count the renewal, if the row is still ours."""
@@ -91,7 +85,6 @@ class DatabaseLease:
                 self._mine().update(holder="")
         finally:
             self._epoch = 0
-            self._seen = ()
             self._close()
 
     def _rows(self, **expected: Any) -> Any:

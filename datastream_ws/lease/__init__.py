@@ -23,6 +23,9 @@ class Lease(Protocol):
     """
     What a lease must do. One object belongs to one client; one thread calls it.
 
+    *ttl* is four fifths of the option ``lease_ttl``: the rest is for the successor to notice, and
+    to connect.
+
     Every call may block, but should give up well before *ttl* is over, and raises whatever it
     likes when the store does not answer.
     """

@@ -19,8 +19,13 @@ __all__ = ["LeaseKeeper"]
 
 T = TypeVar("T")
 
-POLL_SECONDS = (0.2, 0.5)  # between two looks of those who stand by
-SLACK = 0.1  # of the time to live: left for ending the connection, and for clocks that differ
+# Shares of lease_ttl, which is how long after a holder's death its successor may be connected at
+# the latest. The store is told less, so that there is time to notice, and to dial.
+LIFE = 0.8  # the time to live that the store is told, from each renewal on
+TENURE = 0.7  # a holder stops by itself: time to end its connection, and for clocks that differ
+RENEWAL = 0.2
+LOOK = 1 / 30  # the longest between two looks of those who stand by, and no longer than
+LOOK_SECONDS = 0.5  # an orderly end is followed within a second
 
 
 class LeaseKeeper:
@@ -32,7 +37,7 @@ class LeaseKeeper:
     never begins again. After its end nothing happens until :meth:`campaign`.
 
     Args:
-        ttl: Time to live of the lease without renewal, in seconds.
+        ttl: Seconds within which a dead holder's successor is to be connected.
         on_change: Called from the thread when the lease was acquired, refused or lost.
         report: Given every LeaseError, from the thread; a lasting one once.
 
@@ -54,6 +59,7 @@ class LeaseKeeper:
         self.is_refused = False
         self._lease = lease
         self._ttl = ttl
+        self._life = ttl * LIFE
         self._on_change = on_change
         self._report = report
         self._deadline = float("-inf")
@@ -84,7 +90,7 @@ class LeaseKeeper:
     @property
     def slack(self) -> float:
         """Seconds between the end of a tenure and that of the lease."""
-        return self._ttl * SLACK
+        return self._ttl * (LIFE - TENURE)
 
     # --- word from the client ---
 
@@ -130,7 +136,7 @@ class LeaseKeeper:
 
     def _acquire(self) -> None:
         asked = clock()
-        epoch = self._ask(lambda: self._lease.acquire(self._ttl))
+        epoch = self._ask(lambda: self._lease.acquire(self._life))
         if epoch is not None and clock() < self._end_of(asked) and not self._closing:
             self._hold(epoch, asked)
             return
@@ -138,7 +144,8 @@ class LeaseKeeper:
             self._release()
         self.is_refused = True
         self._on_change()
-        self._sleep(lambda: not self._wanted, random.uniform(*POLL_SECONDS))
+        longest = min(LOOK_SECONDS, self._ttl * LOOK)
+        self._sleep(lambda: not self._wanted, random.uniform(0.4, 1.0) * longest)
 
     def _hold(self, epoch: int, asked: float) -> None:
         with self._changed:
@@ -150,10 +157,10 @@ class LeaseKeeper:
 
     def _extend(self, asked: float) -> None:
         self._deadline = self._end_of(asked)
-        self._renew_at = asked + self._ttl / 3
+        self._renew_at = asked + self._ttl * RENEWAL
 
     def _end_of(self, asked: float) -> float:
-        return asked + self._ttl * (1 - SLACK)
+        return asked + self._ttl * TENURE
 
     def _keep(self) -> None:
         """Wait until it is time to renew, and do; or notice that the tenure is over."""
@@ -167,7 +174,7 @@ class LeaseKeeper:
 
     def _renew(self) -> None:
         asked = clock()
-        renewed = self._ask(lambda: self._lease.renew(self._ttl))
+        renewed = self._ask(lambda: self._lease.renew(self._life))
         if renewed is None:  # no answer: again, as long as there is time
             self._renew_at = clock() + min(0.5, self._ttl / 20)
         elif not renewed:

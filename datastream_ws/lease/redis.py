@@ -9,43 +9,54 @@ from typing import Any
 
 from ..exceptions import ConfigurationError, LeaseError
 from ..redaction import peer_text
-from .clock import clock
+from .watch import Watch
 
 __all__ = ["RedisLease"]
 
-# KEYS: holder's token (expires), last epoch (stays). The arguments are strings.
-# token, ttl in ms, UNIX time in ms, an epoch that Redis must remember to be believed
+# KEYS: the holder (a hash that expires), the last epoch (stays). Arguments are strings. A holder
+# that has let go is the empty one; one whose key is gone has died, or Redis has lost it.
+# token, ttl in ms, least epoch, a holder:renewals that is known to be dead, "1" if a key that is
+# gone may be taken over
 ACQUIRE = """
-local holder = redis.call('get', KEYS[1])
+local found = redis.call('hmget', KEYS[1], 'holder', 'renewals', 'ttl')
+local holder, renewals, ttl = found[1], found[2], found[3]
 local epoch = tonumber(redis.call('get', KEYS[2]) or '0')
-if holder and holder ~= ARGV[1] then
-    return {0, epoch, redis.call('pttl', KEYS[1])}
-end
-if not holder and epoch < tonumber(ARGV[4]) then
-    return {0, epoch, 0}
+if not holder then
+    if ARGV[5] ~= '1' then
+        return {0, epoch, '', '0', 0}
+    end
+elseif holder ~= '' and holder ~= ARGV[1] then
+    local sign = holder .. ':' .. renewals
+    if sign ~= ARGV[4] then
+        return {0, epoch, sign, ttl, redis.call('pttl', KEYS[1])}
+    end
 end
 epoch = math.max(epoch + 1, tonumber(ARGV[3]))
-redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('hset', KEYS[1], 'holder', ARGV[1], 'renewals', 0, 'ttl', ARGV[2])
+redis.call('pexpire', KEYS[1], ARGV[2])
 redis.call('set', KEYS[2], string.format('%.0f', epoch))
-return {1, epoch, 0}
+return {1, epoch, '', '0', 0}
 """
 # token, ttl in ms, epoch of the tenure. A key that is gone while nobody has come since was lost
 # by Redis, not by us: put it back.
 RENEW = """
-local holder = redis.call('get', KEYS[1])
+local holder = redis.call('hget', KEYS[1], 'holder')
 local epoch = tonumber(redis.call('get', KEYS[2]) or '0')
 if holder ~= ARGV[1] and (holder or epoch > tonumber(ARGV[3])) then
     return 0
 end
-redis.call('set', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('hset', KEYS[1], 'holder', ARGV[1], 'ttl', ARGV[2])
+redis.call('hincrby', KEYS[1], 'renewals', 1)
+redis.call('pexpire', KEYS[1], ARGV[2])
 if epoch < tonumber(ARGV[3]) then
     redis.call('set', KEYS[2], ARGV[3])
 end
 return 1
 """
 RELEASE = """
-if redis.call('get', KEYS[1]) == ARGV[1] then
-    redis.call('del', KEYS[1])
+if redis.call('hget', KEYS[1], 'holder') == ARGV[1] then
+    redis.call('hset', KEYS[1], 'holder', '')
+    redis.call('persist', KEYS[1])
 end
 return 1
 """
@@ -55,8 +66,9 @@ class RedisLease:
     """
     A lease in one Redis server, see :class:`Lease`.
 
-    A Redis that was restarted without its data is no reason for a second owner: the holder puts
-    its key back, and those who have seen it hold the lease wait until it would have run out.
+    Redis' own clock decides only for a process that has just come. Those who have seen somebody
+    hold the lease wait until it has run out by their own: a Redis that was restarted without its
+    data, or whose clock jumps, is no reason for a second owner. The holder puts its key back.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``; never shown.
@@ -81,12 +93,12 @@ class RedisLease:
             raise ConfigurationError("lease: redis-py cannot read this URL") from None
         self._url = url
         # The braces keep both keys on one node of a cluster.
-        self._keys = (f"datastream-ws:{{{name}}}:lease", f"datastream-ws:{{{name}}}:epoch")
+        self._keys = (f"datastream-ws:{{{name}}}:holder", f"datastream-ws:{{{name}}}:epoch")
         self._client: Any = None
         self._owner = (0, "")
         self._epoch = 0  # of our tenure; 0: none
         self._seen = 0  # the highest epoch known
-        self._others_until = float("-inf")  # when what others were seen to hold runs out
+        self._watch = Watch()
 
     def __repr__(self) -> str:
         return f"<RedisLease {self._keys[0]}>"
@@ -104,16 +116,17 @@ class RedisLease:
         if self._epoch:
             return None  # another client was given the same object
         self._connect(ttl)
-        remembered = self._seen if clock() < self._others_until else 0
-        now = time.time_ns() // 1_000_000
-        least = max(now, self._seen + 1)
-        granted, epoch, left = self._run(ACQUIRE, token, _ms(ttl), least, remembered)
+        least = max(time.time_ns() // 1_000_000, self._seen + 1)
+        watch = self._watch
+        granted, epoch, sign, life, left = self._run(
+            ACQUIRE, token, _ms(ttl), least, watch.dead or "", int(watch.is_over)
+        )
         self._seen = max(self._seen, epoch)
         if granted:
             self._epoch = epoch
             return int(epoch)
-        if left > 0:
-            self._others_until = clock() + left / 1000
+        if sign:
+            watch.look(sign, int(life) / 1000, left / 1000)
         return None
 
     def renew(self, ttl: float) -> bool:
@@ -135,8 +148,8 @@ class RedisLease:
             return
         redis = self._redis
         pool = redis.ConnectionPool.from_url(self._url)
-        # Three that hang one after the other must fit in between a renewal and the deadline; what
-        # the URL says about it must not change that.
+        # Three that hang one after the other must fit in between a renewal and the end of the
+        # tenure; what the URL says about it must not change that.
         limit = min(5.0, ttl / 6)
         pool.connection_kwargs |= {
             "socket_timeout": limit,

@@ -19,7 +19,7 @@ from kit.streams import Handled, StreamProcess, entries, until
 
 pytestmark = pytest.mark.timeout(300)
 
-TTL = 2.0
+TTL = 2.5
 MANY = [pytest.param(3), pytest.param(20, marks=pytest.mark.soak)]
 
 
@@ -27,7 +27,7 @@ class Feed(StreamServer):
     """Sends numbers to whoever is connected, and pings, with a timeout below the TTL."""
 
     def __init__(self) -> None:
-        super().__init__(on_connect=self._feed, ping_interval=0.3, ping_timeout=TTL / 4)
+        super().__init__(on_connect=self._feed, ping_interval=0.3, ping_timeout=TTL / 5)
         self._numbers = itertools.count(1)
 
     async def _feed(self, connection: StreamConnection) -> None:
@@ -121,13 +121,14 @@ def test_kill_9_hands_over_within_the_ttl(
     with Cluster(server, redis.url, tmp_path / "log") as cluster:
         for _ in range(times):
             holder = cluster.holder()
-            last = holder.wait_handled(5)[-1]
+            last = holder.wait_handled(len(holder.handled) + 5)[-1]
             killed = time.monotonic()
             holder.kill()
             cluster.remove(holder)
-            cluster.add()
             taken = cluster.wait_new(last.epoch)
-            assert taken.at - killed < TTL + 1.0, "the TTL, a look every 0.5 s, and the dial"
+            print(f"killed: its successor handles after {taken.at - killed:.2f} s of {TTL} s")
+            assert taken.at - killed < TTL
+            cluster.add().wait_state("standby")
         cluster.check_promise()
 
 
@@ -139,11 +140,12 @@ def test_an_orderly_end_hands_over_within_a_second(
     with Cluster(server, redis.url, tmp_path / "log") as cluster:
         for _ in range(times):
             holder = cluster.holder()
-            last = holder.wait_handled(5)[-1]
+            last = holder.wait_handled(len(holder.handled) + 5)[-1]
             assert holder.terminate() == 0
             ended = max(each["at"] for each in holder.said)
             cluster.remove(holder)
             taken = cluster.wait_new(last.epoch)
+            print(f"ended: its successor handles after {taken.at - ended:.2f} s")
             assert taken.at - ended < 1.0
             cluster.add().wait_state("standby")
         cluster.check_promise()
@@ -156,7 +158,7 @@ def test_a_stopped_process_hands_nothing_on_when_it_wakes(
     with Cluster(server, redis.url, tmp_path / "log") as cluster:
         for _ in range(times):
             holder = cluster.holder()
-            last = holder.wait_handled(5)[-1]
+            last = holder.wait_handled(len(holder.handled) + 5)[-1]
             holder.stop()
             cluster.wait_new(last.epoch)
             open_ones = [each for each in server.connections if each.is_open]
@@ -173,7 +175,7 @@ def test_redis_restarted_without_its_data(
     """The holder goes on: nobody else takes what it has, though Redis has forgotten."""
     with Cluster(server, redis.url, tmp_path / "log") as cluster:
         holder = cluster.holder()
-        epoch = holder.wait_handled(5)[-1].epoch
+        epoch = holder.wait_handled(len(holder.handled) + 5)[-1].epoch
         for _ in range(3):
             redis.kill()
             redis.start()
@@ -189,7 +191,7 @@ def test_redis_gone_for_longer_than_the_ttl(
 ) -> None:
     with Cluster(server, redis.url, tmp_path / "log") as cluster:
         holder = cluster.holder()
-        last = holder.wait_handled(5)[-1]
+        last = holder.wait_handled(len(holder.handled) + 5)[-1]
         redis.kill()
         gone = time.monotonic()
         holder.wait_state("standby")
@@ -208,7 +210,7 @@ def test_redis_that_hangs_does_not_hold_the_holder(
     """It closes its connection before the lease runs out, and stays able to answer signals."""
     with FaultProxy(redis.url) as proxy, Cluster(server, proxy.url, tmp_path / "log") as cluster:
         holder = cluster.holder()
-        last = holder.wait_handled(5)[-1]
+        last = holder.wait_handled(len(holder.handled) + 5)[-1]
         proxy.both(Blackhole())
         hung = time.monotonic()
         holder.wait_state("standby")

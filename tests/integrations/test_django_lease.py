@@ -8,20 +8,21 @@ import kit.djangohere  # noqa: F401 - what follows needs settings
 import itertools
 import random
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from datastream_ws_django import lease as lease_module
+from datastream_ws.lease import watch
 from datastream_ws_django.lease import DatabaseLease
 from datastream_ws_django.models import StreamLease
 from kit.djangoproject import Process, Project
 from kit.djangoproject import database as database
 from kit.numbered import NumberedServer, check_numbers
 
-TTL = 3.0
+TTL = 4.0
 
 
 class Clock:
@@ -36,7 +37,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(lease_module, "clock", made)
+    monkeypatch.setattr(watch, "clock", made)
     return made
 
 
@@ -141,11 +142,16 @@ class Runners:
 
 
 def kill(runners: Runners, holder: Process) -> None:
-    """It is gone without a word."""
+    """It is gone without a word; within the TTL the other one writes."""
+    began = time.monotonic()
     holder.send_signal(signal.SIGKILL)
-    holder.wait()
     del runners.running[holder.pid]
-    runners.start()
+    runners.wait_for_rows(runners.wait_for_holder(holder.pid))
+    took = time.monotonic() - began
+    holder.wait()
+    runners.start().wait_output("standby")
+    print(f"killed: its successor writes after {took:.2f} s of {TTL} s")
+    assert took < TTL
 
 
 def stop(runners: Runners, holder: Process) -> None:
@@ -159,8 +165,13 @@ def leave(runners: Runners, holder: Process) -> None:
     """It goes as it should."""
     holder.terminate()
     assert holder.wait() == 0, holder.output[-3000:]
+    began = time.monotonic()
     del runners.running[holder.pid]
-    runners.start()
+    runners.wait_for_rows(runners.wait_for_holder(holder.pid))
+    took = time.monotonic() - began
+    runners.start().wait_output("standby")
+    print(f"left: its successor writes {took:.2f} s after its end")
+    assert took < 1.0
 
 
 WAYS: list[Callable[[Runners, Process], None]] = [kill, stop, leave]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 ROOT = Path(__file__).parents[2]
-STEP = 0.005  # between two looks at a file
+STEP = 0.02  # between two looks at a file
 
 __all__ = ["Handled", "StreamProcess", "until"]
 

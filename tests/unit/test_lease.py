@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from datastream_ws.exceptions import ConfigurationError, LeaseError
-from datastream_ws.lease import Lease, LeaseKeeper, RedisLease, lease_for
+from datastream_ws.lease import Lease, LeaseKeeper, RedisLease, lease_for, watch
+from datastream_ws.lease.watch import Watch
 
 
 class Store:
@@ -19,11 +20,13 @@ class Store:
         self.free = True
         self.fails: Exception | None = None
         self.calls: list[str] = []
+        self.lives: set[float] = set()
         self.during: Callable[[], object] = lambda: None
         self._epoch = 100
 
     def acquire(self, ttl: float) -> int | None:
         self._call("acquire")
+        self.lives.add(ttl)
         if not self.free:
             return None
         self._epoch += 1
@@ -31,6 +34,7 @@ class Store:
 
     def renew(self, ttl: float) -> bool:
         self._call("renew")
+        self.lives.add(ttl)
         return self.free
 
     def release(self) -> None:
@@ -89,6 +93,7 @@ def test_a_tenure_begins_and_ends_with_the_store() -> None:
         kept.until(lambda: keeper.is_held)
         assert keeper.tenure() == 102
     assert store.calls[-1] == "release"
+    assert list(store.lives) == [pytest.approx(0.24)], "the rest is for a successor to connect"
 
 
 def test_a_store_that_hangs_does_not_make_a_tenure_longer() -> None:
@@ -137,6 +142,44 @@ def test_rest_stops_the_campaign_and_keeps_what_is_held() -> None:
         kept.until(lambda: kept.keeper.is_held)
         kept.keeper.rest()
         assert kept.keeper.tenure() == 101
+
+
+def test_a_tenure_ends_before_the_store_lets_somebody_else_in() -> None:
+    store = Store()
+    with Kept(store, 100.0) as kept:
+        kept.keeper.campaign()
+        kept.until(lambda: kept.keeper.is_held)
+        assert kept.keeper.left == pytest.approx(70, abs=5)
+        assert kept.keeper.left + kept.keeper.slack < 80 <= min(store.lives) + 1e-6
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_sign_that_stands_still_is_that_of_a_dead_holder(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(watch, "clock", clock)
+    seen = Watch()
+
+    def facts() -> tuple[bool, object]:
+        return seen.is_over, seen.dead
+
+    assert facts() == (True, None), "nobody was seen"
+    seen.look("a:1", ttl=10.0, left=4.0)
+    clock.now = 3.9
+    seen.look("a:1", ttl=10.0, left=900.0)
+    assert facts() == (False, None)
+    clock.now = 4.0
+    assert facts() == (True, "a:1"), "the store said how old the first sign was"
+    seen.look("a:2", ttl=10.0, left=0.0)
+    clock.now = 13.9
+    assert facts() == (False, None), "of a later one this machine's clock decides"
+    clock.now = 14.0
+    assert facts() == (True, "a:2")
 
 
 def test_what_the_option_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
