@@ -562,6 +562,10 @@ class Lifecycle:
         if not (await asyncio.wait([closed], timeout=limit))[0]:
             self.tell.report(SpoolError("spool: the file could not be closed in time"))
             return 0
+        if kept := self.spool.kept:
+            self.tell.log(
+                "warning", "%d messages in handlers: they come again from the spool", kept
+            )
         return closed.result()
 
     def _left(self) -> float:

@@ -117,6 +117,8 @@ class SpooledInbox(Inbox):
         # without waiting for the file's thread.
         self._ahead: deque[tuple[Message, Keys]] = deque()
         self._ahead_bytes = 0
+        # Popped and neither done nor discarded; not of a journal, which has their rows.
+        self._in_hand: set[Message] = set()
         self._base = 0  # position of a message of this process, less its seq
         self._earlier = 0  # messages of earlier processes
         self._reading_stopped = False
@@ -239,15 +241,26 @@ class SpooledInbox(Inbox):
 
     # --- the handling side ---
 
+    def pop(self) -> Message | None:
+        message = super().pop()
+        if message is not None and not self._journal:
+            self._in_hand.add(message)
+        return message
+
     def done(self, message: Message, *, failed: bool = False, unrouted: bool = False) -> bool:
         """Reading is resumed by the file's thread: never here."""
         room = super().done(message, failed=failed, unrouted=unrouted)
+        self._in_hand.discard(message)
         if room or self._held:
             self._is_done(message, room)
         return False
 
     def pop_after(self, message: Message) -> tuple[Message | None, bool]:
         following, room = super().pop_after(message)
+        if not self._journal:
+            self._in_hand.discard(message)
+            if following is not None:
+                self._in_hand.add(following)
         if room or self._held:
             self._is_done(message, room)
         return following, False
@@ -262,6 +275,7 @@ class SpooledInbox(Inbox):
     def discard(self, message: Message, cause: str) -> bool:
         """Nothing is dropped that the file can keep."""
         with self._lock:
+            self._in_hand.discard(message)
             self._store.release(message)
             if self._ended and self._position(message) not in self._held:
                 self._drop(message, cause)
@@ -597,6 +611,11 @@ class SpooledInbox(Inbox):
         return self._may_skip() or (self._reading_stopped and self._has_room_again())
 
     # --- the end ---
+
+    def in_hand(self) -> list[Message]:
+        """Return, in order, the messages that handlers still have and no row keeps."""
+        with self._lock:
+            return sorted(self._in_hand, key=self._position)
 
     def end(self) -> int:
         """The file is closed; return how many messages could not be written to it: dropped."""

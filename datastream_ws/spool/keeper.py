@@ -33,6 +33,7 @@ class SpoolKeeper:
 
     Attributes:
         epoch: Of the last message in the file when it was opened.
+        kept: How many messages handlers still had at the end; the file has them, too.
 
     """
 
@@ -48,6 +49,7 @@ class SpoolKeeper:
         report: Callable[[BaseException], None],
     ) -> None:
         self.epoch = 0
+        self.kept = 0
         self._option = option
         self._name = name
         self._inbox = inbox
@@ -247,6 +249,7 @@ class SpoolKeeper:
         try:
             while self._write():
                 pass
+            self._keep_in_hand(self._file)
         except Exception as error:
             self._report(error)
         lost = self._inbox.end()
@@ -256,3 +259,9 @@ class SpoolKeeper:
             )
         self._file.close()
         return lost
+
+    def _keep_in_hand(self, file: SpoolFile) -> None:
+        """Write what handlers still have: the process may end before they do."""
+        rows = [self._inbox.record(message) for message in self._inbox.in_hand()]
+        file.write(rows, [])
+        self.kept = self._inbox.counts().waiting
