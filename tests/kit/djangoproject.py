@@ -57,6 +57,10 @@ class Process:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
+    @property
+    def is_running(self) -> bool:
+        return self._popen.poll() is None
+
     def wait_output(self, text: str, times: int = 1, timeout: float = PATIENCE) -> None:
         """Wait until *text* was printed so often."""
         self.wait_for(lambda: self.output.count(text) >= times, f"{text!r}", timeout)

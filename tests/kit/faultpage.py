@@ -1,8 +1,8 @@
 """
 Write docs/faults.md from the marks on the tests: ``python -m tests.kit.faultpage``.
 
-The marks are read from the source, so that nothing is imported and no test is left out because
-something it needs is not installed.
+The marks are read from the source, so that no test is imported, and none is left out because
+something it needs is not installed. The rows of ``kit/scenarios.py`` say their faults themselves.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .faultbook import BREAKS, FAULTS, NOT_APPLICABLE, SECTIONS
+from .scenarios import SCENARIOS
 
 __all__ = ["PAGE", "marks", "page"]
 
@@ -26,13 +27,17 @@ from the marks on the tests by `python -m tests.kit.faultpage`; a test fails whe
 
 {shown} of {all} faults are shown by a test, {not_applicable} do not apply, {open} are not shown
 yet. For {breaks} of them the table at the end names a one-line break of the code that makes the
-test fail.
+test fail. A `scenario` is a row of a table that is run over the core, `manage.py run_datastream`,
+`flask datastream run` and a Celery worker: `test_scenarios.py` in `acceptance` and `integrations`.
 """
 
 
 def marks() -> dict[str, list[str]]:
-    """Return fault id -> the tests that show it, as ``file::function``, in order."""
+    """Return fault id -> what shows it: scenarios, then tests as ``file::function``, in order."""
     found: dict[str, list[str]] = {}
+    for scenario in SCENARIOS.values():
+        for fault in scenario.faults:
+            found.setdefault(fault, []).append(f"scenario {scenario.name}")
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for name, function in _tests(tree.body):

@@ -28,6 +28,7 @@ from .rawsteps import (
     PONG,
     TEXT,
     Close,
+    Converse,
     Drain,
     Ended,
     Expect,
@@ -55,6 +56,7 @@ __all__ = [
     "PONG",
     "TEXT",
     "Close",
+    "Converse",
     "Drain",
     "Ended",
     "Expect",
@@ -83,14 +85,18 @@ class RawServer:
     Args:
         scripts: The n-th connection follows the n-th script; the last one repeats.
         ssl: Serve TLS with this context.
+        listens: From the start; else connections are refused until :meth:`listen`.
 
     """
 
-    def __init__(self, *scripts: Script, ssl: tls.SSLContext | None = None) -> None:
+    def __init__(
+        self, *scripts: Script, ssl: tls.SSLContext | None = None, listens: bool = True
+    ) -> None:
         self.scripts = scripts or ([],)
         self.host = "127.0.0.1"
         self.port = 0
         self._ssl = ssl
+        self._listens = listens
         self._stopping = threading.Event()
         self._changed = threading.Condition()
         self._connections: list[RawConnection] = []
@@ -98,16 +104,25 @@ class RawServer:
         self._listener: socket.socket
 
     def __enter__(self) -> Self:
-        self._listener = socket.create_server((self.host, 0), backlog=1024)
+        self._listener = socket.socket()
+        self._listener.bind((self.host, 0))
         self.port = self._listener.getsockname()[1]
-        self._spawn(self._accept)
+        if self._listens:
+            self.listen()
         return self
+
+    def listen(self) -> None:
+        """Accept connections from now on; again: nothing happens."""
+        if not self._threads:
+            self._listener.listen(1024)
+            self._spawn(self._accept)
 
     def __exit__(self, *exc_info: object) -> None:
         self._stopping.set()
         # shutdown, because closing a descriptor does not wake the thread that waits on it.
         _shut(self._listener)
-        self._threads[0].join()
+        for thread in self._threads[:1]:
+            thread.join()
         for connection in self.connections:
             _shut(connection.sock)
         for thread in self._threads:
@@ -170,6 +185,7 @@ class RawServer:
             connection.error = error
         finally:
             connection.sock.close()
+            connection.ended_at = time.monotonic()
             connection.done.set()
 
 

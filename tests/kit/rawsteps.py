@@ -51,6 +51,7 @@ class RawConnection:
         opened_at: ``time.monotonic()`` of the accept.
         request: The handshake request, once a step has read it.
         frames: What the steps have read, in order.
+        ended_at: ``time.monotonic()`` of its end on both sides; ``None``: not yet.
         done: Set once the connection has ended.
         error: What cut the script short, if anything.
 
@@ -62,6 +63,7 @@ class RawConnection:
     stopping: threading.Event
     request: bytes = b""
     frames: list[ReceivedFrame] = field(default_factory=list)
+    ended_at: float | None = None
     done: threading.Event = field(default_factory=threading.Event)
     error: BaseException | None = None
     unread: bytearray = field(default_factory=bytearray)
@@ -155,6 +157,17 @@ class ExpectFrame:
     def run(self, connection: RawConnection) -> None:
         while connection.read_frame().opcode != self.opcode and self.opcode is not None:
             pass
+
+
+@dataclass(frozen=True)
+class Converse:
+    """Answer pings, and at last the client's close frame, as a decent server does."""
+
+    def run(self, connection: RawConnection) -> None:
+        while (frame := connection.read_frame()).opcode != CLOSE:
+            if frame.opcode == PING:
+                Frame(PONG, frame.payload).run(connection)
+        Frame(CLOSE, frame.payload).run(connection)
 
 
 @dataclass(frozen=True)

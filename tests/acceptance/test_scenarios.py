@@ -1,0 +1,22 @@
+"""The table of scenarios over the core, in this process."""
+
+from __future__ import annotations
+
+import pytest
+
+from datastream_ws import Client
+from kit.scenarios import SCENARIOS
+from kit.stage import Stage
+from kit.witness import attend
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_over_the_core(name: str) -> None:
+    """As the row says, and no delay outside its envelope, no message unaccounted for."""
+    scenario = SCENARIOS[name]
+    with Stage(scenario) as stage:
+        client = Client(stage.url, name=name, **scenario.client_options)
+        attend(client, scenario, stage.say)
+        with client:
+            stage.wait()
+    stage.judge()

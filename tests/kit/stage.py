@@ -1,0 +1,188 @@
+"""
+Plays the server of a scenario, and judges what was seen of the client, wherever it lives.
+
+    with Stage(SCENARIOS["reset"]) as stage:
+        ...                                   # a client at stage.url whose witness tells stage.say
+        stage.wait()
+        ...                                   # the client is told to stop
+    stage.judge()
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Self
+
+from .rawserver import RawConnection, RawServer
+from .scenarios import Scenario
+
+__all__ = ["Stage", "wait_for_all"]
+
+PATIENCE = 60.0
+STEP = 0.005  # between two looks
+SOONER = 0.005  # a timer may fire so many seconds before its time; clocks are read apart
+
+
+class Stage:
+    """One scenario: its server, and the facts told by its witness. ``with`` starts and stops it."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.server = RawServer(*scenario.scripts, listens=not scenario.away)
+        self._lock = threading.Lock()
+        self._facts: list[dict[str, Any]] = []
+        self._seen: list[RawConnection] = []
+
+    def __enter__(self) -> Self:
+        self.server.__enter__()
+        self._begun = time.monotonic()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for connection in self.server.connections[-1:]:
+            connection.done.wait(0.5)  # a close frame may still be on its way
+        self.server.__exit__(*exc_info)
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    def say(self, **fact: Any) -> None:
+        """Take a fact; from any thread."""
+        with self._lock:
+            self._facts.append(fact)
+
+    def told(self, key: str) -> list[dict[str, Any]]:
+        """Return the facts that have *key*, in order."""
+        with self._lock:
+            return [fact for fact in self._facts if key in fact]
+
+    # --- how far it is ---
+
+    def is_over(self) -> bool:
+        """Whether everything has come that is expected before the client is stopped."""
+        row = self.scenario
+        if row.away and len(self._waits()) >= row.away:
+            self.server.listen()
+        return (
+            self._is_handled()
+            and len(self.server.connections) >= row.connections[0]
+            and len(self._waits()) >= max(len(row.waits), row.is_fatal)
+            and len(self._ends()) >= len(row.ends or ())
+            and len(self.told("error")) >= max(row.failed, row.error is not None)
+            and (row.seconds is None or time.monotonic() > self._first + row.seconds)
+        )
+
+    def _is_handled(self) -> bool:
+        if "hold" in self.scenario.handled:
+            return bool(self.told("holding"))
+        return len(self.told("handled")) >= len(self.scenario.handled)
+
+    @property
+    def _first(self) -> float:
+        return min(self.server.times, default=self._begun)
+
+    def _ends(self) -> list[int]:
+        return [fact["ended"] for fact in self.told("ended") if fact["will_retry"]]
+
+    def _waits(self) -> list[dict[str, Any]]:
+        """The times when the client said that it waits, or that it waits for nothing any more."""
+        return [fact for fact in self.told("state") if fact["state"] in ("waiting", "failed")]
+
+    def wait(self) -> None:
+        """Wait until it is over."""
+        wait_for_all([self])
+
+    # --- the judge ---
+
+    def judge(self, fatal_delay: float | None = None) -> None:
+        """
+        Assert that everything expected was seen, and nothing else; after the client has stopped.
+
+        Args:
+            fatal_delay: What the client was given.
+
+        """
+        row = self.scenario
+        assert [fact["handled"] for fact in self.told("handled")] == list(row.handled)
+        least, most = row.connections
+        assert least <= len(self.server.connections) <= most
+        if row.ends is not None:
+            assert self._ends() == list(row.ends)
+        if row.answers is not None:
+            assert self._answers() == list(row.answers)
+        if row.error is not None:
+            self._judge_error(*row.error)
+        self._judge_end(fatal_delay)
+        self._judge_ledger()
+        self._judge_waits(fatal_delay)
+        self._judge_time()
+
+    def _answers(self) -> list[int | None]:
+        frames = [frame for each in self.server.connections for frame in each.frames]
+        return [frame.close_code for frame in frames if frame.opcode == 8]
+
+    def _judge_error(self, kind: str, text: str) -> None:
+        first = self.told("error")[0]
+        assert first["error"] == (kind or first["error"])
+        assert text in first["text"]
+
+    def _judge_end(self, fatal_delay: float | None) -> None:
+        last = self.told("state")[-1]["state"]
+        assert last == ("failed" if self.scenario.is_fatal and fatal_delay is None else "closed")
+
+    def _judge_ledger(self) -> None:
+        [fact] = self.told("stats")
+        stats = fact["stats"]
+        row = self.scenario
+        assert stats["failed"] == row.failed
+        assert stats["handled"] == len(row.handled)
+        assert stats == stats | {"received": len(row.handled) + row.failed, "dropped": 0}
+        assert stats["waiting"] == stats["spooled"] == 0
+
+    def _judge_waits(self, fatal_delay: float | None) -> None:
+        """Every told delay lies within its envelope, and the next connection comes no sooner."""
+        row = self.scenario
+        waits = [fact for fact in self._waits() if fact["delay"] is not None]
+        bounds = itertools.chain(row.waits, self._envelope(fatal_delay))
+        for (least, most), wait in zip(bounds, waits, strict=False):
+            assert least <= wait["delay"] <= most
+        if not row.away:  # each wait follows a connection that the server has seen
+            pairs = itertools.pairwise(self.server.times)
+            for (begun, following), wait in zip(pairs, waits, strict=False):
+                assert following - begun >= wait["delay"] - SOONER
+
+    def _envelope(self, fatal_delay: float | None) -> Iterable[tuple[float, float]]:
+        """The bounds of each delay that the scenario says nothing of, from the first on."""
+        if self.scenario.is_fatal:
+            pace = fatal_delay or 0.0
+            return itertools.repeat((0.5 * pace, 1.5 * pace))
+        least = self.scenario.client_options["min_reconnect_delay"]
+        most = self.scenario.client_options["max_reconnect_delay"]
+        numbers = itertools.count(1 + len(self.scenario.waits))
+        return ((least, min(most, least * (5 if n == 1 else 2.0 ** min(n, 60)))) for n in numbers)
+
+    def _judge_time(self) -> None:
+        if self.scenario.noticed is not None:
+            least, most = self.scenario.noticed
+            first = self.server.connections[0]
+            assert first.ended_at is not None
+            assert least - SOONER <= first.ended_at - first.opened_at <= most
+
+
+def wait_for_all(
+    stages: Iterable[Stage],
+    look: Callable[[], object] = lambda: None,
+    patience: float = PATIENCE,
+) -> None:
+    """Wait until all are over, calling *look* between two looks; AssertionError says which not."""
+    left = list(stages)
+    deadline = time.monotonic() + patience
+    while left := [stage for stage in left if not stage.is_over()]:
+        told = {stage.scenario.name: stage.told("stream")[-5:] for stage in left}
+        assert time.monotonic() < deadline, f"not over after {patience} s: {told}"
+        look()
+        time.sleep(STEP)

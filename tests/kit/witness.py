@@ -1,0 +1,111 @@
+"""
+The handlers of a scenario's stream, the same in whatever process it lives, and what they tell.
+
+Each fact is a line of JSON: the stream, ``time.monotonic()``, and what there is to say.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from datastream_ws import DisconnectEvent, Message, State, StateEvent
+from datastream_ws.handlers import Decorators
+
+from .scenarios import Scenario
+
+__all__ = ["attend", "writer"]
+
+Say = Callable[..., None]
+
+
+def writer(path: str) -> Say:
+    """Return what writes facts into a file, each in one piece, from any thread or process."""
+    out = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def say(**fact: Any) -> None:
+        os.write(out, (json.dumps(fact) + "\n").encode())
+
+    return say
+
+
+def attend(
+    stream: Decorators, scenario: Scenario, say: Say, client: Callable[[], Any] | None = None
+) -> None:
+    """
+    Register the handlers of *scenario* on *stream*, whatever has the decorators.
+
+    Args:
+        say: Given each fact.
+        client: Returns what has ``stats()`` and ``error``; ``None``: *stream* has.
+
+    """
+    Witness(scenario, say, client or (lambda: stream)).listen(stream)
+
+
+class Witness:
+    """One stream's handlers."""
+
+    def __init__(self, scenario: Scenario, say: Say, client: Callable[[], Any]) -> None:
+        self._scenario = scenario
+        self._say = say
+        self._client = client
+        self._closing = threading.Event()
+        self._ready_calls = 0
+
+    def listen(self, stream: Decorators) -> None:
+        stream.on_ready(self.on_ready)
+        stream.on_message(self.on_message)
+        stream.on_disconnect(self.on_disconnect)
+        stream.on_error(self.on_error)
+        stream.on_state(self.on_state)
+
+    def say(self, **fact: Any) -> None:
+        self._say(stream=self._scenario.name, at=time.monotonic(), **fact)
+
+    def on_ready(self) -> None:
+        self._ready_calls += 1
+        if self._ready_calls <= self._scenario.ready_fails:
+            raise LookupError("as the scenario wants it")
+
+    def on_message(self, message: Message) -> None:
+        if message.data == "raise":
+            raise LookupError("as the message says")
+        if message.data == "exit":
+            raise SystemExit("as the message says")
+        if message.data == "hold":
+            self._hold()
+        self.say(handled=message.data, connection=message.connection)
+
+    def _hold(self) -> None:
+        """Keep the handler busy until the client closes, with everything received by then."""
+        while self._client().stats().messages_received < len(self._scenario.handled):
+            time.sleep(0.005)
+        self.say(holding=True)
+        self._closing.wait(60)
+
+    def on_disconnect(self, event: DisconnectEvent) -> None:
+        self.say(ended=event.code, connection=event.connection, will_retry=event.will_retry)
+
+    def on_error(self, error: BaseException) -> None:
+        cause = error.__cause__
+        text = f"{error}" if cause is None else f"{error}: {type(cause).__name__}"
+        self.say(error=type(error).__name__, text=text)
+
+    def on_state(self, event: StateEvent) -> None:
+        self.say(state=event.state.value, delay=event.delay)
+        if event.state is State.CLOSING:
+            self._closing.set()
+        if event.state.is_final:
+            self._closing.set()
+            self.say(stats=self._stats(), why=repr(self._client().error))
+
+    def _stats(self) -> dict[str, Any]:
+        stats = self._client().stats()
+        names = ("received", "handled", "failed", "waiting", "spooled")
+        counts = {name: getattr(stats, f"messages_{name}") for name in names}
+        return counts | {"dropped": sum(stats.messages_dropped.values())}
