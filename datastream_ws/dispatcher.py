@@ -548,6 +548,7 @@ class Dispatcher:
             f"{watched.handler.name} is slow",
             handler=watched.handler.function,
             messages=watched.messages,
+            still_running=True,
         )
         failure.__cause__ = slow
         self._report(failure)

@@ -145,14 +145,24 @@ class HandlerError(DataStreamError):
         message: The message it was given, the first one for a batch; ``None`` for a hook.
         messages: All messages of a batch, else the one message, or nothing for a hook.
         handler: The callable that raised.
+        still_running: It has not raised: it runs longer than ``handler_timeout``, and may yet
+            succeed. The cause says where it is.
 
     The handler's own error is the ``__cause__``.
     """
 
-    def __init__(self, text: str, *, handler: Any, messages: tuple[Message, ...] = ()) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        handler: Any,
+        messages: tuple[Message, ...] = (),
+        still_running: bool = False,
+    ) -> None:
         super().__init__(text)
         self.handler = handler
         self.messages = messages
+        self.still_running = still_running
 
     @property
     def message(self) -> Message | None:

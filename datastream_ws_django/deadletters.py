@@ -32,7 +32,7 @@ LONGEST_TRACEBACK = 20_000  # characters
 
 def keep(stream: Stream, error: BaseException) -> None:
     """Write a row for each message that a handler failed with; an ``on_error`` hook."""
-    if not isinstance(error, HandlerError) or not error.messages or is_only_slow(error):
+    if not isinstance(error, HandlerError) or not error.messages or error.still_running:
         return
     if not stream.settings.dead_letter_days:
         return
@@ -45,11 +45,6 @@ def keep(stream: Stream, error: BaseException) -> None:
             "and was `manage.py migrate` run?",
             *(stream.alias, len(rows), type(failure).__name__),
         )
-
-
-def is_only_slow(error: HandlerError) -> bool:
-    """The watchdog speaks of a handler that is still at work."""
-    return isinstance(error.__cause__, TimeoutError) and str(error).endswith(" is slow")
 
 
 def row_of(alias: str, message: Message, error: HandlerError) -> FailedMessage:

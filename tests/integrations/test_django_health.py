@@ -19,10 +19,11 @@ from django.test import override_settings
 from django.urls import reverse
 from django.utils import timezone
 
-from datastream_ws import State
+from datastream_ws import HandlerError, State
 from datastream_ws.testing import StreamServer
 from datastream_ws_django import datastreams
-from datastream_ws_django.deadletters import prune
+from datastream_ws_django.deadletters import keep, prune
+from datastream_ws_django.delivery import message_of
 from datastream_ws_django.models import FailedMessage, StreamStatus
 from datastream_ws_django.testing import deliver
 from kit.djangoproject import Project
@@ -243,3 +244,12 @@ def test_the_test_client_starts_nothing(stream_server: StreamServer) -> None:
         assert health("ready") == UNWELL
         assert datastreams["feed"].state is State.IDLE
     assert stream_server.attempts == []
+
+
+@pytest.mark.parametrize("still_running", [False, True])
+def test_a_slow_handler_makes_no_dead_letter(still_running: bool) -> None:
+    """It may yet succeed; a failed one is kept."""
+    stream = datastreams["feed"]
+    message = message_of(stream, "{}")
+    keep(stream, HandlerError("", handler=keep, messages=(message,), still_running=still_running))
+    assert FailedMessage.objects.exists() is not still_running

@@ -688,6 +688,7 @@ async def test_watchdog_names_a_slow_handler() -> None:
         [error] = s.reported
         assert isinstance(error, HandlerError)
         assert "sleepy_handler is slow" in str(error)
+        assert error.still_running
         assert isinstance(error.__cause__, TimeoutError)
         assert "release.wait(10)" in str(error.__cause__)
         assert error.message
