@@ -5,6 +5,7 @@ SHELL   := /bin/sh
 VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
+BENCH   := .venv-bench# what we are compared with, apart from what the tests run with
 SOURCES := $(wildcard datastream_ws datastream_ws_django datastream_ws_flask tests example_project benchmarks)
 
 # make PYTHON=… names another interpreter; WORKERS: how many tests at once (logical: one per core).
@@ -34,13 +35,13 @@ format: $(STAMP) ## let ruff format the code and mend what it can
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
-bench: $(STAMP) ## messages per second, ours beside the bare library
-	@$(BIN)/python -m benchmarks.receive $(ARGS)
+bench: $(BENCH)/.installed ## ours beside what people use instead: benchmarks/RESULTS.md
+	@$(BENCH)/bin/python -m benchmarks $(ARGS)
 
 install: $(STAMP) ## only make .venv
 
 clean: ## remove .venv, caches and build products
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each candidate is run: a shim of that name may be on the path with no Python behind it.
@@ -56,17 +57,25 @@ FIND_PYTHON = found=; for python in $(or $(PYTHON),python3.13 python3.12 python3
 python: # prints the interpreter that .venv is made with
 	@$(FIND_PYTHON); echo "$$found"
 
-# --clear: a half-made or moved .venv must not stay in the way.
-$(STAMP): pyproject.toml
+# $(call fill,DIRECTORY,GROUPS): a venv with the package, its extras and these dependency groups.
+# --clear: a half-made or moved one must not stay in the way.
+define fill
 	@$(FIND_PYTHON); set -e; \
 	if uv pip install --help 2>/dev/null | grep -q -e --group; then \
-	  echo "$(VENV): $$found, with uv"; \
-	  uv venv --quiet --clear --python "$$found" $(VENV); \
-	  uv pip install --quiet --python $(BIN)/python --group test --group lint --editable '.[all]'; \
+	  echo "$(1): $$found, with uv"; \
+	  uv venv --quiet --clear --python "$$found" $(1); \
+	  uv pip install --quiet --python $(1)/bin/python $(2:%=--group %) --editable '.[all]'; \
 	else \
-	  echo "$(VENV): $$found, with venv and pip"; \
-	  "$$found" -m venv --clear $(VENV); \
-	  $(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'; \
-	  $(BIN)/python -m pip install --quiet --group test --group lint --editable '.[all]'; \
+	  echo "$(1): $$found, with venv and pip"; \
+	  "$$found" -m venv --clear $(1); \
+	  $(1)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'; \
+	  $(1)/bin/python -m pip install --quiet $(2:%=--group %) --editable '.[all]'; \
 	fi
-	@touch $(STAMP)
+	@touch $(1)/.installed
+endef
+
+$(STAMP): pyproject.toml
+	$(call fill,$(VENV),test lint)
+
+$(BENCH)/.installed: pyproject.toml
+	$(call fill,$(BENCH),bench)

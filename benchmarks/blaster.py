@@ -7,8 +7,11 @@ served at once; each gets the same messages.
 
     python -m benchmarks.blaster --size 139 --count 200000     # prints its port, never ends
 
+A peer may ask for less than the whole load: ``ws://127.0.0.1:PORT/?count=1000``.
+
 With ``--rate`` it sends at a given pace instead, and each message carries the moment it was due
 (``sent``, nanoseconds of `time.monotonic_ns`, a clock all processes of a machine share).
+With ``--sink`` it counts bytes instead, and says ``done`` once it has so many messages.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
+from urllib.parse import parse_qs, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
@@ -55,8 +59,10 @@ class Load:
         count: messages per connection; 0 sends none and only reads.
         rate: messages per second; None: as fast as the peer reads.
         binary: binary frames instead of text frames, with the same bytes.
-        compress: permessage-deflate for every peer that offers it.
+        compress: permessage-deflate; a peer that does not offer it is refused.
         close: send Close 1000 after the last message instead of waiting for the peer's.
+        together: this many peers are waited for before any of them is sent anything.
+        sink: read this many messages, all of one size and nothing between, then send ``done``.
     """
 
     size: int = 139
@@ -65,10 +71,14 @@ class Load:
     binary: bool = False
     compress: bool = False
     close: bool = False
+    together: int = 1
+    sink: int = 0
 
     def __post_init__(self) -> None:
         if self.size < SMALLEST:
             raise ValueError(f"size must be at least {SMALLEST} bytes")
+        if self.together < 1 or self.sink < 0:
+            raise ValueError("together must be at least 1, sink must not be negative")
         if self.count < 0 or (self.rate is not None and self.rate <= 0):
             raise ValueError("count must not be negative, rate must be above 0")
         if self.compress and self.rate is not None:
@@ -86,6 +96,7 @@ class Load:
     def arguments(self) -> list[str]:
         """The command line that makes the same load in another process."""
         words = ["--size", str(self.size), "--count", str(self.count)]
+        words += ["--together", str(self.together), "--sink", str(self.sink)]
         if self.rate is not None:
             words += ["--rate", str(self.rate)]
         flags = {"--binary": self.binary, "--compress": self.compress, "--close": self.close}
@@ -194,16 +205,17 @@ def compressed(load: Load, *, takeover: bool) -> Stream:
 
 
 class Sources:
-    """Everything any peer may need, encoded before the first one connects."""
+    """What a peer may be sent, encoded before the first one connects."""
 
     def __init__(self, load: Load) -> None:
+        self.compress = load.compress
         self.plain = plain(load)
         self.takeover = compressed(load, takeover=True) if load.compress else self.plain
         self.no_takeover = compressed(load, takeover=False) if load.compress else self.plain
 
     def choose(self, offer: str | None) -> tuple[Stream, str | None]:
         """The stream for a peer's extension offer, and the extension agreed on, if any."""
-        if self.takeover is self.plain or offer is None:
+        if not self.compress or offer is None:
             return self.plain, None
         agreed = ["permessage-deflate"]
         if "server_max_window_bits" in offer:
@@ -244,15 +256,24 @@ def sleep_until(moment: int) -> None:
 # --- the server -----------------------------------------------------------------------------------
 
 
-def read_request(reader: BinaryIO) -> dict[str, str]:
-    """The headers of a handshake, names in lower case; repeated ones joined."""
+REFUSAL = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+def read_request(reader: BinaryIO) -> tuple[str, dict[str, str]]:
+    """Target and headers of a handshake, names in lower case; repeated ones joined."""
     headers: dict[str, str] = {}
-    reader.readline()
+    words = reader.readline().decode("latin-1").split()
     while line := reader.readline().strip():
         name, _, value = line.decode("latin-1").partition(":")
         name, value = name.lower(), value.strip()
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
+    return words[1] if len(words) > 1 else "", headers
+
+
+def count_in(target: str) -> int | None:
+    """The count that a peer asks for, None if it takes them all."""
+    values = parse_qs(urlsplit(target).query).get("count")
+    return int(values[0]) if values else None
 
 
 def response(key: str, extension: str | None) -> bytes:
@@ -287,6 +308,25 @@ def unmasked(data: bytes, mask: bytes) -> bytes:
     return (int.from_bytes(data) ^ int.from_bytes(whole)).to_bytes(size)
 
 
+def skip(reader: BinaryIO, size: int) -> bool:
+    """Read and drop this many bytes; False if the peer hung up before."""
+    buffer = memoryview(bytearray(1024 * 1024))
+    while size > 0:
+        got = reader.readinto(buffer[:size])  # type: ignore[attr-defined]
+        if not got:
+            return False
+        size -= got
+    return True
+
+
+def masked_frame_bytes(head: bytes) -> int:
+    """Bytes of a client's whole frame, from its first ten."""
+    length = head[1] & 0x7F
+    if length < 126:
+        return 6 + length
+    return 8 + int.from_bytes(head[2:4]) if length == 126 else 14 + int.from_bytes(head[2:10])
+
+
 def first_deflate_offer(headers: dict[str, str]) -> str | None:
     """The parameters of the first permessage-deflate offer, None without one."""
     for offer in headers.get("sec-websocket-extensions", "").split(","):
@@ -298,10 +338,13 @@ def first_deflate_offer(headers: dict[str, str]) -> str | None:
 class Peer:
     """One connection, from handshake to hang-up."""
 
-    def __init__(self, sock: socket.socket, load: Load, sources: Sources) -> None:
+    def __init__(
+        self, sock: socket.socket, load: Load, sources: Sources, start: threading.Barrier
+    ) -> None:
         self._sock = sock
         self._load = load
         self._sources = sources
+        self._start = start
         self._writing = threading.Lock()  # keeps a pong from landing inside a block
         self._ended = False
         self._said_close = False
@@ -310,13 +353,31 @@ class Peer:
         """Send the load and answer pings until the peer closes. Runs on the reading thread."""
         with self._sock, contextlib.suppress(OSError), self._sock.makefile("rb") as reader:
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            headers = read_request(reader)
+            target, headers = read_request(reader)
             if "sec-websocket-key" not in headers:
                 return  # not a WebSocket client; a port probe, say
             stream, extension = self._sources.choose(first_deflate_offer(headers))
+            if self._load.compress and extension is None:
+                self._write(REFUSAL)
+                return
             self._write(response(headers["sec-websocket-key"], extension))
-            threading.Thread(target=self._blast, args=(stream,), daemon=True).start()
-            self._answer(reader)
+            count = count_in(target)
+            count = self._load.count if count is None else min(count, self._load.count)
+            threading.Thread(target=self._blast, args=(stream, count), daemon=True).start()
+            if self._swallow(reader):
+                self._answer(reader)
+
+    def _swallow(self, reader: BinaryIO) -> bool:
+        """Take what a sink is to take: by its size, as parsing would be slower than the peer."""
+        if not self._load.sink:
+            return True
+        head = reader.read(10)
+        if len(head) < 10:
+            return False
+        swallowed = skip(reader, self._load.sink * masked_frame_bytes(head) - len(head))
+        if swallowed:
+            self._write(frame(TEXT, b"done"))
+        return swallowed
 
     def _answer(self, reader: BinaryIO) -> None:
         try:
@@ -330,10 +391,11 @@ class Peer:
         self._close()
         self._sock.shutdown(socket.SHUT_RDWR)  # also wakes a sender that is stuck
 
-    def _blast(self, stream: Stream) -> None:
+    def _blast(self, stream: Stream, count: int) -> None:
         load = self._load
-        chunks = stream.chunks(load.count) if load.rate is None else timed(load, load.rate)
+        chunks = stream.chunks(count) if load.rate is None else timed(load, load.rate)
         with contextlib.suppress(OSError):
+            self._start.wait()
             for chunk in chunks:
                 if self._ended:
                     return
@@ -355,11 +417,12 @@ class Peer:
 def serve(load: Load, port: int = 0) -> None:
     """Print the port and serve connections until the process is killed."""
     sources = Sources(load)
+    start = threading.Barrier(load.together)
     with socket.create_server(("127.0.0.1", port), backlog=1024) as listener:
         print(listener.getsockname()[1], flush=True)
         while True:
             sock, _ = listener.accept()
-            threading.Thread(target=Peer(sock, load, sources).serve, daemon=True).start()
+            threading.Thread(target=Peer(sock, load, sources, start).serve, daemon=True).start()
 
 
 # --- the process ----------------------------------------------------------------------------------
@@ -419,6 +482,8 @@ def main() -> None:
     parser.add_argument("--binary", action="store_true", help="binary frames")
     parser.add_argument("--compress", action="store_true", help="permessage-deflate if offered")
     parser.add_argument("--close", action="store_true", help="send Close 1000 after the last")
+    parser.add_argument("--together", type=int, default=1, help="peers that start as one")
+    parser.add_argument("--sink", type=int, default=0, help="messages to read, then say done")
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
     parser.add_argument("--until-eof", action="store_true", help="end when stdin does")
     words = vars(parser.parse_args())

@@ -18,12 +18,15 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from benchmarks.parts import Figures, Part, Scale, rows
 from datastream_ws.retry import Backoff
 
-__all__ = ["CURVES", "Result", "storm"]
+__all__ = ["CURVES", "PARTS", "Result", "storm"]
 
+FLEETS = (1_000, 10_000, 100_000, 1_000_000)  # clients
+OUTAGE = 30.0  # seconds
 SLICE = 0.1  # seconds that accepts and peaks are counted over
 
 Delay = Callable[[int], float]
@@ -108,6 +111,38 @@ def _result(attempts: Counter[int], back: list[float], outage: float, clients: i
         most=back[(99 * clients - 1) // 100],
         attempts=sum(attempts.values()) / clients,
     )
+
+
+def measure(scale: Scale) -> Figures:
+    found = []
+    for clients in scale.pick(FLEETS, FLEETS[:2]):
+        for curve in CURVES:
+            result = storm(curve, clients, OUTAGE, clients / 10, random.Random(1))
+            found.append({"clients": clients, "curve": curve, **asdict(result)})
+    return {"storms": found}
+
+
+def show(figures: Figures) -> list[str]:
+    body = [
+        [
+            f"{each['clients']:,} × {each['curve']}",
+            f"{each['peak']:,}",
+            f"{each['peak_after']:,}",
+            f"{each['half']:.1f}",
+            f"{each['most']:.1f}",
+            f"{each['attempts']:.1f}",
+        ]
+        for each in figures["storms"]
+    ]
+    head = ["", "most attempts in 100 ms", "once back", "50 % back, s", "99 % back, s", "attempts"]
+    text = (
+        f"Simulated: all lose their connection at once, the server is away for {OUTAGE:g} s and "
+        "then accepts a tenth of them a second. `seed` is the Go client's curve."
+    )
+    return [text, "", *rows([*head[:-1], "attempts each"], body)]
+
+
+PARTS = [Part("storm", "Reconnect storms", measure, show)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

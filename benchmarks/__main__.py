@@ -1,0 +1,73 @@
+"""
+Ours beside what people use instead: everything, in one run, into RESULTS.md.
+
+    make bench                                  # all of it: about 25 minutes
+    make bench ARGS="--quick"                   # a first look: two minutes, written to build/bench
+    make bench ARGS="--only aims latency"       # some parts; the others' last figures are kept
+    make bench ARGS="--report"                  # only write RESULTS.md anew, from what there is
+
+The machine should have nothing else to do. Exit code 1 if a run failed, never because one was slow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import results
+from benchmarks.blaster import ROOT
+from benchmarks.fresh import RunError
+from benchmarks.parts import Part, Scale
+from benchmarks.report import PARTS, aims_table, write
+
+QUICK = ["aims", "peers", "variants", "latency", "sending", "memory", "storm"]
+
+
+def measure(part: Part, scale: Scale, folder: Path) -> None:
+    """Measure one part and keep its figures."""
+    print(f"{part.name} …", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    figures = part.measure(scale)
+    took = time.monotonic() - began
+    results.save(folder / "results", part.name, figures, quick=scale.quick, seconds=took)
+    print("\n".join([f"\n## {part.title or 'The aims'} ({took:.0f} s)\n", *shown(part, figures)]))
+
+
+def shown(part: Part, figures: dict[str, object]) -> list[str]:
+    aims = aims_table({part.name: {"figures": figures}}) if figures.get("aims") else []
+    return [*aims, *([""] if aims else []), *part.show(figures)]
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    names = [part.name for part in PARTS]
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, messages and parts")
+    parser.add_argument("--only", nargs="+", choices=names, metavar="PART", help=", ".join(names))
+    parser.add_argument("--report", action="store_true", help="measure nothing")
+    parser.add_argument("--out", type=Path, help="folder for RESULTS.md, its picture and results/")
+    words = parser.parse_args(arguments)
+    words.only = words.only or (QUICK if words.quick else names)
+    words.out = words.out or (ROOT / "build/bench" if words.quick else ROOT / "benchmarks")
+    return words
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = parse(arguments)
+    failed = False
+    for part in [] if words.report else PARTS:
+        if part.name in words.only:
+            try:
+                measure(part, Scale(words.quick), words.out)
+            except RunError as error:
+                failed = True
+                print(f"{part.name}: {error}", file=sys.stderr)
+    print(f"\nwritten: {write(words.out)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""What a thousand clients cost that have nothing to do: memory, and the processor's time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import resource
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.blaster import Blaster, Load
+from benchmarks.contestants import PATIENCE
+from benchmarks.fresh import fresh
+from benchmarks.pairs import pairs, spread
+from benchmarks.parts import Aim, Figures, Part, Scale, rows, times
+
+if TYPE_CHECKING:
+    from datastream_ws import Client
+
+__all__ = ["PARTS", "bare", "cpu_share", "ours", "resident"]
+
+CLIENTS = 1000
+GREETINGS = 5  # messages each client is sent first, so that everything made at need is there
+WINDOW = 54.0  # seconds: a whole keepalive interval, in which each of our clients pings once
+
+MEMORY = Aim("KiB per idle client / bare connection, default compression", 1.2, at_least=False)
+CPU = Aim(f"CPU of {CLIENTS:,} idle clients, share of a core", 1.0, at_least=False, unit=" %")
+
+
+# --- in a process of its own ----------------------------------------------------------------------
+
+
+def resident() -> float:
+    """KiB of memory of this process."""
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 1024
+
+
+def cpu_share(seconds: float) -> float:
+    """Per cent of a core that this process uses, over so many seconds."""
+    began, used = time.perf_counter(), time.process_time()
+    time.sleep(seconds)
+    return 100 * (time.process_time() - used) / (time.perf_counter() - began)
+
+
+def facts(before: float, clients: int, window: float) -> Figures:
+    """What the clients that were opened since `before` cost."""
+    kib = (resident() - before) / clients
+    threads = threading.active_count()
+    return {"kib": kib, "threads": threads, "cpu": cpu_share(window) if window else 0.0}
+
+
+def ours(url: str, clients: int, window: float, **options: Any) -> Figures:
+    """Costs of so many `Client`s, each with a handler."""
+    with running(url, 1, **options):  # what a process has once is there now
+        before = resident()
+        with running(url, clients, **options):
+            return facts(before, clients, window)
+
+
+@contextlib.contextmanager
+def running(url: str, clients: int, **options: Any) -> Iterator[None]:
+    """So many clients, connected and greeted."""
+    from datastream_ws import Client
+
+    with contextlib.ExitStack() as stack:
+        every = [Client(url, name=f"c{number}", **options) for number in range(clients)]
+        for client in every:
+            client.on_message(lambda message: message.json())
+            stack.enter_context(client)
+        until_greeted(every)
+        yield
+
+
+def until_greeted(every: list[Client]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while late := [each for each in every if each.stats().messages_handled < GREETINGS]:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{len(late)} not greeted; {late[0].error!r}, {late[0].stats()}")
+        time.sleep(0.05)
+
+
+def bare(url: str, clients: int, window: float) -> Figures:
+    """Costs of so many bare connections, each with a task that reads."""
+    return asyncio.run(bare_loop(url, clients, window))
+
+
+async def bare_loop(url: str, clients: int, window: float) -> Figures:
+    async with reading(url, 1):
+        before = resident()
+        async with reading(url, clients):
+            # It sleeps: in a thread, so that the loop goes on.
+            return await asyncio.to_thread(facts, before, clients, window)
+
+
+@contextlib.asynccontextmanager
+async def reading(url: str, clients: int) -> AsyncIterator[None]:
+    """So many connections, greeted, each read by a task."""
+    every = [Greeted(url) for _ in range(clients)]
+    tasks = [asyncio.create_task(each.read()) for each in every]
+    await asyncio.wait_for(asyncio.gather(*(each.done.wait() for each in every)), PATIENCE)
+    yield
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+class Greeted:
+    """A bare connection that is read until it is cancelled."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.done = asyncio.Event()
+
+    async def read(self) -> None:
+        from websockets.asyncio.client import connect
+
+        greetings = 0
+        async with connect(self._url) as connection:
+            async for message in connection:
+                json.loads(message)
+                greetings += 1
+                if greetings == GREETINGS:
+                    self.done.set()
+
+
+# --- the part -------------------------------------------------------------------------------------
+
+ENGINES = ("websockets", "picows")
+KIB = ("kib", "bare_kib")
+
+
+def greeter() -> Blaster:
+    return Blaster(Load(count=GREETINGS, compress=True))
+
+
+def measure_memory(scale: Scale) -> Figures:
+    clients, ratios, found = scale.count(CLIENTS), {}, []
+    with greeter() as blaster:
+        words = {"url": blaster.url, "clients": clients, "window": 0}
+        for engine in ENGINES:
+            ours, bare = partial(kib, "ours", engine=engine, **words), partial(kib, "bare", **words)
+            both = pairs(ours, bare, scale.rounds(5))
+            own, other = (median(each) for each in zip(*both, strict=True))
+            ratio = ratios[engine] = [own / other for own, other in both]
+            figures = {"ratio": spread(ratio).json(), "kib": own, "bare_kib": other}
+            found.append({"engine": engine, **figures})
+    return {"aims": [MEMORY.json(ratios["websockets"])], "clients": clients, "engines": found}
+
+
+def kib(function: str, **words: Any) -> float:
+    return float(fresh("idle", function, **words)["kib"])
+
+
+def show_memory(figures: Figures) -> list[str]:
+    body = [
+        [f"engine {each['engine']}", times(each["ratio"]), *(f"{each[key]:,.0f}" for key in KIB)]
+        for each in figures["engines"]
+    ]
+    text = (
+        f"{figures['clients']:,} clients in one process, compression agreed on, "
+        f"{GREETINGS} messages received by each."
+    )
+    return [text, "", *rows(["", "ratio to bare connections", "KiB each", "bare KiB each"], body)]
+
+
+def measure_cpu(scale: Scale) -> Figures:
+    clients, window = scale.count(CLIENTS), 5.0 if scale.quick else WINDOW
+    with greeter() as blaster:
+        words = {"url": blaster.url, "clients": clients, "window": window}
+        found = {kind: fresh("idle", kind, **words) for kind in ("ours", "bare")}
+    aims = [CPU.json([found["ours"]["cpu"]])]
+    return {"aims": aims, "clients": clients, "window": window, **found}
+
+
+def show_cpu(figures: Figures) -> list[str]:
+    body = [
+        [each, f"{figures[each]['cpu']:.2f} %", f"{figures[each]['threads']:,}"]
+        for each in ("ours", "bare")
+    ]
+    text = (
+        f"{figures['clients']:,} idle clients for {figures['window']:g} s; "
+        "ours ping every 54 s, bare ones every 20 s."
+    )
+    return [text, "", *rows(["", "share of a core", "threads"], body)]
+
+
+PARTS = [
+    Part("memory", "Memory of idle clients", measure_memory, show_memory),
+    Part("cpu", "Idle clients' share of the processor", measure_cpu, show_cpu),
+]

@@ -1,0 +1,202 @@
+"""How late a message is handled: from the moment it was due at the server to the handler.
+
+The blaster stamps each message with the moment it was due, so that a client that falls behind pays
+for every message that had to wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.blaster import Blaster, Load
+from benchmarks.contestants import PATIENCE
+from benchmarks.fresh import fresh
+from benchmarks.pairs import pairs, spread
+from benchmarks.parts import Aim, Figures, Part, Scale, rows, times
+from benchmarks.receive import ENDLESS, rate
+
+if TYPE_CHECKING:
+    from datastream_ws import Message
+
+__all__ = ["PARTS", "percentile", "receive"]
+
+SIZE = 139
+SLOW = 1_000  # messages per second: what a busy feed sends
+SECONDS = 2.5  # of each run
+WARM_UP = 0.1  # share of the messages that do not count
+
+# what, baseline, aim of the ratio of the medians
+PAIRS = [
+    ("ours-async", "bare", Aim("latency p50, async handler / bare loop", 1.1, at_least=False)),
+    ("ours-sync", "bare", Aim("latency p50, sync handler / bare loop", 1.6, at_least=False)),
+    ("ours-picows-async", "picows-websockets-json", None),
+    ("ours-picows-sync", "picows-websockets-json", None),
+]
+# whose p99 / p50 at half their maximal rate
+HALF = [
+    ("ours-sync", Aim("p99 / p50 at half the maximal rate, sync handler", 5, at_least=False)),
+    ("ours-async", Aim("p99 / p50 at half the maximal rate, async handler", 5, at_least=False)),
+    ("bare", Aim("for comparison: p99 / p50 of the bare loop", None, at_least=False)),
+]
+
+
+# --- in a process of its own ----------------------------------------------------------------------
+
+Late = list[int]
+"""Nanoseconds that each message was late."""
+
+
+def receive(name: str, url: str, count: int) -> dict[str, float]:
+    """Microseconds of p50 and p99 of one contestant; half a second on, all have warmed up."""
+    late: Late = []
+    note = partial(noted, late)
+    ways: dict[str, Callable[[], object]] = {
+        "bare": lambda: asyncio.run(in_a_loop("websockets.asyncio.client", url, count, note)),
+        "picows-websockets-json": lambda: asyncio.run(
+            in_a_loop("picows.websockets", url, count, note)
+        ),
+        "ours-sync": lambda: in_a_client(url, count, late, "websockets"),
+        "ours-picows-sync": lambda: in_a_client(url, count, late, "picows"),
+        "ours-async": lambda: asyncio.run(in_an_async_client(url, count, late, "websockets")),
+        "ours-picows-async": lambda: asyncio.run(in_an_async_client(url, count, late, "picows")),
+    }
+    ways[name]()
+    late = sorted(late[int(count * WARM_UP) :])
+    return {"p50": percentile(late, 0.50) / 1e3, "p99": percentile(late, 0.99) / 1e3}
+
+
+def noted(late: Late, obj: Any) -> int:
+    """Keep how late a message is; return how many there were."""
+    late.append(time.monotonic_ns() - obj["sent"])
+    return len(late)
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The figure that `share` of them do not exceed."""
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+async def in_a_loop(module: str, url: str, count: int, note: Callable[[Any], int]) -> None:
+    import importlib
+
+    connect = importlib.import_module(module).connect
+    async with connect(url) as connection:
+        async for message in connection:
+            if note(json.loads(message)) == count:
+                break
+
+
+def in_a_client(url: str, count: int, late: Late, engine: str) -> None:
+    from datastream_ws import Client
+
+    client, done = Client(url, engine=engine), threading.Event()
+
+    @client.on_message
+    def handle(message: Message) -> None:
+        if noted(late, message.json()) == count:
+            done.set()
+
+    with client:
+        if not done.wait(PATIENCE):
+            raise RuntimeError(f"{len(late)} of {count} messages: {client.stats()}")
+
+
+async def in_an_async_client(url: str, count: int, late: Late, engine: str) -> None:
+    from datastream_ws import AsyncClient
+
+    client, done = AsyncClient(url, engine=engine), asyncio.Event()
+
+    @client.on_message
+    async def handle(message: Message) -> None:
+        if noted(late, message.json()) == count:
+            done.set()
+
+    async with client:
+        await asyncio.wait_for(done.wait(), PATIENCE)
+
+
+# --- the part -------------------------------------------------------------------------------------
+
+
+def measure(scale: Scale) -> Figures:
+    rounds = scale.rounds(5)
+    found, aims = [], []
+    for name, baseline, aim in scale.pick(PAIRS, PAIRS[:2]):
+        both = pairs(partial(at_pace, name), partial(at_pace, baseline), rounds)
+        ratios = [own["p50"] / other["p50"] for own, other in both]
+        found.append(
+            {"name": name, "baseline": baseline, "ratio": spread(ratios).json(), **of(both)}
+        )
+        if aim is not None:
+            aims.append(aim.json(ratios))
+    return {"aims": aims, "pairs": found}
+
+
+def of(both: Sequence[tuple[dict[str, float], dict[str, float]]]) -> Figures:
+    """Medians over the rounds, of both sides."""
+    own, other = zip(*both, strict=True)
+    return {
+        "own": {key: median(each[key] for each in own) for key in ("p50", "p99")},
+        "other": {key: median(each[key] for each in other) for key in ("p50", "p99")},
+    }
+
+
+def at_pace(name: str, pace: float = SLOW) -> dict[str, float]:
+    count = int(pace * SECONDS)
+    with Blaster(Load(SIZE, count, rate=pace)) as blaster:
+        found: dict[str, float] = fresh(
+            "latency", "receive", name=name, url=blaster.url, count=count
+        )
+    return found
+
+
+def measure_half(scale: Scale) -> Figures:
+    aims, found = [], []
+    for name, aim in HALF:
+        runs = [at_half(name) for _ in range(scale.rounds(5))]
+        aims.append(aim.json([run["p99"] / run["p50"] for run in runs]))
+        keys = ("pace", "p50", "p99")
+        found.append({"name": name, **{key: median(run[key] for run in runs) for key in keys}})
+    return {"aims": aims, "half": found}
+
+
+def at_half(name: str) -> dict[str, float]:
+    """Latency at half of what this contestant has just been able to take."""
+    with Blaster(Load(SIZE, ENDLESS)) as blaster:
+        pace = rate(name, blaster.url, 100_000) / 2
+    return {"pace": pace, **at_pace(name, pace)}
+
+
+def show(figures: Figures) -> list[str]:
+    body = [
+        [
+            f"`{each['name']}` / `{each['baseline']}`",
+            times(each["ratio"]),
+            *(f"{each['own'][key]:,.0f}" for key in ("p50", "p99")),
+            *(f"{each['other'][key]:,.0f}" for key in ("p50", "p99")),
+        ]
+        for each in figures["pairs"]
+    ]
+    head = ["", "ratio of p50", "p50 µs", "p99 µs", "baseline p50 µs", "p99 µs"]
+    return [f"At {SLOW:,} messages a second.", "", *rows(head, body)]
+
+
+def show_half(figures: Figures) -> list[str]:
+    body = [
+        [f"`{each['name']}`", *(f"{each[key]:,.0f}" for key in ("pace", "p50", "p99"))]
+        for each in figures["half"]
+    ]
+    return rows(["", "messages/s", "p50 µs", "p99 µs"], body)
+
+
+PARTS = [
+    Part("latency", "Latency", measure, show),
+    Part("half", "Latency at half the maximal rate", measure_half, show_half),
+]

@@ -1,0 +1,53 @@
+"""Pairs: two runs right after one another, and the ratio between them.
+
+Whatever else the machine does slows both, so the ratio is the figure that counts. Which of the two
+comes first changes from pair to pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+__all__ = ["Spread", "pairs", "rotated", "spread"]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and extremes of some figures."""
+
+    median: float
+    low: float
+    high: float
+
+    def json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def spread(values: Sequence[float]) -> Spread:
+    return Spread(median(values), min(values), max(values))
+
+
+def pairs(
+    own: Callable[[], T], other: Callable[[], T], rounds: int, start: int = 0
+) -> list[tuple[T, T]]:
+    """(own, other) of each round; `other` is measured first in every other round."""
+    found = []
+    for number in range(start, start + rounds):
+        if number % 2:
+            first = own()
+            found.append((first, other()))
+        else:
+            second = other()
+            found.append((own(), second))
+    return found
+
+
+def rotated(names: Sequence[str], by: int) -> list[str]:
+    """The names, starting elsewhere: nobody is always measured after the same one."""
+    by %= len(names)
+    return [*names[by:], *names[:by]]

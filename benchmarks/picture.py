@@ -1,0 +1,97 @@
+"""A bar chart as SVG: a few rectangles and texts, readable on light and dark pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+__all__ = ["Bar", "bars"]
+
+WIDTH = 860  # user units, as all below
+LABELS = 250  # the column of names
+FIGURES = 170  # the column right of the longest bar
+ROW, BAR = 24, 14
+TOP = 58
+
+STYLE = """\
+  text { font: 13px system-ui, -apple-system, "Segoe UI", Helvetica, sans-serif; fill: #1f2328 }
+  .title { font-size: 16px; font-weight: 600 }
+  .note { fill: #59636e }
+  .page { fill: #ffffff }
+  .ours { fill: #0969da }
+  .peer { fill: #afb8c1 }
+  .mark { stroke: #59636e; stroke-dasharray: 3 3 }
+  @media (prefers-color-scheme: dark) {
+    text { fill: #f0f6fc }
+    .note { fill: #9198a1 }
+    .page { fill: #0d1117 }
+    .ours { fill: #4493f8 }
+    .peer { fill: #656c76 }
+    .mark { stroke: #9198a1 }
+  }"""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """
+    One bar.
+
+    Args:
+        name: At its left.
+        value: Its length.
+        figure: What stands at its end.
+        ours: Whether it is drawn as one of ours.
+
+    """
+
+    name: str
+    value: float
+    figure: str
+    ours: bool
+
+
+def bars(title: str, note: str, found: Sequence[Bar], mark: float | None = None) -> str:
+    """
+    The chart, the bars in the order given, all on one linear scale from 0.
+
+    Args:
+        mark: A value at which a dashed line goes through; None: nowhere.
+
+    """
+    most = max(bar.value for bar in found)
+    scale = (WIDTH - LABELS - FIGURES) / most
+    height = TOP + ROW * len(found) + 16
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+        f'width="{WIDTH}" height="{height}" role="img" aria-label="{escape(title)}">',
+        f"<style>\n{STYLE}\n</style>",
+        f'<rect class="page" width="{WIDTH}" height="{height}" rx="6"/>',
+        text(16, 26, title, "title"),
+        text(16, 45, note, "note"),
+    ]
+    if mark is not None:
+        x = LABELS + mark * scale
+        lines.append(f'<path class="mark" d="M{x:.1f} {TOP}V{height - 12}"/>')
+    for number, bar in enumerate(found):
+        lines += row(bar, TOP + ROW * number, scale)
+    return "\n".join([*lines, "</svg>", ""])
+
+
+def row(bar: Bar, top: float, scale: float) -> list[str]:
+    middle = top + ROW / 2
+    kind = "ours" if bar.ours else "peer"
+    length = max(1.0, bar.value * scale)
+    return [
+        text(LABELS - 10, middle + 4.5, bar.name, anchor="end"),
+        f'<rect class="{kind}" x="{LABELS}" y="{middle - BAR / 2}" width="{length:.1f}" '
+        f'height="{BAR}" rx="2"/>',
+        text(LABELS + length + 8, middle + 4.5, bar.figure, "note"),
+    ]
+
+
+def text(x: float, y: float, what: str, kind: str = "", anchor: str = "") -> str:
+    words = [f'x="{x:.1f}" y="{y:.1f}"']
+    words += [f'class="{kind}"'] if kind else []
+    words += [f'text-anchor="{anchor}"'] if anchor else []
+    return f"<text {' '.join(words)}>{escape(what)}</text>"

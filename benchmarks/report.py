@@ -1,0 +1,144 @@
+"""RESULTS.md and its picture, made from the figures in ``results/`` and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import growth, idle, latency, results, sending, storm, throughput
+from benchmarks.parts import Part, rows, times
+from benchmarks.picture import Bar, bars
+
+__all__ = ["PARTS", "PICTURE", "aims_table", "document", "picture", "write"]
+
+PARTS: list[Part] = [
+    *throughput.PARTS,
+    *latency.PARTS,
+    *sending.PARTS,
+    *idle.PARTS,
+    *growth.PARTS,
+    *storm.PARTS,
+]
+
+PICTURE = "throughput.svg"
+PICTURED = {
+    "peers": throughput.PEERS,
+    "variants": [
+        "ours-sync",
+        "ours-async",
+        "ours-msgspec-sync",
+        "ours-picows-sync",
+        "ours-picows-async",
+        "ours-picows-msgspec-sync",
+        "ours-picows-msgspec-async",
+        "ours-picows-raw-sync",
+        "ours-picows-raw-async",
+    ],
+}
+BEYOND = (
+    "picows-raw",
+    "bare-raw",
+)  # nothing but a callback: the scale of the picture would be theirs
+
+HEAD = """\
+# Results
+
+Written by `make bench` from the figures in [results/](results/); nothing here is written by hand.
+What each is and how it is measured is in [README.md](README.md).
+
+**Ratios are what counts.** Each is taken within pairs of runs, one right after the other, in fresh
+processes on one machine; given are the median and, in brackets, the extremes. Messages per second
+hold for that machine on that day.
+"""
+
+
+def write(folder: Path) -> Path:
+    """Write RESULTS.md and the picture beside the folder `results`; return the document's path."""
+    path = folder / "RESULTS.md"
+    drawn = picture(folder / "results")
+    if drawn is not None:
+        (folder / PICTURE).write_text(drawn, encoding="utf-8")
+    path.write_text(document(folder / "results"), encoding="utf-8")
+    return path
+
+
+def document(folder: Path) -> str:
+    """The text of RESULTS.md from the figures in a folder."""
+    found = {part.name: results.load(folder, part.name) for part in PARTS}
+    measured = {name: each for name, each in found.items() if each is not None}
+    lines = [
+        HEAD,
+        *conditions(list(measured.values())),
+        "## The aims",
+        "",
+        *aims_table(measured),
+        "",
+    ]
+    if measured.keys() & PICTURED.keys():
+        lines += [f"![Messages received and handled, as bars]({PICTURE})", ""]
+    for part in PARTS:
+        if part.title and part.name in measured:
+            lines += [f"## {part.title}", "", *part.show(measured[part.name]["figures"]), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def conditions(measured: Sequence[dict[str, Any]]) -> list[str]:
+    """Where and when; a line for each machine or set of versions there was."""
+    lines = []
+    for machine, versions, quick in dict.fromkeys(map(condition, measured)):
+        those = [each for each in measured if condition(each) == (machine, versions, quick)]
+        moments = sorted(each["when"] for each in those)
+        span = " to ".join(dict.fromkeys([moments[0], moments[-1]]))
+        minutes = sum(each["seconds"] for each in those) / 60
+        form = "quick form: for a first look" if quick else f"{minutes:.0f} minutes"
+        lines += [f"Measured {span} ({form}); {machine}; {versions}.", ""]
+    return lines
+
+
+def condition(found: dict[str, Any]) -> tuple[str, str, bool]:
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    return found["machine"], versions, found["quick"]
+
+
+def aims_table(measured: dict[str, dict[str, Any]]) -> list[str]:
+    """What was aimed at, what was measured, and whether it is met."""
+    body = [
+        [aim["what"], goal(aim), times(aim) + aim["unit"], verdict(aim["met"])]
+        for each in measured.values()
+        for aim in each["figures"].get("aims", [])
+    ]
+    return rows(["", "aim", "measured", "met"], body)
+
+
+def goal(aim: dict[str, Any]) -> str:
+    if aim["limit"] is None:
+        return "–"
+    return f"{'≥' if aim['at_least'] else '≤'} {aim['limit']:g}{aim['unit']}"
+
+
+def verdict(met: bool | None) -> str:
+    return "–" if met is None else "yes" if met else "**no**"
+
+
+def picture(folder: Path) -> str | None:
+    """Everybody's speed as bars, the slowest first; ``None``: nobody was measured."""
+    found = sorted(pictured(folder), key=lambda bar: bar.value)
+    if not found:
+        return None
+    note = (
+        f"{throughput.SIZE}-byte JSON messages on one connection; times the bare websockets loop, "
+        "messages per second"
+    )
+    return bars("Messages received and handled", note, found, mark=1.0)
+
+
+def pictured(folder: Path) -> Iterator[Bar]:
+    for part, names in PICTURED.items():
+        figures = (results.load(folder, part) or {"figures": {"scores": {}}})["figures"]
+        for name in names:
+            if name in figures["scores"] and name not in BEYOND:
+                score = figures["scores"][name]
+                ratio = score["ratio"]["median"]
+                figure = f"{ratio:.2f} × · {score['rate']:,.0f}/s"
+                yield Bar(name, ratio, figure, ours=name.startswith("ours"))

@@ -1,0 +1,200 @@
+"""The parts about how many messages a second: the aims, everybody, every size, everything on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from benchmarks.blaster import Load
+from benchmarks.contestants import CONTESTANTS, named
+from benchmarks.parts import TEXT, Aim, Figures, Part, Scale, rows, times
+from benchmarks.receive import BASELINE, play
+
+__all__ = ["AIMS", "PARTS"]
+
+SIZE = 139  # bytes: a price, a flag, a position
+COUNT = 100_000  # messages a run of the bare loop is given, about half a second's
+
+# own, baseline, aim
+AIMS = [
+    ("ours-sync", "bare", Aim("default engine / bare `websockets`", 1.2)),
+    ("ours-sync", "websocket-client", Aim("default engine / `WebSocketApp`", 6)),
+    ("ours-sync", "schematichq", Aim("default engine / `schematichq`'s client", 1.35)),
+    ("ours-picows-msgspec-sync", "bare", Aim("picows + msgspec / bare `websockets`", 5)),
+    ("ours-picows-msgspec-sync", "aiohttp", Aim("picows + msgspec / `aiohttp`", 1.5)),
+    (
+        "ours-picows-raw-async",
+        "picows-websockets-raw",
+        Aim("picows, raw data, async handler / bare `picows.websockets`", 0.8),
+    ),
+]
+
+PEERS = [
+    "bare",
+    "bare-raw",
+    "websocket-client",
+    "schematichq",
+    "aiohttp",
+    "picows-websockets-json",
+    "picows-websockets-raw",
+    "picows-json",
+    "picows-raw",
+]
+IN_EVERY_SIZE = [
+    "websocket-client",
+    "schematichq",
+    "aiohttp",
+    "picows-websockets-json",
+    "picows-json",
+    "ours-sync",
+    "ours-async",
+    "ours-msgspec-sync",
+    "ours-picows-sync",
+    "ours-picows-async",
+    "ours-picows-msgspec-sync",
+    "ours-picows-raw-async",
+]
+SIZES = {64: 100_000, 512: 80_000, 4096: 25_000, 65536: 2_500}  # bytes: messages for the bare loop
+LOOPS = [
+    ("ours-uvloop-sync", "ours-sync"),
+    ("ours-uvloop-loop", "ours-loop"),
+    ("ours-picows-uvloop-sync", "ours-picows-sync"),
+    ("ours-picows-uvloop-loop", "ours-picows-loop"),
+]
+ADAPTERS = [
+    ("ours-unlimited", "ours-sync"),
+    ("ours-spool-idle", "ours-unlimited"),
+    ("ours-journal", "ours-sync"),
+    ("django-decorator", "ours-sync"),
+    ("django-receiver", "ours-sync"),
+    ("flask", "ours-sync"),
+]
+
+
+# --- the aims -------------------------------------------------------------------------------------
+
+
+def measure_aims(scale: Scale) -> Figures:
+    load = Load(SIZE, scale.count(COUNT))
+    aims = []
+    for name, baseline, aim in AIMS:
+        score = play([name], load, scale.rounds(9), baseline)[name]
+        aims.append(aim.json(score.ratios))
+    return {"aims": aims}
+
+
+def show_aims(figures: Figures) -> list[str]:
+    return []  # they stand in the table of all aims
+
+
+# --- everybody ------------------------------------------------------------------------------------
+
+
+def measure_names(scale: Scale, names: Sequence[str], rounds: int = 5) -> Figures:
+    scores = play(names, Load(SIZE, scale.count(COUNT)), scale.rounds(rounds))
+    return {"scores": {name: score.json() for name, score in scores.items()}}
+
+
+def variants() -> list[str]:
+    """Our client with every engine, codec and kind of handler on asyncio's loop."""
+    named(BASELINE)
+    return [name for name in CONTESTANTS if name.startswith("ours-") and not others(name)]
+
+
+def others(name: str) -> bool:
+    return "uvloop" in name or name in {name for pair in ADAPTERS for name in pair[:1]}
+
+
+def measure_peers(scale: Scale) -> Figures:
+    return measure_names(scale, PEERS)
+
+
+def measure_variants(scale: Scale) -> Figures:
+    quick = ["ours-sync", "ours-async", "ours-picows-msgspec-sync", "ours-picows-raw-async"]
+    return measure_names(scale, scale.pick(variants(), quick), rounds=3)
+
+
+def show_scores(figures: Figures) -> list[str]:
+    body = [
+        [f"`{name}`", times(found["ratio"]), f"{found['rate']:,.0f}", about(name)]
+        for name, found in figures["scores"].items()
+    ]
+    return rows(["", "ratio to `bare`", "messages/s", TEXT], body)
+
+
+def about(name: str) -> str:
+    return named(name).about
+
+
+# --- every size -----------------------------------------------------------------------------------
+
+
+def measure_size(scale: Scale, size: int) -> Figures:
+    count, rounds = scale.count(SIZES[size]), scale.rounds(3)
+    names = scale.pick(IN_EVERY_SIZE, ["aiohttp", "ours-sync", "ours-picows-msgspec-sync"])
+    packing = [name for name in names if named(name).deflate]
+    plain = play(names, Load(size, count), rounds)
+    packed = play(packing, Load(size, count // 2, compress=True), rounds)
+    return {
+        "plain": {name: score.json() for name, score in plain.items()},
+        "packed": {name: score.json() for name, score in packed.items()},
+    }
+
+
+def show_size(figures: Figures) -> list[str]:
+    plain, packed = figures["plain"], figures["packed"]
+    body = [
+        [f"`{name}`", *size_cells(plain.get(name)), *size_cells(packed.get(name))] for name in plain
+    ]
+    first = next(iter(plain.values())), next(iter(packed.values()))
+    bare = [cell for found in first for cell in ("1", f"{found['baseline_rate']:,.0f}")]
+    head = ["", "ratio to `bare`", "messages/s", "compressed: ratio", "messages/s"]
+    return rows(head, [["`bare`", *bare], *body])
+
+
+def size_cells(found: Figures | None) -> tuple[str, str]:
+    return (times(found["ratio"]), f"{found['rate']:,.0f}") if found else ("–", "–")
+
+
+# --- ours beside ours -----------------------------------------------------------------------------
+
+
+def measure_beside(scale: Scale, both: Sequence[tuple[str, str]], rounds: int) -> Figures:
+    load = Load(SIZE, scale.count(COUNT))
+    found = []
+    for name, baseline in both:
+        score = play([name], load, scale.rounds(rounds), baseline)[name]
+        found.append({"name": name, "baseline": baseline, **score.json()})
+    return {"pairs": found}
+
+
+def show_beside(figures: Figures) -> list[str]:
+    body = [
+        [
+            f"`{found['name']}` / `{found['baseline']}`",
+            times(found["ratio"]),
+            f"{found['rate']:,.0f}",
+            about(found["name"]),
+        ]
+        for found in figures["pairs"]
+    ]
+    return rows(["", "ratio", "messages/s", TEXT], body)
+
+
+def size_part(size: int) -> Part:
+    title = f"Messages of {size:,} bytes"
+    return Part(f"size-{size}", title, partial(measure_size, size=size), show_size)
+
+
+def beside_part(name: str, title: str, both: Sequence[tuple[str, str]]) -> Part:
+    return Part(name, title, partial(measure_beside, both=both, rounds=5), show_beside)
+
+
+PARTS = [
+    Part("aims", "", measure_aims, show_aims),
+    Part("peers", "What people use instead", measure_peers, show_scores),
+    Part("variants", "Ours: engine, codec, handler", measure_variants, show_scores),
+    *map(size_part, SIZES),
+    beside_part("loops", "uvloop", LOOPS),
+    beside_part("adapters", "Spool, Django, Flask", ADAPTERS),
+]
