@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-__all__ = ["peer_text", "shown_url"]
+__all__ = ["escaped", "peer_text", "shown_url"]
 
 UNREADABLE = "(unreadable URL)"
 SHOWN_TEXT = 200  # characters of a peer's text that logs, errors and pages show
@@ -31,6 +31,12 @@ def peer_text(text: object) -> str:
         line = str(text)[: SHOWN_TEXT + 1]
     except Exception:  # of a user's exception: that it cannot be shown must not hide it
         line = f"({type(text).__name__})"
-    if not line.isprintable():
-        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    line = escaped(line)
     return line if len(line) <= SHOWN_TEXT else line[: SHOWN_TEXT - 1] + "…"
+
+
+def escaped(text: str) -> str:
+    """Return *text* with everything escaped that could drive a terminal, line breaks too."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

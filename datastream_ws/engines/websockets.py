@@ -34,6 +34,7 @@ from websockets.exceptions import (
 from websockets.frames import CloseCode, Opcode
 from websockets.protocol import OPEN
 from websockets.proxy import get_proxy
+from websockets.uri import parse_uri
 
 from ..exceptions import ConfigurationError, HandshakeError
 from ..options import ClientOptions
@@ -51,7 +52,7 @@ from .answers import (
 )
 from .dialling import dialled
 
-__all__ = ["HOOKED", "WebsocketsEngine"]
+__all__ = ["HOOKED", "WebsocketsEngine", "proxy_for"]
 
 _TEXT, _BINARY, _CONT, _PONG = Opcode.TEXT, Opcode.BINARY, Opcode.CONT, Opcode.PONG
 
@@ -404,6 +405,11 @@ class WebsocketsEngine:
     @property
     def unsent(self) -> int:
         return self._connection.transport.get_write_buffer_size()
+
+
+def proxy_for(url: str) -> str | None:
+    """Return the proxy that the environment names for a stream's URL; it may hold a password."""
+    return get_proxy(parse_uri(url))
 
 
 def _handshake_error(error: InvalidHandshake) -> Exception:

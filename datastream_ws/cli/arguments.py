@@ -1,0 +1,251 @@
+"""The arguments of the command line. No text here repeats a value: it may be a secret."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .. import __version__
+from ..options import check_headers, check_url
+from ..redaction import peer_text
+from ..runner import EXIT_USAGE
+
+__all__ = ["parse"]
+
+COMMANDS = ("listen", "replay", "check")
+ANY_PORT = 65535
+LISTEN_EXITS = """\
+exit codes: 0 stopped, 1 something cannot be read or written, 2 usage,
+  3 gave up (the server will not have us), 4 a second Ctrl-C, or not done in time
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """One line about what is wrong; the usage only when asked for."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(
+            **settings,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {peer_text(message)} ({self.prog} --help)", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return what is wanted; ``run`` is the command's function. Exits on ``--help`` and errors."""
+    parser, commands = _parser()
+    if not arguments:
+        parser.error(f"say one of {', '.join(COMMANDS)}")
+    first = next((each for each in arguments if not each.startswith("-")), None)
+    if first is not None and first not in COMMANDS:
+        near = difflib.get_close_matches(first[:20], COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"say one of {', '.join(COMMANDS)} first"
+        parser.error(f"no such command; {hint}")
+    wanted, rest = parser.parse_known_args(arguments)
+    if rest:
+        commands[wanted.command].error(_too_much(rest, commands[wanted.command]))
+    return wanted
+
+
+def _too_much(rest: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    unknown = next((each for each in rest if each.startswith("-")), None)
+    if unknown is None:
+        return "there is an argument too many; quote what has spaces in it, -H 'Name: value'"
+    option = unknown.partition("=")[0]
+    near = difflib.get_close_matches(option, parser._option_string_actions, n=1)
+    return f"no option {option}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _parser() -> tuple[Parser, dict[str, Parser]]:
+    parser = Parser(
+        prog="datastream-ws",
+        description="Listen to a WebSocket stream, record and replay it, check why it fails.",
+    )
+    parser.add_argument("--version", action="version", version=f"datastream-ws {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    return parser, {
+        "listen": _listen(commands),
+        "replay": _replay(commands),
+        "check": _check(commands),
+    }
+
+
+def _listen(commands: Any) -> Parser:
+    parser: Parser = commands.add_parser(
+        "listen",
+        help="print what a stream sends, and stay connected",
+        description="Prints what a stream sends, and reconnects: on a terminal with a live status "
+        "line,\nin a pipe as JSON lines, with words on what happens on stderr.",
+        epilog=LISTEN_EXITS,
+    )
+    _add_connection(parser)
+    add = parser.add_argument
+    add("--send", metavar="JSON", type=_json, action="append", default=[],
+        help="sent on each connection; may be repeated; @FILE: what is in the file")  # fmt: skip
+    add("--send-text", metavar="TEXT", dest="send", action="append",
+        help="the same for a text that is no JSON")  # fmt: skip
+    add("--record", metavar="FILE", help="write a recording for `datastream-ws replay`")
+    add("--max-messages", metavar="N", type=_count, help="end after N messages")
+    add("--max-size", metavar="BYTES", type=_count, default=2**20,
+        help="largest message that is taken (default: %(default)s)")  # fmt: skip
+    add("--max-reconnect-attempts", metavar="N", type=_count,
+        help="give up after N failed attempts in a row (default: never)")  # fmt: skip
+    add("--min-reconnect-delay", metavar="S", type=_seconds, default=1.0,
+        help="(default: %(default)g)")  # fmt: skip
+    add("--max-reconnect-delay", metavar="S", type=_seconds, default=30.0,
+        help="(default: %(default)g)")  # fmt: skip
+    return _finish(parser, "listening", "listen")
+
+
+def _replay(commands: Any) -> Parser:
+    parser: Parser = commands.add_parser(
+        "replay",
+        help="serve a recording, with its timing and its drops",
+        description="Serves a recording of `listen --record`: to each client from its beginning, "
+        "with its timing;\nwhere the connection was lost it is dropped again, and goes on when the "
+        "client comes back.",
+    )
+    add = parser.add_argument
+    add("file", metavar="FILE")
+    add("--port", metavar="P", type=_port, default=8765, help="0: any (default: %(default)s)")
+    add("--host", metavar="ADDRESS", default="127.0.0.1",
+        help="to listen on (default: %(default)s, this machine only)")  # fmt: skip
+    add("--speed", metavar="X", type=_speed, default=1.0,
+        help="2: twice as fast; inf: without waiting")  # fmt: skip
+    ending = parser.add_mutually_exclusive_group()
+    ending.add_argument("--once", action="store_true", help="exit once a client has had it all")
+    ending.add_argument("--loop", action="store_true", help="begin again at the end")
+    return _finish(parser, "replaying", "replay")
+
+
+def _check(commands: Any) -> Parser:
+    parser: Parser = commands.add_parser(
+        "check",
+        help="say step by step whether a stream can be reached",
+        description="Looks the host up, connects, checks the certificate, does the handshake and a "
+        "ping, and says in\nplain words what is wrong and what to do.",
+        epilog="exit codes: 0 all is well, 1 it is not, 2 usage",
+    )
+    _add_connection(parser, checked=False)
+    add = parser.add_argument
+    add("--timeout", metavar="S", type=_seconds, default=10.0,
+        help="seconds for each step (default: %(default)g)")  # fmt: skip
+    return _finish(parser, "checking", "check")
+
+
+def _add_connection(parser: Parser, *, checked: bool = True) -> None:
+    add = parser.add_argument
+    add("url", metavar="URL", type=_url if checked else str, help="ws:// or wss://")
+    add("-H", "--header", metavar="'NAME: VALUE'", dest="headers", action=_Headers, default={},
+        help="of the handshake; may be repeated; @FILE: one a line, unseen by `ps`")  # fmt: skip
+    add("--subprotocol", metavar="NAME", dest="subprotocols", action="append", default=[],
+        help="may be repeated")  # fmt: skip
+    add("--cafile", metavar="FILE", help="trust this authority's certificate (PEM)")
+
+
+def _finish(parser: Parser, module: str, function: str) -> Parser:
+    parser.add_argument("-v", "--verbose", action="store_true", help="the log, and tracebacks")
+
+    def run(wanted: argparse.Namespace) -> int:
+        from importlib import import_module
+
+        command: Callable[[argparse.Namespace], int]
+        command = getattr(import_module(f"datastream_ws.cli.{module}"), function)
+        return command(wanted)
+
+    parser.set_defaults(run=run)
+    return parser
+
+
+# --- values ----------------------------------------------------------------------------------
+
+
+class _Headers(argparse.Action):
+    """Collects ``Name: value``."""
+
+    def __call__(self, parser: Any, wanted: Any, values: Any, option: Any = None) -> None:
+        try:
+            found = headers(values)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+        setattr(wanted, self.dest, {**getattr(wanted, self.dest), **found})
+
+
+def headers(text: str) -> dict[str, str]:
+    """Return the headers of one ``-H``."""
+    lines = _content(text).splitlines() if text.startswith("@") else [text]
+    found: dict[str, str] = {}
+    for line in filter(str.strip, lines):
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise argparse.ArgumentTypeError("must be 'Name: value', in quotes")
+        found[name.strip()] = value.strip(" \t")
+    if wrong := check_headers(found):
+        raise argparse.ArgumentTypeError(wrong)
+    return found
+
+
+def _content(text: str) -> str:
+    """Return what is in the file that ``@FILE`` names."""
+    try:
+        return Path(text[1:]).read_text(encoding="utf-8")
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text[1:]}: {error.strerror}") from None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[1:]}: is not UTF-8") from None
+
+
+def _json(text: str) -> str:
+    """The text as it stands, once it is known to be JSON: shells eat quotes."""
+    text = _content(text) if text.startswith("@") else text
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        raise argparse.ArgumentTypeError(
+            "is no JSON; put it into single quotes, or say --send-text"
+        ) from None
+    return text
+
+
+def _url(text: str) -> str:
+    if wrong := check_url(text):
+        raise argparse.ArgumentTypeError(wrong)
+    return text
+
+
+def _count(text: str) -> int:
+    return int(_number(text, int, lambda n: n >= 1, "must be a whole number of at least 1"))
+
+
+def _port(text: str) -> int:
+    good = f"must be a port, 0 to {ANY_PORT}"
+    return int(_number(text, int, lambda n: 0 <= n <= ANY_PORT, good))
+
+
+def _speed(text: str) -> float:
+    return float(_number(text, float, lambda n: n > 0, "must be a number above 0"))
+
+
+def _seconds(text: str) -> float:
+    finite = "must be a number of seconds above 0"
+    return float(_number(text, float, lambda n: n > 0 and math.isfinite(n), finite))
+
+
+def _number(text: str, kind: type[Any], good: Callable[[Any], bool], wrong: str) -> Any:
+    try:
+        number = kind(text)
+    except ValueError:
+        number = None
+    if number is None or not good(number):
+        raise argparse.ArgumentTypeError(wrong)
+    return number

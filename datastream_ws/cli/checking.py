@@ -1,0 +1,270 @@
+"""``datastream-ws check``: whether a stream can be reached, step by step, in plain words."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import ssl
+import sys
+import time
+import traceback
+from concurrent.futures import Future
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException
+from threading import Thread
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .. import Client, State
+from ..engines.websockets import proxy_for
+from ..options import check_url
+from ..redaction import escaped, peer_text, shown_url
+from .advice import (
+    Trouble,
+    certificate_text,
+    handshake_trouble,
+    lookup_trouble,
+    reach_trouble,
+    tls_trouble,
+)
+from .listening import show_log, ssl_context
+
+__all__ = ["check"]
+
+T = TypeVar("T")
+
+MOST_ADDRESSES = 4
+PING_INTERVAL = 0.2  # seconds
+STEPS = ("URL", "Proxy", "DNS", "TCP", "TLS", "Handshake", "Ping")
+
+
+def check(wanted: argparse.Namespace) -> int:
+    """Run the command; return its exit code."""
+    report = Report()
+    show_log(report, wanted.verbose)
+    with closing(Checking(wanted)) as checking:
+        for name in STEPS:
+            try:
+                report.good(name, getattr(checking, name.lower())())
+            except Trouble as trouble:
+                report.bad(name, trouble)
+                if wanted.verbose:
+                    traceback.print_exception(trouble)
+                return 1
+    return 0
+
+
+class Checking:
+    """The steps, each a method that returns what to say, or raises :class:`Trouble`."""
+
+    def __init__(self, wanted: argparse.Namespace) -> None:
+        self._wanted = wanted
+        self._url: str = wanted.url
+        self._timeout: float = wanted.timeout
+        self._context = ssl_context(wanted.cafile)
+        self._proxy: str | None = None
+        self._addresses: list[str] = []
+        self._client: Client | None = None
+
+    @property
+    def _target(self) -> tuple[str, int]:
+        """Host and port of the server."""
+        return host_and_port(self._url)
+
+    @property
+    def _peer(self) -> tuple[str, int]:
+        """Host and port that are connected to."""
+        return host_and_port(self._proxy or self._url)
+
+    def url(self) -> str:
+        if wrong := check_url(self._url):
+            raise Trouble(f"the URL {wrong}", "write it as wss://host/path, in quotes")
+        secure = self._url.startswith("wss:")
+        how = "encrypted" if secure else "not encrypted"
+        if not secure and self._target[0] not in ("localhost", "127.0.0.1", "::1"):
+            how += ": anybody on the way can read and change it"
+        return f"{shown_url(self._url)}, port {self._target[1]}, {how}"
+
+    def proxy(self) -> str:
+        try:
+            self._proxy = proxy_for(self._url)
+        except Exception as error:
+            raise Trouble(
+                "the proxy that the environment names cannot be used",
+                "look at HTTPS_PROXY, HTTP_PROXY and ALL_PROXY; NO_PROXY names hosts without",
+            ) from error
+        if self._proxy is None:
+            return "none"
+        return f"{shown_url(self._proxy)}, from the environment (HTTPS_PROXY, …)"
+
+    def dns(self) -> str:
+        host, port = self._peer
+        began = time.monotonic()
+        try:
+            found = within(
+                self._timeout, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            )
+        except (OSError, UnicodeError) as error:
+            raise lookup_trouble(host, error) from error
+        self._addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+        shown = ", ".join(self._addresses[:MOST_ADDRESSES])
+        more = len(self._addresses) - MOST_ADDRESSES
+        return f"{host} is {shown}{f' and {more} more' if more > 0 else ''}{took(began)}"
+
+    def tcp(self) -> str:
+        port = self._peer[1]
+        failures: dict[str, OSError] = {}
+        for address in self._addresses[:MOST_ADDRESSES]:
+            began = time.monotonic()
+            try:
+                socket.create_connection((address, port), self._timeout).close()
+            except OSError as error:
+                failures[address] = error
+            else:
+                dead = "".join(f"; {each} does not, the client copes" for each in failures)
+                return f"{address} answers on port {port}{took(began)}{dead}"
+        first, why = next(iter(failures.items()))
+        raise reach_trouble(first, port, why, via_proxy=self._proxy is not None) from why
+
+    def tls(self) -> str:
+        if not self._url.startswith("wss:"):
+            return "not used with ws://"
+        scheme = urlsplit(self._proxy).scheme if self._proxy else ""
+        if scheme not in ("", "http"):
+            return f"through the {scheme} proxy; comes with the handshake"
+        host = self._target[0]
+        context = self._context or ssl.create_default_context()
+        try:
+            with self._connected() as sock, context.wrap_socket(sock, server_hostname=host) as tls:
+                certificate: Any = tls.getpeercert() or {}
+                return f"{tls.version()}, {certificate_text(certificate, time.time())}"
+        except (OSError, HTTPException) as error:  # of which SSLError is one
+            raise tls_trouble(host, error) from error
+
+    def _connected(self) -> socket.socket:
+        """Return a TCP connection to the server, through an HTTP proxy if there is one."""
+        host, port = self._target
+        if not self._proxy:
+            return socket.create_connection((host, port), self._timeout)
+        tunnel = HTTPConnection(*self._peer, timeout=self._timeout)
+        tunnel.set_tunnel(host, port, authorization(self._proxy))
+        tunnel.connect()
+        return tunnel.sock
+
+    def handshake(self) -> str:
+        wanted = self._wanted
+        client = self._client = Client(
+            self._url,
+            headers=wanted.headers,
+            ssl=self._context if self._url.startswith("wss:") else None,
+            subprotocols=wanted.subprotocols or None,
+            open_timeout=self._timeout,
+            ping_interval=PING_INTERVAL,
+            max_reconnect_attempts=1,
+        )
+        began = time.monotonic()
+        client.start()
+        try:
+            client.wait_ready(self._timeout + 1.0)
+        except Exception as error:
+            raise handshake_trouble(self._url, error) from error
+        return f"the server speaks WebSocket{took(began)}"
+
+    def ping(self) -> str:
+        client = self._client
+        assert client is not None
+        deadline = time.monotonic() + self._timeout
+        while time.monotonic() < deadline:
+            trip = client.stats().round_trip_time
+            if trip is not None:
+                return f"answered in {milliseconds(trip)}{received(client)}"
+            if client.state is State.FAILED:
+                raise handshake_trouble(self._url, client.error)
+            time.sleep(0.01)
+        raise Trouble(
+            f"no answer within {self._timeout:g} s",
+            "the protocol demands one; with ping_interval=None the client does without, and "
+            "a connection that dies silently is noticed by pong_timeout alone",
+        )
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close(1.0)
+
+
+class Report:
+    """Prints a line for each step, at once; colours on a terminal."""
+
+    def __init__(self) -> None:
+        with suppress(AttributeError):
+            sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+        width = None if sys.stdout.isatty() else 200
+        self._console = Console(highlight=False, markup=False, emoji=False, width=width)
+        self._marks = "✓✗" if "utf" in self._console.encoding.lower() else "+x"
+
+    def good(self, name: str, text: str) -> None:
+        self._row(Text(self._marks[0], "green"), Text(name), Text(escaped(text)))
+
+    def bad(self, name: str, trouble: Trouble) -> None:
+        self._row(Text(self._marks[1], "bold red"), Text(name, "bold"), Text(escaped(trouble.text)))
+        self._row(Text(), Text(), Text(escaped(trouble.advice), "yellow"))
+
+    def event(self, topic: str, text: str) -> None:
+        self._row(Text(), Text(), Text(peer_text(text), "dim"))
+
+    def _row(self, mark: Text, name: Text, text: Text) -> None:
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column()
+        grid.add_column(min_width=max(map(len, STEPS)))
+        grid.add_column(overflow="fold")
+        grid.add_row(mark, name, text)
+        self._console.print(grid)
+
+
+def host_and_port(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    secure = parts.scheme in ("wss", "https")
+    return parts.hostname or "", parts.port or (443 if secure else 80)
+
+
+def authorization(proxy: str) -> dict[str, str]:
+    """Return the header that carries a proxy's user and password."""
+    from base64 import b64encode
+    from urllib.parse import unquote
+
+    parts = urlsplit(proxy)
+    if parts.username is None:
+        return {}
+    secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return {"Proxy-Authorization": f"Basic {b64encode(secret.encode()).decode()}"}
+
+
+def within(seconds: float, function: Any) -> Any:
+    """Call *function* on a thread; raises TimeoutError when it takes longer."""
+    result: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            result.set_result(function())
+        except BaseException as error:
+            result.set_exception(error)
+
+    Thread(target=work, daemon=True).start()
+    return result.result(seconds)
+
+
+def took(began: float) -> str:
+    return f" ({milliseconds(time.monotonic() - began)})"
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds >= 0.001 else "under 1 ms"
+
+
+def received(client: Client) -> str:
+    count = client.stats().messages_received
+    return f"; {count} message{'s' if count > 1 else ''} so far" if count else ""

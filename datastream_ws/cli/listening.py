@@ -1,0 +1,243 @@
+"""``datastream-ws listen``: print what a stream sends, and stay connected."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import ssl
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+from .. import (
+    Client,
+    ConfigurationError,
+    DisconnectEvent,
+    GapEvent,
+    HandlerError,
+    Message,
+    ReconnectError,
+    State,
+    StateEvent,
+)
+from ..exceptions import said
+from ..process import signals_to
+from ..redaction import peer_text, shown_url
+from ..runner import EXIT_CONFIGURATION, EXIT_FORCED, EXIT_OK, Runner
+from .lines import Lines
+from .recording import Recorder
+from .screen import Screen, plural
+
+__all__ = ["listen", "show_log", "ssl_context"]
+
+COMMAND = "datastream-ws listen"
+PING_INTERVAL = 15.0  # seconds; so that the status line soon knows the round trip
+MOST_AT_ONCE = 500  # messages in one write
+
+
+def listen(wanted: argparse.Namespace) -> int:
+    """Run the command; return its exit code."""
+    options = client_options(wanted)
+    recorder = Recorder(wanted.record, shown_url(wanted.url)) if wanted.record else None
+    show: Screen | Lines
+    if sys.stdout.isatty():
+        show = Screen(shown_url(wanted.url))
+    else:
+        show = Lines(COMMAND, lambda: listener.end(None))
+    listener = Listener(Client(wanted.url, **options), show, recorder)
+    for number, text in enumerate(wanted.send):
+        listener.client.subscribe(text, key=number)
+    show_log(show, wanted.verbose)
+    try:
+        code = listener.run(wanted.max_messages)
+    finally:
+        if recorder is not None:
+            recorder.close()
+    if wanted.verbose and listener.client.error is not None:
+        traceback.print_exception(listener.client.error)
+    if code == EXIT_FORCED:  # a thread that is stuck in writing must not hold up the exit
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def client_options(wanted: argparse.Namespace) -> dict[str, Any]:
+    """Return the client's options. Raises ConfigurationError."""
+    return {
+        "headers": wanted.headers,
+        "ssl": ssl_context(wanted.cafile),
+        "subprotocols": wanted.subprotocols or None,
+        "max_size": wanted.max_size,
+        "max_reconnect_attempts": wanted.max_reconnect_attempts,
+        "min_reconnect_delay": wanted.min_reconnect_delay,
+        "max_reconnect_delay": wanted.max_reconnect_delay,
+        "ping_interval": PING_INTERVAL,
+    }
+
+
+def ssl_context(cafile: str | None) -> ssl.SSLContext | None:
+    """Return a context that trusts *cafile*; ``None``: the usual one."""
+    if cafile is None:
+        return None
+    try:
+        return ssl.create_default_context(cafile=cafile)
+    except OSError as error:  # of which SSLError is one
+        why = "holds no certificate (PEM)" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ConfigurationError(f"--cafile: {cafile}: {why}") from error
+
+
+class Show(Protocol):
+    """Where words go."""
+
+    def event(self, topic: str, text: str) -> None: ...
+
+
+def show_log(show: Show, verbose: bool) -> None:
+    """With ``-v``: show the client's log; else nothing of it, its events are shown in words."""
+    log = logging.getLogger("datastream_ws")
+    log.propagate = False
+    log.setLevel(logging.DEBUG)
+    log.addHandler(Log(show) if verbose else logging.NullHandler())
+
+
+class Log(logging.Handler):
+    """Log lines among the events."""
+
+    def __init__(self, show: Show) -> None:
+        super().__init__()
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(Exception):
+            self._show.event("log", f"{record.levelname.lower()}: {self.format(record)}")
+
+
+class Listener:
+    """
+    A client whose messages and events are shown, and recorded.
+
+    Args:
+        recorder: ``None``: nothing is recorded.
+
+    """
+
+    def __init__(self, client: Client, show: Screen | Lines, recorder: Recorder | None) -> None:
+        self.client = client
+        self._show = show
+        self._recorder = recorder
+        self._lock = threading.Lock()
+        self._ended = False
+        self._failure: str | None = None
+        self._away = 0.0
+        self._register()
+
+    def _register(self) -> None:
+        client, recorder = self.client, self._recorder
+        if isinstance(self._show, Screen):
+            self._show.watch(client)
+        if recorder is not None:
+            client.on_connect(recorder.connected)
+            client.on_disconnect(recorder.disconnected)
+        client.on_batch(max_size=MOST_AT_ONCE, max_wait=0.0)(self._messages)
+        client.on_connect(self._connected)
+        client.on_disconnect(self._lost)
+        client.on_gap(self._gap)
+        client.on_state(self._state)
+        client.on_error(self._error)
+
+    def run(self, max_messages: int | None) -> int:
+        """Block until the end; return the exit code."""
+        with signals_to(lambda number: self.end(None)), self._show:
+            self._say("connecting", f"connecting to {where(self.client)}")
+            if self._ended:  # Ctrl-C, before the runner takes care of it
+                return EXIT_OK
+            code = Runner([self.client], max_messages=max_messages).run()
+        if self._failure is not None:
+            print(f"{COMMAND}: {self._failure}", file=sys.stderr)
+            return EXIT_CONFIGURATION
+        if not self._ended:
+            self._sum_up()
+        return code
+
+    def end(self, failure: str | None) -> None:
+        """Close soon: nobody reads any more (``None``), or nothing can be written."""
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+            self._failure = failure
+        self.client.request_close()
+
+    def _sum_up(self) -> None:
+        stats = self.client.stats()
+        text = plural(stats.messages_handled, "message")
+        if stats.reconnects:
+            text += f", {plural(stats.reconnects, 'reconnect')}"
+        if self._away:
+            text += f", {self._away:.1f} s without a connection"
+        if self._recorder is not None:
+            text += f"; {plural(self._recorder.messages, 'message')} in {self._recorder.path}"
+        self._say("end", text)
+
+    def _say(self, topic: str, text: str) -> None:
+        with suppress(OSError):
+            self._show.event(topic, text)
+
+    # --- handlers, beside one another on two threads ---
+
+    def _messages(self, messages: Sequence[Message]) -> None:
+        if self._ended:
+            return
+        if not self._record(messages):
+            return
+        try:
+            self._show.messages(messages)
+        except BrokenPipeError:
+            self.end(None)
+        except OSError as error:
+            self.end(f"stdout: {error.strerror}")
+
+    def _record(self, messages: Sequence[Message]) -> bool:
+        """Record *messages*; a recording with a hole is worse than one that ends."""
+        recorder = self._recorder
+        if recorder is None:
+            return True
+        try:
+            recorder.write(messages)
+        except OSError as error:
+            held = plural(recorder.messages, "message")
+            self.end(f"--record: {recorder.path}: {error.strerror}; ended with {held} in it")
+            return False
+        return True
+
+    def _connected(self) -> None:
+        self._say("connected", "connected")
+
+    def _lost(self, event: DisconnectEvent) -> None:
+        if event.error is not None:  # None: closed by us
+            wait = f"; next attempt in {event.delay:.1f} s" if event.delay is not None else ""
+            self._say("lost", f"{said(event.error)}{wait}")
+
+    def _gap(self, event: GapEvent) -> None:
+        self._away += event.seconds
+        self._say("gap", f"{event.seconds:.1f} s without a connection; what was sent is missed")
+
+    def _state(self, event: StateEvent) -> None:
+        if event.state is State.FAILED and event.error is not None:
+            gave_up = "" if isinstance(event.error, ReconnectError) else "gave up: "
+            self._say("failed", f"{gave_up}{said(event.error)} (`datastream-ws check` tells more)")
+        elif event.state is State.WAITING and not event.previous.is_connected:
+            self._say("waiting", f"{said(event.error)}; next attempt in {event.delay:.1f} s")
+
+    def _error(self, error: BaseException) -> None:
+        if isinstance(error, HandlerError):  # the network's are told above
+            self._say("failed", peer_text(f"{error}: {error.__cause__}"))
+
+
+def where(client: Client) -> str:
+    """Return the URL as it may be shown."""
+    return shown_url(str(client.options.url))

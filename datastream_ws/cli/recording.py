@@ -1,0 +1,223 @@
+"""
+Recordings: what a stream sent, and when, in a file of JSON lines (UTF-8).
+
+::
+
+    {"recording": "datastream-ws", "version": 1, "url": "wss://api.example.com/stream", …}
+    {"at": 0.118, "event": "connected"}
+    {"at": 0.231, "text": "{\"type\":\"flag_update\",\"key\":\"dark-mode\",\"value\":true}"}
+    {"at": 0.705, "binary": "AAECAw=="}
+    {"at": 9.402, "event": "disconnected", "code": 1012, "reason": "restarting"}
+
+``at`` is in seconds since the start, ``text`` the payload of a text frame, ``binary`` that of a
+binary one in base64. Each line is written whole and at once, so that the file can be read whatever
+ended the recording; a last line that was cut is left out.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from .. import ConfigurationError, DisconnectEvent, Message
+from .lines import one_line
+
+__all__ = ["Moment", "Recorder", "moments"]
+
+VERSION = 1
+LATE_HOOK = 5.0  # seconds that a message waits to be told of its connection
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """
+    Something in a recording.
+
+    Attributes:
+        at: Seconds since its start.
+        data: The payload of a message; ``None``: it is an event.
+        event: ``"connected"`` or ``"disconnected"``; empty: it is a message.
+        code, reason: Of a disconnection; 1006: without a close frame.
+
+    """
+
+    at: float
+    data: str | bytes | None = None
+    event: str = ""
+    code: int = 1006
+    reason: str = ""
+
+
+class Recorder:
+    """
+    Writes a recording; from any thread.
+
+    Messages are handled beside the hooks that tell of connections. So an event is written just
+    before the first message of a later connection, or at the end: in order, whoever was first.
+
+    Raises:
+        ConfigurationError: If the file exists: nothing is overwritten.
+        OSError: If it cannot be written.
+
+    """
+
+    def __init__(self, path: str, url: str) -> None:
+        self.path = path
+        self.messages = 0
+        self._began = time.time()
+        self._last = 0.0
+        self._events: deque[tuple[int, dict[str, Any]]] = deque()
+        self._told = threading.Condition()
+        self._connections = 0
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_BINARY", 0)
+            self._file = os.open(path, flags, 0o600)  # payloads may be anything
+        except FileExistsError:
+            raise ConfigurationError(
+                f"--record: {path} exists; remove it, or name another file"
+            ) from None
+        self._size = 0
+        started = datetime.fromtimestamp(self._began, UTC).isoformat(timespec="milliseconds")
+        head = {"recording": "datastream-ws", "version": VERSION, "url": url, "started": started}
+        self._write([head])
+
+    def connected(self) -> None:
+        """Note a new connection; they are counted."""
+        with self._told:
+            self._connections += 1
+            self._events.append((self._connections, self._event("connected")))
+            self._told.notify_all()
+
+    def disconnected(self, event: DisconnectEvent) -> None:
+        """Note the end of a connection, unless it is ours."""
+        if event.error is None and not event.will_retry:
+            return
+        line = self._event("disconnected") | {"code": event.code}
+        with self._told:
+            self._events.append((event.connection, line | _reason(event.reason)))
+
+    def write(self, messages: Sequence[Message]) -> None:
+        """Add *messages* of one or several connections."""
+        lines: list[dict[str, Any]] = []
+        for message in messages:
+            with self._told:
+                number = message.connection
+                self._told.wait_for(lambda: self._connections >= number, LATE_HOOK)  # noqa: B023
+                lines += self._events_before(number)
+            self._last = max(self._last, message.received_at - self._began)
+            lines.append({"at": round(self._last, 6)} | payload(message.data))
+        self._write(lines)
+        self.messages += len(messages)
+
+    def close(self) -> None:
+        """Write what is left, and close the file; again: nothing."""
+        if self._file < 0:
+            return
+        with suppress(OSError), self._told:
+            self._write([line for _, line in self._events])
+        os.close(self._file)
+        self._file = -1
+
+    def _event(self, name: str) -> dict[str, Any]:
+        return {"at": round(time.time() - self._began, 6), "event": name}
+
+    def _events_before(self, connection: int) -> Iterator[dict[str, Any]]:
+        """Yield what precedes the messages of *connection*: its beginning, and all before."""
+        while self._events and (
+            self._events[0][0] < connection
+            or (self._events[0][0] == connection and self._events[0][1]["event"] == "connected")
+        ):
+            line = self._events.popleft()[1]
+            self._last = max(self._last, line["at"])
+            yield line | {"at": round(self._last, 6)}
+
+    def _write(self, lines: list[dict[str, Any]]) -> None:
+        """Write whole lines; what a full disk cuts is taken back."""
+        if not lines:
+            return
+        data = memoryview("".join(one_line(line) + "\n" for line in lines).encode())
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(self._file, data[written:])
+        except OSError:
+            whole = bytes(data[:written]).rfind(b"\n") + 1
+            with suppress(OSError):
+                os.ftruncate(self._file, self._size + whole)
+            self._size += whole
+            raise
+        self._size += len(data)
+
+
+def _reason(reason: str) -> dict[str, str]:
+    return {"reason": reason} if reason else {}
+
+
+def payload(data: str | bytes) -> dict[str, str]:
+    """Return a payload as a recording has it."""
+    if isinstance(data, str):
+        return {"text": data}
+    return {"binary": base64.b64encode(data).decode()}
+
+
+def moments(path: str) -> Iterator[Moment]:
+    """
+    Read a recording from its beginning, line by line.
+
+    Raises:
+        OSError: If it cannot be read.
+        ConfigurationError: If it is no recording, or line so-and-so cannot be read.
+
+    """
+    with open(path, "rb") as file:
+        _check_head(path, file.readline())
+        for number, line in enumerate(file, start=2):
+            if not line.endswith(b"\n"):
+                return  # cut: whoever wrote it was killed in the middle
+            try:
+                yield _moment(json.loads(line))
+            except (KeyError, TypeError, ValueError, RecursionError):
+                raise ConfigurationError(f"{path}: line {number} is none of a recording") from None
+
+
+def _check_head(path: str, line: bytes) -> None:
+    try:
+        head = json.loads(line)
+        good = head["recording"] == "datastream-ws"
+        version = int(head["version"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        good, version = False, 0
+    if not good:
+        raise ConfigurationError(f"{path}: is no recording; `listen URL --record FILE` makes one")
+    if version > VERSION:
+        raise ConfigurationError(f"{path}: was recorded by a newer datastream-ws: upgrade this one")
+
+
+def _moment(line: dict[str, Any]) -> Moment:
+    at = float(line["at"])
+    if not 0 <= at < 1e9:
+        raise ValueError
+    if "text" in line:
+        return Moment(at, str(line["text"]))
+    if "binary" in line:
+        return Moment(at, _binary(line["binary"]))
+    if line["event"] not in ("connected", "disconnected"):
+        raise ValueError
+    return Moment(at, None, line["event"], int(line.get("code", 1006)), str(line.get("reason", "")))
+
+
+def _binary(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError from error

@@ -1,0 +1,171 @@
+"""``datastream-ws replay``: a recording as a server, with its timing and its drops."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from queue import SimpleQueue
+
+from .. import ConfigurationError
+from ..exceptions import said
+from ..process import signals_to
+from ..redaction import peer_text
+from ..runner import EXIT_OK
+from ..testing import StreamServer
+from ..testing.connection import StreamConnection, check_close
+from .lines import write_all
+from .recording import Moment, moments
+
+__all__ = ["Replay", "replay"]
+
+COMMAND = "datastream-ws replay"
+LATEST_RETURN = 120.0  # seconds until a client that was dropped counts as a new one
+
+
+def replay(wanted: argparse.Namespace) -> int:
+    """Run the command; return its exit code."""
+    for _ in zip(range(2), moments(wanted.file), strict=False):
+        pass  # what is no recording is said before anybody connects
+    words: SimpleQueue[str] = SimpleQueue()
+    playing = Replay(wanted.file, wanted.speed, wanted.once, wanted.loop, words.put)
+    server = StreamServer(wanted.host, wanted.port, on_connect=playing.serve, on_message=heard)
+    with signals_to(lambda number: words.put("")):
+        try:
+            server.start()
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot listen on {wanted.host} port {wanted.port}: {reason(error)}; "
+                "--port 0 takes any that is free"
+            ) from error
+        try:
+            say(f"serving {wanted.file} at {server.url} (Ctrl-C ends)")
+            if not sys.stdout.isatty():  # for scripts that say --port 0
+                write_all(sys.stdout.fileno(), f"{server.url}\n".encode())
+            failure = words.get()
+        finally:
+            server.stop()
+    if failure:
+        raise ConfigurationError(failure)
+    return EXIT_OK
+
+
+def reason(error: OSError) -> str:
+    """Return the system's words alone; asyncio's repeat the address."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else said(error)
+
+
+class Replay:
+    """
+    Plays a recording to every client that connects; on the server's loop.
+
+    A client that was dropped where the recording says so goes on when it comes back. Which one
+    comes back cannot be known: the one that was dropped first is taken to be first.
+
+    Args:
+        speed: 2.0: twice as fast.
+        once: End once a client has had all of it.
+        loop: Begin again at the end.
+        end: Called with ``""`` at the end, or with what is wrong with the file.
+
+    """
+
+    def __init__(
+        self, path: str, speed: float, once: bool, loop: bool, end: Callable[[str], None]
+    ) -> None:
+        self._path = path
+        self._speed = speed
+        self._once = once
+        self._loop = loop
+        self._end = end
+        self._dropped: deque[tuple[float, Iterator[Moment]]] = deque()
+
+    async def serve(self, connection: StreamConnection) -> None:
+        """Play to one connection until it ends."""
+        rest = self._rest_of_dropped()
+        how = "from the beginning" if rest is None else "goes on after the drop"
+        say(f"connection {connection.number}: {how}")
+        try:
+            while await self._play(connection, moments(self._path) if rest is None else rest):
+                await asyncio.sleep(0.1)  # a recording without a message must not spin
+                rest = None
+        except (ConfigurationError, OSError) as error:
+            if not isinstance(error, ConnectionError):
+                self._end(said(error))
+            raise
+
+    def _rest_of_dropped(self) -> Iterator[Moment] | None:
+        """Return where a client that was dropped goes on; ``None``: none is awaited."""
+        oldest = time.monotonic() - LATEST_RETURN
+        while self._dropped:
+            at, rest = self._dropped.popleft()
+            if at >= oldest:
+                return rest
+        return None
+
+    async def _play(self, connection: StreamConnection, rest: Iterator[Moment]) -> bool:
+        """Play until the end, or until a drop; return whether to begin again."""
+        messages = 0
+        pace = Pace(self._speed)
+        for moment in rest:
+            await pace.wait_until(moment.at)
+            if moment.data is not None:
+                await connection.websocket.send(moment.data)  # waits for a client that is slow
+                messages += 1
+            elif moment.event == "disconnected":
+                self._dropped.append((time.monotonic(), rest))
+                say(f"connection {connection.number}: {messages} messages, then {drop(moment)}")
+                hang_up(connection, moment)
+                return False
+        say(f"connection {connection.number}: {messages} messages, the recording is over")
+        if self._once:
+            connection.close(1000, "the recording is over")
+            self._end("")
+        return self._loop
+
+
+class Pace:
+    """Waits as long as the recorder did; the clock starts at the first moment."""
+
+    def __init__(self, speed: float) -> None:
+        self._speed = speed
+        self._began: tuple[float, float] | None = None
+
+    async def wait_until(self, at: float) -> None:
+        now = time.monotonic()
+        if self._began is None:
+            self._began = (at, now)
+        first, began = self._began
+        await asyncio.sleep(max(0.0, began + (at - first) / self._speed - now))
+
+
+def drop(moment: Moment) -> str:
+    """Say how a connection ends."""
+    return "cut" if moment.code == 1006 else f"closed with {moment.code}"
+
+
+def hang_up(connection: StreamConnection, moment: Moment) -> None:
+    """End a connection as it was recorded."""
+    try:
+        check_close(moment.code, moment.reason)
+    except ValueError:  # 1006: there was no close frame; others must not be in one
+        connection.drop()  # not abort(): the system would throw away what has just been sent
+    else:
+        connection.close(moment.code, moment.reason)
+
+
+def heard(connection: StreamConnection, data: str | bytes) -> None:
+    """Show what a client sends; nothing answers it."""
+    what = peer_text(data) if isinstance(data, str) else f"{len(data)} bytes"
+    say(f"connection {connection.number} says: {what}")
+
+
+def say(text: str) -> None:
+    """Print a line; nobody has to read it."""
+    with suppress(OSError):
+        print(f"{COMMAND}: {text}", file=sys.stderr, flush=True)

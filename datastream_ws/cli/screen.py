@@ -1,0 +1,189 @@
+"""What a terminal shows: messages, what happens to the connection, and a live status line."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from .. import Client, Message, State, StateEvent, Stats
+from ..redaction import escaped
+
+__all__ = ["Screen", "duration", "message_text", "status_text"]
+
+LONGEST = 500  # characters of a message; a pipe is given all of it
+FIRST_BYTES = 24  # of a binary message
+REFRESHES = 4  # per second
+RATE_SECONDS = 2.0
+
+STYLES = {
+    "lost": "red",
+    "failed": "bold red",
+    "waiting": "yellow",
+    "connected": "green",
+    "gap": "yellow",
+    "log": "dim",
+}
+LIGHTS = {
+    State.READY: "green",
+    State.CONNECTED: "green",
+    State.CONNECTING: "yellow",
+    State.WAITING: "yellow",
+    State.FAILED: "red",
+}
+
+
+class Screen:
+    """
+    Shows a stream to people; from any thread.
+
+    Args:
+        where: The URL as it may be shown.
+        console: Of rich; ``None``: stdout.
+
+    """
+
+    def __init__(self, where: str, console: Console | None = None) -> None:
+        if console is None and hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that knows no UTF-8
+        self._console = console or Console(highlight=False, markup=False, emoji=False)
+        self._where = where
+        self._client: Client | None = None
+        self._since: tuple[StateEvent, float] | None = None
+        self._rate = Rate()
+        self._lock = threading.Lock()  # lines of different threads, whole
+        self._live = Live(
+            console=self._console,
+            get_renderable=self._status,
+            refresh_per_second=REFRESHES,
+            transient=True,
+        )
+
+    def watch(self, client: Client) -> None:
+        """Show this client's state and figures in the status line."""
+        self._client = client
+        client.on_state(self._note)
+
+    def _note(self, event: StateEvent) -> None:
+        self._since = (event, time.monotonic())
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def messages(self, messages: Sequence[Message]) -> None:
+        """Print *messages*. Raises OSError."""
+        self._print(Text("\n").join(message_text(message) for message in messages))
+
+    def event(self, topic: str, text: str) -> None:
+        """Say something that is no message."""
+        line = Text.assemble((_clock(time.time()), "dim"), "  ", (text, STYLES.get(topic, "")))
+        self._print(line)
+
+    def _print(self, text: Text) -> None:
+        with self._lock:
+            self._console.print(text, soft_wrap=True)
+
+    def _status(self) -> Text:
+        client = self._client
+        if client is None:
+            return Text("")
+        stats, now = client.stats(), time.monotonic()
+        event, at = self._since or (None, now)
+        state = client.state if event is None else event.state
+        left = None if event is None or event.delay is None else event.delay - (now - at)
+        rate = self._rate.of(stats.messages_received, now)
+        return status_text(self._where, state, stats, rate=rate, left=left)
+
+
+class Rate:
+    """Messages per second, over the last two seconds."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, int]] = []
+
+    def of(self, count: int, now: float) -> float:
+        """Return the rate, given the count of messages now."""
+        seen = [each for each in self._seen if now - each[0] <= RATE_SECONDS] or self._seen[-1:]
+        self._seen = [*seen, (now, count)]
+        then, before = self._seen[0]
+        return max(0.0, (count - before) / (now - then)) if now > then else 0.0
+
+
+def status_text(
+    where: str, state: State, stats: Stats, *, rate: float = 0.0, left: float | None = None
+) -> Text:
+    """Return the status line; what matters most first, for terminals that are narrow."""
+    said = state.value
+    if state is State.WAITING and left is not None:
+        said = f"next attempt in {max(0.0, left):.0f} s"
+    figures = [plural(stats.messages_received, "message")]
+    if state.is_connected:
+        figures.append(f"{rate:,.0f}/s")
+    if stats.reconnects:
+        figures.append(plural(stats.reconnects, "reconnect"))
+    if stats.messages_waiting > 1:
+        figures.append(f"{stats.messages_waiting:,} behind")
+    if stats.round_trip_time is not None and state.is_connected:
+        figures.append(f"{stats.round_trip_time * 1000:.0f} ms")
+    if stats.connected_since is not None and state.is_connected:
+        figures.append(f"up {duration(time.time() - stats.connected_since)}")
+    line = Text(no_wrap=True, overflow="ellipsis")
+    line.append("● ", LIGHTS.get(state, "dim")).append(said, "bold")
+    for figure in [*figures, where]:
+        line.append(" · ", "dim").append(figure)
+    return line
+
+
+def message_text(message: Message) -> Text:
+    """Return a message as a line, escaped, and cut if it is long."""
+    line = Text(no_wrap=True)
+    line.append(_clock(message.received_at), "dim").append("  ")
+    if isinstance(message.data, bytes):
+        return line.append(binary_text(message.data), "magenta")
+    if message.route:
+        line.append(escaped(message.route[:40]), "cyan").append("  ")
+    line.append(escaped(message.data[:LONGEST]))
+    if len(message.data) > LONGEST:
+        line.append(f"… ({len(message.data):,} characters)", "dim")
+    return line
+
+
+def binary_text(data: bytes) -> str:
+    """Return size and first bytes of a binary message."""
+    more = " …" if len(data) > FIRST_BYTES else ""
+    return f"{plural(len(data), 'byte')}: {data[:FIRST_BYTES].hex(' ')}{more}"
+
+
+def plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """Return ``7 s``, ``3:25`` or ``2:03:25``."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _clock(at: float) -> str:
+    return datetime.fromtimestamp(at).isoformat(" ", "milliseconds").partition(" ")[2]

@@ -1,0 +1,141 @@
+"""``datastream-ws`` in a process of its own: in pipes, and on a terminal that can be looked at."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fcntl import ioctl
+from pathlib import Path
+from select import select
+from typing import Any
+
+import pyte
+
+__all__ = ["COMMAND", "Terminal", "environment", "run", "running", "terminal"]
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-W", "error", "-m", "datastream_ws.cli"]
+PATIENCE = 30.0  # seconds
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Return an environment without what colours and proxies go by."""
+    names = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "COLORTERM")
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in names and not name.lower().endswith("_proxy")
+    }
+    return kept | {"TERM": "xterm-256color", "LANG": "C.UTF-8"} | changes
+
+
+def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end, in pipes."""
+    with running(*arguments, **options) as process:
+        out, err = process.communicate(timeout=PATIENCE)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@contextmanager
+def running(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run the command in pipes, for as long as the block takes."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    settings: dict[str, Any] = {"env": environment(), "cwd": ROOT} | pipes | options
+    process = subprocess.Popen([*COMMAND, *arguments], **settings)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+class Terminal:
+    """What somebody would see who ran the command."""
+
+    def __init__(self, process: subprocess.Popen[bytes], master: int, size: tuple[int, int]):
+        self.process = process
+        self.raw = b""
+        self._master = master
+        self._screen = pyte.HistoryScreen(size[0], size[1], history=1000)
+        self._stream = pyte.ByteStream(self._screen)
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines that are on the screen now, without trailing spaces."""
+        return [line.rstrip() for line in self._screen.display]
+
+    @property
+    def last(self) -> str:
+        """The last line that is not empty: the live one, while there is one."""
+        return next((line for line in reversed(self.lines) if line), "")
+
+    @property
+    def cursor_is_hidden(self) -> bool:
+        return bool(self._screen.cursor.hidden)
+
+    def wait_for(self, seen: Callable[[], Any]) -> None:
+        """Read until *seen* is true. Raises AssertionError with what is seen instead."""
+        deadline = time.monotonic() + PATIENCE
+        while not seen():
+            more = self._read() and time.monotonic() < deadline
+            assert more, "\n".join(self.lines)
+
+    def _read(self) -> bool:
+        """Read what comes within a while; return whether there may be more."""
+        if not select([self._master], [], [], PATIENCE)[0]:
+            return False
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:  # as Linux says it: the other side is closed
+            return False
+        self.raw += data
+        self._stream.feed(data)
+        return bool(data)
+
+    def resize(self, columns: int, lines: int) -> None:
+        ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self._screen.resize(lines, columns)
+        self.process.send_signal(signal.SIGWINCH)
+
+    def press(self, keys: bytes) -> None:
+        os.write(self._master, keys)
+
+    def end(self) -> int:
+        """Read until it has ended; return the exit code."""
+        while self._read():
+            pass
+        return self.process.wait(PATIENCE)
+
+
+@contextmanager
+def terminal(
+    *arguments: str, size: tuple[int, int] = (80, 24), environ: dict[str, str] | None = None
+) -> Iterator[Terminal]:
+    """Run the command on a terminal of its own, of *size* columns and lines."""
+    master, slave = pty.openpty()
+    ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=environment(**(environ or {})),
+        cwd=ROOT,
+        start_new_session=True,
+        preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
+    )
+    os.close(slave)
+    try:
+        yield Terminal(process, master, size)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
