@@ -15,41 +15,40 @@ __all__ = ["RedisLease"]
 
 # KEYS: the holder (a hash that expires), the last epoch (stays). Arguments are strings. A holder
 # that has let go is the empty one; one whose key is gone has died, or Redis has lost it.
-# token, ttl in ms, least epoch, a holder:renewals that is known to be dead, "1" if a key that is
-# gone may be taken over
+# token, ttl in ms, stamp, least epoch, a sign (holder:stamp) that is known to be a dead one's, "1"
+# if a key that is gone may be taken over
 ACQUIRE = """
-local found = redis.call('hmget', KEYS[1], 'holder', 'renewals', 'ttl')
-local holder, renewals, ttl = found[1], found[2], found[3]
+local found = redis.call('hmget', KEYS[1], 'holder', 'stamp', 'ttl')
+local holder, stamp, ttl = found[1], found[2], found[3]
 local epoch = tonumber(redis.call('get', KEYS[2]) or '0')
 if not holder then
-    if ARGV[5] ~= '1' then
+    if ARGV[6] ~= '1' then
         return {0, epoch, '', '0', 0}
     end
 elseif holder ~= '' and holder ~= ARGV[1] then
-    local sign = holder .. ':' .. renewals
-    if sign ~= ARGV[4] then
+    local sign = holder .. ':' .. stamp
+    if sign ~= ARGV[5] then
         return {0, epoch, sign, ttl, redis.call('pttl', KEYS[1])}
     end
 end
-epoch = math.max(epoch + 1, tonumber(ARGV[3]))
-redis.call('hset', KEYS[1], 'holder', ARGV[1], 'renewals', 0, 'ttl', ARGV[2])
+epoch = math.max(epoch + 1, tonumber(ARGV[4]))
+redis.call('hset', KEYS[1], 'holder', ARGV[1], 'ttl', ARGV[2], 'stamp', ARGV[3])
 redis.call('pexpire', KEYS[1], ARGV[2])
 redis.call('set', KEYS[2], string.format('%.0f', epoch))
 return {1, epoch, '', '0', 0}
 """
-# token, ttl in ms, epoch of the tenure. A key that is gone while nobody has come since was lost
-# by Redis, not by us: put it back.
+# token, ttl in ms, stamp, epoch of the tenure. A key that is gone while nobody has come since was
+# lost by Redis, not by us: put it back.
 RENEW = """
 local holder = redis.call('hget', KEYS[1], 'holder')
 local epoch = tonumber(redis.call('get', KEYS[2]) or '0')
-if holder ~= ARGV[1] and (holder or epoch > tonumber(ARGV[3])) then
+if holder ~= ARGV[1] and (holder or epoch > tonumber(ARGV[4])) then
     return 0
 end
-redis.call('hset', KEYS[1], 'holder', ARGV[1], 'ttl', ARGV[2])
-redis.call('hincrby', KEYS[1], 'renewals', 1)
+redis.call('hset', KEYS[1], 'holder', ARGV[1], 'ttl', ARGV[2], 'stamp', ARGV[3])
 redis.call('pexpire', KEYS[1], ARGV[2])
-if epoch < tonumber(ARGV[3]) then
-    redis.call('set', KEYS[2], ARGV[3])
+if epoch < tonumber(ARGV[4]) then
+    redis.call('set', KEYS[2], ARGV[4])
 end
 return 1
 """
@@ -119,7 +118,7 @@ class RedisLease:
         least = max(time.time_ns() // 1_000_000, self._seen + 1)
         watch = self._watch
         granted, epoch, sign, life, left = self._run(
-            ACQUIRE, token, _ms(ttl), least, watch.dead or "", int(watch.is_over)
+            ACQUIRE, token, _ms(ttl), _stamp(), least, watch.dead or "", int(watch.is_over)
         )
         self._seen = max(self._seen, epoch)
         if granted:
@@ -130,7 +129,7 @@ class RedisLease:
         return None
 
     def renew(self, ttl: float) -> bool:
-        return bool(self._run(RENEW, self._token, _ms(ttl), self._epoch))
+        return bool(self._run(RENEW, self._token, _ms(ttl), _stamp(), self._epoch))
 
     def release(self) -> None:
         held, self._epoch = self._epoch, 0
@@ -170,3 +169,8 @@ class RedisLease:
 
 def _ms(seconds: float) -> int:
     return max(1, int(seconds * 1000))
+
+
+def _stamp() -> int:
+    """Return what no other renewal of this process has."""
+    return time.monotonic_ns()

@@ -19,7 +19,7 @@ from kit.streams import Handled, StreamProcess, entries, until
 
 pytestmark = pytest.mark.timeout(300)
 
-TTL = 2.5
+TTL = 3.0
 MANY = [pytest.param(3), pytest.param(20, marks=pytest.mark.soak)]
 
 
@@ -27,7 +27,7 @@ class Feed(StreamServer):
     """Sends numbers to whoever is connected, and pings, with a timeout below the TTL."""
 
     def __init__(self) -> None:
-        super().__init__(on_connect=self._feed, ping_interval=0.3, ping_timeout=TTL / 5)
+        super().__init__(on_connect=self._feed, ping_interval=0.3, ping_timeout=0.5)
         self._numbers = itertools.count(1)
 
     async def _feed(self, connection: StreamConnection) -> None:

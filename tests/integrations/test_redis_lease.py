@@ -127,3 +127,17 @@ def test_one_that_has_just_come_believes_redis(store: Store, clock: Clock) -> No
     late.release()
     store.client.delete(store.key)
     assert store.lease().acquire(TTL) is not None
+
+
+def test_a_holder_that_was_dead_once_is_not_taken_for_dead_again(
+    store: Store, clock: Clock
+) -> None:
+    first, second = store.lease(), store.lease()
+    first.acquire(TTL)
+    assert second.acquire(TTL) is None
+    clock.now += TTL
+    assert second.acquire(TTL) is not None
+    second.release()
+    first.release()
+    assert first.acquire(TTL) is not None
+    assert second.acquire(TTL) is None
