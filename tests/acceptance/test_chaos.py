@@ -9,8 +9,10 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import statistics
 import threading
 import time
+from array import array
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -33,6 +35,7 @@ from kit.numbered import NumberedServer, check_ledger, check_numbers
 from kit.seen import FAST, Seen, eventually
 
 RATE = 500
+STEP = 0.25  # seconds between two looks at memory and descriptors
 PATIENCE = 0.5  # pong_timeout; a fault that lasts longer costs the connection
 MODES: list[Mode] = [
     Latency(0.1, jitter=0.05),
@@ -111,9 +114,20 @@ class Figures:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.25):
+        while not self._stop.wait(STEP):
             facts = self._process.memory_info().rss, self._process.num_fds()
             self.seen.append((*facts, threading.active_count()))
+
+    def __str__(self) -> str:
+        """What the later half needed: the most, and bytes an hour by the line through them."""
+        later = self.seen[len(self.seen) // 2 :]
+        size, descriptors, threads = (max(each[n] for each in later) for n in range(3))
+        slope = statistics.linear_regression(range(len(later)), [each[0] for each in later]).slope
+        growth = slope * 3600 / STEP / 2**20
+        return (
+            f"{size / 2**20:.1f} MiB ({growth:+.1f} MiB an hour), {descriptors} descriptors, "
+            f"{threads} threads"
+        )
 
     def check_flat(self) -> None:
         """The later half needs no more than the earlier one, but for what is in the air."""
@@ -124,11 +138,11 @@ class Figures:
             assert most <= before + slack, f"{what} grew from {before} to {most}"
 
 
-def chaos(seconds: float, *, resume: bool) -> tuple[list[int], list[int], NumberedServer]:
+def chaos(seconds: float, *, resume: bool) -> tuple[array[int], list[int], NumberedServer]:
     """Return the numbers handled, the last numbers before each reported gap, and the server."""
     seed = int(os.environ.get("CHAOS_SEED") or random.randrange(2**32))
     print(f"CHAOS_SEED={seed}")
-    numbers: list[int] = []
+    numbers = array("Q")  # a list would need six times the memory that is looked at here
     gaps = Seen[GapEvent]()
     complete = threading.Event()
     with (
@@ -163,8 +177,13 @@ def chaos(seconds: float, *, resume: bool) -> tuple[list[int], list[int], Number
                     server.wait_finished(60 + 2 * seconds)
         assert spoiler.faults >= seconds / 2
         assert client.stats().reconnects >= 1
+    stats = client.stats()
+    print(
+        f"{len(numbers)} of {server.count} messages over {stats.connections} connections, "
+        f"{spoiler.faults} faults, {len(gaps)} gaps; {figures}"
+    )
     figures.check_flat()
-    check_ledger(client.stats())
+    check_ledger(stats)
     before = [event.last_message.json()["n"] for event in gaps.all if event.last_message]
     return numbers, before, server
 
