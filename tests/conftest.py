@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+import hypothesis
 import pytest
 
 pytest.register_assert_rewrite("kit")  # asserts in helpers explain themselves, too
@@ -13,6 +14,12 @@ from kit.guard import leak_guard  # noqa: E402
 from kit.services import url_of  # noqa: E402
 
 __all__ = ["leak_guard"]
+
+# What takes long here took long because the machine was busy.
+hypothesis.settings.register_profile(
+    "here", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("here")
 
 
 def pytest_configure(config: pytest.Config) -> None:

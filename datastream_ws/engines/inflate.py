@@ -1,18 +1,63 @@
-"""permessage-deflate for an engine whose library has none: received messages only (RFC 7692)."""
+"""permessage-deflate as both engines read it: bounded, and past final blocks (RFC 7692)."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
 
-__all__ = ["OFFER", "Inflate", "TooBig", "inflate_for"]
+__all__ = ["OFFER", "Decompressor", "Inflate", "TooBig", "inflate_for"]
 
 OFFER = "permessage-deflate"
 TAIL = b"\x00\x00\xff\xff"  # RFC 7692 section 7.2.2
+WINDOW_BITS = frozenset(map(str, range(8, 16)))
+MOST_FINAL_BLOCKS = 64  # in what is inflated at once; each costs a few kB and a copy of the rest
 
 
 class TooBig(Exception):
     """A message inflates to more than it may."""
+
+
+class Decompressor:
+    """
+    ``zlib.decompressobj`` that goes on after a final block, as RFC 7692 section 7.2.3.4 wants.
+
+    zlib's own says no more after one: later messages would be empty, and what the peer sends
+    would be kept for ever.
+
+    Args:
+        window_bits: Base-two logarithm of the peer's window, 8 to 15.
+
+    Attributes:
+        unconsumed_tail: As zlib's: what was not looked at because of the limit.
+
+    """
+
+    def __init__(self, window_bits: int) -> None:
+        self._window_bits = window_bits
+        self._stream = zlib.decompressobj(-window_bits)
+        self.unconsumed_tail = b""
+
+    def decompress(self, data: bytes, max_length: int = 0) -> bytes:
+        """Return at most *max_length* bytes (0: no limit); zlib.error when *data* is corrupt."""
+        inflated = self._stream.decompress(data, max_length)
+        self.unconsumed_tail = self._stream.unconsumed_tail
+        return inflated if not self._stream.eof else self._go_on(inflated, max_length)
+
+    def _go_on(self, inflated: bytes, max_length: int) -> bytes:
+        """Inflate what follows a final block, with a new window: the peer's is not known."""
+        for _ in range(MOST_FINAL_BLOCKS):
+            rest = self._stream.unused_data
+            self._stream = zlib.decompressobj(-self._window_bits)
+            room = max_length - len(inflated)
+            more = self._stream.decompress(rest, max_length and max(1, room))
+            if more and max_length and room <= 0:
+                self.unconsumed_tail = rest
+                return inflated
+            inflated += more
+            self.unconsumed_tail = self._stream.unconsumed_tail
+            if not self._stream.eof:
+                return inflated
+        raise zlib.error("too many final blocks")
 
 
 class Inflate:
@@ -28,14 +73,14 @@ class Inflate:
     def __init__(self, window_bits: int = 15, *, takeover: bool = True) -> None:
         self._window_bits = window_bits
         self._takeover = takeover
-        self._stream = zlib.decompressobj(-window_bits)
+        self._stream = Decompressor(window_bits)
 
     def message(self, data: bytes, limit: int | None) -> bytes:
         """
         Return the message; raise TooBig above *limit* bytes, zlib.error when it is corrupt.
         """
         if not self._takeover:
-            self._stream = zlib.decompressobj(-self._window_bits)
+            self._stream = Decompressor(self._window_bits)
         stream = self._stream
         if limit is None:
             return stream.decompress(data + TAIL)
@@ -71,7 +116,7 @@ def _parameter(text: str) -> tuple[str, str]:
 
 
 def _window_bits(parameters: Mapping[str, str]) -> int:
-    bits = int(parameters.get("server_max_window_bits", "15"))
-    if not 8 <= bits <= 15:
+    bits = parameters.get("server_max_window_bits", "15")
+    if bits not in WINDOW_BITS:
         raise ValueError("unexpected window size")
-    return bits
+    return int(bits)

@@ -7,6 +7,7 @@ Differences from the default one are listed in docs/engines.md.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import urllib.request
 import zlib
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import picows
 
@@ -24,6 +25,7 @@ from ..version import __version__
 from . import Ended, Frame, Receiver
 from .answers import (
     MOST_FRAGMENTS,
+    QuietLogger,
     closed_by_peer,
     cut_by_peer,
     default_ssl_context,
@@ -37,9 +39,10 @@ from .inflate import OFFER, Inflate, TooBig, inflate_for
 
 __all__ = ["PicowsEngine"]
 
+REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
 MOST_REDIRECTS = 5
 NO_LIMIT = 2**62
-RESERVED_CODES = frozenset({0, 1005, 1006})  # picows lets a peer send them
+RESERVED_CODES = frozenset({0, 1005, 1006, *range(5000, 65536)})  # picows lets a peer send them
 
 TEXT, BINARY = picows.WSMsgType.TEXT, picows.WSMsgType.BINARY
 CONTINUATION, CLOSE = picows.WSMsgType.CONTINUATION, picows.WSMsgType.CLOSE
@@ -62,12 +65,29 @@ class Listener(picows.WSListener):
         self._closing = False
         self.transport: picows.WSTransport | None = None
 
+    def parser_failed(self) -> None:
+        """
+        Picows' parser has sent a close frame, and the bytes that follow are parsed all the same.
+
+        What it found whole in the same read is still on its way here, and good.
+        """
+        if self.transport is not None and not self.transport.is_close_frame_sent:
+            asyncio.get_running_loop().call_soon(self._blame, self.transport)
+
+    def _blame(self, transport: picows.WSTransport) -> None:
+        handshake: Any = transport.close_handshake
+        if not self._closing:
+            self._fault = peer_fault(_number(handshake.sent.code), "see RFC 6455")
+            self._expect_end()
+
     def on_ws_connected(self, transport: picows.WSTransport) -> None:
         self.transport = transport
         # Tells us of every byte that waits.
         transport.underlying_transport.set_write_buffer_limits(0)
 
     def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
+        if self._closing:
+            return
         kind = frame.msg_type
         plain = not (frame.rsv1 or frame.rsv2 or frame.rsv3 or self._fragments)
         if kind is TEXT and plain and frame.fin:
@@ -76,7 +96,7 @@ class Listener(picows.WSListener):
                 self._size += frame.payload_size
             except UnicodeDecodeError:
                 self._fail(1007, "invalid UTF-8")
-        elif not self._closing:
+        else:
             self._other(transport, frame, kind)
         if frame.last_in_buffer:
             self._receiver.bytes_received()
@@ -92,7 +112,9 @@ class Listener(picows.WSListener):
     def _other(
         self, transport: picows.WSTransport, frame: picows.WSFrame, kind: picows.WSMsgType
     ) -> None:
-        if kind is PING:
+        if (frame.rsv1 or frame.rsv2 or frame.rsv3) and not self._may_be_deflated(frame, kind):
+            self._fail(1002, "reserved bits")
+        elif kind is PING:
             transport.send_pong(frame.get_payload_as_bytes())
         elif kind is PONG:
             self._receiver.pong_received(frame.get_payload_as_bytes())
@@ -100,6 +122,11 @@ class Listener(picows.WSListener):
             self._close(transport, frame)
         else:
             self._data(frame, kind)
+
+    def _may_be_deflated(self, frame: picows.WSFrame, kind: picows.WSMsgType) -> bool:
+        """RFC 7692 section 6: the first bit, in the first frame of a message, when agreed upon."""
+        first = kind is TEXT or kind is BINARY
+        return first and self._inflate is not None and not (frame.rsv2 or frame.rsv3)
 
     def _close(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
         """RFC 6455 section 5.5.1: answer with the same code; the server ends the connection."""
@@ -115,9 +142,6 @@ class Listener(picows.WSListener):
         self._expect_end()
 
     def _data(self, frame: picows.WSFrame, kind: picows.WSMsgType) -> None:
-        if frame.rsv2 or frame.rsv3 or (frame.rsv1 and (not self._inflate or kind is CONTINUATION)):
-            self._fail(1002, "reserved bits")
-            return
         if (kind is CONTINUATION) is not bool(self._fragments):
             self._fail(1002, "fragments out of order")
             return
@@ -157,7 +181,8 @@ class Listener(picows.WSListener):
             return
         self._hand_over()
         self._fault = peer_fault(code, reason)
-        self.transport.send_close(picows.WSCloseCode(code), reason)
+        if not self.transport.is_close_frame_sent:
+            self.transport.send_close(picows.WSCloseCode(code), reason)
         self._expect_end()
 
     def _expect_end(self) -> None:
@@ -180,12 +205,8 @@ class Listener(picows.WSListener):
             return Ended(self._fault.code, "", self._fault, peer_fault=True)
         handshake: Any = transport.close_handshake
         received = handshake.recv if handshake else None
-        sent = handshake.sent if handshake else None
         if received is None:
-            code = _number(sent.code) if sent is not None else 1006
-            if code not in (1002, 1007, 1009):
-                return Ended(1006, "", cut_by_peer(None))
-            return Ended(code, "", peer_fault(code, "see RFC 6455"), peer_fault=True)
+            return Ended(1006, "", cut_by_peer(None))
         code, reason = _number(received.code) or 1005, received.reason or ""
         began = handshake is not None and not handshake.recv_then_sent
         return Ended(code, reason, None if began else closed_by_peer(code, reason))
@@ -194,6 +215,24 @@ class Listener(picows.WSListener):
 def _number(code: Any) -> int:
     """A close code that picows knows is an enum's, any other a number."""
     return int(getattr(code, "value", code))
+
+
+class ParserEar(QuietLogger):
+    """
+    What picows logs to: it says nothing, and hears of the one thing that picows tells nobody else.
+
+    An error is logged when the parser has given up; see :meth:`Listener.parser_failed`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(quiet_logger().logger, {})
+        self.listener: Listener | None = None
+
+    def error(self, *args: Any, **kwargs: Any) -> None:
+        if self.listener is not None:
+            self.listener.parser_failed()
+
+    exception = error
 
 
 class PicowsEngine:
@@ -231,6 +270,8 @@ class PicowsEngine:
             transport, listener = await self._connect(url, headers, receiver)
         except picows.WSInvalidStatusError as error:
             return _redirected(url, error)
+        except picows.WSInvalidMessageError as error:
+            raise _odd_status(error.raw_header or b"") from None
         except picows.WSInvalidUpgradeError:
             raise HandshakeError("the answer is no WebSocket upgrade") from None
         except picows.WSInvalidHeaderError as error:
@@ -248,17 +289,19 @@ class PicowsEngine:
     async def _connect(self, url: str, headers: Mapping[str, str], receiver: Receiver) -> Any:
         options = self._options
         limit = options.max_size
+        ear = ParserEar()
 
         def listener(request: Any, response: Any) -> Listener:
             inflate = self._check_answer(response.headers)
-            return Listener(receiver, limit, inflate)
+            ear.listener = Listener(receiver, limit, inflate)
+            return ear.listener
 
         return await picows.ws_connect(
             listener,
             url,
             ssl_context=default_ssl_context(options) if url.startswith("wss:") else None,
             websocket_handshake_timeout=None,
-            logger_name=quiet_logger(),
+            logger_name=ear,
             enable_auto_pong=False,
             max_frame_size=limit or NO_LIMIT,
             extra_headers=self._request_headers(headers),
@@ -332,12 +375,33 @@ def _redirected(url: str, error: picows.WSInvalidStatusError) -> str:
     if response is None:
         raise HandshakeError("there was no valid HTTP answer to the handshake") from None
     status, headers = response.status.value, response.headers
-    target = urljoin(url, headers.get("Location", ""))
-    if 300 <= status < 400 and "Location" in headers and same_origin(target, url):
-        return target
+    if status in REDIRECTS and "Location" in headers:
+        target = _target(url, headers["Location"])
+        if target is not None:
+            return target
     waits = headers.getall("Retry-After", [])
     wait = waits[0] if len(waits) == 1 else None
     raise status_error(status, wait, datetime.now(UTC)) from None
+
+
+def _target(url: str, location: str) -> str | None:
+    """Return the URL of a redirect that is followed; picows reads ASCII with surrogates."""
+    quoted = quote(location.encode("ascii", "surrogateescape"), safe="%/:=&?~#+!$,;'@()*[]")
+    try:
+        target = urljoin(url, quoted)
+    except ValueError:
+        return None
+    return target if same_origin(target, url) and "#" not in target else None
+
+
+def _odd_status(head: bytes) -> HandshakeError:
+    """Return the error of an answer that picows cannot read; it knows no status like 499 or 520."""
+    status = re.match(rb"HTTP/1\.1 ([1-5]\d\d) ", head)
+    if status is None:
+        return HandshakeError("there was no valid HTTP answer to the handshake")
+    waits = re.findall(rb"(?im)^retry-after:(.*)$", head)
+    wait = waits[0].decode("latin-1") if len(waits) == 1 else None
+    return status_error(int(status[1]), wait, datetime.now(UTC))
 
 
 def _proxy(option: str | bool | None, url: str) -> str | None:

@@ -50,6 +50,7 @@ from .answers import (
     same_origin,
     status_error,
 )
+from .deflate import DeflateFactory
 from .dialling import dialled
 
 __all__ = ["HOOKED", "WebsocketsEngine", "proxy_for"]
@@ -203,9 +204,9 @@ class Connection(ClientConnection):
                 return
             data, is_text = b"".join(self._fragments), self._fragments_are_text
             self._fragments.clear()
-        self._size += len(data)
         try:
             self._whole.append(data.decode() if is_text else bytes(data))
+            self._size += len(data)
         except UnicodeDecodeError as error:
             # RFC 6455 section 8.1: fail the connection.
             self._break_off(CloseCode.INVALID_DATA, error)
@@ -334,7 +335,8 @@ class WebsocketsEngine:
             url,
             origin=options.origin,  # type: ignore[arg-type]  # a NewType of theirs
             subprotocols=options.subprotocols,  # type: ignore[arg-type]
-            compression=options.compression,
+            compression=None,  # not the library's own
+            extensions=None if options.compression is None else [DeflateFactory()],
             additional_headers=headers,
             user_agent_header=f"datastream-ws/{__version__}",
             proxy=options.proxy,  # type: ignore[arg-type]  # False is refused by the options
@@ -359,8 +361,8 @@ class WebsocketsEngine:
             receiver.ended(connection._why(None))
         elif not self._hooked:
             self._pump = asyncio.create_task(self._receive(connection, receiver))
-        elif connection.protocol.close_expected():
-            receiver.closing()
+        else:
+            connection._hand_over()  # a close frame may have come with the handshake
 
     async def _receive(self, connection: Connection, receiver: Receiver) -> None:
         """The slow way in, for a release of the library without our hook."""

@@ -1,0 +1,258 @@
+"""
+An engine whose server is the test: bytes in, bytes out, without a network and without waiting.
+
+    with Wire("picows", max_size=1000) as wire:
+        wire.open()                        # the handshake, with an answer of the test's
+        wire.feed(frame, other)            # two reads
+        wire.end()                         # FIN
+    assert wire.messages == [...]
+
+What the engine writes is in ``wire.sent``. An exception that comes out of the engine into the
+event loop, where nobody would hear of it, is in ``wire.escaped``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import socket
+from collections.abc import Sequence
+from typing import Any, Self
+
+from datastream_ws import ClientOptions
+from datastream_ws.engines import Ended, Engine, engine_for
+
+from .rawsteps import GUID
+
+__all__ = ["Wire"]
+
+REDIRECTS = 20  # more than anybody follows
+TURNS = 4  # of the loop, after which everything that was to follow a read has followed
+
+
+class Wire:
+    """
+    One connection of one engine; ``with`` ends it.
+
+    Args:
+        engine: Its name.
+        options: Of the client.
+
+    Attributes:
+        messages: What the engine has handed on.
+        end_seen: How it ended; ``None`` before.
+        request: The handshake request.
+        sent: What the engine wrote after that.
+
+    """
+
+    def __init__(self, engine: str = "websockets", **options: Any) -> None:
+        self._options = ClientOptions("ws://192.0.2.1/", engine=engine, proxy=None, **options)
+        self.messages: list[str | bytes] = []
+        self.pongs: list[bytes] = []
+        self.end_seen: Ended | None = None
+        self.is_closing = False
+        self.escaped: list[BaseException] = []
+        self.request = b""
+        self.sent = b""
+        self._transport: MemoryTransport | None = None
+
+    def __enter__(self) -> Self:
+        self._loop = MemoryLoop(self)
+        self._loop.set_exception_handler(self._note)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.end()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._turn()
+        self._loop.close()
+
+    def open(
+        self, *behind: bytes, headers: Sequence[str] = (), status: str = "101 Switching Protocols"
+    ) -> None:
+        """Do the handshake; *behind* comes in the same reads as its answer. Raises as open()."""
+        engine = self._begin()
+        lines = [
+            f"HTTP/1.1 {status}",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            f"Sec-WebSocket-Accept: {self._accept()}",
+            *headers,
+        ]
+        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        first, *others = behind or (b"",)
+        self.feed(head + first, *others)
+        self._finish(engine)
+
+    def answer(self, *reads: bytes) -> None:
+        """Do the handshake with an answer of these bytes, then FIN. Raises as open()."""
+        engine = self._begin()
+        self.feed(*reads)
+        for _ in range(REDIRECTS):  # each is a connection of its own, and ends at once
+            if not engine.done():
+                self.end()
+        self._finish(engine)
+
+    def _begin(self) -> asyncio.Task[None]:
+        self.engine: Engine = engine_for(self._options)
+        opening = self._loop.create_task(self.engine.open(self._options.url, {}, self))  # type: ignore[arg-type]
+        for _ in range(50):
+            if self._transport is not None and self.sent.endswith(b"\r\n\r\n"):
+                break
+            self._turn()
+        self.request, self.sent = self.sent, b""
+        return opening
+
+    def _finish(self, opening: asyncio.Task[None]) -> None:
+        self._turn()
+        assert opening.done(), "the handshake goes on for ever"
+        opening.result()
+
+    def _accept(self) -> str:
+        lines = {
+            name.lower(): value.strip()
+            for name, _, value in (line.partition(b":") for line in self.request.split(b"\r\n"))
+        }
+        key = lines[b"sec-websocket-key"]
+        return base64.b64encode(hashlib.sha1(key + GUID, usedforsecurity=False).digest()).decode()
+
+    def feed(self, *reads: bytes) -> None:
+        """Let the engine read these, one after another."""
+        for data in reads:
+            if data:
+                assert self._transport is not None
+                self._loop.call_soon(self._transport.receive, data)
+                self._turn()
+
+    def end(self, error: Exception | None = None) -> None:
+        """End the connection: FIN, or as by *error*."""
+        if self._transport is not None:
+            self._loop.call_soon(self._transport.lose, error)
+            self._turn()
+
+    def do(self, method: str, *args: Any) -> None:
+        """Call a method of the engine on its loop's thread."""
+        self._loop.call_soon(lambda: getattr(self.engine, method)(*args))
+        self._turn()
+
+    def _turn(self) -> None:
+        for _ in range(TURNS):
+            self._loop.call_soon(self._loop.stop)
+            self._loop.run_forever()
+
+    def _note(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.escaped.append(context.get("exception") or RuntimeError(context["message"]))
+
+    # --- the receiver ---
+
+    def bytes_received(self) -> None:
+        assert self.end_seen is None
+
+    def messages_received(self, messages: list[str | bytes], size: int) -> None:
+        assert self.end_seen is None
+        assert size == sum(len(m.encode() if isinstance(m, str) else m) for m in messages)
+        self.messages += messages
+
+    def pong_received(self, payload: bytes) -> None:
+        self.pongs.append(payload)
+
+    def writing_paused(self) -> None: ...
+
+    def writing_resumed(self) -> None: ...
+
+    def closing(self) -> None:
+        assert not self.is_closing, "told twice"
+        self.is_closing = True
+
+    def ended(self, ended: Ended) -> None:
+        assert self.end_seen is None, "ended twice"
+        self.end_seen = ended
+
+
+class MemoryLoop(asyncio.SelectorEventLoop):
+    """An event loop whose only connections are a Wire's."""
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__()
+        self._wire = wire
+
+    async def getaddrinfo(self, *args: Any, **kwargs: Any) -> Any:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("192.0.2.1", 80))]
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None: ...
+
+    async def create_connection(  # type: ignore[override]
+        self, factory: Any, *args: Any, sock: Any, **kwargs: Any
+    ) -> Any:
+        protocol = factory()
+        transport = MemoryTransport(self, self._wire, protocol, sock)
+        self._wire._transport = transport
+        protocol.connection_made(transport)
+        return transport, protocol
+
+
+class MemoryTransport(asyncio.Transport):
+    """The end of a connection that the engine holds."""
+
+    def __init__(self, loop: MemoryLoop, wire: Wire, protocol: Any, sock: socket.socket) -> None:
+        super().__init__({"socket": sock})
+        self._loop = loop
+        self._wire = wire
+        self._protocol = protocol
+        self._sock = sock
+        self._is_closing = False
+        self._is_lost = False
+
+    def receive(self, data: bytes) -> None:
+        """Give *data* to the protocol, unless the engine has closed the connection."""
+        if not isinstance(self._protocol, asyncio.BufferedProtocol):
+            if not self._is_closing:
+                self._protocol.data_received(data)
+            return
+        while data and not self._is_closing:
+            room: Any = self._protocol.get_buffer(-1)
+            part, data = data[: len(room)], data[len(room) :]
+            room[: len(part)] = part
+            self._protocol.buffer_updated(len(part))
+
+    def lose(self, error: Exception | None = None) -> None:
+        if self._is_lost:
+            return
+        self._is_lost = True
+        if error is None and not self._is_closing:
+            self._protocol.eof_received()
+        self._is_closing = True
+        try:
+            self._protocol.connection_lost(error)
+        finally:
+            self._sock.close()
+
+    def write(self, data: Any) -> None:
+        self._wire.sent += bytes(data)
+
+    def write_eof(self) -> None: ...
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        if not self._is_closing:
+            self._is_closing = True
+            self._loop.call_soon(self.lose)
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
