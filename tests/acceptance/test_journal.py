@@ -69,7 +69,7 @@ def test_sigkill_under_load_loses_nothing(tmp_path: Path, kills: int) -> None:
 def test_without_a_journal_at_most_the_memory_is_lost(tmp_path: Path, kills: int) -> None:
     """Each kill costs at most ``inbox_size`` messages, and nothing that was in the file."""
     log, size = tmp_path / "log", 50
-    options = {"spool": str(tmp_path / "spool.db"), "inbox_size": size}
+    options: dict[str, Any] = {"spool": str(tmp_path / "spool.db"), "inbox_size": size}
     numbers: list[int] = []
     with NumberedServer(1_000_000, resume=False, rate=4000) as server:
         for _ in range(kills):

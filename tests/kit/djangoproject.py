@@ -43,13 +43,26 @@ FAST = {"MIN_RECONNECT_DELAY": 0.02, "MAX_RECONNECT_DELAY": 0.1, "PROXY": None}
 
 
 class Process:
-    """A command that runs; its output, both streams, is in a file."""
+    """A command that runs; its output, both streams, is in a file. *stdin* ends with it."""
 
-    def __init__(self, command: list[str], folder: Path, env: dict[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        folder: Path,
+        env: dict[str, str],
+        log: Path,
+        *,
+        stdin: bool = False,
+    ) -> None:
         self.log = log
         with log.open("wb") as file:
             self._popen = subprocess.Popen(
-                command, cwd=folder, env=env, stdout=file, stderr=subprocess.STDOUT
+                command,
+                cwd=folder,
+                env=env,
+                stdin=subprocess.PIPE if stdin else None,
+                stdout=file,
+                stderr=subprocess.STDOUT,
             )
         self.pid = self._popen.pid
 
@@ -106,6 +119,8 @@ class Process:
             except subprocess.TimeoutExpired:
                 self._popen.kill()
                 self._popen.wait()
+        if self._popen.stdin is not None:
+            self._popen.stdin.close()
         if error is not None:
             print(f"--- output of process {self.pid} ---\n{self.output}")
 

@@ -162,6 +162,7 @@ NOT_APPLICABLE: dict[str, str] = {
 # The one-line break of the code that was tried, and made the fault's test fail.
 BREAKS: dict[str, str] = {
     "3": "`_keep_alive` never judges: `if False:` for `if now >= self._heard_at + patience:`",
+    "4": "as 3",
     "7": "`_split` takes a frame that is not whole: without `if stop > end: break`",
     "12": "`DaemonExecutor` gives each look-up a thread of its own: `if True:`",
     "13": "`dialled` waits for an address before it tries the next: `None` for `ATTEMPT_DELAY`",

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -42,7 +42,7 @@ def say(**words):
 @client.on_ready
 def resume():
     last = client.last_message
-    client.send({"resume": last.json()["n"] if last is not None else 0})
+    client.send({"resume": last.json().get("n", 0) if last is not None else 0})
 
 @client.on_message
 def handle(message):
@@ -86,17 +86,27 @@ class StreamProcess:
         url: Of the server; ``on_ready`` sends ``{"resume": n}`` of the last message, or 0.
         log: Where it writes; may be shared.
         slow: Seconds that each message takes.
+        prefix: A command that runs it, as ``ip netns exec …``.
         options: Of the client.
 
     """
 
-    def __init__(self, url: str, log: Path, *, slow: float = 0.0, **options: Any) -> None:
+    def __init__(
+        self,
+        url: str,
+        log: Path,
+        *,
+        slow: float = 0.0,
+        prefix: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
         self.log = log
+        self._prefix = prefix
         self._arguments = json.dumps([url, str(log), options, slow])
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, self._arguments],
+            [*self._prefix, sys.executable, "-c", PROGRAM, self._arguments],
             stdin=subprocess.PIPE,  # it ends with this process
             cwd=ROOT,
         )

@@ -1,0 +1,209 @@
+"""
+Servers that others wrote, as processes on free ports; what they all understand is said in
+``kit/otherservers``.
+
+    with RealServer("aiohttp", folder) as server:
+        client = Client(server.url)
+        client.send({"do": "close", "code": 4000, "reason": "bye"})
+
+Node's ``ws`` is installed once, into pytest's cache folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+__all__ = ["CAN_DROP", "CAN_FRAGMENT", "SERVERS", "Nginx", "RealServer", "needed", "ws_library"]
+
+from .djangoproject import Process
+from .http import free_port
+
+TESTS = Path(__file__).parents[1]
+HERE = Path(__file__).parent / "otherservers"
+SERVERS = ["ws", "websockets", "aiohttp", "uvicorn-websockets", "uvicorn-wsproto"]
+CAN_DROP = ["ws", "websockets", "aiohttp"]
+CAN_FRAGMENT = ["ws", "websockets"]
+WS = "ws@8"
+
+
+def needed(program: str, debian: str) -> str:
+    """Return the path of a program; without it: skipped, or failed when CI is set."""
+    path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    return path or missing(f"no {program} on the path (Debian: {debian})")
+
+
+def missing(what: str) -> str:
+    if os.environ.get("CI"):
+        pytest.fail(what, pytrace=False)
+    pytest.skip(what)
+
+
+def ws_library(cache: pytest.Cache) -> Path:
+    """Return the folder of Node's ``ws``, installed if it is not there yet."""
+    npm = needed("npm", "npm")
+    folder = cache.mkdir("ws")
+    with (folder / "lock").open("w") as lock:  # other workers of this session want it, too
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        library = folder / "node_modules" / "ws"
+        if not (library / "package.json").exists():
+            command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", WS]
+            done = subprocess.run(
+                [*command, "--prefix", str(folder)], capture_output=True, text=True, timeout=100
+            )
+            if done.returncode:
+                missing(f"npm could not install {WS}:\n{done.stderr[-500:]}")
+        return library
+
+
+class RealServer:
+    """
+    One server; ``with`` starts and ends it.
+
+    Args:
+        name: One of SERVERS.
+        folder: For its output.
+        library: Of Node's ``ws``, for that one.
+        ping: Seconds between the pings of ``ws``; who does not answer is cut off.
+        prefix: A command that runs it, as ``ip netns exec …``.
+        host: Where it listens, for those in Python.
+
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        library: Path | None = None,
+        ping: float | None = None,
+        prefix: Sequence[str] = (),
+        host: str = "127.0.0.1",
+    ) -> None:
+        self.port = 0
+        self._prefix = prefix
+        self._host = host
+        self.name = name
+        self._log = folder / f"{name}.log"
+        self._library = library
+        self._ping = ping
+
+    @property
+    def url(self) -> str:
+        return f"ws://{self._host}:{self.port}/"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.process.__exit__(None, None, None)
+
+    def start(self) -> None:
+        """Start it, again on the same port."""
+        command = [*self._prefix, *self._command()]
+        environment = {**os.environ, "HOST": self._host}
+        self.process = Process(command, TESTS, environment, self._log, stdin=True)
+        self.process.wait_output("listening ")
+        found = re.search(r"listening (\d+)", self.process.output)
+        assert found is not None
+        self.port = int(found[1])
+
+    def _command(self) -> list[str]:
+        if self.name == "ws":
+            node = needed("node", "nodejs")
+            ping = [str(self._ping)] if self._ping is not None else []
+            return [node, str(HERE / "ws_server.mjs"), str(self.port), str(self._library), *ping]
+        module, _, protocol = self.name.partition("-")
+        command = [sys.executable, "-m", f"kit.otherservers.{module}_server", str(self.port)]
+        return [*command, *([protocol] if protocol else [])]
+
+    def kill(self) -> None:
+        """SIGKILL: the system ends its connections."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.process.__exit__(None, None, None)
+
+    def closed(self, code: int) -> int:
+        """Return how many connections it has seen end with *code*."""
+        return self.process.output.count(f"closed {code}\n")
+
+
+class Nginx:
+    """
+    nginx in front of *upstream*, a port; ``with`` starts and ends it.
+
+    Args:
+        folder: An empty one.
+        idle: Seconds without a byte from upstream after which it ends a connection.
+
+    """
+
+    def __init__(self, folder: Path, upstream: int, *, idle: float = 60.0) -> None:
+        self._program = needed("nginx", "nginx-light")
+        self._folder = folder
+        self.port = free_port()
+        self.set(upstream, idle=idle)
+
+    def set(self, upstream: int, *, idle: float = 60.0) -> None:
+        """Write another configuration; see :meth:`reload`."""
+        (self._folder / "nginx.conf").write_text(
+            CONFIGURATION.format(port=self.port, upstream=upstream, idle=int(idle * 1000))
+        )
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/"
+
+    def __enter__(self) -> Self:
+        command = [self._program, "-p", str(self._folder), "-e", "stderr", "-c", "nginx.conf"]
+        self.process = Process(command, self._folder, dict(os.environ), self._folder / "log")
+        self.process.wait_output("start worker process ")
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.process.__exit__(None, None, None)
+
+    def reload(self) -> None:
+        """New workers take over; the old ones end their connections within a second."""
+        before = self.process.output.count("start worker process ")
+        self.process.send_signal(signal.SIGHUP)
+        self.process.wait_output("start worker process ", before + 1)
+
+
+CONFIGURATION = """
+daemon off;
+worker_processes 1;
+worker_shutdown_timeout 300ms;
+pid nginx.pid;
+error_log stderr notice;
+events {{ worker_connections 64; }}
+http {{
+  access_log off;
+  client_body_temp_path body;
+  proxy_temp_path proxy;
+  fastcgi_temp_path fastcgi;
+  uwsgi_temp_path uwsgi;
+  scgi_temp_path scgi;
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{
+      proxy_pass http://127.0.0.1:{upstream};
+      proxy_http_version 1.1;
+      proxy_set_header Upgrade $http_upgrade;
+      proxy_set_header Connection "upgrade";
+      proxy_read_timeout {idle}ms;
+    }}
+  }}
+}}
+"""
