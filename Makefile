@@ -6,6 +6,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 BENCH   := .venv-bench# what we are compared with, apart from what the tests run with
+DOCS    := .venv-docs# Sphinx, apart from what the tests run with
 SOURCES := $(wildcard datastream_ws datastream_ws_django datastream_ws_flask tests example_project benchmarks)
 
 # make PYTHON=… names another interpreter; WORKERS: how many tests at once (logical: one per core).
@@ -14,7 +15,7 @@ WORKERS ?= logical
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench install python clean
+.PHONY: help demo test lint format bench docs install python clean
 
 help: ## what can be made (this list)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -38,10 +39,14 @@ format: $(STAMP) ## let ruff format the code and mend what it can
 bench: $(BENCH)/.installed ## ours beside what people use instead: benchmarks/RESULTS.md
 	@$(BENCH)/bin/python -m benchmarks $(ARGS)
 
+docs: $(DOCS)/.installed ## the pages, in docs/_build/html
+	@$(DOCS)/bin/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 install: $(STAMP) ## only make .venv
 
 clean: ## remove .venv, caches and build products
-	rm -rf $(VENV) $(BENCH) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) $(DOCS) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each candidate is run: a shim of that name may be on the path with no Python behind it.
@@ -79,3 +84,6 @@ $(STAMP): pyproject.toml
 
 $(BENCH)/.installed: pyproject.toml
 	$(call fill,$(BENCH),bench)
+
+$(DOCS)/.installed: pyproject.toml
+	$(call fill,$(DOCS),docs)

@@ -21,7 +21,7 @@ Every error of the package.
 :class:`Postponed` is no error: a handler raises it to see the same message again later.
 
 No text here carries a header value, a query string, userinfo or a payload; text from the
-peer is escaped and cut (see :mod:`datastream_ws.redaction`).
+peer is escaped and cut (see ``datastream_ws.redaction``).
 """
 
 from __future__ import annotations

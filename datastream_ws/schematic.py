@@ -1,6 +1,8 @@
 """
 The Schematic DataStream: from API URL and key to typed messages and kept subscriptions.
 
+::
+
     client = Client(api_key)
 
     @client.on_entity(EntityType.FLAGS)
@@ -471,7 +473,7 @@ class Client(EntityDecorators, core.Client):
         """
         Ask for an entity, now and on every connection, before ``on_ready``; never blocks.
 
-        May be called before :meth:`start`, and from any thread.
+        May be called before ``start()``, and from any thread.
 
         Args:
             keys: Which one, for example ``{"id": "acme"}``; ``None``: all of that type.

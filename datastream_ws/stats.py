@@ -30,10 +30,12 @@ class Stats:
         messages_dropped: By cause: overflow, conflated, shutdown, lease_lost.
         messages_waiting: Now, the ones in hand included.
         messages_spooled: Now, in the file only.
-        bytes_received, bytes_sent: Payloads, in bytes.
+        bytes_received: Of payloads.
+        bytes_sent: Of payloads.
         blocked_seconds: Time that reading was stopped because the inbox was full.
         round_trip_time: Of the last ping, in seconds; ``None`` before the first pong.
-        connected_since, last_message_at: UNIX times; ``None``: not connected, none yet.
+        connected_since: UNIX time; ``None``: not connected.
+        last_message_at: UNIX time; ``None``: none yet.
         last_error: Type and text of the last reported error; ``None``: none yet.
         errors_dropped: Errors that left the bounded buffer before ``errors()`` read them.
 

@@ -1,6 +1,8 @@
 """
 WebSocket streams in a Django project: settings, handlers, commands, admin.
 
+::
+
     from datastream_ws_django import datastream, datastreams
 
     @datastream.on_message("flag_update")

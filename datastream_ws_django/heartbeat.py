@@ -93,19 +93,18 @@ class Heartbeat:
 
     def _write(self, stream: StreamHealth) -> None:
         values: dict[str, Any] = {name: getattr(stream, name) for name in COUNTERS}
-        StreamStatus.objects.update_or_create(
-            stream=stream.name,
-            host=self._host,
-            pid=stream.pid,
-            defaults={
-                "state": stream.state,
-                "beat_at": moment(stream.at),
-                "connected_since": moment(stream.connected_since),
-                "last_message_at": moment(stream.last_message_at),
-                "last_error": stream.last_error or "",
-                **values,
-            },
-        )
+        values |= {
+            "state": stream.state,
+            "beat_at": moment(stream.at),
+            "connected_since": moment(stream.connected_since),
+            "last_message_at": moment(stream.last_message_at),
+            "last_error": stream.last_error or "",
+        }
+        # Single statements: SQLite lets them wait for another writer. A transaction that reads and
+        # then writes, as update_or_create() is, it refuses at once ("database is locked").
+        key = {"stream": stream.name, "host": self._host, "pid": stream.pid}
+        if not StreamStatus.objects.filter(**key).update(**values):
+            StreamStatus.objects.create(**key, **values)
 
     def _prune(self) -> None:
         if time.monotonic() - self._pruned_at < PRUNE_SECONDS:

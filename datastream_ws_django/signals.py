@@ -1,6 +1,8 @@
 """
 Signals: the other way to register handlers, for those who know Django's.
 
+::
+
     @receiver(message_received, sender=datastreams["prices"])
     def tick(sender, *, stream, message, **kwargs): ...
 

@@ -1,5 +1,5 @@
 """
-The blinker signals of a stream. Sender: the app; ``stream``: the :class:`DataStream`.
+The blinker signals of a stream. Sender: the app; ``stream``: the ``DataStream``.
 
 ==========================  =====================  ==============================================
 ``message_received``        ``stream, message``    every message; counts as a bare ``on_message``

@@ -3,7 +3,7 @@ One owner among many processes.
 
 A :class:`Lease` is a right with an end, kept in a store that all processes reach. Whoever holds
 it connects; the others stand by. :class:`RedisLease` keeps it in Redis; Django's adapter has one
-in the database. :class:`LeaseKeeper` acquires and renews it on a thread of its own, so that a
+in the database. ``LeaseKeeper`` acquires and renews it on a thread of its own, so that a
 store that hangs never blocks the event loop.
 """
 

@@ -80,7 +80,7 @@ class LeaseKeeper:
 
     @property
     def left(self) -> float:
-        """Seconds until the tenure ends by itself; not above 0: it has ended."""
+        """Seconds until the tenure ends by itself; it has ended when this is not above 0."""
         return self._deadline - clock()
 
     @property

@@ -14,7 +14,7 @@ __all__ = ["capture_sent"]
 @contextmanager
 def capture_sent(client: Any, replies: Iterable[Any] | None = None) -> Iterator[list[Any]]:
     """
-    Yield a list that collects what goes through *client* while the block runs.
+    Yield a list that collects what goes through *client* while the block runs::
 
         with capture_sent(client) as sent:
             client.deliver('{"type": "ping"}')      # whose handler sends a pong

@@ -1,6 +1,8 @@
 """
 A real WebSocket server on a thread, for tests: it records what arrives and fails on demand.
 
+::
+
     with StreamServer() as server:
         client = Client(server.url)
         client.start()

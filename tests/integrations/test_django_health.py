@@ -14,16 +14,19 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.core.management import call_command
+from django.db import connection
 from django.test import Client as Browser
 from django.test import override_settings
 from django.urls import reverse
 from django.utils import timezone
 
 from datastream_ws import HandlerError, State
+from datastream_ws.health import describe
 from datastream_ws.testing import StreamServer
 from datastream_ws_django import datastreams
 from datastream_ws_django.deadletters import keep, prune
 from datastream_ws_django.delivery import message_of
+from datastream_ws_django.heartbeat import Heartbeat
 from datastream_ws_django.models import FailedMessage, StreamStatus
 from datastream_ws_django.testing import deliver
 from kit.djangoproject import Project
@@ -253,3 +256,22 @@ def test_a_slow_handler_makes_no_dead_letter(still_running: bool) -> None:
     message = message_of(stream, "{}")
     keep(stream, HandlerError("", handler=keep, messages=(message,), still_running=still_running))
     assert FailedMessage.objects.exists() is not still_running
+
+
+@pytest.mark.django_db(transaction=True)
+def test_heartbeats_are_written_in_no_transaction() -> None:
+    """In one that has read, SQLite refuses to write at once if another process has just written."""
+    atomic: list[bool] = []
+
+    def note(execute: Any, sql: Any, params: Any, many: Any, context: Any) -> Any:
+        atomic.append(context["connection"].in_atomic_block)
+        return execute(sql, params, many, context)
+
+    heartbeat = Heartbeat()
+    with connection.execute_wrapper(note):
+        for at in (1.0, 2.0):  # a new row, and the same again
+            heartbeat._write(describe(datastreams["feed"].client, at))
+    heartbeat.close(10)
+    assert len(atomic) == 3
+    assert not any(atomic)
+    assert StreamStatus.objects.count() == 1

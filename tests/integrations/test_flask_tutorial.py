@@ -1,8 +1,7 @@
-"""The README's Flask section, followed to the letter in an empty folder."""
+"""The app of Flask's tutorial in real servers: how many connections, and how they end."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,11 +10,11 @@ import pytest
 
 from datastream_ws.testing import StreamServer
 from datastream_ws.testing.connection import StreamConnection
-from kit.flaskproject import PATIENCE, ROOT, FlaskProject, get
+from kit.flaskproject import PATIENCE, FlaskProject, get
+from kit.pages import Block, steps
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition("\n## Flask\n")[2].partition("\n## ")[0]
-COMMANDS = re.findall(r"^    ((?:flask|gunicorn) .*?)(?:  +#.*)?$", SECTION, re.MULTILINE)
+TUTORIAL = "docs/tutorials/flask.md"
+URL = "ws://127.0.0.1:8765"
 
 
 @pytest.fixture
@@ -30,19 +29,10 @@ def feed() -> StreamServer:
 
 @pytest.fixture
 def project(tmp_path: Path, feed: StreamServer) -> Iterator[FlaskProject]:
-    [example] = re.findall(r'^```python title="app\.py"\n(.*?)^```', SECTION, re.S | re.M)
+    blocks = [each for each in steps(TUTORIAL) if isinstance(each, Block)]
+    [app] = [each.text for each in blocks if each.title == "app.py"]
     with feed:
-        project = FlaskProject(tmp_path, example.replace("wss://api.example.com/stream", feed.url))
-        yield project
-
-
-def test_commands_are_those_shown_here() -> None:
-    assert COMMANDS == [
-        "flask --app app run --debug",
-        "gunicorn -w 3 'app:create_app()'",
-        "flask --app app datastream run",
-        "flask --app app datastream status",
-    ]
+        yield FlaskProject(tmp_path, app.replace(URL, feed.url))
 
 
 def test_process_of_its_own(project: FlaskProject, feed: StreamServer) -> None:

@@ -1,0 +1,112 @@
+"""How the pages are made: ``make docs``. Warnings are errors, and nothing is fetched."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import django
+from django.conf import settings
+
+import datastream_ws
+
+# Django's models are only importable with settings.
+settings.configure(
+    INSTALLED_APPS=[
+        "django.contrib.admin",
+        "django.contrib.auth",
+        "django.contrib.contenttypes",
+        "django.contrib.messages",
+        "datastream_ws_django",
+    ],
+    DATASTREAMS={},
+    DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+)
+django.setup()
+
+project = "datastream-ws"
+author = "datastream-ws contributors"
+copyright = author
+version = release = datastream_ws.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["_build", "images"]
+
+# --- Markdown ---
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3  # links to headings are checked, as [text](page.md#heading)
+
+# --- the reference, from docstrings ---
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_default_options = {"members": True}
+python_use_unqualified_type_names = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+napoleon_custom_sections = ["Source"]
+
+# A name in a docstring or signature that leads nowhere is an error, but for what others document.
+nitpicky = True
+nitpick_ignore_regex = [
+    (
+        "py:.*",
+        r"(asyncio|collections|concurrent|django|enum|flask|http|logging|ssl|types|typing)\..*",
+    ),
+    ("py:.*", r"websockets\..*"),
+    # What annotations of ours name and the pages do not show.
+    ("py:class", r"datastream_ws\.handlers\.(Decorators|F|Handler|OnBatch|OnMessage)"),
+    (
+        "py:class",
+        r"datastream_ws\.(client\.Queued|health\.StreamHealth|schematic\.EntityDecorators)",
+    ),
+    ("py:class", r"datastream_ws\.testing\.(record\.Attempt|loop\.LoopOnThread)"),
+    ("py:class", r"datastream_ws_django\.conf\.StreamSettings"),
+    ("py:class", "(Handler|Queued)"),
+]
+
+# --- looks ---
+html_theme = "furo"
+html_title = "datastream-ws"
+html_copy_source = False
+html_show_sphinx = False
+
+FENCE_WITH_TITLE = re.compile(r'^(`{3,})(\w+) title="([^"]+)"$', re.MULTILINE)
+
+
+def titles_become_captions(app: object, page: str, source: list[str]) -> None:
+    """Turn ```python title="app.py"``` into what Sphinx knows; GitHub leaves titles out."""
+    source[0] = FENCE_WITH_TITLE.sub(r"\1{code-block} \2\n:caption: \3\n", source[0])
+
+
+written: list[str] = []
+
+
+def keep_docstring(
+    app: object, what: str, name: str, obj: object, opts: object, lines: list[str]
+) -> None:
+    written[:] = lines
+
+
+def restore_docstring(
+    app: object, what: str, name: str, obj: object, opts: object, lines: list[str]
+) -> None:
+    """A property's "text: more text" is a sentence here; napoleon takes it for "type: text"."""
+    if what in ("property", "attribute") and any(line.startswith(":type:") for line in lines):
+        lines[:] = written
+
+
+def setup(app: Any) -> None:
+    app.connect("source-read", titles_become_captions)
+    app.connect("autodoc-process-docstring", keep_docstring, priority=100)
+    app.connect("autodoc-process-docstring", restore_docstring, priority=900)

@@ -1,0 +1,32 @@
+"""The pages hold: whoever follows one to the letter, from an empty folder, sees what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kit.blockchecks import CHECKS
+from kit.pages import Block, pages, steps
+from kit.reader import NOT_RUN, Reader, lines_of
+
+BLOCKS = [each for page in pages() for each in steps(page) if isinstance(each, Block)]
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("page", sorted({block.page for block in BLOCKS}))
+def test_page(page: str, tmp_path: Path) -> None:
+    with Reader(page, tmp_path) as reader:
+        reader.follow()
+
+
+def test_what_is_not_run_is_in_the_pages() -> None:
+    """The list of excuses has no entry that excuses nothing."""
+    lines = [line for each in BLOCKS if each.language == "sh" for line in lines_of(each.text)]
+    used = {line.split()[0] for line in lines if line.strip()}
+    assert set(NOT_RUN) - used == set()
+
+
+def test_every_kind_of_block_is_used() -> None:
+    used = {each.language for each in BLOCKS} | {"service"}
+    assert set(CHECKS) - used == set()

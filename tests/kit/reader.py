@@ -1,0 +1,359 @@
+"""
+A reader who follows a page to the letter, in an empty folder.
+
+Files are written, programs and commands run, what they print is compared. A command that serves
+runs until the page says Ctrl-C, or ends; then it must end well. Replaced are only the addresses
+that exist nowhere (``wss://api.example.com/stream``) and the ports.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from datastream_ws.testing import StreamServer
+from datastream_ws.testing.connection import StreamConnection
+from kit.blockchecks import check_block
+from kit.flaskproject import PATIENCE, Running
+from kit.pages import ROOT, Block, Remark, steps
+from kit.redisserver import PrivateRedis
+
+__all__ = ["NOT_RUN", "Reader"]
+
+# What is not run, and why. Everything else is.
+NOT_RUN = {
+    "docker": "needs Docker's daemon; Dockerfile and compose file are checked line by line",
+    "kubectl": "needs a cluster; the manifests are checked field by field",
+    "systemctl": "needs systemd as the first process; the units are given to systemd-analyze",
+    "journalctl": "as systemctl",
+    "uwsgi": "a C program that is compiled when installed; tried by hand, see the page",
+    "git": "the repository is here already",
+}
+
+# Commands that run until they are told to end.
+SERVES = re.compile(
+    r"^(flask .*\brun\b|gunicorn |uvicorn |celery .* worker\b|datastream-ws (listen|replay)|"
+    r"python manage\.py (runserver|run_datastream)|python \w+\.py$)"
+)
+PORTS = ("8765", "8000", "5000", "9100")
+SPEAKS = re.compile(r"\.(send|subscribe|request|start_entity)\(")
+
+# What the server behind wss://api.example.com/stream says.
+MESSAGES: list[dict[str, object]] = [
+    {"type": "flag_update", "key": "feature1", "value": True},
+    {"type": "price", "symbol": "ACME", "price": "10.5"},
+    {"entity_type": "rulesengine.Flags", "message_type": "full", "data": [{"key": "feature1"}]},
+    {"type": "goodbye"},
+]
+
+
+def feed(connection: StreamConnection, data: str | bytes = b"") -> None:
+    for message in MESSAGES:
+        connection.send(message)
+
+
+def server_for(text: str) -> StreamServer:
+    """Return a server for the code in *text*: one that is spoken to answers."""
+    # So that it has got that far when it is told to end.
+    return StreamServer(on_message=feed) if SPEAKS.search(text) else StreamServer(on_connect=feed)
+
+
+class Reader:
+    """
+    Follows *page* in *folder*, an empty one.
+
+    Attributes:
+        fill: Text that is replaced in every block, and by what.
+        running: The commands that serve, with their processes.
+        done: The commands so far.
+        printed: Looks for a pattern in what was printed last.
+        codes: Exit code of the next command, if the page says one.
+
+    """
+
+    def __init__(self, page: str, folder: Path) -> None:
+        self.page = page
+        self.folder = folder
+        self.fill = {port: str(free_port()) for port in PORTS}
+        self.running: list[tuple[str, Running]] = []
+        self.printed: Callable[[re.Pattern[str]], object] | None = None
+        self.codes: list[int] = []
+        self.done: list[str] = []
+        self._end = ExitStack()
+
+    def __enter__(self) -> Self:
+        text = "\n".join(each.text for each in steps(self.page))
+        if "redis://localhost" in text:
+            redis = self._end.enter_context(PrivateRedis(self.folder))
+            self.fill["redis://localhost"] = redis.url
+        if "wss://api.example.com/stream" in text:
+            files = [e.text for e in steps(self.page) if isinstance(e, Block) and e.title]
+            server = self._end.enter_context(server_for("\n".join(files)))
+            self.fill["wss://api.example.com/stream"] = server.url
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end.close()
+        for command, running in self.running:
+            running.__exit__(kind, error, trace)
+            if error is not None:
+                print(f"--- output of {command} ---\n{running.output}")
+
+    def follow(self) -> None:
+        """Do all that the page says."""
+        for step in steps(self.page):
+            if isinstance(step, Remark):
+                self.remark(step)
+            else:
+                try:
+                    self.block(step)
+                except BaseException as error:
+                    error.add_note(str(step))
+                    raise
+        for command, _ in list(self.running):
+            self.interrupt(command)
+        assert self.idle_files() == [], "files that nothing has run"
+
+    def remark(self, remark: Remark) -> None:
+        if remark.word == "Ctrl-C":
+            self.interrupt(remark.text)
+        elif remark.word == "exit code":
+            self.codes = [int(remark.text)]
+        else:
+            [self.printed] = [look_in(r) for c, r in self.running if c == remark.text]
+
+    def block(self, block: Block) -> None:
+        text = self.filled(block.text)
+        if block.language == "text" and not block.title:
+            assert self.printed is not None, "nothing has been run that could print this"
+            self.printed(pattern(text))
+            return
+        check_block(block, self.folder)
+        if block.title:
+            self.write(block.title, text)
+        elif block.language == "python":
+            self.program(block, text)
+        elif block.language == "sh":
+            self.commands(text)
+
+    def write(self, title: str, text: str) -> None:
+        path = self.folder / title
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(("\n\n" if file.tell() else "") + text)
+
+    def idle_files(self) -> list[str]:
+        """Return the Python files of the page that no command has loaded."""
+        titles = {e.title for e in steps(self.page) if isinstance(e, Block)}
+        files = [self.folder / title for title in titles if title.endswith(".py")]
+        ran = " ".join(self.done)
+        return [
+            str(file)
+            for file in files
+            if file.name not in ran and not list(file.parent.glob(f"__pycache__/{file.stem}.*"))
+        ]
+
+    # --- programs ---
+
+    def program(self, block: Block, text: str) -> None:
+        """Run a program until it has printed what follows; tests, to their end."""
+        file = self.folder / f"test_line_{block.line}.py"
+        with server_for(text) as server:
+            url = re.compile(r"wss://api\.example\.com/stream|https://api\.schematichq\.com")
+            file.write_text(url.sub(server.url, block.text), encoding="utf-8")
+            (self.tests if "def test_" in text else self.run_program)(file)
+
+    def tests(self, file: Path) -> None:
+        installed = importlib.metadata.entry_points(group="pytest11", name="datastream_ws")
+        plugin = "" if installed else "-p datastream_ws.testing.plugin "
+        self.command(f"python -m pytest -q {plugin}{file.name}")
+        assert self.printed
+        self.printed(re.compile(r"\d passed"))
+
+    def run_program(self, file: Path) -> None:
+        expected = self.expected_after(file)
+        errors = file.with_suffix(".err")
+        with (
+            errors.open("w") as stderr,
+            subprocess.Popen(
+                [sys.executable, "-W", "error", "-u", file],
+                cwd=self.folder,
+                env=self.environment(),
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            ) as process,
+        ):
+            assert process.stdout is not None
+            printed = ""
+            for line in process.stdout:
+                printed += line
+                if expected.search(printed):
+                    break
+            if ".run()" in file.read_text(encoding="utf-8") and printed:
+                process.send_signal(signal.SIGINT)
+            printed += process.stdout.read()
+            code = process.wait(PATIENCE)
+        assert (code, errors.read_text()) == (0, "")
+        assert printed, "a program in a page prints something"
+        self.printed = look_at(printed)
+
+    def expected_after(self, file: Path) -> re.Pattern[str]:
+        """Return what the page says that this program prints; any line if it does not."""
+        blocks = [each for each in steps(self.page) if isinstance(each, Block)]
+        line = int(file.stem.rpartition("_")[2])
+        [number] = [n for n, each in enumerate(blocks) if each.line == line]
+        after = blocks[number + 1 : number + 2]
+        if after and after[0].language == "text":
+            return pattern(self.filled(after[0].text))
+        return re.compile("\n")
+
+    # --- commands ---
+
+    def commands(self, text: str) -> None:
+        printed = ""
+        commands = [c for c in map(without_comment, lines_of(text)) if c]
+        for number, command in enumerate(commands):
+            words = shlex.split(command)
+            if words[0] in NOT_RUN:
+                continue
+            if SERVES.match(command):
+                assert number == len(commands) - 1, f"{command} would hold up what follows"
+                self.serve(command)
+                return
+            printed += self.command(command)
+        self.printed = look_at(printed)
+
+    def command(self, command: str) -> str:
+        """Run a command to its end; return what it printed."""
+        words = shlex.split(command)
+        if words[0] == "make":  # of this checkout; what it would do
+            return str(subprocess.check_output([*words, "-n"], cwd=ROOT, text=True))
+        if words[:2] == ["pip", "install"]:
+            return installable(words[2:])
+        if words[0] == "curl":
+            return fetched(words[-1])
+        running = self.start(command)
+        try:
+            code = running.exit_code()
+        finally:
+            running.__exit__(None, None, None)
+        assert code == (self.codes.pop() if self.codes else 0), running.output
+        self.printed = look_at(running.output)
+        return running.output
+
+    def serve(self, command: str) -> None:
+        running = self.start(command)
+        self.running.append((command, running))
+        self.printed = look_in(running)
+
+    def start(self, command: str) -> Running:
+        self.done.append(command)
+        whole = command if re.search(r"[|;&<>]", command) else f"exec {command}"
+        return Running(["sh", "-c", whole], self.folder, self.environment())
+
+    def interrupt(self, command: str) -> None:
+        """Press Ctrl-C in the terminal of a command; it must end well."""
+        command = self.filled(command)
+        [found] = [each for each in self.running if each[0] == command]
+        os.killpg(found[1].process.pid, signal.SIGINT)
+        code = found[1].exit_code()
+        assert code == 0, f"{command} ended with {code}:\n{found[1].output}"
+        self.running.remove(found)
+        found[1].__exit__(None, None, None)
+
+    def filled(self, text: str) -> str:
+        for known, filled in self.fill.items():
+            text = text.replace(known, filled)
+        return text
+
+    def environment(self) -> dict[str, str]:
+        """Return a newcomer's: this Python first on the path, a home of their own."""
+        ours = ("PYTEST_", "DJANGO_", "FLASK_", "CELERY_", "DATASTREAM", "GUNICORN_")
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+        inherited.pop("PYTHONDONTWRITEBYTECODE", None)  # what was loaded is seen by its bytecode
+        return inherited | {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.getenv("PYTHONPATH", "")]),
+            "PYTHONUNBUFFERED": "1",
+            "HOME": str(self.folder),
+            "FLASK_RUN_PORT": self.fill["5000"],
+            "GUNICORN_CMD_ARGS": f"--bind 127.0.0.1:{self.fill['8000']}",
+        }
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the commands, those that go on in the next line put together."""
+    return text.replace("\\\n", " ").strip().split("\n")
+
+
+def without_comment(command: str) -> str:
+    return re.sub(r"(^|\s+)#.*", "", command).strip()
+
+
+def pattern(text: str) -> re.Pattern[str]:
+    """Return the regular expression of these lines, one after the other, ``…`` being anything."""
+    lines = (re.escape(line.strip()).replace("…", "[^\n]*?") for line in text.strip().split("\n"))
+    return re.compile(".*?".join(lines), re.DOTALL)
+
+
+def look_at(printed: str) -> Callable[[re.Pattern[str]], object]:
+    def look(expected: re.Pattern[str]) -> None:
+        assert expected.search(printed), f"{expected.pattern}\nis not in\n{printed}"
+
+    return look
+
+
+def look_in(running: Running) -> Callable[[re.Pattern[str]], object]:
+    return lambda expected: running.wait_for(f"(?s){expected.pattern}")
+
+
+def installable(words: list[str]) -> str:
+    """Check that what pip is told to install is ours, with extras that exist, or well known."""
+    known = set(importlib.metadata.metadata("datastream-ws").get_all("Provides-Extra") or ())
+    for word in words:
+        if match := re.fullmatch(r"datastream-ws(?:\[([\w,]+)\])?", word):
+            assert set(filter(None, (match[1] or "").split(","))) <= known, word
+        else:
+            assert re.fullmatch(r"\.|-r|[\w.-]+", word), word
+    return ""
+
+
+def fetched(url: str) -> str:
+    """Return what is at a URL, once a server answers there."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=PATIENCE) as response:
+                return str(response.read().decode())
+        except urllib.error.HTTPError as error:
+            return error.read().decode()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
