@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -33,6 +34,9 @@ from kit.pages import ROOT, Block, Remark, steps
 from kit.redisserver import PrivateRedis
 
 __all__ = ["NOT_RUN", "Reader"]
+
+# As a package or editable: then nothing else is needed, and a wheel is tried as it is.
+INSTALLED = any(importlib.metadata.distributions(name="datastream-ws"))
 
 # What is not run, and why. Everything else is.
 NOT_RUN = {
@@ -183,8 +187,7 @@ class Reader:
             (self.tests if "def test_" in text else self.run_program)(file)
 
     def tests(self, file: Path) -> None:
-        installed = importlib.metadata.entry_points(group="pytest11", name="datastream_ws")
-        plugin = "" if installed else "-p datastream_ws.testing.plugin "
+        plugin = "" if INSTALLED else "-p datastream_ws.testing.plugin "
         self.command(f"python -m pytest -q {plugin}{file.name}")
         assert self.printed
         self.printed(re.compile(r"\d passed"))
@@ -293,7 +296,7 @@ class Reader:
         inherited.pop("PYTHONDONTWRITEBYTECODE", None)  # what was loaded is seen by its bytecode
         return inherited | {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), os.getenv("PYTHONPATH", "")]),
+            "PYTHONPATH": "" if INSTALLED else str(ROOT),
             "PYTHONUNBUFFERED": "1",
             "HOME": str(self.folder),
             "FLASK_RUN_PORT": self.fill["5000"],
@@ -335,7 +338,8 @@ def look_in(running: Running) -> Callable[[re.Pattern[str]], object]:
 
 def installable(words: list[str]) -> str:
     """Check that what pip is told to install is ours, with extras that exist, or well known."""
-    known = set(importlib.metadata.metadata("datastream-ws").get_all("Provides-Extra") or ())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    known = set(project["optional-dependencies"])
     for word in words:
         if match := re.fullmatch(r"datastream-ws(?:\[([\w,]+)\])?", word):
             assert set(filter(None, (match[1] or "").split(","))) <= known, word
