@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,10 +32,6 @@ def python(text: str, folder: Path) -> None:
 
 def shell(text: str, folder: Path) -> None:
     subprocess.run(["sh", "-n"], input=text, check=True, text=True)
-
-
-def toml(text: str, folder: Path) -> None:
-    tomllib.loads(text)
 
 
 def ini(text: str, folder: Path) -> None:
@@ -152,7 +147,6 @@ CHECKS: dict[str, tuple[str, Check]] = {
     "python": ("run; a file: compiled, and run by what the page does with it", python),
     "sh": ("run, but for the commands in kit.reader.NOT_RUN", shell),
     "text": ("compared with what was printed", nothing),
-    "toml": ("parsed", toml),
     "ini": ("parsed", ini),
     "service": ("parsed; systemd-analyze verify where there is one, with another program", service),
     "dockerfile": ("its instructions are known, the last one is in the form that gets signals",
