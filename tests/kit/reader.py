@@ -52,7 +52,7 @@ SERVES = re.compile(
     r"python manage\.py (runserver|run_datastream)|python (feed|watch)\.py$)"
 )
 # What they tell of a process that has just started may be a moment late: asked again.
-ASKS = re.compile(r"\b(probe\.py|datastream_status|datastream status)\b")
+ASKS = re.compile(r"\b(probe\.py|datastream_status|datastream status|inspect|control)\b")
 PORTS = ("8765", "8000", "5000", "9100")
 SPEAKS = re.compile(r"\.(send|subscribe|request|start_entity)\(")
 
