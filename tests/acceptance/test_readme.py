@@ -7,6 +7,8 @@ import dataclasses
 import re
 from pathlib import Path
 
+import pytest
+
 from datastream_ws import ClientOptions
 from kit.pages import Block, pages, steps
 
@@ -40,6 +42,20 @@ def test_linked_files_exist() -> None:
             (page, link) for link in links if not (ROOT / page).parent.joinpath(link).exists()
         ]
     assert missing == []
+
+
+def test_figures_are_those_of_the_benchmarks() -> None:
+    """Rounded by hand, and measured anew now and then: within a third."""
+    results = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
+    [row] = re.findall(r"^\| messages per second.*? \| (.*) \|$", TEXT, re.MULTILINE)
+    ours, bare, *others = map(float, row.split(" | "))
+    names = ("websocket-client", "aiohttp", "schematichq")
+    measured = [re.search(rf"^\| `{name}` \| ([\d.]+)", results, re.MULTILINE) for name in names]
+    [aim] = re.findall(r"^\| default engine / bare .*\| ([\d.]+) \(", results, re.MULTILINE)
+    assert bare == 1
+    assert [ours, *others] == pytest.approx(
+        [float(aim), *(float(m[1]) for m in measured if m)], 0.33
+    )
 
 
 def option_rows() -> list[tuple[str, str]]:

@@ -48,7 +48,7 @@ NOT_RUN = {
 
 # Commands that run until they are told to end.
 SERVES = re.compile(
-    r"^(flask .*\brun\b|gunicorn |uvicorn |celery .* worker\b|datastream-ws (listen|replay)|"
+    r"^(flask .*\brun\b|gunicorn |uvicorn |celery .* worker\b|datastream-ws replay|"
     r"python manage\.py (runserver|run_datastream)|python (feed|watch)\.py$)"
 )
 # What they tell of a process that has just started may be a moment late: asked again.
