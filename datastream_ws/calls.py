@@ -166,14 +166,20 @@ class Run:
         self._handlers = handlers
         self.caller = caller
         self._stack: AsyncExitStack | None = None
+        self._enclosed: dict[Handler, Callable[..., Any]] = {}
 
     async def call(self, handler: Handler, *arguments: Any) -> Any:
         """Call a handler within its contexts; raises what it raises."""
-        if self._handlers.units and self._stack is None:
-            await self._enter_run()
+        await self.enter()
         if handler.is_async:
             return await self.caller.await_(lambda: self._call_async(handler, arguments))
-        return enclosed(handler.function, self._handlers.units)(*arguments)
+        return self.enclosed(handler)(*arguments)
+
+    def enclosed(self, handler: Handler) -> Callable[..., Any]:
+        """Return a plain handler's function as one that enters the contexts per call."""
+        if handler not in self._enclosed:
+            self._enclosed[handler] = enclosed(handler.function, self._handlers.units)
+        return self._enclosed[handler]
 
     async def _call_async(self, handler: Handler, arguments: tuple[Any, ...]) -> Any:
         if not self._handlers.units:
@@ -184,6 +190,11 @@ class Run:
                 await self._enter("run", stack, for_async=True, only_async=True)
             await self._enter("call", stack, for_async=True)
             return await handler.function(*arguments)
+
+    async def enter(self) -> None:
+        """Enter the contexts of the run, unless it has been done; raises what they raise."""
+        if self._handlers.units and self._stack is None:
+            await self._enter_run()
 
     async def _enter_run(self) -> None:
         stack = AsyncExitStack()

@@ -15,22 +15,25 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from .calls import Caller, LoopCaller, Run, ThreadCaller, drive, enclosed, handling
+from .calls import Caller, LoopCaller, Run, ThreadCaller, drive, handling
 from .exceptions import HandlerError, Postponed
 from .handlers import Handler, Handlers
 from .inbox import Inbox
 from .messages import Message
 from .options import ClientOptions
+from .stretches import Popping, Stretch
 
 __all__ = ["Dispatcher"]
 
 RUN_MESSAGES = 100
 RUN_SECONDS = 0.05
 DIRECT_MESSAGES = 1000
+QUICK_SECONDS = 0.001
 
 
 class Stopped(BaseException):
@@ -82,6 +85,23 @@ class Watched:
     reported: bool = False
 
 
+@dataclass(slots=True)
+class Failure:
+    """What a handler, or the user's ``route`` or ``when``, has raised."""
+
+    message: Message
+    matched: Sequence[Handler] | None
+    handler: Handler | None
+    error: BaseException
+
+    @property
+    def rest(self) -> Sequence[Handler] | None:
+        """The handlers still to be called, the failed one first; ``None``: not known yet."""
+        if self.matched is None or self.handler is None:
+            return None
+        return self.matched[self.matched.index(self.handler) :]
+
+
 class Dispatcher:
     """
     Hands messages of an inbox to handlers, on at most ``concurrency`` workers.
@@ -92,7 +112,8 @@ class Dispatcher:
         report: Given every :class:`HandlerError`, from any thread.
         on_room: Called, from any thread, when reading may resume.
         on_death: Given what ended a worker that must not end.
-        gate: Looked at before each message; False holds everything back until :meth:`wake`.
+        gate: Looked at before each message; False holds everything back until :meth:`wake`;
+            ``None``: nothing does.
         tenure: What the owner holds the stream by, a number per tenure of a lease; ``None``: it
             does not. Closes the gate, and holds back what is in hand but not handed on yet.
         held: Whether messages wait in the inbox while there are no handlers at all.
@@ -111,7 +132,7 @@ class Dispatcher:
         report: Callable[[BaseException], None],
         on_room: Callable[[], None],
         on_death: Callable[[BaseException], None],
-        gate: Callable[[], bool],
+        gate: Callable[[], bool] | None,
         tenure: Callable[[], int | None] = lambda: 0,
         held: bool = False,
     ) -> None:
@@ -123,7 +144,8 @@ class Dispatcher:
         self._spawn = spawn
         self._report = report
         self._on_room = on_room
-        self._gate = gate
+        self._is_gated = gate is not None
+        self._gate = gate or always_open
         self._on_death = on_death
         self._tenure = tenure
         self._held = held
@@ -235,9 +257,8 @@ class Dispatcher:
     # --- one run ---
 
     async def _run_one(self, caller: Caller) -> bool:
-        direct = self._handlers.direct(caller.on_loop)
-        if direct and self._options.handler_timeout is None:
-            return await self._run_direct(caller, direct)
+        if self._options.handler_timeout is None and self._handlers.is_direct(caller.on_loop):
+            return await self._run_direct(caller)
         return await self._run(caller)
 
     async def _run(self, caller: Caller) -> bool:
@@ -251,7 +272,7 @@ class Dispatcher:
                 if message is None:
                     await self._flush_batches(run)
                     return False
-                await self._handle(run, message, caller)
+                await self._handle(run, message)
                 if time.monotonic() > end:
                     break
             if self._batches:
@@ -260,60 +281,74 @@ class Dispatcher:
         finally:
             await self._leave_run(run)
 
-    async def _run_direct(self, caller: Caller, handlers: Sequence[Handler]) -> bool:
-        """
-        As :meth:`_run`, where every handler is only to be called.
-
-        Counting a message and taking the next is one step, and there are no coroutines in
-        between: that is half of what a message costs.
-        """
-        inbox, gate, monotonic = self._inbox, self._gate, time.monotonic
-        functions = [enclosed(handler.function, self._handlers.units) for handler in handlers]
-        awaited = caller.on_loop
-        end = monotonic() + RUN_SECONDS
-        message = inbox.pop() if gate() else None
-        left = DIRECT_MESSAGES
-        while message is not None:
-            called = 0
-            try:
-                for function in functions:
-                    called += 1
-                    if awaited:
-                        await function(message)
-                    else:
-                        function(message)
-            except BaseException as error:
-                await self._handle_rest(message, caller, handlers[called - 1 :], error)
-                return not self._stopped.is_set()
-            left -= 1
-            if left and monotonic() < end and gate():
-                message, room = inbox.pop_after(message)
-            else:
-                room = inbox.done(message)
-                left = 0
-            if room:
-                self._on_room()
-            if not left:
-                return not self._stopped.is_set()
-        return False
-
-    async def _handle_rest(
-        self,
-        message: Message,
-        caller: Caller,
-        handlers: Sequence[Handler],
-        error: BaseException,
-    ) -> None:
-        """Go on with a message after the first of *handlers* raised *error*."""
+    async def _run_direct(self, caller: Caller) -> bool:
+        """As :meth:`_run`, where every handler is only to be called, and none is a batch's."""
         run = Run(self._handlers, caller)
-        await self._handle(run, message, caller, handlers, error)
-        await self._leave_run(run)
+        alone = self._options.concurrency == 1 and not self._is_gated
+        stretch = self._inbox.stretch() if alone else None
+        source = stretch or Popping(self._inbox, self._gate, self._on_room)
+        try:
+            return await self._call_directly(run, source)
+        finally:
+            await self._leave_run(run)
+
+    async def _call_directly(self, run: Run, source: Stretch | Popping) -> bool:
+        """
+        Handle messages for a while; return whether there may be more.
+
+        What stands in the loop is what every message costs: as little as can be beside the
+        handler's own call (docs/performance.md).
+        """
+        handlers, awaited, monotonic = self._handlers, run.caller.on_loop, time.monotonic
+        every, encloses = handlers.every, handlers.has_units("call")
+        entering = handlers.has_units("run")
+        left = min(source.most, RUN_MESSAGES if entering else DIRECT_MESSAGES)
+        looked, look_at = monotonic(), left - 1
+        end = looked + RUN_SECONDS
+        more, failure, handler = False, None, None
+        with suppress(IndexError):  # the source is empty
+            for message in iter(source.pop, None):
+                matched = every
+                try:
+                    if matched is None:
+                        matched = handlers.match(message)
+                    for handler in matched:
+                        if entering:
+                            await run.enter()
+                            entering = False
+                        argument = handler.argument(message) if handler.decode_as else message
+                        if awaited:
+                            await handler.function(argument)
+                        elif encloses:
+                            run.enclosed(handler)(argument)
+                        else:
+                            handler.function(argument)
+                except BaseException as error:
+                    failure = Failure(message, matched, handler, error)
+                    break
+                if not matched:
+                    self._inbox.count_unrouted()
+                source.handled += 1
+                left -= 1
+                if left <= look_at or source.is_over:
+                    now = monotonic()
+                    if left <= 0 or now > end or source.is_over:
+                        more = True
+                        break
+                    # Every eighth time while handlers are quick: it costs as much as they do.
+                    look_at = left - (8 if now - looked < QUICK_SECONDS else 1)
+                    looked = now
+        if source.end(None if failure is None else failure.message):
+            self._on_room()
+        if failure is not None:
+            rest = failure.rest  # without: route or when has raised, and raises again
+            await self._handle(run, failure.message, rest, failure.error if rest else None)
+        return (more or failure is not None) and not self._stopped.is_set()
 
     async def _handle(
         self,
         run: Run,
         message: Message,
-        caller: Caller,
         matched: Sequence[Handler] | None = None,
         raised: BaseException | None = None,
     ) -> None:
@@ -605,6 +640,11 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._stopped.set()
+
+
+def always_open() -> bool:
+    """Return True: nothing holds messages back."""
+    return True
 
 
 def _is_own_cancellation(error: BaseException, caller: Caller) -> bool:

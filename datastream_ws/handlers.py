@@ -138,8 +138,8 @@ class Handlers:
         self._handlers: tuple[Handler, ...] = ()
         self._by_route: dict[str | None, Candidates] = {}
         self._routeless: Candidates = ((), False)
-        self._every: tuple[Handler, ...] | None = ()
-        self._direct: tuple[Handler, ...] = ()
+        self.every: tuple[Handler, ...] | None = ()
+        """The handlers, if each of them takes every message."""
         self.batches: tuple[Handler, ...] = ()
         self.hooks: dict[str, tuple[Handler, ...]] = dict.fromkeys(HOOKS, ())
         self.units: tuple[Unit, ...] = ()
@@ -362,9 +362,7 @@ class Handlers:
         self._handlers += (handler,)
         self._file(handler)
         plain = all(h.route is None and not h.is_conditional for h in self._handlers)
-        self._every = self._routeless[0] if plain else None
-        plain = plain and not any(h.is_batch or h.decode_as for h in self._handlers)
-        self._direct = self._every or () if plain else ()
+        self.every = self._routeless[0] if plain else None
 
     def remove(self, function: Callable[..., Any]) -> None:
         """
@@ -377,7 +375,7 @@ class Handlers:
             rest = Handlers()  # whoever looks up meanwhile must not find half of them
             for handler in _without(function, self._handlers):
                 rest._keep(handler)
-            for name in ("_by_route", "_routeless", "_every", "_direct", "batches", "_handlers"):
+            for name in ("_by_route", "_routeless", "every", "batches", "_handlers"):
                 setattr(self, name, getattr(rest, name))
             followers = tuple(self._followers)
         for follower in followers:
@@ -394,16 +392,18 @@ class Handlers:
         """Whether every message handler is a coroutine function."""
         return all(handler.is_async for handler in self._handlers)
 
-    def direct(self, is_async: bool) -> tuple[Handler, ...]:
+    def is_direct(self, is_async: bool) -> bool:
         """
-        Return the handlers if every one of them is of this kind and is simply to be called
-        with every message, plain ones within no other contexts than those per call; else nothing.
+        Return whether every handler is of this kind and is only to be called: in no batch, and
+        a coroutine function within no contexts.
         """
-        if any(is_async or unit.per == "run" for unit in self.units):
-            return ()
-        if any(handler.is_async is not is_async for handler in self._direct):
-            return ()
-        return self._direct
+        if self.batches or (is_async and self.units):
+            return False
+        return all(handler.is_async is is_async for handler in self._handlers)
+
+    def has_units(self, per: Literal["call", "run"]) -> bool:
+        """Whether there are contexts to enter around each call, or each run."""
+        return any(unit.per == per for unit in self.units)
 
     def match(self, message: Message) -> tuple[Handler, ...]:
         """
@@ -413,8 +413,8 @@ class Handlers:
             Exception: Whatever the user's ``route`` or ``when`` raised.
 
         """
-        if self._every is not None:
-            return self._every
+        if self.every is not None:
+            return self.every
         candidates, conditional = self._by_route.get(message.route, self._routeless)
         return _chosen(candidates, message) if conditional else candidates
 

@@ -3,7 +3,8 @@ What waits between the socket and the handlers.
 
 Limits, overflow, conflation and order per key are decided here and nowhere else. A lock guards
 everything; there are no threads and no event loop. One side puts messages in, the other pops
-them one by one and says when each is done.
+them one by one and says when each is done. Where nothing but their number limits what waits, a
+worker may go on for a stretch without the lock.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .messages import Message
+from .stretches import NO_END, Stretch
 
 __all__ = ["Budget", "Counts", "Inbox", "Put", "payload_bytes"]
 
@@ -251,11 +254,12 @@ class Inbox:
         self._store: Store = Keyed() if conflate or ordering_key else Fifo()
         # What most streams need, without a call a message.
         self._plain = self._store.messages if isinstance(self._store, Fifo) else None
-        self._measure: Callable[[str | bytes], int] = len
+        self._may_stretch = self._plain is not None and overflow == "block" and budget is None
+        self._stretch: Stretch | None = None
         self._lock = threading.Lock()
         self._closed = False
         self._blocked = False
-        self._bytes = 0
+        self._bytes = 0  # of what waits, or more: a stretch does not measure what leaves
         self._received = self._handled = self._failed = self._unrouted = 0
         self._dropped: Counter[str] = Counter()
         self._waiting = 0  # in the store or in hand
@@ -277,9 +281,14 @@ class Inbox:
         """Messages received that are in a file only."""
         return 0
 
-    def put(self, messages: Sequence[Message], *, force: bool = False) -> Put:
+    def put(
+        self, messages: Sequence[Message], *, size: int | None = None, force: bool = False
+    ) -> Put:
         """
         Take messages in; *force* takes them all, whatever the limits.
+
+        Args:
+            size: Of all their payloads, in bytes; ``None``: not known.
 
         Returns:
             What became of them. With ``overflow="block"`` those after ``taken`` stay with the
@@ -288,8 +297,9 @@ class Inbox:
         """
         keys = self._keys(messages)
         with self._lock:
+            self._settle()
             before = self._dropped["overflow"]
-            taken = self._take_fitting(messages, force)
+            taken = self._take_fitting(messages, size, force)
             for index in range(taken, len(messages)):
                 if not self._make_room(messages[index], force):
                     break
@@ -300,7 +310,7 @@ class Inbox:
                 return Put(taken)
             return self._put_full(taken, len(messages), dropped, force)
 
-    def _take_fitting(self, messages: Sequence[Message], force: bool) -> int:
+    def _take_fitting(self, messages: Sequence[Message], size: int | None, force: bool) -> int:
         """Take in one step what a plain queue has room for; return how many."""
         plain = self._plain
         room = len(messages)
@@ -309,8 +319,8 @@ class Inbox:
         if plain is None or room <= 0:
             return 0
         taking = messages if room == len(messages) else messages[:room]
-        measure = self._measure
-        size = sum([measure(message.data) for message in taking])
+        if size is None or taking is not messages:
+            size = sum([payload_bytes(message.data) for message in taking])
         if self._size_bytes is not None and not force and self._bytes + size > self._size_bytes:
             return 0
         plain.extend(taking)
@@ -320,12 +330,10 @@ class Inbox:
         self.last_message = taking[-1]
         return room
 
-    def measure_text(self) -> None:
-        """From now on text may hold more bytes than characters; before, it never did."""
-        self._measure = payload_bytes
-
     def _put_full(self, taken: int, offered: int, dropped: int, force: bool) -> Put:
         self._blocked = self._overflow == "block" and not force and self._is_full()
+        if self._blocked and self._stretch is not None:
+            self._stretch.is_over = True
         disconnect = self._overflow == "disconnect" and taken < offered
         return Put(taken, dropped, self._blocked, disconnect)
 
@@ -342,7 +350,7 @@ class Inbox:
             self._dropped["overflow"] += 1
             return
         self._waiting += 1
-        self._bytes += self._measure(message.data)
+        self._bytes += payload_bytes(message.data)
         replaced = self._store.push(message, keys)
         if replaced is not None:
             self._drop(replaced, "conflated")
@@ -355,9 +363,12 @@ class Inbox:
         return isinstance(store, Keyed) and keys.conflation in store._place_of
 
     def _drop(self, message: Message, cause: str) -> None:
-        self._waiting -= 1
-        self._bytes -= self._measure(message.data)
+        self._leave(message)
         self._dropped[cause] += 1
+
+    def _leave(self, message: Message) -> None:
+        self._waiting -= 1
+        self._bytes = max(0, self._bytes - payload_bytes(message.data)) if self._waiting else 0
 
     def _is_full(self) -> bool:
         return (self._size is not None and self._waiting >= self._size) or (
@@ -398,7 +409,9 @@ class Inbox:
     @property
     def waiting(self) -> int:
         """Messages in the inbox, the ones in hand included."""
-        return self._waiting
+        with self._lock:
+            self._settle()
+            return self._waiting
 
     def pop(self) -> Message | None:
         """Return the next message, now in hand; ``None`` when there is none to be had."""
@@ -413,8 +426,7 @@ class Inbox:
     def pop_after(self, message: Message) -> tuple[Message | None, bool]:
         """Count *message* as handled and pop the next one, in one step; see pop() and done()."""
         with self._lock:
-            self._waiting -= 1
-            self._bytes -= self._measure(message.data)
+            self._leave(message)
             self._handled += 1
             if self._plain is None or self._budget is not None:
                 self._store.release(message)
@@ -422,6 +434,58 @@ class Inbox:
             else:
                 following = self._plain.popleft() if self._plain and not self._closed else None
             return following, self._blocked and self._may_resume()
+
+    def stretch(self) -> Stretch | None:
+        """
+        Let the only worker there is handle messages one after the other without the lock, until
+        it ends the stretch. ``None``: there are none, or here they have to be popped.
+        """
+        if not self._may_stretch:
+            return None
+        with self._lock:
+            most = self._until_room() if self._blocked else NO_END
+            if not self._plain or most < 1 or len(self._plain) < self._waiting:
+                return None
+            self._stretch = Stretch(self, self._plain.popleft, most)
+            return self._stretch
+
+    def _until_room(self) -> int:
+        """How many messages have to leave a full inbox before reading may resume; 0: unknown."""
+        size, size_bytes = self._size, self._size_bytes
+        if size is None or (size_bytes is not None and self._bytes > size_bytes // 2):
+            return 0
+        return self._waiting - size // 2
+
+    def end_stretch(self, in_hand: Message | None) -> bool:
+        """See :meth:`Stretch.end`."""
+        with self._lock:
+            self._settle()
+            self._stretch = None
+            if self._size_bytes is not None and self._bytes > self._size_bytes // 2:
+                self._weigh(in_hand)
+            return self._blocked and self._may_resume()
+
+    def _weigh(self, in_hand: Message | None) -> None:
+        """Measure what waits, where it matters."""
+        waiting = [*(self._plain or ()), *([in_hand] if in_hand else [])]
+        if len(waiting) == self._waiting:
+            self._bytes = sum([payload_bytes(message.data) for message in waiting])
+
+    def _settle(self) -> None:
+        """Count what has been handled in a stretch."""
+        stretch = self._stretch
+        if stretch is not None:
+            handled = stretch.handled - stretch.counted
+            stretch.counted += handled
+            self._handled += handled
+            self._waiting -= handled
+            if not self._waiting:
+                self._bytes = 0
+
+    def count_unrouted(self) -> None:
+        """A message that is handled in a stretch had no handler."""
+        with self._lock:
+            self._unrouted += 1
 
     def release(self, message: Message) -> None:
         """Let the next message of the same lane go, though this one is not done yet."""
@@ -432,8 +496,7 @@ class Inbox:
         """Count a message in hand as handled or failed; return whether reading may resume."""
         with self._lock:
             self._store.release(message)
-            self._waiting -= 1
-            self._bytes -= self._measure(message.data)
+            self._leave(message)
             if failed:
                 self._failed += 1
             else:
@@ -470,20 +533,25 @@ class Inbox:
             return self._drop_all(cause)
 
     def _drop_all(self, cause: str) -> int:
+        self._settle()
         dropped = 0
-        while len(self._store):
-            self._drop(self._store.pop_oldest(), cause)
-            dropped += 1
+        with suppress(IndexError):  # a stretch has taken the last one
+            while len(self._store):
+                self._drop(self._store.pop_oldest(), cause)
+                dropped += 1
         return dropped
 
     def abandon(self) -> None:
         """After a fork: forget everything; the lock may be held by a thread that is gone."""
         self._lock = threading.Lock()
         self._closed = True
+        if self._plain is not None:
+            self._plain.clear()
 
     def counts(self) -> Counts:
         """Return the counters of this moment."""
         with self._lock:
+            self._settle()
             return Counts(
                 self._received,
                 self._handled,

@@ -84,8 +84,6 @@ class Intake:
         self._traffic.bytes_received += size
         self._traffic.last_message_at = now
         origin = self._origin
-        if size != sum(map(len, payloads)):
-            self._inbox.measure_text()
         seq = self._inbox.taken + len(self._held)
         messages = [Message(data, origin, seq + n, now) for n, data in enumerate(payloads, 1)]
         if self._requests:
@@ -94,10 +92,10 @@ class Intake:
             self._held += messages
             self._brake()
         else:
-            self._put(messages)
+            self._put(messages, size)
 
-    def _put(self, messages: list[Message]) -> None:
-        put = self._inbox.put(messages)
+    def _put(self, messages: list[Message], size: int | None = None) -> None:
+        put = self._inbox.put(messages, size=size)
         self._wake()
         if put.dropped:
             self._lost += put.dropped

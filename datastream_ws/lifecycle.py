@@ -614,10 +614,12 @@ def always_ours() -> int:
     return 0
 
 
-def _gate(budget: Budget | None, tenure: Callable[[], int | None] | None) -> Callable[[], bool]:
-    """Return what the dispatcher looks at before each message."""
+def _gate(
+    budget: Budget | None, tenure: Callable[[], int | None] | None
+) -> Callable[[], bool] | None:
+    """Return what the dispatcher looks at before each message; ``None``: nothing."""
     if tenure is None:
-        return lambda: budget is None or not budget.is_spent
+        return None if budget is None else lambda: not budget.is_spent
     return lambda: tenure() is not None and (budget is None or not budget.is_spent)
 
 

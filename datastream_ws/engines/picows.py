@@ -36,6 +36,7 @@ from .answers import (
 )
 from .dialling import dialled
 from .inflate import OFFER, Inflate, TooBig, inflate_for
+from .splitter import Splitter
 
 __all__ = ["PicowsEngine"]
 
@@ -49,15 +50,84 @@ CONTINUATION, CLOSE = picows.WSMsgType.CONTINUATION, picows.WSMsgType.CLOSE
 PING, PONG = picows.WSMsgType.PING, picows.WSMsgType.PONG
 
 
+class Reader(asyncio.Protocol):
+    """
+    Stands between the transport and picows' own protocol, with a splitter for what is received.
+
+    picows may have read the beginning of a frame together with the handshake. So it is given
+    everything until a frame has ended in bytes that came through here: those behind it are known
+    then, and from the next frame on messages are taken.
+    """
+
+    def __init__(self, inner: Any, listener: Listener) -> None:
+        self._inner = inner
+        self._listener = listener
+        self._splitter = listener.splitter
+        self._ahead = 0  # bytes of the splitter's next frame that picows has seen already
+        self._splits = False
+
+    def data_received(self, data: bytes) -> None:
+        self._listener.receiver.bytes_received()
+        if self._splits:
+            self._splitter.feed(data)
+        else:
+            self._follow(data)
+        self._listener.hand_over()
+
+    def _follow(self, data: bytes) -> None:
+        self._listener.behind = -1
+        self._give(data)
+        behind = self._listener.behind
+        if 0 <= behind <= len(data):
+            self._splits = True
+            self._ahead = behind
+            self._splitter.takes = not behind and not self._listener.is_amid_message
+            self._splitter.is_over = self._listener.is_ending
+            self._splitter.feed(data[len(data) - behind :])
+
+    def parse(self, data: bytes) -> None:
+        """Have picows look at what the splitter does not take."""
+        ahead, self._ahead = self._ahead, 0
+        self._give(data[ahead:])
+        self._splitter.takes = not self._listener.is_amid_message
+        self._splitter.is_over |= self._listener.is_ending
+
+    def _give(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left and self._listener.is_parsed:
+            buffer = self._inner.get_buffer(-1)
+            size = min(len(buffer), len(left))
+            buffer[:size] = left[:size]
+            left = left[size:]
+            if self._listener.behind >= 0:
+                self._listener.behind += size
+            self._inner.buffer_updated(size)
+
+    def eof_received(self) -> bool | None:
+        keep_open: bool | None = self._inner.eof_received()
+        return keep_open
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._inner.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._listener.receiver.writing_paused()
+
+    def resume_writing(self) -> None:
+        self._listener.receiver.writing_resumed()
+
+
 class Listener(picows.WSListener):
-    """Turns picows' frames into messages for the receiver."""
+    """Turns picows' frames into messages for the receiver, where the splitter has not."""
 
     def __init__(self, receiver: Receiver, limit: int | None, inflate: Inflate | None) -> None:
-        self._receiver = receiver
+        self.receiver = receiver
+        self.splitter = Splitter(limit, self._parse)
+        self.is_parsed = True  # what picows is given; not any more once its parser has failed
+        self.behind = -1  # bytes that picows holds behind the last frame; -1: not known
+        self._reader: Reader | None = None
         self._limit = limit
         self._inflate = inflate
-        self._whole: list[str | bytes] = []
-        self._size = 0
         self._fragments: list[bytes] = []
         self._kind = TEXT
         self._deflated = False
@@ -67,11 +137,12 @@ class Listener(picows.WSListener):
 
     def parser_failed(self) -> None:
         """
-        Picows' parser has sent a close frame, and the bytes that follow are parsed all the same.
+        Picows' parser has sent a close frame, and would parse the bytes that follow all the same.
 
         What it found whole in the same read is still on its way here, and good.
         """
         if self.transport is not None and not self.transport.is_close_frame_sent:
+            self.is_parsed = False
             asyncio.get_running_loop().call_soon(self._blame, self.transport)
 
     def _blame(self, transport: picows.WSTransport) -> None:
@@ -82,34 +153,37 @@ class Listener(picows.WSListener):
 
     def on_ws_connected(self, transport: picows.WSTransport) -> None:
         self.transport = transport
+        underlying = transport.underlying_transport
         # Tells us of every byte that waits.
-        transport.underlying_transport.set_write_buffer_limits(0)
+        underlying.set_write_buffer_limits(0)
+        self._reader = Reader(underlying.get_protocol(), self)
+        underlying.set_protocol(self._reader)
+
+    def _parse(self, data: bytes) -> None:
+        if self._reader is not None:
+            self._reader.parse(data)
+
+    @property
+    def is_amid_message(self) -> bool:
+        return bool(self._fragments)
+
+    @property
+    def is_ending(self) -> bool:
+        return self._closing or self.transport is None or self.transport.is_close_frame_sent
 
     def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
-        if self._closing:
-            return
-        kind = frame.msg_type
-        plain = not (frame.rsv1 or frame.rsv2 or frame.rsv3 or self._fragments)
-        if kind is TEXT and plain and frame.fin:
-            try:
-                self._whole.append(frame.get_payload_as_utf8_text())
-                self._size += frame.payload_size
-            except UnicodeDecodeError:
-                self._fail(1007, "invalid UTF-8")
-        else:
-            self._other(transport, frame, kind)
+        if not self._closing:
+            self._frame(transport, frame, frame.msg_type)
         if frame.last_in_buffer:
-            self._receiver.bytes_received()
-            self._hand_over()
+            self.behind = frame.tail_size
+            self.hand_over()
 
-    def _hand_over(self) -> None:
-        if self._whole:
-            messages, size = self._whole, self._size
-            self._whole, self._size = [], 0
-            if not self._closing:
-                self._receiver.messages_received(messages, size)
+    def hand_over(self) -> None:
+        messages, size = self.splitter.handed_over()
+        if messages and not self._closing:
+            self.receiver.messages_received(messages, size)
 
-    def _other(
+    def _frame(
         self, transport: picows.WSTransport, frame: picows.WSFrame, kind: picows.WSMsgType
     ) -> None:
         if (frame.rsv1 or frame.rsv2 or frame.rsv3) and not self._may_be_deflated(frame, kind):
@@ -117,7 +191,7 @@ class Listener(picows.WSListener):
         elif kind is PING:
             transport.send_pong(frame.get_payload_as_bytes())
         elif kind is PONG:
-            self._receiver.pong_received(frame.get_payload_as_bytes())
+            self.receiver.pong_received(frame.get_payload_as_bytes())
         elif kind is CLOSE:
             self._close(transport, frame)
         else:
@@ -138,7 +212,7 @@ class Listener(picows.WSListener):
                 transport.send_close(frame.get_close_code())
             else:
                 transport.send(CLOSE, b"")
-        self._hand_over()
+        self.hand_over()
         self._expect_end()
 
     def _data(self, frame: picows.WSFrame, kind: picows.WSMsgType) -> None:
@@ -166,8 +240,8 @@ class Listener(picows.WSListener):
         try:
             if self._deflated and self._inflate is not None:
                 payload = self._inflate.message(payload, self._limit)
-            self._whole.append(payload.decode() if self._kind is TEXT else payload)
-            self._size += len(payload)
+            self.splitter.messages.append(payload.decode() if self._kind is TEXT else payload)
+            self.splitter.size += len(payload)
         except TooBig:
             self._fail(1009, "message too big")
         except zlib.error:
@@ -179,7 +253,7 @@ class Listener(picows.WSListener):
         """RFC 6455 section 7.1.7: fail the connection."""
         if self._closing or self.transport is None:
             return
-        self._hand_over()
+        self.hand_over()
         self._fault = peer_fault(code, reason)
         if not self.transport.is_close_frame_sent:
             self.transport.send_close(picows.WSCloseCode(code), reason)
@@ -188,17 +262,11 @@ class Listener(picows.WSListener):
     def _expect_end(self) -> None:
         if not self._closing:
             self._closing = True
-            self._receiver.closing()
-
-    def pause_writing(self) -> None:
-        self._receiver.writing_paused()
-
-    def resume_writing(self) -> None:
-        self._receiver.writing_resumed()
+            self.receiver.closing()
 
     def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
-        self._hand_over()
-        self._receiver.ended(self._why(transport))
+        self.hand_over()
+        self.receiver.ended(self._why(transport))
 
     def _why(self, transport: picows.WSTransport) -> Ended:
         if self._fault is not None:

@@ -2,10 +2,10 @@
 The default engine, over the ``websockets`` library.
 
 A subclass of its connection, put in place by the ``create_connection`` argument, takes messages
-before ``recv()``: whole messages in one uncompressed frame, the most of all, are cut out of the
-received bytes here; every other frame goes through the library's parser and is taken in
-``process_event``. That method is not documented: should a release lack it, :data:`HOOKED` is
-False and messages come from a ``recv()`` loop instead.
+before ``recv()``: a :class:`Splitter` cuts most of them out of the received bytes; every other
+frame goes through the library's parser and is taken in ``process_event``. That method is not
+documented: should a release lack it, :data:`HOOKED` is False and messages come from a ``recv()``
+loop instead.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ from .answers import (
 )
 from .deflate import DeflateFactory
 from .dialling import dialled
+from .splitter import Splitter
 
 __all__ = ["HOOKED", "WebsocketsEngine", "proxy_for"]
 
@@ -70,15 +71,12 @@ class Connection(ClientConnection):
         super().__init__(*args, **kwargs)
         self._receiver = receiver
         self._hooked = hooked
-        self._whole: list[str | bytes] = []
-        self._size = 0
+        self._splitter = Splitter(self.protocol.max_message_size, self._parse)
         self._fragments: list[bytes] = []
         self._fragments_are_text = False
-        self._cut = b""  # the beginning of a frame
-        self._later: list[bytes] = []  # what came of it since
-        self._missing = 0  # bytes until it is worth another look
-        self._closing = False
+        self._seen = b""  # the end of the HTTP response, as far as it has come
         self._splits = False
+        self._closing = False
         self.open = False
         self.broken: Exception | None = None
 
@@ -86,15 +84,12 @@ class Connection(ClientConnection):
 
     def data_received(self, data: bytes) -> None:
         self._receiver.bytes_received()
-        if self.response is None:
+        if self._splits:
+            self._splitter.feed(data)
+        elif self.response is None:
             self._read_response(data)
-        elif not self._splits or self.protocol.state is not OPEN:
-            super().data_received(data)
-        elif len(data) < self._missing:
-            self._later.append(data)
-            self._missing -= len(data)
         else:
-            self._split(data)
+            super().data_received(data)
         self._hand_over()
 
     def _read_response(self, data: bytes) -> None:
@@ -104,80 +99,32 @@ class Connection(ClientConnection):
         What comes right behind it may be the beginning of a frame, and the library's parser must
         not stand within one when frames are split off here.
         """
-        seen = self._cut + data
-        end = seen.find(b"\r\n\r\n") + 4 - len(self._cut)
-        if end < 4 - len(self._cut):
-            self._cut = seen[-3:]
+        seen = self._seen + data
+        end = seen.find(b"\r\n\r\n") + 4 - len(self._seen)
+        if end < 4 - len(self._seen):
+            self._seen = seen[-3:]
             super().data_received(data)
             return
-        self._cut = b""
         super().data_received(data[:end])
         self._splits = self._hooked and self.protocol.state is OPEN
         if self._splits:
-            self._split(data[end:])
+            self._splitter.feed(data[end:])
         elif end < len(data):
             super().data_received(data[end:])
 
+    def _parse(self, data: bytes) -> None:
+        """Have the library look at what the splitter does not take."""
+        super().data_received(data)
+        self._splitter.takes = not self._fragments
+        self._splitter.is_over |= self.protocol.state is not OPEN
+
     def _hand_over(self) -> None:
-        if self._whole:
-            messages, size = self._whole, self._size
-            self._whole, self._size = [], 0
+        messages, size = self._splitter.handed_over()
+        if messages:
             self._receiver.messages_received(messages, size)
         if self.open and not self._closing and self.protocol.close_expected():
             self._closing = True
             self._receiver.closing()
-
-    def _split(self, data: bytes) -> None:
-        """
-        Take whole messages that fill one uncompressed frame; give other frames to the library.
-
-        It is given whole frames only, so its parser always stands between two frames here.
-        Source: RFC 6455 section 5.2.
-        """
-        if self._cut:
-            data = b"".join((self._cut, *self._later, data))
-            self._later.clear()
-        whole, limit, end = self._whole, self.protocol.max_message_size, len(data)
-        fragments = self._fragments  # while there are any, a whole message is a violation
-        position = size = 0
-        while end - position >= 2:
-            first, length = data[position], data[position + 1]
-            start = position + 2
-            if length >= 126:
-                start, length = _long_length(data, position)
-            if length < 0 or (limit is not None and length > limit):
-                super().data_received(data[position:])  # wrong or too big: its to judge
-                position = end
-                break
-            stop = start + length
-            if stop > end:
-                break
-            if first == 0x81 and not fragments:
-                try:
-                    whole.append(str(data[start:stop], "utf-8"))
-                    size += length
-                except UnicodeDecodeError:
-                    super().data_received(data[position:stop])
-            elif first == 0x82 and not fragments:
-                whole.append(data[start:stop])
-                size += length
-            else:
-                super().data_received(data[position:stop])
-            position = stop
-            if self.protocol.state is not OPEN:
-                super().data_received(data[position:])
-                position = end
-                break
-        self._size += size
-        self._keep(data, position)
-
-    def _keep(self, data: bytes, position: int) -> None:
-        """Keep the beginning of a frame, and note how much of it is missing."""
-        self._cut = data[position:]
-        self._missing = 0
-        if len(self._cut) >= 2:
-            start, length = _long_length(self._cut, 0)
-            self._missing = max(0, start + length - len(self._cut))
 
     def process_event(self, event: Any) -> None:
         if self.response is None or not self._hooked:
@@ -205,8 +152,8 @@ class Connection(ClientConnection):
             data, is_text = b"".join(self._fragments), self._fragments_are_text
             self._fragments.clear()
         try:
-            self._whole.append(data.decode() if is_text else bytes(data))
-            self._size += len(data)
+            self._splitter.messages.append(data.decode() if is_text else bytes(data))
+            self._splitter.size += len(data)
         except UnicodeDecodeError as error:
             # RFC 6455 section 8.1: fail the connection.
             self._break_off(CloseCode.INVALID_DATA, error)
@@ -246,25 +193,6 @@ class Connection(ClientConnection):
             began = protocol.close_rcvd_then_sent is False
             return Ended(code, reason, None if began else closed_by_peer(code, reason))
         return Ended(1006, "", cut_by_peer(exc))
-
-
-def _long_length(data: bytes, position: int) -> tuple[int, int]:
-    """
-    Return where the payload of the frame at *position* starts, and its length.
-
-    A length of 0 with a start beyond the data: the header is cut. -1: masked, which a server
-    must not do.
-    """
-    length = data[position + 1]
-    start = position + 2
-    if length >= 128:
-        return start, -1
-    if length < 126:
-        return start, length
-    start += 2 if length == 126 else 8
-    if start > len(data):
-        return start, 0
-    return start, int.from_bytes(data[position + 2 : start], "big")
 
 
 class Connect(connect):

@@ -95,6 +95,7 @@ class SpooledInbox(Inbox):
         **limits: Any,
     ) -> None:
         super().__init__(overflow="block", **limits)
+        self._may_stretch = False
         self.changed = threading.Condition(self._lock)
         self._journal = journal
         self._limit = spool_bytes
@@ -150,11 +151,13 @@ class SpooledInbox(Inbox):
 
     # --- the receiving side, on the loop ---
 
-    def put(self, messages: Sequence[Message], *, force: bool = False) -> Put:
+    def put(
+        self, messages: Sequence[Message], *, size: int | None = None, force: bool = False
+    ) -> Put:
         """Never waits for the file."""
         if self._journal or self._filed or self._queue:
             return self._put_behind(messages, 0, force)
-        put = super().put(messages)
+        put = super().put(messages, size=size)
         if put.taken < len(messages):
             return self._put_behind(messages, put.taken, force)
         return Put(put.taken)
@@ -297,7 +300,7 @@ class SpooledInbox(Inbox):
         for message in messages:
             position = self._position(message)
             self._waiting -= 1
-            self._bytes -= self._measure(message.data)
+            self._bytes -= payload_bytes(message.data)
             self._read_to = min(self._read_to, position - 1)
             if self._held.pop(position, None) is None:
                 unwritten.append(message)
@@ -432,7 +435,7 @@ class SpooledInbox(Inbox):
 
     def _push(self, message: Message, keys: Keys) -> None:
         self._waiting += 1
-        self._bytes += self._measure(message.data)
+        self._bytes += payload_bytes(message.data)
         self._store.push(message, keys)
 
     def unstorable(self, run: Run) -> None:
@@ -509,8 +512,6 @@ class SpooledInbox(Inbox):
         """Take rows into memory; *moved*: they are not in the file any more."""
         messages = [Spooled(row, self._origin(row.epoch, row.connection)) for row in rows]
         keys = self._keys(messages)
-        if not all(isinstance(row.data, bytes) or row.data.isascii() for row in rows):
-            self.measure_text()
         with self._lock:
             for index, message in enumerate(messages):
                 if message.position not in self._held:

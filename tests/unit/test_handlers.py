@@ -255,7 +255,7 @@ def test_coroutine_functions_are_known(candidate: Any, is_async: bool) -> None:
     handlers = Handlers()
     handlers.on_message(candidate)
     assert handlers.all_async is is_async
-    assert [bool(handlers.direct(kind)) for kind in (True, False)] == [is_async, not is_async]
+    assert [bool(handlers.is_direct(kind)) for kind in (True, False)] == [is_async, not is_async]
 
 
 @pytest.mark.parametrize(
@@ -338,17 +338,18 @@ def test_hooks_are_kept_in_order(hook: str) -> None:
 
 
 def test_contexts_are_kept_in_order() -> None:
-    """And with them every handler takes the longer way."""
+    """And with them a coroutine function takes the longer way."""
     handlers = Handlers()
-    handlers.on_message(function("every"))
-    assert handlers.direct(False)
     handlers.use(nullcontext)
     handlers.use(threading.Lock, per="run")
     assert [(unit.factory, unit.per) for unit in handlers.units] == [
         (nullcontext, "call"),
         (threading.Lock, "run"),
     ]
-    assert not handlers.direct(False)
+    assert handlers.has_units("call")
+    assert handlers.has_units("run")
+    assert handlers.is_direct(False)
+    assert not handlers.is_direct(True)
 
 
 # --- what is refused --------------------------------------------------------------------------

@@ -190,9 +190,8 @@ def test_one_message_larger_than_all_bytes() -> None:
 
 
 def test_bytes_of_text() -> None:
-    """Once there is text that is not ASCII, characters are no measure."""
+    """Characters are no measure."""
     inbox = Inbox(size_bytes=4)
-    inbox.measure_text()
     assert inbox.put(messages("ü", "ü", "ü")) == Put(2, full=True)
 
 
@@ -388,6 +387,88 @@ def test_what_is_dropped_leaves_nothing_behind(option: str) -> None:
     assert len(store._free) + sum(map(len, store._parked.values())) <= 2
     assert len(store._place_of) + len(store._parked) <= 4
     assert inbox.ready <= 2
+
+
+# --- stretches --------------------------------------------------------------------------------
+
+
+def test_a_stretch_is_counted_as_it_goes() -> None:
+    """Though the one that handles asks for no lock."""
+    inbox = Inbox()
+    inbox.put(messages("a", "b", "c"))
+    stretch = inbox.stretch()
+    assert stretch
+    stretch.pop()
+    assert (inbox.counts().handled, inbox.waiting) == (0, 3)
+    stretch.handled += 1
+    stretch.pop()
+    assert (inbox.counts().handled, inbox.waiting) == (1, 2)
+    assert adds_up(inbox)
+
+
+def test_a_full_inbox_ends_a_stretch() -> None:
+    """So that reading resumes at half, whatever the stretch had handled before it was full."""
+    inbox = Inbox(size=4)
+    inbox.put(messages("a", "b", "c"))
+    stretch = inbox.stretch()
+    assert stretch
+    assert inbox.put(messages("d")) == Put(1, full=True)
+    assert stretch.is_over
+    stretch.pop()
+    stretch.handled += 1
+    assert not stretch.end()
+    following = inbox.stretch()
+    assert following
+    assert following.most == 1
+    following.pop()
+    following.handled += 1
+    assert following.end()
+
+
+def test_a_closed_inbox_ends_a_stretch() -> None:
+    """What has been taken is its own, what has not is dropped: each message once."""
+    inbox = Inbox()
+    inbox.put(messages("a", "b"))
+    stretch = inbox.stretch()
+    assert stretch
+    stretch.pop()
+    assert inbox.close() == 1
+    stretch.handled += 1
+    with pytest.raises(IndexError):
+        stretch.pop()
+    assert not stretch.end()
+    assert (inbox.counts().handled, inbox.waiting) == (1, 0)
+    assert adds_up(inbox)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"overflow": "drop_oldest"},
+        {"conflate": first_letter},
+        {"ordering_key": first_letter},
+        {"budget": Budget(5, lambda: None)},
+    ],
+    ids=str,
+)
+def test_no_stretch_where_a_message_may_be_taken_back(options: Any) -> None:
+    """There the lock is what decides."""
+    inbox = Inbox(**options)
+    inbox.put(messages("a"))
+    assert inbox.stretch() is None
+
+
+def test_bytes_are_measured_where_they_matter() -> None:
+    """What a stretch has handled does not fill the inbox, nor does it make room twice."""
+    inbox = Inbox(size_bytes=10)
+    inbox.put(messages("aaaa", "bb"))
+    stretch = inbox.stretch()
+    assert stretch
+    stretch.pop()
+    stretch.handled += 1
+    stretch.end()
+    assert inbox.put(messages("cccccc")) == Put(1)
+    assert inbox.put(messages("d", "e", "f")) == Put(2, full=True)
 
 
 # --- the end ----------------------------------------------------------------------------------
@@ -642,6 +723,23 @@ class AnySequence(RuleBasedStateMachine):
     @rule()
     def pop(self) -> None:
         self.popped(self.inbox.pop())
+
+    @precondition(lambda self: not self.model.in_hand)
+    @rule(most=st.integers(0, 8), breaks_off=st.booleans())
+    def stretch(self, most: int, breaks_off: bool) -> None:
+        """As popping and being done, but that nobody asks in between."""
+        stretch = self.inbox.stretch()
+        if stretch is None:
+            return
+        resume = False
+        for _ in range(min(most, stretch.most, self.inbox.ready)):
+            self.popped(stretch.pop())
+            if breaks_off:
+                assert stretch.end(self.model.in_hand[0].message) == resume
+                return
+            stretch.handled += 1
+            resume |= self.model.out(self.model.in_hand[0], "handled")
+        assert stretch.end() == resume
 
     def one_in_hand(self, data: st.DataObject) -> Entry:
         return data.draw(st.sampled_from(self.model.in_hand))

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 DRAWING = """
     version, exceptions, redaction, events
     messages, codecs, retry
-    options, handlers, stats, inbox, waiting, calls
+    options, handlers, stats, inbox, stretches, waiting, calls
     spool | engines | connection | dispatcher | hooks | lease | process | health
     intake, subscriptions, attempts, address, telling
     lifecycle
