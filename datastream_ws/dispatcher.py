@@ -15,7 +15,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -306,44 +305,46 @@ class Dispatcher:
         looked, look_at = monotonic(), left - 1
         end = looked + RUN_SECONDS
         more, failure, handler = False, None, None
-        with suppress(IndexError):  # the source is empty
-            for message in iter(source.pop, None):
-                matched = every
-                try:
-                    if matched is None:
-                        matched = handlers.match(message)
-                    for handler in matched:
-                        if entering:
-                            await run.enter()
-                            entering = False
-                        argument = handler.argument(message) if handler.decode_as else message
-                        if awaited:
-                            await handler.function(argument)
-                        elif encloses:
-                            run.enclosed(handler)(argument)
-                        else:
-                            handler.function(argument)
-                except BaseException as error:
-                    failure = Failure(message, matched, handler, error)
+        for message in source.messages:
+            matched = every
+            try:
+                if matched is None:
+                    matched = handlers.match(message)
+                for handler in matched:
+                    if entering:
+                        await run.enter()
+                        entering = False
+                    argument = handler.argument(message) if handler.decode_as else message
+                    if awaited:
+                        await handler.function(argument)
+                    elif encloses:
+                        run.enclosed(handler)(argument)
+                    else:
+                        handler.function(argument)
+            except BaseException as error:
+                failure = Failure(message, matched, handler, error)
+                break
+            if not matched:
+                self._inbox.count_unrouted()
+            source.handled += 1
+            left -= 1
+            if left <= look_at or source.is_over:
+                now = monotonic()
+                if left <= 0 or now > end or source.is_over:
+                    more = True
                     break
-                if not matched:
-                    self._inbox.count_unrouted()
-                source.handled += 1
-                left -= 1
-                if left <= look_at or source.is_over:
-                    now = monotonic()
-                    if left <= 0 or now > end or source.is_over:
-                        more = True
-                        break
-                    # Every eighth time while handlers are quick: it costs as much as they do.
-                    look_at = left - (8 if now - looked < QUICK_SECONDS else 1)
-                    looked = now
+                # Every eighth time while handlers are quick: it costs as much as they do.
+                look_at = left - (8 if now - looked < QUICK_SECONDS else 1)
+                looked = now
         if source.end(None if failure is None else failure.message):
             self._on_room()
         if failure is not None:
             rest = failure.rest  # without: route or when has raised, and raises again
             await self._handle(run, failure.message, rest, failure.error if rest else None)
-        return (more or failure is not None) and not self._stopped.is_set()
+        more = (
+            more or failure is not None or (isinstance(source, Stretch) and self._inbox.ready > 0)
+        )
+        return more and not self._stopped.is_set()
 
     async def _handle(
         self,

@@ -11,22 +11,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .messages import Message
-from .stretches import NO_END, Stretch
+from .messages import Message, payload_bytes
+from .stretches import NO_END, Part, Stretch, size_of
 
-__all__ = ["Budget", "Counts", "Inbox", "Put", "payload_bytes"]
-
-
-def payload_bytes(data: str | bytes) -> int:
-    """Return the size of a payload in bytes; without encoding where text is ASCII."""
-    if isinstance(data, bytes) or data.isascii():
-        return len(data)
-    return len(data.encode(errors="replace"))
+__all__ = ["Budget", "Counts", "Inbox", "Put"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,27 +81,71 @@ NO_KEYS = Keys()
 
 
 class Fifo:
-    """First in, first out."""
+    """First in, first out: single messages, and parts of several."""
 
     def __init__(self) -> None:
-        self.messages: deque[Message] = deque()
-        self.pop_oldest = self.messages.popleft
+        self._waiting: deque[Message | Part] = deque()
+        self._count = 0
 
     def __len__(self) -> int:
-        return len(self.messages)
+        return self._count
 
     @property
     def ready(self) -> int:
-        return len(self.messages)
+        return self._count
 
-    def push(self, message: Message, keys: Keys) -> None:
-        self.messages.append(message)
+    def push(self, message: Message, keys: Keys = NO_KEYS) -> None:
+        self._waiting.append(message)
+        self._count += 1
+
+    def extend(self, messages: Sequence[Message]) -> None:
+        self._waiting.append(Part(messages))
+        self._count += len(messages)
 
     def pop(self) -> Message | None:
-        return self.messages.popleft() if self.messages else None
+        while self._waiting:
+            first = self._waiting[0]
+            message = next(first.messages, None) if isinstance(first, Part) else first
+            if message is first or message is None:
+                self._waiting.popleft()
+            if message is not None:
+                self._count -= 1
+                return message
+        return None
+
+    def pop_oldest(self) -> Message:
+        message = self.pop()
+        if message is None:
+            raise IndexError("empty")
+        return message
 
     def release(self, message: Message) -> None:
         pass
+
+    def take(self) -> Part:
+        """Remove and return the oldest messages; raises IndexError when there are none."""
+        first = self._waiting.popleft()
+        if isinstance(first, Message):
+            first = Part([first, *self._singles()])
+        self._count -= len(first)
+        return first
+
+    def _singles(self) -> Iterator[Message]:
+        while self._waiting and isinstance(message := self._waiting[0], Message):
+            self._waiting.popleft()
+            yield message
+
+    def put_back(self, part: Part) -> None:
+        if len(part):
+            self._waiting.appendleft(part)
+            self._count += len(part)
+
+    def size(self) -> int:
+        """Of all payloads, in bytes."""
+        return sum(
+            each.size if isinstance(each, Part) else payload_bytes(each.data)
+            for each in self._waiting
+        )
 
 
 class Keyed:
@@ -253,7 +289,7 @@ class Inbox:
         self._report = report
         self._store: Store = Keyed() if conflate or ordering_key else Fifo()
         # What most streams need, without a call a message.
-        self._plain = self._store.messages if isinstance(self._store, Fifo) else None
+        self._plain = self._store if isinstance(self._store, Fifo) else None
         self._may_stretch = self._plain is not None and overflow == "block" and budget is None
         self._stretch: Stretch | None = None
         self._lock = threading.Lock()
@@ -281,27 +317,24 @@ class Inbox:
         """Messages received that are in a file only."""
         return 0
 
-    def put(
-        self, messages: Sequence[Message], *, size: int | None = None, force: bool = False
-    ) -> Put:
+    def put(self, messages: Sequence[Message], *, force: bool = False) -> Put:
         """
         Take messages in; *force* takes them all, whatever the limits.
-
-        Args:
-            size: Of all their payloads, in bytes; ``None``: not known.
 
         Returns:
             What became of them. With ``overflow="block"`` those after ``taken`` stay with the
             caller, to be put in again once there is room.
 
         """
+        if self._plain is None:
+            messages = list(messages)
         keys = self._keys(messages)
         with self._lock:
             self._settle()
             before = self._dropped["overflow"]
-            taken = self._take_fitting(messages, size, force)
+            taken = self._take_fitting(messages, force)
             for index in range(taken, len(messages)):
-                if not self._make_room(messages[index], force):
+                if not self._make_room(force):
                     break
                 self._take(messages[index], keys[index] if keys else NO_KEYS)
                 taken += 1
@@ -310,7 +343,7 @@ class Inbox:
                 return Put(taken)
             return self._put_full(taken, len(messages), dropped, force)
 
-    def _take_fitting(self, messages: Sequence[Message], size: int | None, force: bool) -> int:
+    def _take_fitting(self, messages: Sequence[Message], force: bool) -> int:
         """Take in one step what a plain queue has room for; return how many."""
         plain = self._plain
         room = len(messages)
@@ -319,8 +352,7 @@ class Inbox:
         if plain is None or room <= 0:
             return 0
         taking = messages if room == len(messages) else messages[:room]
-        if size is None or taking is not messages:
-            size = sum([payload_bytes(message.data) for message in taking])
+        size = size_of(taking)
         if self._size_bytes is not None and not force and self._bytes + size > self._size_bytes:
             return 0
         plain.extend(taking)
@@ -337,8 +369,8 @@ class Inbox:
         disconnect = self._overflow == "disconnect" and taken < offered
         return Put(taken, dropped, self._blocked, disconnect)
 
-    def _make_room(self, message: Message, force: bool) -> bool:
-        """Say whether the message can be taken; "drop_newest" takes it only to drop it."""
+    def _make_room(self, force: bool) -> bool:
+        """Say whether another message can be taken; "drop_newest" takes it only to drop it."""
         if force or self._overflow in ("drop_oldest", "drop_newest"):
             return True
         return not self._is_full()
@@ -428,25 +460,22 @@ class Inbox:
         with self._lock:
             self._leave(message)
             self._handled += 1
-            if self._plain is None or self._budget is not None:
-                self._store.release(message)
-                following = self._pop()
-            else:
-                following = self._plain.popleft() if self._plain and not self._closed else None
-            return following, self._blocked and self._may_resume()
+            self._store.release(message)
+            return self._pop(), self._blocked and self._may_resume()
 
     def stretch(self) -> Stretch | None:
         """
         Let the only worker there is handle messages one after the other without the lock, until
         it ends the stretch. ``None``: there are none, or here they have to be popped.
         """
-        if not self._may_stretch:
+        plain = self._plain
+        if plain is None or not self._may_stretch:
             return None
         with self._lock:
             most = self._until_room() if self._blocked else NO_END
-            if not self._plain or most < 1 or len(self._plain) < self._waiting:
+            if not len(plain) or len(plain) < self._waiting or most < 1:
                 return None
-            self._stretch = Stretch(self, self._plain.popleft, most)
+            self._stretch = Stretch(self, plain.take(), most)
             return self._stretch
 
     def _until_room(self) -> int:
@@ -460,16 +489,17 @@ class Inbox:
         """See :meth:`Stretch.end`."""
         with self._lock:
             self._settle()
-            self._stretch = None
-            if self._size_bytes is not None and self._bytes > self._size_bytes // 2:
-                self._weigh(in_hand)
+            if self._stretch is not None and self._plain is not None:
+                self._plain.put_back(self._stretch.part)
+                self._stretch = None
+                if self._size_bytes is not None and self._bytes > self._size_bytes // 2:
+                    self._weigh(self._plain, in_hand)
             return self._blocked and self._may_resume()
 
-    def _weigh(self, in_hand: Message | None) -> None:
+    def _weigh(self, store: Fifo, in_hand: Message | None) -> None:
         """Measure what waits, where it matters."""
-        waiting = [*(self._plain or ()), *([in_hand] if in_hand else [])]
-        if len(waiting) == self._waiting:
-            self._bytes = sum([payload_bytes(message.data) for message in waiting])
+        if len(store) + (in_hand is not None) == self._waiting:
+            self._bytes = store.size() + (payload_bytes(in_hand.data) if in_hand else 0)
 
     def _settle(self) -> None:
         """Count what has been handled in a stretch."""
@@ -534,19 +564,21 @@ class Inbox:
 
     def _drop_all(self, cause: str) -> int:
         self._settle()
-        dropped = 0
-        with suppress(IndexError):  # a stretch has taken the last one
-            while len(self._store):
-                self._drop(self._store.pop_oldest(), cause)
-                dropped += 1
+        dropped = self._stretch.part.cut() if self._stretch is not None else 0
+        self._waiting -= dropped
+        while len(self._store):
+            self._leave(self._store.pop_oldest())
+            dropped += 1
+        if dropped:
+            self._dropped[cause] += dropped
         return dropped
 
     def abandon(self) -> None:
         """After a fork: forget everything; the lock may be held by a thread that is gone."""
         self._lock = threading.Lock()
         self._closed = True
-        if self._plain is not None:
-            self._plain.clear()
+        if self._stretch is not None:
+            self._stretch.part.cut()
 
     def counts(self) -> Counts:
         """Return the counters of this moment."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .connection import Connection
 from .exceptions import InboxOverflowError, NotConnectedError
 from .inbox import Inbox
-from .messages import Message, Origin
+from .messages import Message, Origin, Parcel
 from .options import ClientOptions
 from .stats import Traffic
 
@@ -52,7 +52,7 @@ class Intake:
         self._report = report
         self._connection: Connection | None = None
         self._origin: Origin
-        self._held: list[Message] = []
+        self._held: Sequence[Message] = []
         self._requests: list[tuple[Callable[[Message], Any], asyncio.Future[Message]]] = []
         self._blocked_at: float | None = None
         self._lost = 0  # dropped by overflow, not reported yet
@@ -83,19 +83,19 @@ class Intake:
         now = time.time()
         self._traffic.bytes_received += size
         self._traffic.last_message_at = now
-        origin = self._origin
         seq = self._inbox.taken + len(self._held)
-        messages = [Message(data, origin, seq + n, now) for n, data in enumerate(payloads, 1)]
+        messages: Sequence[Message] = Parcel(payloads, self._origin, seq + 1, now, size)
         if self._requests:
+            messages = list(messages)
             self._answer_requests(messages)
         if self._held:
-            self._held += messages
+            self._held = [*self._held, *messages]
             self._brake()
         else:
-            self._put(messages, size)
+            self._put(messages)
 
-    def _put(self, messages: list[Message], size: int | None = None) -> None:
-        put = self._inbox.put(messages, size=size)
+    def _put(self, messages: Sequence[Message]) -> None:
+        put = self._inbox.put(messages)
         self._wake()
         if put.dropped:
             self._lost += put.dropped
@@ -168,7 +168,7 @@ class Intake:
             if pending in self._requests:
                 self._requests.remove(pending)
 
-    def _answer_requests(self, messages: list[Message]) -> None:
+    def _answer_requests(self, messages: Sequence[Message]) -> None:
         for message in messages:
             for match, future in list(self._requests):
                 if not future.done():

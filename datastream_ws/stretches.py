@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from operator import length_hint
+from typing import TYPE_CHECKING, Any
 
-from .messages import Message
+from .messages import Message, Parcel, payload_bytes
 
 if TYPE_CHECKING:
     from .inbox import Inbox
 
-__all__ = ["Popping", "Stretch"]
+__all__ = ["Part", "Popping", "Stretch", "size_of"]
 
 NO_END = 2**63
+
+
+class Part:
+    """Messages that are taken one after the other; how many are left is known at any time."""
+
+    __slots__ = ("_given", "_left", "messages")
+
+    def __init__(self, given: Sequence[Message]) -> None:
+        self._given = given
+        self._left: Iterator[Any]
+        self.messages: Iterator[Message]
+        if isinstance(given, Parcel):
+            self._left = given.payloads()
+            self.messages = given.made_of(self._left)
+        else:
+            self._left = self.messages = iter(given)
+
+    def __len__(self) -> int:
+        return length_hint(self._left)
+
+    @property
+    def size(self) -> int:
+        """Of the payloads that are left, in bytes."""
+        return size_of(self._given[len(self._given) - len(self) :])
+
+    def cut(self) -> int:
+        """Let nobody take any more; return how many were left. Atomic, with or without a lock."""
+        return len(list(self._left))
+
+
+def size_of(messages: Sequence[Message]) -> int:
+    """Return the size of all payloads, in bytes."""
+    if isinstance(messages, Parcel):
+        return messages.size
+    return sum([payload_bytes(message.data) for message in messages])
 
 
 class Stretch:
@@ -20,18 +56,19 @@ class Stretch:
     Leave to take messages without the inbox's lock, see :meth:`Inbox.stretch`.
 
     Attributes:
-        pop: Returns the next message; raises IndexError when there is none. Atomic.
+        messages: To be taken.
         most: How many to take at most.
         handled: To be raised after each message.
         is_over: Somebody waits for what has been handled to be counted: :meth:`end` it.
 
     """
 
-    __slots__ = ("_inbox", "counted", "handled", "is_over", "most", "pop")
+    __slots__ = ("_inbox", "counted", "handled", "is_over", "messages", "most", "part")
 
-    def __init__(self, inbox: Inbox, pop: Callable[[], Message], most: int) -> None:
+    def __init__(self, inbox: Inbox, part: Part, most: int) -> None:
         self._inbox = inbox
-        self.pop = pop
+        self.part = part
+        self.messages = part.messages
         self.most = most
         self.handled = self.counted = 0
         self.is_over = False
@@ -53,6 +90,7 @@ class Popping:
         self._gate = gate
         self._on_room = on_room
         self._message: Message | None = None
+        self.messages = iter(self.pop, None)
 
     def pop(self) -> Message | None:
         """Count the last message as handled, return the next one."""

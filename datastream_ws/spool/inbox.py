@@ -20,8 +20,8 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from ..inbox import NO_KEYS, Inbox, Keys, Put, payload_bytes
-from ..messages import Message, Origin
+from ..inbox import NO_KEYS, Inbox, Keys, Put
+from ..messages import Message, Origin, payload_bytes
 from .file import Record, Row
 
 __all__ = ["Run", "SpooledInbox", "Wanted"]
@@ -151,13 +151,11 @@ class SpooledInbox(Inbox):
 
     # --- the receiving side, on the loop ---
 
-    def put(
-        self, messages: Sequence[Message], *, size: int | None = None, force: bool = False
-    ) -> Put:
+    def put(self, messages: Sequence[Message], *, force: bool = False) -> Put:
         """Never waits for the file."""
         if self._journal or self._filed or self._queue:
             return self._put_behind(messages, 0, force)
-        put = super().put(messages, size=size)
+        put = super().put(messages)
         if put.taken < len(messages):
             return self._put_behind(messages, put.taken, force)
         return Put(put.taken)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from datastream_ws import Message
 from datastream_ws.codecs import JsonCodec
-from datastream_ws.inbox import Budget, Inbox, Put, payload_bytes
-from datastream_ws.messages import Origin
+from datastream_ws.inbox import Budget, Inbox, Put
+from datastream_ws.messages import Origin, Parcel, payload_bytes
 
 ORIGIN = Origin("default", 1, 1, JsonCodec(), "type")
 POLICIES = ["block", "drop_oldest", "drop_newest", "disconnect"]
@@ -398,10 +398,10 @@ def test_a_stretch_is_counted_as_it_goes() -> None:
     inbox.put(messages("a", "b", "c"))
     stretch = inbox.stretch()
     assert stretch
-    stretch.pop()
+    next(stretch.messages)
     assert (inbox.counts().handled, inbox.waiting) == (0, 3)
     stretch.handled += 1
-    stretch.pop()
+    next(stretch.messages)
     assert (inbox.counts().handled, inbox.waiting) == (1, 2)
     assert adds_up(inbox)
 
@@ -414,13 +414,13 @@ def test_a_full_inbox_ends_a_stretch() -> None:
     assert stretch
     assert inbox.put(messages("d")) == Put(1, full=True)
     assert stretch.is_over
-    stretch.pop()
+    next(stretch.messages)
     stretch.handled += 1
     assert not stretch.end()
     following = inbox.stretch()
     assert following
     assert following.most == 1
-    following.pop()
+    next(following.messages)
     following.handled += 1
     assert following.end()
 
@@ -431,11 +431,10 @@ def test_a_closed_inbox_ends_a_stretch() -> None:
     inbox.put(messages("a", "b"))
     stretch = inbox.stretch()
     assert stretch
-    stretch.pop()
+    next(stretch.messages)
     assert inbox.close() == 1
     stretch.handled += 1
-    with pytest.raises(IndexError):
-        stretch.pop()
+    assert not list(stretch.messages)
     assert not stretch.end()
     assert (inbox.counts().handled, inbox.waiting) == (1, 0)
     assert adds_up(inbox)
@@ -464,7 +463,7 @@ def test_bytes_are_measured_where_they_matter() -> None:
     inbox.put(messages("aaaa", "bb"))
     stretch = inbox.stretch()
     assert stretch
-    stretch.pop()
+    next(stretch.messages)
     stretch.handled += 1
     stretch.end()
     assert inbox.put(messages("cccccc")) == Put(1)
@@ -691,8 +690,9 @@ class AnySequence(RuleBasedStateMachine):
     @rule(
         offered=st.lists(st.tuples(st.sampled_from([None, 0, 1, 2, 3]), st.integers(1, 6))),
         force=st.booleans(),
+        parcel=st.booleans(),
     )
-    def put(self, offered: list[tuple[Any, int]], force: bool) -> None:
+    def put(self, offered: list[tuple[Any, int]], force: bool, parcel: bool) -> None:
         force = force and self.model.overflow == "block"
         entries = []
         for key, size in offered:
@@ -706,7 +706,10 @@ class AnySequence(RuleBasedStateMachine):
                     lane if self.ordered else None,
                 )
             )
-        given = [entry.message for entry in entries]
+        given: Sequence[Message] = [entry.message for entry in entries]
+        if parcel:
+            sent = [message.data for message in given]
+            given = Parcel(sent, ORIGIN, self.seq - len(given) + 1, 0.0)
         assert self.inbox.put(given, force=force) == self.model.put(entries, force)
 
     def popped(self, message: Message | None) -> None:
@@ -715,8 +718,10 @@ class AnySequence(RuleBasedStateMachine):
         if message is None:
             assert free == []
             return
-        [entry] = [entry for entry in free if entry.message is message]
+        [entry] = [entry for entry in free if entry.message.seq == message.seq]
+        assert entry.message.data == message.data
         assert self.ordered or entry is free[0]
+        entry.message = message
         self.model.store.remove(entry)
         self.model.in_hand.append(entry)
 
@@ -732,8 +737,8 @@ class AnySequence(RuleBasedStateMachine):
         if stretch is None:
             return
         resume = False
-        for _ in range(min(most, stretch.most, self.inbox.ready)):
-            self.popped(stretch.pop())
+        for _, message in zip(range(min(most, stretch.most)), stretch.messages, strict=False):
+            self.popped(message)
             if breaks_off:
                 assert stretch.end(self.model.in_hand[0].message) == resume
                 return
