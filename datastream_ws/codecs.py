@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import json
@@ -12,7 +13,15 @@ from typing import Any, Protocol, runtime_checkable
 from .exceptions import ConfigurationError, DecodeError
 from .redaction import peer_text
 
-__all__ = ["Codec", "codec_for", "converter_for", "shown_failure"]
+__all__ = [
+    "Codec",
+    "codec_for",
+    "converter_for",
+    "field_finder",
+    "object_converter",
+    "shown_failure",
+    "straight_converter",
+]
 
 
 @runtime_checkable
@@ -121,20 +130,34 @@ def converter_for(type_: Any, codec: Codec) -> Callable[[str | bytes], Any]:
         ConfigurationError: If *type_* is neither.
 
     """
+    straight = straight_converter(type_, codec)
+    if straight is not None:
+        return straight
+    convert = object_converter(type_)
+    return lambda data: convert(codec.decode(data))
+
+
+def straight_converter(type_: Any, codec: Codec) -> Callable[[str | bytes], Any] | None:
+    """Return what makes a *type_* of a payload in one step; ``None``: decode it first."""
     is_struct = hasattr(type_, "__struct_fields__")
     if not isinstance(type_, type) or not (is_struct or is_dataclass(type_)):
         raise ConfigurationError("decode_as: must be a dataclass or a msgspec.Struct")
     if isinstance(codec, MsgspecCodec):
         return codec.typed(type_)
-    if not is_struct:
-        return _dataclass_converter(type_, codec)
+    if is_struct and isinstance(codec, JsonCodec | OrjsonCodec):
+        return MsgspecCodec(_imported("msgspec", "decode_as")).typed(type_)
+    return None
+
+
+def object_converter(type_: Any) -> Callable[[Any], Any]:
+    """Return what makes a *type_* of a decoded payload."""
+    if not hasattr(type_, "__struct_fields__"):
+        return _dataclass_converter(type_)
     msgspec = _imported("msgspec", "decode_as")
-    if isinstance(codec, JsonCodec | OrjsonCodec):  # one step instead of two
-        return MsgspecCodec(msgspec).typed(type_)
-    return lambda data: msgspec.convert(codec.decode(data), type_)
+    return lambda obj: msgspec.convert(obj, type_)
 
 
-def _dataclass_converter(type_: type, codec: Codec) -> Callable[[str | bytes], Any]:
+def _dataclass_converter(type_: type) -> Callable[[Any], Any]:
     parameters = {
         name: parameter
         for name, parameter in inspect.signature(type_).parameters.items()
@@ -142,8 +165,7 @@ def _dataclass_converter(type_: type, codec: Codec) -> Callable[[str | bytes], A
     }
     required = {name for name, each in parameters.items() if each.default is each.empty}
 
-    def convert(data: str | bytes) -> Any:
-        obj = codec.decode(data)
+    def convert(obj: Any) -> Any:
         if not isinstance(obj, dict):
             raise DecodeError(f"{type_.__name__} needs a JSON object, not {type(obj).__name__}")
         if missing := required - obj.keys():
@@ -151,6 +173,27 @@ def _dataclass_converter(type_: type, codec: Codec) -> Callable[[str | bytes], A
         return type_(**{name: obj[name] for name in parameters if name in obj})
 
     return convert
+
+
+def field_finder(codec: Codec, name: str) -> Callable[[str | bytes], Any] | None:
+    """
+    Return what finds one field of a JSON object without making the others; ``None``: nothing does.
+
+    It raises where the payload is something else, or odd; decode it then.
+    """
+    is_json = isinstance(codec, JsonCodec | OrjsonCodec | MsgspecCodec)
+    return _msgspec_finder(name) if is_json else None
+
+
+@functools.lru_cache(64)
+def _msgspec_finder(name: str) -> Callable[[str | bytes], Any] | None:
+    try:
+        msgspec = importlib.import_module("msgspec")
+    except ImportError:
+        return None
+    only = msgspec.defstruct("Only", [("field", Any, None)], rename={"field": name})
+    decode = msgspec.json.Decoder(only).decode
+    return lambda data: decode(data).field
 
 
 def shown_failure(error: Exception) -> str:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
-from .codecs import Codec, converter_for
+from .codecs import Codec, converter_for, object_converter, straight_converter
 from .exceptions import ConfigurationError
-from .messages import decoded
+from .messages import undecodable
 
 if TYPE_CHECKING:
     from .messages import Message
@@ -32,6 +32,10 @@ HOOKS = (
 
 
 LONGEST_WAIT = 1e9  # seconds; what timers can wait for ends at about 9e9
+
+
+# What makes a handler's ``decode_as``, and whether of the payload or of what json() returns.
+Converter = tuple[Callable[[Any], Any], bool]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +58,7 @@ class Handler:
     decode_as: Any = None
     max_size: int = 0
     max_wait: float = 0.0
-    _converters: dict[Codec, Callable[[str | bytes], Any]] = field(default_factory=dict, repr=False)
+    _converters: dict[Codec, Converter] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -80,12 +84,18 @@ class Handler:
         """Return what the callable is given for *message*; may raise DecodeError."""
         if self.decode_as is None:
             return message
-        return decoded(self.converter(message.origin.codec), message.data)
+        convert, is_straight = self._converters.get(message.origin.codec) or self._add(message)
+        try:
+            return convert(message.data if is_straight else message.json())
+        except Exception as error:
+            raise undecodable(error, message.data) from None
 
-    def converter(self, codec: Codec) -> Callable[[str | bytes], Any]:
-        if codec not in self._converters:
-            self._converters[codec] = converter_for(self.decode_as, codec)
-        return self._converters[codec]
+    def _add(self, message: Message) -> Converter:
+        codec = message.origin.codec
+        straight = straight_converter(self.decode_as, codec)
+        converter = (straight or object_converter(self.decode_as), straight is not None)
+        self._converters[codec] = converter
+        return converter
 
     def same_call(self, other: Handler) -> bool:
         """Whether both would call the same function with the same argument."""
@@ -140,6 +150,7 @@ class Handlers:
         self._routeless: Candidates = ((), False)
         self.every: tuple[Handler, ...] | None = ()
         """The handlers, if each of them takes every message."""
+        self._peeks = False  # nobody will look at the rest of a message, but of a type of its own
         self.batches: tuple[Handler, ...] = ()
         self.hooks: dict[str, tuple[Handler, ...]] = dict.fromkeys(HOOKS, ())
         self.units: tuple[Unit, ...] = ()
@@ -363,6 +374,7 @@ class Handlers:
         self._file(handler)
         plain = all(h.route is None and not h.is_conditional for h in self._handlers)
         self.every = self._routeless[0] if plain else None
+        self._peeks = all(h.decode_as is not None and h.when is None for h in self._handlers)
 
     def remove(self, function: Callable[..., Any]) -> None:
         """
@@ -375,7 +387,7 @@ class Handlers:
             rest = Handlers()  # whoever looks up meanwhile must not find half of them
             for handler in _without(function, self._handlers):
                 rest._keep(handler)
-            for name in ("_by_route", "_routeless", "every", "batches", "_handlers"):
+            for name in ("_by_route", "_routeless", "every", "_peeks", "batches", "_handlers"):
                 setattr(self, name, getattr(rest, name))
             followers = tuple(self._followers)
         for follower in followers:
@@ -415,7 +427,8 @@ class Handlers:
         """
         if self.every is not None:
             return self.every
-        candidates, conditional = self._by_route.get(message.route, self._routeless)
+        route = message.find_route() if self._peeks else message.route
+        candidates, conditional = self._by_route.get(route, self._routeless)
         return _chosen(candidates, message) if conditional else candidates
 
     def _file(self, handler: Handler) -> None:

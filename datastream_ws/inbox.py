@@ -475,8 +475,17 @@ class Inbox:
             most = self._until_room() if self._blocked else NO_END
             if not len(plain) or len(plain) < self._waiting or most < 1:
                 return None
-            self._stretch = Stretch(self, plain.take(), most)
+            self._stretch = Stretch(self, most)
             return self._stretch
+
+    def next_messages(self, stretch: Stretch) -> Iterator[Message] | None:
+        """Return what is handled next in a stretch; ``None``: there are no more."""
+        with self._lock:
+            self._settle()
+            if self._plain is None or not len(self._plain) or self._closed:
+                return None
+            stretch.part = self._plain.take()
+            return stretch.part.messages
 
     def _until_room(self) -> int:
         """How many messages have to leave a full inbox before reading may resume; 0: unknown."""
@@ -485,13 +494,13 @@ class Inbox:
             return 0
         return self._waiting - size // 2
 
-    def end_stretch(self, in_hand: Message | None) -> bool:
+    def end_stretch(self, stretch: Stretch, in_hand: Message | None) -> bool:
         """See :meth:`Stretch.end`."""
         with self._lock:
             self._settle()
-            if self._stretch is not None and self._plain is not None:
-                self._plain.put_back(self._stretch.part)
-                self._stretch = None
+            self._stretch = None
+            if self._plain is not None:
+                self._plain.put_back(stretch.part)
                 if self._size_bytes is not None and self._bytes > self._size_bytes // 2:
                     self._weigh(self._plain, in_hand)
             return self._blocked and self._may_resume()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, repeat
 from typing import Any, Final, overload
 
-from .codecs import Codec, shown_failure
+from .codecs import Codec, field_finder, shown_failure
 from .exceptions import DecodeError
 from .redaction import peer_text
 
@@ -27,7 +27,7 @@ class Origin:
 
     """
 
-    __slots__ = ("codec", "connection", "decode", "epoch", "route", "stream")
+    __slots__ = ("_finder", "codec", "connection", "decode", "epoch", "route", "stream")
 
     def __init__(
         self,
@@ -43,6 +43,16 @@ class Origin:
         self.codec = codec
         self.decode = codec.decode
         self.route = route
+        self._finder = _UNSET
+
+    @property
+    def finder(self) -> Callable[[str | bytes], Any] | None:
+        """What finds the route in a payload without decoding all of it; ``None``: nothing does."""
+        if self._finder is _UNSET:
+            route = self.route
+            self._finder = None if callable(route) else field_finder(self.codec, route)
+        finder: Callable[[str | bytes], Any] | None = self._finder
+        return finder
 
 
 class Message:
@@ -102,6 +112,17 @@ class Message:
             self._route = self._find_route()
         route: str | None = self._route
         return route
+
+    def find_route(self) -> str | None:
+        """Return :attr:`route`, found without decoding the whole payload where that can be."""
+        find = self.origin.finder
+        if self._route is _UNSET and self._json is _UNSET and find is not None:
+            try:
+                found = find(self.data)
+            except Exception:
+                return self.route
+            self._route = found if isinstance(found, str) else None
+        return self.route
 
     def _find_route(self) -> str | None:
         field = self.origin.route
@@ -196,11 +217,15 @@ def decoded(decode: Callable[[str | bytes], Any], data: str | bytes) -> Any:
     """Return ``decode(data)``; whatever it raises becomes a DecodeError without the payload."""
     try:
         return decode(data)
-    except DecodeError:
-        raise
-    except RecursionError:
-        raise DecodeError("payload is nested too deeply") from None
     except Exception as error:
         # The codec's own error may hold the payload (JSONDecodeError.doc): not chained.
-        failure = DecodeError(f"payload of {_size(data)} cannot be decoded: {shown_failure(error)}")
-        raise failure from None
+        raise undecodable(error, data) from None
+
+
+def undecodable(error: Exception, data: str | bytes) -> DecodeError:
+    """Return the error of a payload that cannot be decoded, without anything of it."""
+    if isinstance(error, DecodeError):
+        return error
+    if isinstance(error, RecursionError):
+        return DecodeError("payload is nested too deeply")
+    return DecodeError(f"payload of {_size(data)} cannot be decoded: {shown_failure(error)}")

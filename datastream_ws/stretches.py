@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
@@ -60,22 +61,26 @@ class Stretch:
         most: How many to take at most.
         handled: To be raised after each message.
         is_over: Somebody waits for what has been handled to be counted: :meth:`end` it.
+        part: What *messages* come from at the moment.
 
     """
 
     __slots__ = ("_inbox", "counted", "handled", "is_over", "messages", "most", "part")
 
-    def __init__(self, inbox: Inbox, part: Part, most: int) -> None:
+    def __init__(self, inbox: Inbox, most: int) -> None:
         self._inbox = inbox
-        self.part = part
-        self.messages = part.messages
+        self.messages = chain.from_iterable(iter(self._next, None))
         self.most = most
         self.handled = self.counted = 0
         self.is_over = False
+        self.part = Part([])
+
+    def _next(self) -> Iterator[Message] | None:
+        return self._inbox.next_messages(self)
 
     def end(self, in_hand: Message | None = None) -> bool:
         """Count; return whether reading may resume. *in_hand* was taken and is not done yet."""
-        return self._inbox.end_stretch(in_hand)
+        return self._inbox.end_stretch(self, in_hand)
 
 
 class Popping:

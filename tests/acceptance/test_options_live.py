@@ -835,7 +835,8 @@ def test_messages_know_where_they_came_from(server: StreamServer) -> None:
         client.wait_ready(30)
         server.send("{}")
         one, two, three = seen.wait(3)
-        assert client.last_message is three
+        assert client.last_message is not None
+        assert client.last_message.seq == three.seq
     assert [message.seq for message in seen.all] == [1, 2, 3]
     assert [message.connection for message in seen.all] == [1, 1, 2]
     assert {message.stream for message in seen.all} == {"prices"}

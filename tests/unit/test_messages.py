@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from datastream_ws import DecodeError, Message
-from datastream_ws.codecs import JsonCodec
+from datastream_ws.codecs import JsonCodec, codec_for
 from datastream_ws.messages import Origin
 
 
@@ -96,6 +96,25 @@ def test_json_of_something_else() -> None:
 def test_route(data: str | bytes, route: str | None) -> None:
     """The string in the field `type` of an object; everything else has no route."""
     assert message(data).route == route
+    assert message(data).find_route() == route
+
+
+@pytest.mark.parametrize(
+    "data",
+    ['{"type": "a", "type": "tick"}', '{"n": {"type": "a"}, "type": "tick"}', '{"t": 1, "type"'],
+)
+@pytest.mark.parametrize("codec", ["json", "orjson", "msgspec"])
+def test_route_found_without_the_rest(data: str, codec: str) -> None:
+    """It is the one of the decoded payload."""
+    pytest.importorskip("msgspec", reason="not installed")
+    pytest.importorskip(codec, reason="not installed")
+    given = message(data, codec=codec_for(codec))
+    assert given.find_route() == message(data, codec=codec_for(codec)).route
+
+
+def test_route_is_found_where_only_the_codec_reads_the_rest() -> None:
+    """The standard library reads NaN, msgspec does not."""
+    assert message('{"x": NaN, "type": "tick"}').find_route() == "tick"
 
 
 def test_route_by_another_field() -> None:
