@@ -9,6 +9,7 @@ from typing import Any
 from .calls import call_user
 from .exceptions import ConfigurationError
 from .options import ClientOptions, check_headers, check_url
+from .redaction import HiddenHeaders
 
 __all__ = ["current_headers", "current_url"]
 
@@ -40,4 +41,4 @@ async def current_headers(options: ClientOptions, submit: Submit) -> Mapping[str
     made = await call_user(headers, submit)
     if wrong := check_headers(made):
         raise ConfigurationError(f"headers: what the callable returned {wrong}")
-    return {name: value.strip(" \t") for name, value in made.items()}
+    return HiddenHeaders((name, value.strip(" \t")) for name, value in made.items())

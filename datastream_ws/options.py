@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from .codecs import Codec, codec_for
 from .exceptions import ConfigurationError
 from .handlers import Handlers
-from .redaction import shown_url
+from .redaction import HiddenHeaders, shown_url
 
 if TYPE_CHECKING:
     from .lease import Lease
@@ -348,7 +348,8 @@ class ClientOptions:
             self._set("ping_interval", _ping_interval(self.pong_timeout))
         self._set("codec", codec_for(self.codec))
         if isinstance(self.headers, Mapping):
-            self._set("headers", {k: v.strip(" \t") for k, v in self.headers.items()})
+            stripped = {name: value.strip(" \t") for name, value in self.headers.items()}
+            self._set("headers", HiddenHeaders(stripped))
         self._check_together()
 
     def _set(self, name: str, value: Any) -> None:

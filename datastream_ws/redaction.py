@@ -10,6 +10,17 @@ UNREADABLE = "(unreadable URL)"
 SHOWN_TEXT = 200  # characters of a peer's text that logs, errors and pages show
 
 
+class HiddenHeaders(dict[str, str]):
+    """
+    Headers whose ``repr`` names them and shows no value.
+
+    Tools that collect errors show the local variables of every frame in a traceback.
+    """
+
+    def __repr__(self) -> str:
+        return f"<headers: {', '.join(self)}>"
+
+
 def shown_url(url: str) -> str:
     """Return scheme, host, port and path of *url*: no userinfo, query or fragment."""
     try:

@@ -21,6 +21,7 @@ import picows
 
 from ..exceptions import HandshakeError, StreamClosedError
 from ..options import ClientOptions
+from ..redaction import HiddenHeaders
 from ..version import __version__
 from . import Ended, Frame, Receiver
 from .answers import (
@@ -382,18 +383,25 @@ class PicowsEngine:
     async def _dial(self, url: Any) -> socket.socket:
         """Connect, and keep hold of the socket."""
         sock = await dialled(url.host, url.port)
+        try:
+            sock.getpeername()
+        except OSError:  # reset already: picows would dial again with it, and leave it open
+            sock.close()
+            raise ConnectionResetError("the connection was reset as it was made") from None
         self._sockets.append(sock)
         return sock
 
-    def _request_headers(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
+    def _request_headers(self, headers: Mapping[str, str]) -> HiddenHeaders:
         options = self._options
-        sent = [("User-Agent", f"datastream-ws/{__version__}"), *headers.items()]
+        sent = HiddenHeaders(headers)
+        if "user-agent" not in map(str.lower, headers):
+            sent["User-Agent"] = f"datastream-ws/{__version__}"
         if options.origin is not None:
-            sent.append(("Origin", options.origin))
+            sent["Origin"] = options.origin
         if options.subprotocols is not None:
-            sent.append(("Sec-WebSocket-Protocol", ", ".join(options.subprotocols)))
+            sent["Sec-WebSocket-Protocol"] = ", ".join(options.subprotocols)
         if options.compression is not None:
-            sent.append(("Sec-WebSocket-Extensions", OFFER))
+            sent["Sec-WebSocket-Extensions"] = OFFER
         return sent
 
     def _check_answer(self, headers: Mapping[str, str]) -> Inflate | None:

@@ -147,6 +147,39 @@ def test_failures_without_a_proxy(failure: str, shown: Callable[..., str]) -> No
     assert CANARY not in everything
 
 
+HIDDEN = "h1dd3n-s3cr3t"  # in headers alone: the peer's text and the URL are local variables, too
+
+
+def with_locals(error: BaseException) -> str:
+    """As tools that collect errors show it: each frame of each cause with its variables."""
+    told = traceback.TracebackException.from_exception(error, capture_locals=True)
+    return "".join(told.format())
+
+
+@pytest.mark.parametrize("engine", ["websockets", "picows"])
+@pytest.mark.parametrize("kind", ["mapping", "callable"])
+@pytest.mark.parametrize("failure", ["401", "wrong accept", "hang-up", "RST", "away"])
+def test_local_variables_hide_headers(failure: str, kind: str, engine: str) -> None:
+    """The names of the headers are told, so it is seen that one is there."""
+    errors = Seen[BaseException]()
+    headers = {"Authorization": HIDDEN}
+    with RawServer(DIRECT.get(failure, [])) as server:
+        client = Client(
+            server.url if failure != "away" else "ws://127.0.0.1:9",
+            headers=headers if kind == "mapping" else lambda: headers,
+            proxy=None,
+            engine=engine,
+            **SHORT,
+        )
+        client.on_error(errors)
+        client.start()
+        eventually(lambda: client.state is State.FAILED)
+        client.close()
+    told = "".join(map(with_locals, errors.all))
+    assert "Authorization" in told
+    assert HIDDEN not in told
+
+
 PROXIED: dict[str, Script] = {
     "refused": [Respond(407, [f"Proxy-Authenticate: Basic realm={CANARY}"])],
     "forbidden": [Respond(403, body=CANARY.encode())],
@@ -185,6 +218,23 @@ def test_a_proxy_that_is_away(scheme: str, shown: Callable[..., str]) -> None:
         **SHORT,
     )
     assert CANARY not in run_and_fail(client) + shown()
+
+
+@pytest.mark.parametrize(
+    "lease", [f"redis://:{CANARY}@127.0.0.1:9/0", f"rediss://{CANARY}@127.0.0.1:9"]
+)
+def test_a_lease_whose_store_is_away(lease: str, shown: Callable[..., str]) -> None:
+    """Nor is the password of the store that a lease is kept in."""
+    pytest.importorskip("redis")
+    errors = Seen[BaseException]()
+    client = Client("ws://127.0.0.1:9", lease=lease, proxy=None, **SHORT)
+    client.on_error(errors)
+    with client:
+        errors.wait()
+        told = everything_of(client, [], errors.all)
+    told += shown()
+    assert "stream default" in told
+    assert CANARY not in told
 
 
 def test_network_failures(shown: Callable[..., str]) -> None:

@@ -113,6 +113,10 @@ def test_only_reading_is_allowed() -> None:
     assert Browser().post("/datastream/health/live/").status_code == 405
 
 
+def test_answers_are_not_kept_on_the_way() -> None:
+    assert "no-store" in Browser().get("/datastream/health/ready/")["Cache-Control"]
+
+
 def test_the_admin_shows_no_page_to_strangers() -> None:
     runner("ready")
     for name in ("datastream_live", "datastream_live_data"):
@@ -149,6 +153,23 @@ def test_what_the_peer_said_arrives_escaped() -> None:
     data = browser.get(reverse("admin:datastream_live_data", args=["feed"]))
     assert data["Content-Type"] == "application/json"
     assert data.json()["runners"][0]["last_error"] == EVIL
+
+
+def test_retry_needs_the_permission_to_change_and_a_token() -> None:
+    """A page elsewhere cannot make an operator's browser do it, nor can one who may only look."""
+    letter = FailedMessage.objects.create(
+        **{"stream": "feed", "handler": "shop.handle", "data": b"x", "error": "", "traceback": ""},
+        **{"seq": 1, "connection": 1, "epoch": 1},
+        **{"received_at": timezone.now(), "failed_at": timezone.now()},
+    )
+    url = reverse("admin:datastream_failedmessage_changelist")
+    form = {"action": "retry", "_selected_action": [letter.pk]}
+    user("looker", "view_failedmessage").post(url, form)
+    strict = Browser(enforce_csrf_checks=True)
+    user("operator-2", "view_failedmessage", "change_failedmessage")
+    strict.force_login(User.objects.get(username="operator-2"))
+    assert strict.post(url, form).status_code == 403
+    assert FailedMessage.objects.filter(pk=letter.pk).exists()
 
 
 def test_retry_is_an_admin_action() -> None:

@@ -48,6 +48,17 @@ def test_what_django_changes_of_the_defaults() -> None:
     assert options().name == "default"
 
 
+def test_the_debug_page_hides_headers() -> None:
+    """Django masks settings by their names: those of headers with a secret in them are among."""
+    from django.views.debug import SafeExceptionReporterFilter
+
+    headers = {"Authorization": "s3cr3t", "X-Api-Key": "s3cr3t", "X-Auth-Token": "s3cr3t"}
+    with override_settings(DATASTREAMS={"default": {"URL": URL, "HEADERS": headers}}):
+        shown = SafeExceptionReporterFilter().get_safe_settings()["DATASTREAMS"]
+    assert "X-Api-Key" in str(shown)
+    assert "s3cr3t" not in str(shown)
+
+
 def test_in_the_foreground_a_fatal_error_ends_it() -> None:
     with override_settings(DATASTREAMS={"default": {"URL": URL}}):
         assert streams_settings["default"].client_options(foreground=True).fatal_delay is None

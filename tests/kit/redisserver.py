@@ -20,16 +20,23 @@ class PrivateRedis:
     A ``redis-server`` process on a free port, keeping nothing on disk; ``with`` runs it.
 
     Skips the test where there is no such program.
+
+    Args:
+        folder: Its own.
+        password: What it wants to be told; empty: nothing.
+
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, password: str = "") -> None:
         self._folder = folder
+        self._password = password
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        userinfo = f":{self._password}@" if self._password else ""
+        return f"redis://{userinfo}127.0.0.1:{self.port}/0"
 
     def __enter__(self) -> Self:
         self.start()
@@ -43,6 +50,7 @@ class PrivateRedis:
         if program is None:
             pytest.skip("no redis-server program")
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        options += ["--requirepass", self._password] if self._password else []
         self._process = subprocess.Popen(
             [program, *options, "--appendonly", "no", "--dir", str(self._folder)],
             stdout=subprocess.DEVNULL,
