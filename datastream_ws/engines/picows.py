@@ -7,6 +7,8 @@ Differences from the default one are listed in docs/engines.md.
 from __future__ import annotations
 
 import asyncio
+import http
+import os
 import re
 import socket
 import urllib.request
@@ -41,6 +43,7 @@ from .splitter import Splitter
 
 __all__ = ["PicowsEngine"]
 
+KNOWN_STATUSES = frozenset(map(int, http.HTTPStatus))
 REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
 MOST_REDIRECTS = 5
 NO_LIMIT = 2**62
@@ -383,11 +386,9 @@ class PicowsEngine:
     async def _dial(self, url: Any) -> socket.socket:
         """Connect, and keep hold of the socket."""
         sock = await dialled(url.host, url.port)
-        try:
-            sock.getpeername()
-        except OSError:  # reset already: picows would dial again with it, and leave it open
-            sock.close()
-            raise ConnectionResetError("the connection was reset as it was made") from None
+        if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            sock.close()  # reset already: picows would dial again with it, and leave it open
+            raise OSError(number, os.strerror(number))
         self._sockets.append(sock)
         return sock
 
@@ -471,9 +472,9 @@ def _target(url: str, location: str) -> str | None:
 
 
 def _odd_status(head: bytes) -> HandshakeError:
-    """Return the error of an answer that picows cannot read; it knows no status like 499 or 520."""
+    """Return the error of an answer that picows cannot read, be it for a status like 499 or 520."""
     status = re.match(rb"HTTP/1\.1 ([1-5]\d\d) ", head)
-    if status is None:
+    if status is None or int(status[1]) in KNOWN_STATUSES:
         return HandshakeError("there was no valid HTTP answer to the handshake")
     waits = re.findall(rb"(?im)^retry-after:(.*)$", head)
     wait = waits[0].decode("latin-1") if len(waits) == 1 else None

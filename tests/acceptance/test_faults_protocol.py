@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import zlib
 
-import psutil
 import pytest
 
 from datastream_ws import Client, DisconnectEvent, Message, ReconnectError, State, StreamClosedError
@@ -32,11 +31,6 @@ MEGABYTE = 2**20
 OPTIONS = FAST | {"close_timeout": 0.3}
 COMPRESSED = 4
 DEFLATE = Upgrade(["Sec-WebSocket-Extensions: permessage-deflate"])
-
-
-def resident() -> int:
-    size: int = psutil.Process().memory_info().rss
-    return size
 
 
 # What comes after a good message, and the code we close with.
@@ -95,28 +89,16 @@ def deflated(data: bytes) -> bytes:
     return (engine.compress(data) + engine.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
-@pytest.mark.fault("46")
-def test_announced_bytes_are_not_reserved() -> None:
-    """The header of a frame of 2^40 bytes costs no memory, whatever max_size says."""
-    with RawServer([Upgrade(), Frame(BINARY, b"x", size=2**40), Stall()]) as server:
-        before = resident()
-        with Client(server.url, max_size=2**41, **OPTIONS) as client:
-            client.wait_ready(30)
-            assert resident() - before < 8 * MEGABYTE
-
-
 @pytest.mark.fault("49")
 def test_a_compression_bomb() -> None:
-    """200 MB in 200 kB: closed with 1009, and never unpacked beyond max_size."""
-    bomb = Frame(BINARY, deflated(bytes(200 * MEGABYTE)), rsv=COMPRESSED)
+    """2 MB in 2 kB: closed with 1009; what 200 MB cost is told by test_faults_memory.py."""
+    bomb = Frame(BINARY, deflated(bytes(2 * MEGABYTE)), rsv=COMPRESSED)
     ended = Seen[DisconnectEvent]()
     with RawServer([DEFLATE, bomb, ExpectFrame(CLOSE), Drain()], [DEFLATE, Stall()]) as server:
-        before = resident()
         client = Client(server.url, **OPTIONS)
         client.on_disconnect(ended)
         with client:
             assert ended.wait()[0].code == 1009
-            assert resident() - before < 12 * MEGABYTE
             assert server.connections[0].frames[-1].close_code == 1009
 
 

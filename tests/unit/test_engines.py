@@ -114,6 +114,15 @@ def test_statuses_that_no_library_lists(engine: str, status: int, wait: float | 
 
 
 @engines
+@pytest.mark.parametrize("line", [b"no colon", b": no name", b"X: " + b"a" * 20_000, b"X:\0"])
+def test_a_broken_header_says_nothing_about_the_next_answer(engine: str, line: bytes) -> None:
+    """Not even beside 101: it is tried again."""
+    with Wire(engine) as wire, pytest.raises(HandshakeError) as refused:
+        wire.answer(b"HTTP/1.1 101 Switching Protocols\r\n" + line + b"\r\n\r\n")
+    assert refused.value.status is None
+
+
+@engines
 def test_a_redirect_to_an_unusual_place_is_followed(engine: str) -> None:
     """Percent-encoded; the second connection is refused by the wire, with no other error."""
     with Wire(engine) as wire, pytest.raises(HandshakeError, match=r"hung up|no valid HTTP"):

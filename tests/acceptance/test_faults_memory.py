@@ -1,0 +1,157 @@
+"""
+What faults cost in memory: of a client that is a process of its own, at its highest.
+
+The server is in the test's process, so that nothing of it is counted.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datastream_ws.testing import StreamServer
+from kit.memory import MEGABYTE, Memory
+from kit.numbered import NumberedServer
+from kit.rawserver import (
+    BINARY,
+    CLOSE,
+    ExpectFrame,
+    Fin,
+    Frame,
+    RawServer,
+    Respond,
+    Script,
+    Send,
+    Stall,
+    Upgrade,
+    WaitFor,
+)
+from kit.streams import StreamProcess, until
+
+engines = pytest.mark.parametrize("engine", ["websockets", "picows"])
+COMPRESSED = 4
+DEFLATE = Upgrade(["Sec-WebSocket-Extensions: permessage-deflate"])
+
+
+def growth(folder: Path, *faults: Script, upgrade: Upgrade = DEFLATE, **options: Any) -> int:
+    """
+    Return by how much a client grew between READY and READY again, at its highest.
+
+    The first of *faults* follows the first READY on the same connection; each other one is a
+    connection of its own.
+    """
+    go = threading.Event()
+    first, *others = faults
+    scripts: list[Script] = [[upgrade, WaitFor(go), *first], *others, [upgrade, Stall()]]
+    with RawServer(*scripts) as server:
+        with StreamProcess(server.url, folder / "log", proxy=None, **options) as client:
+            client.wait_state("ready")
+            memory = Memory(client.pid)
+            go.set()
+            until(lambda: states(client).count("ready") == 2, 30, lambda: str(client.errors))
+            grown = memory.growth
+        assert len(server.connections) == len(scripts)
+    print(f"{grown / MEGABYTE:.2f} MiB")
+    return grown
+
+
+def states(client: StreamProcess) -> list[str]:
+    return [each["state"] for each in client.said if "state" in each]
+
+
+def deflated(size: int) -> bytes:
+    """Return so many zeros, in megabytes, compressed."""
+    engine = zlib.compressobj(9, zlib.DEFLATED, -15)
+    one = engine.compress(bytes(MEGABYTE)) + engine.flush(zlib.Z_FULL_FLUSH)
+    return (one * size)[:-4]
+
+
+@pytest.mark.fault("46")
+@engines
+@pytest.mark.parametrize("limit", [2**20, 2**41])
+def test_announced_bytes_are_not_reserved(tmp_path: Path, engine: str, limit: int) -> None:
+    """The header of a frame of 2^40 bytes: below 1 MB, whatever max_size says."""
+    fault: Script = [Frame(BINARY, b"x", size=2**40), Fin()]
+    assert growth(tmp_path, fault, engine=engine, max_size=limit) < MEGABYTE
+
+
+@pytest.mark.fault("49")
+@engines
+def test_a_compression_bomb(tmp_path: Path, engine: str) -> None:
+    """200 MB in 200 kB: below 5 MB."""
+    bomb = Frame(BINARY, deflated(200), rsv=COMPRESSED)
+    assert growth(tmp_path, [bomb, ExpectFrame(CLOSE), Fin()], engine=engine) < 5 * MEGABYTE
+
+
+@pytest.mark.fault("39")
+@engines
+def test_endless_headers(tmp_path: Path, engine: str) -> None:
+    """A header line of 20 kB, 500 headers, and lines without an end: below 2 MB."""
+    answers: list[Script] = [
+        [Send(b"HTTP/1.1 101 x\r\nX: " + b"a" * 20_000 + b"\r\n\r\n")],
+        [Send(b"HTTP/1.1 101 x\r\n" + b"X: a\r\n" * 500 + b"\r\n")],
+        [Send(b"HTTP/1.1 101 x\r\nX: " + b"a" * 20 * MEGABYTE)],
+    ]
+    assert growth(tmp_path, [Fin()], *answers, engine=engine) < 2 * MEGABYTE
+
+
+@pytest.mark.fault("40")
+@engines
+def test_a_large_body(tmp_path: Path, engine: str) -> None:
+    """503 with 5 MB: below 3 MB."""
+    answer = [Respond(503, body=bytes(5 * MEGABYTE))]
+    assert growth(tmp_path, [Fin()], answer, engine=engine) < 3 * MEGABYTE
+
+
+@pytest.mark.fault("64")
+def test_handlers_slower_than_the_stream(tmp_path: Path) -> None:
+    """Ten thousand a second against one in a millisecond: the inbox's limit, then a plateau."""
+    options: dict[str, Any] = {"overflow": "drop_oldest", "inbox_size": 1000, "proxy": None}
+    with (
+        NumberedServer(10**9, resume=False, rate=10_000) as server,
+        StreamProcess(server.url, tmp_path / "log", slow=0.001, **options) as client,
+    ):
+        client.wait_handled(200)  # by now the inbox is full
+        memory = Memory(client.pid)
+        client.wait_handled(1200)
+        assert memory.growth < 2 * MEGABYTE
+
+
+PROGRAM = """
+import re, sys
+from pathlib import Path
+from datastream_ws import Client
+
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+url, count = sys.argv[1], int(sys.argv[2])
+client = Client(url, proxy=None, min_reconnect_delay=0.01)
+for n in range(count):
+    client.start()
+    client.wait_ready(30)
+    client.close()
+    if n == count // 10:
+        before = resident()
+print(resident() - before)
+"""
+
+
+@pytest.mark.fault("74")
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.soak)])
+def test_connects_and_closes(count: int) -> None:
+    """2,000 of them: below 5 MB."""
+    with StreamServer() as server:
+        command = [sys.executable, "-c", PROGRAM, server.url, str(count)]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert run.returncode == 0, run.stderr
+    print(f"{int(run.stdout) / MEGABYTE:.2f} MiB")
+    assert int(run.stdout) < 5 * MEGABYTE

@@ -1,0 +1,48 @@
+"""The memory of another process, and the most it had since a moment of the test's choice."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+__all__ = ["MEGABYTE", "Memory"]
+
+MEGABYTE = 2**20
+
+
+class Memory:
+    """
+    Of a process, in bytes. Linux only: skips elsewhere.
+
+    Args:
+        pid: Of a process of the same user.
+
+    """
+
+    def __init__(self, pid: int) -> None:
+        if sys.platform != "linux":
+            pytest.skip("the peak of another process's memory is told by Linux only")
+        self._folder = Path(f"/proc/{pid}")
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew with what it has now."""
+        (self._folder / "clear_refs").write_text("5")
+        self.before = self.now
+
+    @property
+    def now(self) -> int:
+        return self._read("VmRSS")
+
+    @property
+    def growth(self) -> int:
+        """The most it had since :meth:`reset`, beyond what it had then."""
+        return self._read("VmHWM") - self.before
+
+    def _read(self, name: str) -> int:
+        found = re.search(rf"{name}:\s+(\d+) kB", (self._folder / "status").read_text())
+        assert found is not None
+        return int(found[1]) * 1024
