@@ -32,9 +32,8 @@ LONGEST = 500.0  # seconds that a case may take by its own words
 
 @asynccontextmanager
 async def stream(url: str, **options: Any) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(
-        url, max_reconnect_attempts=1, max_size=2**26, logger=Silent(), **options
-    ) as client:
+    once = {"max_reconnect_attempts": 1, "stable_after": 3600.0}  # however long the case was
+    async with AsyncClient(url, max_size=2**26, logger=Silent(), **once, **options) as client:
         yield client
 
 

@@ -55,6 +55,11 @@ def handle(message):
 def state(event):
     say(state=event.state.value, at=time.monotonic(), pid=os.getpid())
 
+@client.on_gap
+def gap(event):
+    last = event.last_message
+    say(gap=last.json().get("n", 0) if last is not None else 0, pid=os.getpid())
+
 @client.on_error
 def error(error):
     say(error=f"{type(error).__name__}: {error}", at=time.monotonic(), pid=os.getpid())
@@ -63,8 +68,10 @@ threading.Thread(target=lambda: (sys.stdin.read(), os._exit(9)), daemon=True).st
 try:
     client.run()
 finally:
-    say(stats=[client.stats().messages_handled, client.stats().messages_spooled,
-               dict(client.stats().messages_dropped)], pid=os.getpid(), at=time.monotonic())
+    stats = client.stats()
+    found = {name: getattr(stats, name) for name in stats.__slots__ if name != "last_error"}
+    found["messages_dropped"] = dict(stats.messages_dropped)
+    say(stats=found, pid=os.getpid(), at=time.monotonic())
 """
 
 
