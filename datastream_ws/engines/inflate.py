@@ -7,8 +7,16 @@ from collections.abc import Mapping
 
 __all__ = ["OFFER", "Decompressor", "Inflate", "TooBig", "inflate_for"]
 
-OFFER = "permessage-deflate"
+NAME = "permessage-deflate"
+# Nothing is sent compressed by an engine that reads with `Inflate`: whatever a server wants to be
+# spared, it is spared, and it needs to keep no window of ours.
+OFFER = f"{NAME}; client_no_context_takeover; client_max_window_bits"
 TAIL = b"\x00\x00\xff\xff"  # RFC 7692 section 7.2.2
+ALLOWED = frozenset(
+    f"{side}_{what}"
+    for side in ("server", "client")
+    for what in ("no_context_takeover", "max_window_bits")
+)
 WINDOW_BITS = frozenset(map(str, range(8, 16)))
 MOST_FINAL_BLOCKS = 64  # in what is inflated at once; each costs a few kB and a copy of the rest
 
@@ -102,11 +110,12 @@ def inflate_for(answer: str | None) -> Inflate | None:
         return None
     name, *rest = (part.strip() for part in answer.split(";"))
     parameters = dict(_parameter(part) for part in rest)
-    allowed = {"server_no_context_takeover", "client_no_context_takeover", "server_max_window_bits"}
-    if name != OFFER or len(parameters) != len(rest) or not parameters.keys() <= allowed:
+    if name != NAME or len(parameters) != len(rest) or not parameters.keys() <= ALLOWED:
         raise ValueError("unexpected extension")
+    _window_bits(parameters, "client_max_window_bits")
     return Inflate(
-        _window_bits(parameters), takeover="server_no_context_takeover" not in parameters
+        _window_bits(parameters, "server_max_window_bits"),
+        takeover="server_no_context_takeover" not in parameters,
     )
 
 
@@ -115,8 +124,8 @@ def _parameter(text: str) -> tuple[str, str]:
     return name.strip(), value.strip().strip('"')
 
 
-def _window_bits(parameters: Mapping[str, str]) -> int:
-    bits = parameters.get("server_max_window_bits", "15")
+def _window_bits(parameters: Mapping[str, str], name: str) -> int:
+    bits = parameters.get(name, "15")
     if bits not in WINDOW_BITS:
         raise ValueError("unexpected window size")
     return int(bits)
