@@ -78,8 +78,11 @@ nitpick_ignore_regex = [
 # --- looks ---
 html_theme = "furo"
 html_title = "datastream-ws"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 html_copy_source = False
 html_show_sphinx = False
+copybutton_selector = "div:not(.highlight-text) > div.highlight > pre"
 
 FENCE_WITH_TITLE = re.compile(r'^(`{3,})(\w+) title="([^"]+)"$', re.MULTILINE)
 
