@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from importlib.metadata import requires, version
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import yaml
 
 import datastream_ws
+from kit.services import SERVICES
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"datastream_ws", "datastream_ws_django", "datastream_ws_flask"}
@@ -55,3 +59,47 @@ def test_wheel_holds_only_the_packages(wheel: list[str]) -> None:
 def test_every_package_in_the_wheel_is_typed(wheel: list[str]) -> None:
     packages = {name.partition("/")[0] for name in wheel if ".dist-info/" not in name}
     assert {f"{name}/py.typed" for name in packages} <= set(wheel)
+
+
+# --- what is said in more than one place ------------------------------------------------------
+
+
+def text(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def pythons() -> list[str]:
+    """The versions that the classifiers name."""
+    classifiers = tomllib.loads(text("pyproject.toml"))["project"]["classifiers"]
+    return re.findall(r"Python :: (3\.\d+)", " ".join(classifiers))
+
+
+def test_the_matrix_is_what_the_classifiers_say() -> None:
+    matrix = yaml.safe_load(text(".github/workflows/ci.yml"))["jobs"]["tests"]["strategy"]["matrix"]
+    assert matrix["python"] == pythons()
+    assert f"PYTHONS = {pythons()!r}".replace("'", '"') in text("noxfile.py")
+
+
+def test_the_workflows_run_what_there_is() -> None:
+    runs = text(".github/workflows/ci.yml")
+    sessions = set(re.findall(r"^def (\w+)\(session", text("noxfile.py"), re.MULTILINE))
+    assert set(re.findall(r'nox -s "?([a-z]+)', runs)) == sessions
+    targets = set(re.findall(r"^([a-z]+):", text("Makefile"), re.MULTILINE))
+    named = set(re.findall(r"run: make (\w+)", runs))
+    assert named
+    assert named <= targets
+
+
+@pytest.mark.parametrize("path", ["docker-compose.yml", ".github/workflows/ci.yml"])
+def test_services_are_where_the_tests_look(path: str) -> None:
+    content = yaml.safe_load(text(path))
+    services = content.get("services") or content["jobs"]["tests"]["services"]
+    ports = {int(port.rpartition(":")[2]) for each in services.values() for port in each["ports"]}
+    assert ports == {service.port for service in SERVICES.values()}
+    assert all("health" in str(each) for each in services.values())
+
+
+def test_the_release_is_built_once_and_published_without_a_token() -> None:
+    jobs = yaml.safe_load(text(".github/workflows/release.yml"))["jobs"]
+    assert jobs["publish"]["permissions"] == {"id-token": "write"}
+    assert "secrets." not in text(".github/workflows/release.yml")
