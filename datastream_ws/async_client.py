@@ -11,7 +11,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-from .calls import InlineCaller, LoopCaller, Run, drive, handling
+from .calls import InlineCaller, LoopCaller, Run, belongs_here, drive, handling
 from .codecs import frame_of
 from .connection import Connection
 from .engines import Frame, engine_for
@@ -344,6 +344,13 @@ class AsyncClient(Decorators):
         return SendTimeoutError(f"the write queue is still full after write_timeout ({limit:g} s)")
 
     def _connection(self) -> Connection | None:
+        """Return the open connection, unless the caller is a hook of an earlier one."""
+        connection = self._open_connection()
+        if connection is None or not belongs_here(self._face, connection):
+            return None
+        return connection
+
+    def _open_connection(self) -> Connection | None:
         """Return the open connection, if there is one; from any thread."""
         connection = self._life.connection if self._life else None
         return connection if connection is not None and connection.is_open else None
@@ -353,6 +360,11 @@ class AsyncClient(Decorators):
         if self.state.is_final:
             raise NotConnectedError(
                 f"stream {self.name} is {self.state.value} in this process: {HOW_TO_START}"
+            )
+        if self._open_connection() is not None:
+            raise NotConnectedError(
+                f"stream {self.name}: the connection this hook was called for has ended, and it is "
+                "called again for the next one"
             )
         raise NotConnectedError(
             f"stream {self.name} is {self.state.value}: pass wait=SECONDS to send() to wait for "
@@ -424,7 +436,7 @@ class AsyncClient(Decorators):
             self._send_if_connected(ending)
 
     def _send_if_connected(self, frame: Frame) -> None:
-        connection = self._connection()
+        connection = self._open_connection()
         if connection is not None:
             with suppress(NotConnectedError):  # the next connection sends it
                 connection.send(frame)

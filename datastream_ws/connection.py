@@ -57,9 +57,9 @@ class Connection:
         self._on_sent = on_sent
         self._loop = asyncio.get_running_loop()
         self.closed: asyncio.Future[Ended] = self._loop.create_future()
+        # Messages may come with the handshake's last bytes, and wait for hand_over().
         self._early: list[tuple[list[str | bytes], int]] | None = []
         self._failure: Exception | None = None
-        self._opening = True  # messages may come with the handshake's last bytes
 
         self._lock = threading.Lock()
         self._queue: deque[Frame] = deque()
@@ -81,16 +81,10 @@ class Connection:
     async def open(self, url: str, headers: Mapping[str, str]) -> None:
         """Do the opening handshake. Raises what :meth:`Engine.open` raises."""
         await self._engine.open(url, headers, self)
-        self._opening = False
         if self.closed.done():
-            return
-        if self._failure is not None:
-            self._engine.abort()
             return
         self.is_open = True
         self._heard_at = self._pinged_at = self._loop.time()
-        if self._paused:
-            self._engine.pause()
         self._tick()
 
     @property
@@ -206,15 +200,12 @@ class Connection:
     def pause_reading(self) -> None:
         if not self._paused and not self.closed.done():
             self._paused = True
-            if not self._opening:
-                self._engine.pause()
+            self._engine.pause()
 
     def resume_reading(self) -> None:
         """Read on; the peer has ``pong_timeout`` from now to be heard."""
         if self._paused and not self.closed.done():
             self._paused = False
-            if self._opening:
-                return
             self._heard_at = self._loop.time()
             self._engine.resume()
             self._tick()
@@ -343,8 +334,7 @@ class Connection:
         if not self.closed.done() and self._failure is None:
             self._failure = error
             self._stop_sending()
-            if not self._opening:
-                self._engine.abort()
+            self._engine.abort()
 
     def disown(self) -> int:
         """In a forked child: return the descriptor of a socket that is the parent's."""

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from .calls import LoopCaller, Run, ThreadCaller, drive, handling
+from .calls import LoopCaller, Run, ThreadCaller, called_for, drive, handling
 from .exceptions import HandlerError
 from .handlers import Handler, Handlers
 
@@ -22,11 +22,12 @@ LONGEST_QUEUE = 1000  # on_error calls that may wait for a slow hook
 
 @dataclass(slots=True, eq=False)
 class HookCall:
-    """One call to come; *result* for those who wait for it."""
+    """One call to come; *result* for those who wait, *connection*: where what it sends may go."""
 
     kind: str
     handler: Handler
     arguments: tuple[Any, ...]
+    connection: object | None = None
     result: asyncio.Future[None] | None = None
 
 
@@ -65,17 +66,17 @@ class Hooks:
         self._stopped = asyncio.Event()
         self._thread_stopped = threading.Event()
 
-    def call(self, kind: str, *arguments: Any) -> None:
-        """Have the hooks of *kind* called soon."""
+    def call(self, kind: str, *arguments: Any, connection: object | None = None) -> None:
+        """Have the hooks of *kind* called soon; what they send goes over *connection*, if given."""
         if kind == "on_error" and len(self._calls) >= LONGEST_QUEUE:
             return
         for handler in self._handlers.hooks[kind]:
-            self._add(HookCall(kind, handler, arguments))
+            self._add(HookCall(kind, handler, arguments, connection))
 
-    async def call_and_wait(self, kind: str) -> None:
+    async def call_and_wait(self, kind: str, connection: object | None = None) -> None:
         """Call the hooks of *kind* after those that wait; raise the first one's HandlerError."""
         handlers = self._handlers.hooks[kind]
-        calls = [HookCall(kind, h, (), self._loop.create_future()) for h in handlers]
+        calls = [HookCall(kind, h, (), connection, self._loop.create_future()) for h in handlers]
         for each in calls:
             self._add(each)
         try:
@@ -138,7 +139,8 @@ class Hooks:
 
     async def _run(self, call: HookCall) -> None:
         if call.handler.is_async:
-            await self._run_in(Run(self._handlers, LoopCaller(self._stopped)), call)
+            with called_for(self._owner, call.connection):
+                await self._run_in(Run(self._handlers, LoopCaller(self._stopped)), call)
             return
         run = Run(self._handlers, ThreadCaller(self._loop, self._thread_stopped))
         await asyncio.wrap_future(self._submit(lambda: self._run_in_thread(run, call)))
@@ -146,7 +148,8 @@ class Hooks:
     def _run_in_thread(self, run: Run, call: HookCall) -> None:
         token = handling.set(self._owner)
         try:
-            drive(self._run_in(run, call))
+            with called_for(self._owner, call.connection):
+                drive(self._run_in(run, call))
         finally:
             handling.reset(token)
 

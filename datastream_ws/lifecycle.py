@@ -281,10 +281,9 @@ class Lifecycle:
         self.traffic.attempts += 1
         try:
             connection = await self._unless_asked(self._dial())
+        except Asked:
+            raise
         except Exception as error:
-            self.intake.detach()
-            if isinstance(error, Asked):
-                raise
             return Outcome(error)
         self._attempts.opened()
         if self._has_lost_lease:  # this process was stopped while it dialled
@@ -389,7 +388,7 @@ class Lifecycle:
             for frame in self._subscriptions.frames():
                 connection.send(frame)
         self.tell.state(State.CONNECTED)
-        self.tell.hooks.call("on_connect")
+        self.tell.hooks.call("on_connect", connection=connection)
         self.tell.gap(self.inbox.last_message)
         self.intake.attach(connection, self._origin(self.epoch, traffic.connections))
         connection.hand_over()  # from here on: a handler may send what it likes
@@ -414,7 +413,7 @@ class Lifecycle:
         limit = self.options.ready_timeout
         try:
             async with asyncio.timeout(limit):
-                await self.tell.hooks.call_and_wait("on_ready")
+                await self.tell.hooks.call_and_wait("on_ready", connection)
         except TimeoutError:
             raise TimeoutError(f"on_ready took longer than ready_timeout ({limit} s)") from None
 

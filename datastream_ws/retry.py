@@ -29,6 +29,23 @@ __all__ = ["Backoff", "Verdict", "judge", "retry_after_seconds"]
 LONGEST_RETRY_AFTER = 300.0  # seconds
 RETRIED_STATUSES = frozenset({408, 425, 429})
 FATAL_CLOSE_CODES = frozenset({1008, 3000, 4001, 4003, 4401, 4403})
+# Alerts by which a server refuses our TLS, or the certificate we lack; OpenSSL's names for them.
+FATAL_TLS_ALERTS = frozenset(
+    {
+        "SSLV3_ALERT_BAD_CERTIFICATE",
+        "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+        "SSLV3_ALERT_CERTIFICATE_REVOKED",
+        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        "SSLV3_ALERT_HANDSHAKE_FAILURE",
+        "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+        "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+        "TLSV1_ALERT_ACCESS_DENIED",
+        "TLSV1_ALERT_INSUFFICIENT_SECURITY",
+        "TLSV1_ALERT_PROTOCOL_VERSION",
+        "TLSV1_ALERT_UNKNOWN_CA",
+        "UNSUPPORTED_PROTOCOL",
+    }
+)
 # Close code -> shortest first wait in seconds: "service restart", "try again later".
 PATIENT_CLOSE_CODES = {1012: 5.0, 1013: 10.0}
 
@@ -67,9 +84,14 @@ def judge(error: BaseException, *, unauthorized: int = 0, refreshable: bool = Fa
         return Verdict(
             retry=not _code_fatal(error.code), floor=PATIENT_CLOSE_CODES.get(error.code, 0.0)
         )
-    ours = ConfigurationError | ReconnectError | SpoolError
-    fatal = isinstance(error, ssl.SSLCertVerificationError | ours)
-    return Verdict(retry=not fatal)
+    if isinstance(error, ssl.SSLError):
+        return Verdict(retry=not _tls_fatal(error))
+    return Verdict(retry=not isinstance(error, ConfigurationError | ReconnectError | SpoolError))
+
+
+def _tls_fatal(error: ssl.SSLError) -> bool:
+    reason = getattr(error, "reason", None)  # set only by OpenSSL itself
+    return isinstance(error, ssl.SSLCertVerificationError) or reason in FATAL_TLS_ALERTS
 
 
 def _status_retried(status: int | None) -> bool:

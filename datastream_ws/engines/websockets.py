@@ -170,11 +170,13 @@ class Connection(ClientConnection):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._receiver.writing_paused()
+        if self.open:  # TLS may say so before there is anything of ours to write
+            self._receiver.writing_paused()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._receiver.writing_resumed()
+        if self.open:
+            self._receiver.writing_resumed()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,11 +16,12 @@ from datastream_ws import (
     DisconnectEvent,
     HandlerError,
     Message,
+    NotConnectedError,
     State,
     StateEvent,
 )
 from datastream_ws.testing import StreamServer
-from kit.seen import FAST, Seen
+from kit.seen import FAST, Seen, eventually
 
 
 def answer(connection: Any, data: str | bytes) -> None:
@@ -185,6 +188,76 @@ def test_connection_lost_while_on_ready_waits() -> None:
             server.wait_connected(2, 30)
             client.wait_ready(30)
         assert len(seconds) == 1
+
+
+def test_a_hook_that_outlives_its_connection_sends_nothing_on_the_next() -> None:
+    """A plain on_ready cannot be stopped: what it still sends is refused, by send and request."""
+    refused = Seen[BaseException]()
+
+    def try_to(send: Callable[[], object]) -> None:
+        with pytest.raises(NotConnectedError, match="this hook was called for has ended") as caught:
+            send()
+        refused(caught.value)
+
+    with StreamServer() as server:
+        client = Client(server.url, **FAST)
+
+        def initialise() -> None:
+            if server.connections[-1].number > 1:
+                client.send("again")
+                return
+            server.abort()
+            eventually(lambda: client.stats().connections == 2 and client.is_connected)
+            try_to(lambda: client.send("late"))
+            try_to(lambda: client.send("late", wait=1))
+            try_to(lambda: client.request("late", lambda message: True))
+            client.subscribe("subscribed")  # for whatever connection there is
+            free = threading.Thread(target=client.send, args=["of a thread"])
+            free.start()
+            free.join()
+
+        client.on_ready(initialise)
+        with client:
+            client.wait_ready(30)
+            received = server.wait_received(3, 30)
+    assert received == ["subscribed", "of a thread", "again"]
+    assert len(refused) == 3
+
+
+async def test_a_coroutine_hook_that_outlives_its_connection() -> None:
+    """One that will not be cancelled sends nothing either; a task it has started is free."""
+    refused: list[str] = []
+    started: list[asyncio.Task[None]] = []
+    with StreamServer() as server:
+        client = AsyncClient(server.url, **FAST)
+
+        def is_second() -> bool:
+            return client.stats().connections == 2 and client.is_connected
+
+        async def in_background() -> None:
+            await asyncio.to_thread(eventually, is_second)
+            await client.send("of a task")
+
+        async def initialise() -> None:
+            if client.stats().connections > 1:
+                return
+            started.append(asyncio.create_task(in_background()))
+            server.abort()
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                await asyncio.to_thread(eventually, is_second)
+                with pytest.raises(NotConnectedError) as caught:
+                    await client.send("late")
+                refused.append(str(caught.value))
+
+        client.on_ready(initialise)
+        async with client:
+            await client.wait_ready(30)
+            await asyncio.gather(*started)
+            received = await asyncio.to_thread(server.wait_received, 1, 30)
+    assert received == ["of a task"]
+    assert "called again for the next one" in refused[0]
 
 
 def test_several_on_ready_run_in_order_on_each_connection() -> None:
