@@ -132,8 +132,9 @@ async def test_cancellation_comes_through() -> None:
 def test_a_drop_every_few_moments() -> None:
     """A hundred drops of stable connections: one connection for each, and nothing adds up."""
     descriptors: list[int] = []
+    delays = {"min_reconnect_delay": 0.001, "max_reconnect_delay": 0.002}
     with StreamServer() as server:
-        client = Client(server.url, stable_after=0.001, **FAST)
+        client = Client(server.url, stable_after=0.001, **FAST | delays)
         with client:
             for n in range(1, 101):
                 server.wait_connected(n, 30)

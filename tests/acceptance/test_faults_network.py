@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +37,7 @@ from kit.rawserver import (
 )
 from kit.seen import FAST, Seen, eventually
 
+ROOT = Path(__file__).parents[2]
 AT_ONCE = FAST | {"min_reconnect_delay": 0.001, "max_reconnect_delay": 0.002}
 
 
@@ -220,6 +223,31 @@ def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
             stuck.wait_ready(30)
 
 
+HANGS = """
+import socket, time
+from datastream_ws import Client
+
+def hang(*arguments, **options):
+    time.sleep(60)
+
+socket.getaddrinfo = hang
+client = Client("ws://feed.invalid:1", proxy=None, open_timeout=0.05, max_reconnect_attempts=None,
+                min_reconnect_delay=0.01, max_reconnect_delay=0.02)
+client.start()
+while client.stats().attempts < 3:
+    time.sleep(0.005)
+print(time.monotonic())
+"""
+
+
+@pytest.mark.fault("12")
+def test_a_resolver_that_hangs_does_not_hold_up_the_exit() -> None:
+    """The interpreter is gone within a second, with the client still at it."""
+    command = [sys.executable, "-c", HANGS]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert time.monotonic() - float(done.stdout) < 1.0
+
+
 @pytest.mark.fault("13")
 @pytest.mark.skipif(sys.platform != "linux", reason="a full backlog is silent on Linux")
 def test_a_first_address_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +272,7 @@ def test_a_first_address_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> N
         with Client("ws://feed.invalid:1", open_timeout=20, **FAST) as client:
             client.wait_ready(30)
             assert client.stats().attempts == 1
-            assert 0.2 <= time.monotonic() - begun <= 5
+            assert 0.2 <= server.attempts[0].at - begun <= 0.5
 
 
 # --- what is in between -----------------------------------------------------------------------
@@ -265,10 +293,10 @@ class EndWhenIdle:
 @pytest.mark.fault("14")
 def test_a_load_balancer_that_ends_idle_connections() -> None:
     """Pings keep the connection for three times the idle time; without them it is gone."""
-    with RawServer([Upgrade(), EndWhenIdle(1.0)]) as server:
-        with Client(server.url, ping_interval=0.2, close_timeout=0.2, **FAST) as client:
+    with RawServer([Upgrade(), EndWhenIdle(0.6)]) as server:
+        with Client(server.url, ping_interval=0.1, close_timeout=0.2, **FAST) as client:
             client.wait_ready(30)
-            time.sleep(3 * 1.0)
+            time.sleep(3 * 0.6)
             assert client.stats().connections == 1
         with Client(server.url, ping_interval=None, close_timeout=0.2, **FAST) as client:
             eventually(lambda: client.stats().connections >= 2)
@@ -305,4 +333,5 @@ def test_64_kbit_per_second() -> None:
             proxy.down = Bandwidth(8000)
             server.send("x" * 24_000)
             assert seen.wait()[0].data == "x" * 24_000
+            eventually(lambda: client.stats().round_trip_time)  # pings are answered, in their turn
             assert client.stats().connections == 1

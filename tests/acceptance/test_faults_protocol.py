@@ -73,7 +73,8 @@ def test_frames_that_break_the_rules(what: str, engine: str) -> None:
     seen = Seen[Message]()
     script: Script = [Upgrade(), Frame(TEXT, "good"), *frames, ExpectFrame(CLOSE), Drain()]
     with RawServer(script) as server:
-        client = Client(server.url, engine=engine, **OPTIONS | {"max_reconnect_attempts": 2})
+        options = OPTIONS | {"max_reconnect_attempts": 2, "close_timeout": 0.1}
+        client = Client(server.url, engine=engine, **options)
         client.on_message(seen)
         client.start()
         eventually(lambda: client.state is State.FAILED)

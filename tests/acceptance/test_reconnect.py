@@ -16,6 +16,7 @@ from datastream_ws import (
     AsyncClient,
     Client,
     DisconnectEvent,
+    GapEvent,
     InboxOverflowError,
     Message,
     State,
@@ -43,11 +44,12 @@ ENDS: dict[str, tuple[Callable[[StreamServer], object], int]] = {
 def test_ready_again_after_the_server_ended_the_connection(end: str) -> None:
     """Close codes, FIN, RST, a restart: a new connection follows, and messages arrive on it."""
     act, code = ENDS[end]
-    messages, ended = Seen[Message](), Seen[DisconnectEvent]()
+    messages, ended, gaps = Seen[Message](), Seen[DisconnectEvent](), Seen[GapEvent]()
     with StreamServer() as server:
         client = Client(server.url, **FAST)
         client.on_message(messages)
         client.on_disconnect(ended)
+        client.on_gap(gaps)
         with client:
             client.wait_ready(30)
             act(server)
@@ -57,6 +59,7 @@ def test_ready_again_after_the_server_ended_the_connection(end: str) -> None:
             server.send("again")
             assert messages.wait()[0].data == "again"
             assert messages.all[0].connection == 2
+            assert gaps.wait()[0].seconds <= 5
 
 
 @pytest.mark.fault("52", "58")
@@ -175,13 +178,13 @@ def test_drops_while_handlers_lag() -> None:
         time.sleep(0.001)
         seen(message)
 
-    with NumberedServer(2_000, drop_every=150, ways=WAYS) as server:
-        client = Client(server.url, inbox_size=100, **FAST)
+    with NumberedServer(1_000, drop_every=75, ways=WAYS) as server:
+        client = Client(server.url, inbox_size=50, **FAST)
         client.on_message(slow)
         client.on_ready(resume_from(client))
         with client:
-            seen.wait(2_000, 90)
-    check_numbers([message.json()["n"] for message in seen.all], 2_000)
+            seen.wait(1_000, 90)
+    check_numbers([message.json()["n"] for message in seen.all], 1_000)
 
 
 # --- a server that is up but useless: how many connections does it get? -----------------------

@@ -38,7 +38,7 @@ SHORT = {
     "max_reconnect_delay": 0.05,
     "max_reconnect_attempts": 2,
     "close_timeout": 0.3,
-    "open_timeout": 2.0,
+    "open_timeout": 1.0,
     "max_size": 10_000,
 }
 

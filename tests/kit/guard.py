@@ -71,7 +71,8 @@ class Snapshot:
         """Describe what is there now and was not then, once *grace* seconds could not end it."""
         deadline = time.monotonic() + grace
         for thread in _threads() - self.threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            with suppress(RuntimeError):  # it is just being started; below it is looked at again
+                thread.join(max(0.0, deadline - time.monotonic()))
         pause = 0.001
         while (found := self._new()) and time.monotonic() < deadline:
             time.sleep(pause)

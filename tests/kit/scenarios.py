@@ -31,7 +31,7 @@ from .rawserver import (
     Upgrade,
 )
 
-__all__ = ["SCENARIOS", "Scenario", "Span", "bomb"]
+__all__ = ["DEFLATE", "SCENARIOS", "Scenario", "Span", "bomb"]
 
 Span = tuple[float, float]  # least, most
 
@@ -64,7 +64,7 @@ class Scenario:
         answers: Close codes the server was sent, one for each connection that sent any.
         error: What the first error told is: its type, and a text in it.
         waits: Bounds of the first delays told, in seconds.
-        noticed: Bounds of the first connection's life, in seconds.
+        given_up: The time limit after which the first connection is, in seconds.
         is_fatal: Coming back is of no use: FAILED, or the pace of ``fatal_delay``.
 
     """
@@ -83,7 +83,7 @@ class Scenario:
     answers: tuple[int, ...] | None = None
     error: tuple[str, str] | None = None
     waits: tuple[Span, ...] = ()
-    noticed: Span | None = None
+    given_up: float | None = None
     is_fatal: bool = False
 
     @property
@@ -151,12 +151,12 @@ _ROWS = [
     ended(
         "half-open", "3", 1006, Drain(),
         options={"pong_timeout": LIMIT, "close_timeout": 0.3},
-        noticed=(LIMIT, LIMIT + 0.5), error=("StreamClosedError", "nothing received for 0.6 s"),
+        given_up=LIMIT, error=("StreamClosedError", "nothing received for 0.6 s"),
     ),
     ended("part-then-fin", "7", 1006, Send(Frame(TEXT, "never whole").data[:-3])),
     ended(
         "part-then-silence", "8", 1006, Send(Frame(TEXT, "never whole").data[:-3]), Drain(),
-        options={"pong_timeout": LIMIT, "close_timeout": 0.3}, noticed=(LIMIT, LIMIT + 0.5),
+        options={"pong_timeout": LIMIT, "close_timeout": 0.3}, given_up=LIMIT,
     ),
     Scenario(
         "byte-by-byte", ("6",),
@@ -190,11 +190,11 @@ _ROWS = [
     refused("503-with-5-mb", "40", [Respond(503, body=bytes(5 * 2**20))]),
     refused(
         "drip-answer", "41", [Send(b"HTTP/1.1 101 Switching Protocols\r\n" * 9, 1, 0.05), Drain()],
-        options={"open_timeout": 0.5}, error=("TimeoutError", "open_timeout"), noticed=(0.4, 1.0),
+        options={"open_timeout": 0.5}, error=("TimeoutError", "open_timeout"), given_up=0.5,
     ),
     refused(
         "no-answer", "42", [Drain()],
-        options={"open_timeout": 0.5}, error=("TimeoutError", "open_timeout"), noticed=(0.4, 1.0),
+        options={"open_timeout": 0.5}, error=("TimeoutError", "open_timeout"), given_up=0.5,
     ),
     refused("fin-before-the-answer", "43", []),
     refused("rst-before-the-answer", "43", [Rst()]),
