@@ -20,8 +20,8 @@ from kit.faultproxy import Blackhole, FaultProxy, Pass, Swallow
 from kit.numbered import NumberedServer
 
 RATE = 500  # messages/s
+FOR_EVER = 10**9  # messages
 BATCH = {"batch": (100, 0.2)}
-HANG = 12.0  # seconds; longer than what a publish waits for
 
 
 class RedisServer:
@@ -99,7 +99,8 @@ def finish(
     project: CeleryProject, worker: Worker, server: NumberedServer, broker: str, watch: Watch
 ) -> None:
     """Wait until everything has arrived, stop the worker, and hold the books against the queue."""
-    server.wait_finished(600)
+    server.end_soon()
+    server.wait_finished()
     worker.wait_stats(lambda stats: stats["messages_handled"] >= server.count, 300)
     watch.look()
     stats = worker.stats()
@@ -113,12 +114,14 @@ def finish(
     assert watch.megabytes[-1] < watch.megabytes[0] + 80
 
 
+# The hang is longer than what a publish waits for.
 SCALES = pytest.mark.parametrize(
-    ("rate", "seconds", "hang", "options"),
+    ("rate", "rounds", "patience", "hang", "options"),
     [
-        pytest.param(RATE, 60, HANG, BATCH, id="60s"),
-        pytest.param(60, 40, HANG, {}, id="single"),
-        pytest.param(RATE, 600, 30.0, BATCH, id="600s", marks=pytest.mark.soak),
+        pytest.param(RATE, 1, 1.0, 3.0, BATCH, id="batches"),
+        pytest.param(60, 1, 1.0, 3.0, {}, id="single"),
+        pytest.param(60, 1, None, 12.0, {}, id="with its own patience", marks=pytest.mark.soak),
+        pytest.param(RATE, 6, None, 30.0, BATCH, id="minutes", marks=pytest.mark.soak),
     ],
 )
 
@@ -129,24 +132,26 @@ def test_redis_restarted_hung_and_killed(
     tmp_path: Path,
     redis_server: RedisServer,
     rate: int,
-    seconds: int,
+    rounds: int,
+    patience: float | None,
     hang: float,
     options: dict[str, Any],
 ) -> None:
     """Messages go on arriving, and all of them are in the queue afterwards, in order."""
-    with NumberedServer(rate * seconds, rate=rate) as server:
+    with NumberedServer(FOR_EVER, rate=rate) as server:
         project = CeleryProject(
             tmp_path / "p",
             broker=redis_server.url,
             feed=server.url,
             resume=True,
             forward_options=options,
+            patience=patience,
         )
         with project.worker("--datastream") as worker:
             worker.wait_stats(lambda stats: stats["messages_handled"] > rate)
             watch = Watch(worker)
             watch.look()
-            for _ in range(max(1, seconds // 150)):
+            for _ in range(rounds):
                 redis_server.end(signal.SIGTERM)
                 goes_on_receiving(worker, rate)
                 redis_server.start()
@@ -165,18 +170,29 @@ def test_redis_restarted_hung_and_killed(
 @SCALES
 @pytest.mark.timeout(1800)
 def test_rabbitmq_refused_hung_reset_and_dead(
-    tmp_path: Path, amqp_url: str, rate: int, seconds: int, hang: float, options: dict[str, Any]
+    tmp_path: Path,
+    amqp_url: str,
+    rate: int,
+    rounds: int,
+    patience: float | None,
+    hang: float,
+    options: dict[str, Any],
 ) -> None:
     """The same with RabbitMQ and its confirms."""
-    with NumberedServer(rate * seconds, rate=rate) as server, FaultProxy(amqp_url) as proxy:
+    with NumberedServer(FOR_EVER, rate=rate) as server, FaultProxy(amqp_url) as proxy:
         project = CeleryProject(
-            tmp_path, broker=proxy.url, feed=server.url, resume=True, forward_options=options
+            tmp_path,
+            broker=proxy.url,
+            feed=server.url,
+            resume=True,
+            forward_options=options,
+            patience=patience,
         )
         with project.worker("--datastream") as worker:
             worker.wait_stats(lambda stats: stats["messages_handled"] > rate)
             watch = Watch(worker)
             watch.look()
-            for _ in range(max(1, seconds // 150)):
+            for _ in range(rounds):
                 proxy.refuse()
                 proxy.sever()
                 goes_on_receiving(worker, rate)

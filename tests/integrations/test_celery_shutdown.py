@@ -65,14 +65,21 @@ def test_warm_with_500_waiting(tmp_path: Path, server: StreamServer, redis_url: 
 
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+@pytest.mark.parametrize("patience", [1.0, pytest.param(None, marks=pytest.mark.soak)])
 def test_warm_behind_a_hung_broker(
-    tmp_path: Path, server: StreamServer, broker: str, request: pytest.FixtureRequest
+    tmp_path: Path,
+    server: StreamServer,
+    broker: str,
+    patience: float | None,
+    request: pytest.FixtureRequest,
 ) -> None:
     """What cannot be published is in the spool, in time; the next start publishes it."""
     url = request.getfixturevalue({"redis": "redis_url", "rabbitmq": "amqp_url"}[broker])
     with FaultProxy(url) as proxy:
         options = {"close_timeout": 4.0}
-        project = CeleryProject(tmp_path, broker=proxy.url, feed=server.url, options=options)
+        project = CeleryProject(
+            tmp_path, broker=proxy.url, feed=server.url, options=options, patience=patience
+        )
         with project.worker("--datastream") as worker:
             server.wait_connected(1, 60)
             worker.wait_log("ready.")
@@ -145,7 +152,7 @@ def seconds_between(log: str, first: str, second: str) -> float:
 
 
 @pytest.mark.parametrize(
-    "times", [5, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
+    "times", [3, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
 )
 def test_killed_at_random_moments(tmp_path: Path, redis_url: str, times: int) -> None:
     """With a journal nothing that was received is lost, however often the worker is killed."""

@@ -220,10 +220,11 @@ def test_batches(tmp_path: Path, server: StreamServer, redis_url: str) -> None:
 
 
 @pytest.mark.leaks_allowed("kombu 5.5 lets go of a closed Redis connection's epoll late")
+@pytest.mark.parametrize("count", [40, pytest.param(150, marks=pytest.mark.soak)])
 def test_recycled_children_beside_a_busy_stream(
-    tmp_path: Path, server: StreamServer, redis_url: str
+    tmp_path: Path, server: StreamServer, redis_url: str, count: int
 ) -> None:
-    """--max-tasks-per-child 1, 150 tasks: 150 forks of a process with our threads in it."""
+    """--max-tasks-per-child 1: each task is a fork of a process with our threads in it."""
     stream_queue = f"ds-test-{uuid.uuid4().hex[:12]}"
     project = CeleryProject(
         tmp_path,
@@ -248,16 +249,16 @@ def test_recycled_children_beside_a_busy_stream(
         feeding = threading.Thread(target=keep_sending)
         feeding.start()
         try:
-            send_work(project, 150)
+            send_work(project, count)
             worked = project.wait(
-                lambda: len(found := project.lines("worked.jsonl")) == 150 and found, 200
+                lambda: len(found := project.lines("worked.jsonl")) == count and found, 200
             )
         finally:
             ended.set()
             feeding.join()
         assert worker.stop() == 0, worker.log[-3000:]
-    assert sorted(n for n, _, _ in worked) == list(range(150))
-    assert len({pid for _, pid, _ in worked}) == 150
+    assert sorted(n for n, _, _ in worked) == list(range(count))
+    assert len({pid for _, pid, _ in worked}) == count
     assert {state for _, _, state in worked} == {"idle"}  # none of them has the stream
     assert len(server.attempts) == 1
     clear(redis_url, project.queue, stream_queue)

@@ -17,7 +17,6 @@ from kit.djangoproject import Process, Project, postgresql_database
 from kit.djangoproject import database as database
 from kit.numbered import NumberedServer, check_numbers
 
-COUNT = 10_000
 DROPS = 5
 
 
@@ -61,22 +60,23 @@ def rows_of(project: Project) -> int:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    ("handler", "settings"),
+    ("handler", "settings", "count"),
     [
-        ("plain", {}),
-        ("receiver", {"CONN_MAX_AGE": 600}),
-        ("async", {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}),
-        ("plain", {"OPTIONS": {"pool": {"min_size": 1, "max_size": 4}}}),
+        pytest.param("plain", {}, 10_000, id="10,000 rows", marks=pytest.mark.soak),
+        pytest.param("plain", {}, 1_200, id="plain"),
+        pytest.param("receiver", {"CONN_MAX_AGE": 600}, 1_200, id="kept-connections"),
+        pytest.param("async", {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}, 1_200, id="async"),
+        pytest.param(
+            "plain", {"OPTIONS": {"pool": {"min_size": 1, "max_size": 4}}}, 1_200, id="pool"
+        ),
     ],
-    ids=["plain", "kept-connections", "async", "pool"],
 )
 def test_dropped_databases_and_dropped_streams_lose_and_double_nothing(
-    tmp_path: Path, postgresql: str, handler: str, settings: dict[str, object]
+    tmp_path: Path, postgresql: str, handler: str, settings: dict[str, object], count: int
 ) -> None:
-    count = COUNT if handler == "plain" and not settings else COUNT // 5
     every = count // (DROPS + 1)
     # The short forms at a pace that leaves time to drop five connections before their end.
-    rate = None if count == COUNT else 300.0
+    rate = None if count == 10_000 else 300.0
     with NumberedServer(count, rate=rate, drop_every=every, ways=["abort", "drop", 1011]) as server:
         project = Project(
             tmp_path,
@@ -95,15 +95,16 @@ def test_dropped_databases_and_dropped_streams_lose_and_double_nothing(
 
 
 @pytest.mark.timeout(300)
-def test_on_sqlite_ten_thousand_rows_with_dropped_streams(tmp_path: Path) -> None:
-    every = COUNT // (DROPS + 1)
-    with NumberedServer(COUNT, drop_every=every, ways=["abort", "drop", 1011]) as server:
+@pytest.mark.parametrize("count", [1_500, pytest.param(10_000, marks=pytest.mark.soak)])
+def test_on_sqlite_with_dropped_streams(tmp_path: Path, count: int) -> None:
+    every = count // (DROPS + 1)
+    with NumberedServer(count, drop_every=every, ways=["abort", "drop", 1011]) as server:
         project = Project(tmp_path, server.url, HANDLER="receiver", stream={"ATOMIC": "default"})
         project.manage("migrate")
-        with project.start("run_datastream", "--max-messages", str(COUNT)) as runner:
+        with project.start("run_datastream", "--max-messages", str(count)) as runner:
             assert runner.wait(250) == 0
         assert server.drops >= DROPS
-    check_numbers(project.numbers(), COUNT)
+    check_numbers(project.numbers(), count)
 
 
 @contextmanager

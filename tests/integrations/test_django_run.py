@@ -35,18 +35,18 @@ def test_receivers_and_coroutine_handlers_write_too(tmp_path: Path, handler: str
 
 
 def test_sigterm_lets_handlers_finish_what_was_received(tmp_path: Path) -> None:
-    with NumberedServer(300) as server:
+    with NumberedServer(200) as server:
         project = Project(tmp_path, server.url, HANDLER="slow", stream={"CLOSE_TIMEOUT": 60})
         project.manage("migrate")
         with project.start("run_datastream") as runner:
             # What is still on its way to the process is not received.
             received = "SELECT messages_received FROM datastream_streamstatus"
-            runner.wait_for(lambda: project.query(received) == [300], "all messages")
-            waiting = 300 - len(project.numbers())
+            runner.wait_for(lambda: project.query(received) == [200], "all messages")
+            waiting = 200 - len(project.numbers())
             runner.terminate()
             assert runner.wait() == 0
     assert waiting > 50
-    check_numbers(project.numbers(), 300)
+    check_numbers(project.numbers(), 200)
 
 
 def test_a_stuck_handler_ends_with_4_after_the_shutdown_timeout(tmp_path: Path) -> None:

@@ -20,9 +20,6 @@ from datastream_ws.testing import StreamServer
 from datastream_ws_flask import DataStream
 from kit.flaskproject import PATIENCE
 
-COUNT = 10_000
-DROP_AT = [1_000, 3_000, 5_000, 7_000, 9_000]
-
 
 class Base(DeclarativeBase):
     pass
@@ -102,9 +99,16 @@ def numbers(app: Flask, db: SQLAlchemy) -> list[int]:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("count", [1_500, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_no_message_is_missing_after_five_dropped_connections(
-    app: Flask, db: SQLAlchemy, stream: DataStream, database: URL, stream_server: StreamServer
+    app: Flask,
+    db: SQLAlchemy,
+    stream: DataStream,
+    database: URL,
+    stream_server: StreamServer,
+    count: int,
 ) -> None:
+    drop_at = range(count // 10, count, count // 5)
     losses: list[object] = []
     moments: queue.SimpleQueue[int] = queue.SimpleQueue()
     done = threading.Event()
@@ -113,21 +117,21 @@ def test_no_message_is_missing_after_five_dropped_connections(
     @stream.on_message
     def store(message: Message) -> None:
         number = message.json()["number"]
-        if number in DROP_AT:
+        if number in drop_at:
             moments.put(number)
             if database.drivername == "sqlite":
                 drop_own(number)
         db.session.merge(Tick(number=number))
         db.session.commit()
-        if number == COUNT:
+        if number == count:
             done.set()
 
     with app.app_context():
         event.listen(db.engine, "handle_error", lambda lost: losses.append(lost.is_disconnect))
     started(app, stream)
-    sender = threading.Thread(target=send_all, args=(stream_server,))
+    sender = threading.Thread(target=send_all, args=(stream_server, count))
     sender.start()
-    for _ in DROP_AT:
+    for _ in drop_at:
         moments.get(timeout=300)
         if database.drivername != "sqlite":
             terminate_backends(database)
@@ -137,13 +141,13 @@ def test_no_message_is_missing_after_five_dropped_connections(
     with app.app_context():
         stats = stream.client.stats()
         assert db.engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # of a QueuePool
-    assert (stats.messages_handled, stats.messages_failed) == (COUNT, 0)
-    assert losses.count(True) >= len(DROP_AT)
-    assert numbers(app, db) == list(range(1, COUNT + 1))
+    assert (stats.messages_handled, stats.messages_failed) == (count, 0)
+    assert losses.count(True) >= len(drop_at) == 5
+    assert numbers(app, db) == list(range(1, count + 1))
 
 
-def send_all(server: StreamServer) -> None:
-    for number in range(1, COUNT + 1):
+def send_all(server: StreamServer, count: int) -> None:
+    for number in range(1, count + 1):
         server.send({"number": number})
 
 

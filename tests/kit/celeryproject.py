@@ -102,6 +102,16 @@ def work(n):
 '''
 
 
+# What a silent broker costs is some of these in a row: a test need not wait as long as users do.
+SHORT_OF_TIME = """
+from datastream_ws.celery import broker
+
+broker.TIMEOUT = {0}
+for each in (*broker.TIMEOUTS.values(), *broker.PUBLISH.values()):
+    each.update(dict.fromkeys(each, {0}))
+"""
+
+
 @dataclass(frozen=True)
 class Task:
     """A task in the queue."""
@@ -123,6 +133,7 @@ class CeleryProject:
         forward_options: Arguments of forward().
         resume: Whether the client asks for what it has missed, as NumberedServer wants it.
         consume: Whether the worker takes tasks from the project's own queue.
+        patience: Seconds in the place of the five that each step towards the broker may take.
 
     """
 
@@ -141,7 +152,10 @@ class CeleryProject:
         consume: bool = False,
         streams: tuple[str, ...] = ("default",),
         module: str = MODULE,
+        patience: float | None = None,
     ) -> None:
+        if patience is not None:
+            module = SHORT_OF_TIME.format(patience) + module
         self.folder = folder
         self.broker = broker
         self.queue = f"ds-test-{uuid.uuid4().hex[:12]}"

@@ -72,6 +72,10 @@ class NumberedServer(StreamServer):
         self._newest = 0
         self._asked: dict[int, asyncio.Future[int]] = {}
 
+    def end_soon(self, more: int = 50) -> None:
+        """Have the last number be one that comes soon; *count* says which."""
+        self.count = self.highest + more
+
     def wait_finished(self, timeout: float = 30.0) -> None:
         """Wait until the last number was written; TimeoutError says how far it came."""
         if not self._finished.wait(timeout):
@@ -81,7 +85,9 @@ class NumberedServer(StreamServer):
         self._newest = connection.number
         last = await self._last(connection.number) if self._resume else self.highest
         begun = asyncio.get_running_loop().time()
-        for sent, n in enumerate(range(last + 1, self.count + 1)):
+        for sent, n in enumerate(itertools.count(last + 1)):
+            if n > self.count:
+                break
             if sent and sent == self._drop_every:
                 return self._drop(connection)
             await self._pace(begun, sent)
