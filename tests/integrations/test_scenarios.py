@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
-from kit.runners import RUNNERS, Ended, run
+from kit.runners import RUNNERS, run
 from kit.scenarios import SCENARIOS
 from kit.stage import Stage
 
@@ -19,38 +17,31 @@ SLOW = 300.0  # seconds of fatal_delay: FATAL_DELAY where a command would end, C
 GRACE = 1.0  # second over the longest close_timeout in which a process has ended
 
 
-@cache
-def performance(runner: str) -> tuple[dict[str, Stage], Ended]:
-    """Have one process run every scenario, and stop it when all are over."""
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_over_a_runner(runner: str, tmp_path: Path) -> None:
+    """
+    Every row, as over the core; what is fatal there is tried again after minutes here.
+
+    At last SIGTERM: ready, waiting, in the middle of a message, all streams end in time, with 0.
+    """
     stages = {name: Stage(scenario) for name, scenario in SCENARIOS.items()}
     more: dict[str, Any] = {}
     if RUNNERS[runner].fatal_delay is None:
         more["FATAL_DELAY"] = SLOW
-    with TemporaryDirectory() as folder:
-        return stages, run(RUNNERS[runner], Path(folder), stages, **more)
-
-
-def grouped(runner: str, *values: str) -> Any:
-    """One test that shares the process with others, and therefore theirs."""
-    return pytest.param(runner, *values, marks=pytest.mark.xdist_group(f"scenarios, {runner}"))
-
-
-@pytest.mark.parametrize(
-    ("runner", "name"), [grouped(runner, name) for runner in RUNNERS for name in SCENARIOS]
-)
-def test_over_a_runner(runner: str, name: str) -> None:
-    """As over the core; what is fatal there is tried again after minutes here."""
-    stages, _ = performance(runner)
-    stages[name].judge(SLOW)
-
-
-@pytest.mark.parametrize("runner", [grouped(runner) for runner in RUNNERS])
-def test_sigterm_in_the_middle(runner: str) -> None:
-    """Ready, waiting, in the middle of a message: all streams end in time, with exit code 0."""
-    _, ended = performance(runner)
-    longest = max(scenario.client_options["close_timeout"] for scenario in SCENARIOS.values())
+    ended = run(RUNNERS[runner], tmp_path, stages, **more)
+    assert {name: wrong for name, stage in stages.items() if (wrong := fault_of(stage))} == {}
     assert ended.code == 0, ended.output
+    longest = max(scenario.client_options["close_timeout"] for scenario in SCENARIOS.values())
     assert ended.seconds <= longest + GRACE
+
+
+def fault_of(stage: Stage) -> str:
+    """Return what the judge says; empty: nothing is wrong."""
+    try:
+        stage.judge(SLOW)
+    except AssertionError as error:
+        return str(error)
+    return ""
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
