@@ -22,8 +22,8 @@ ENGINES = ["websockets", "picows"]
 MEGABYTE = 2**20
 
 
-def made(name: str, folder: Path, cache: Any, **options: Any) -> RealServer:
-    library = ws_library(cache) if name == "ws" else None
+def made(name: str, folder: Path, config: pytest.Config, **options: Any) -> RealServer:
+    library = ws_library(config, folder) if name == "ws" else None
     return RealServer(name, folder, library=library, **options)
 
 
@@ -33,7 +33,7 @@ def server(
 ) -> Iterator[RealServer]:
     """One for all tests of the module."""
     folder = tmp_path_factory.mktemp("servers")
-    with made(request.param, folder, request.config.cache) as started:
+    with made(request.param, folder, request.config) as started:
         yield started
 
 
@@ -142,7 +142,7 @@ def test_killed_and_started_again(
     server: RealServer, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     """The client waits for it, however long; a server of the test's own."""
-    with made(server.name, tmp_path, pytestconfig.cache) as mortal, Talk(mortal.url) as talk:
+    with made(server.name, tmp_path, pytestconfig) as mortal, Talk(mortal.url) as talk:
         mortal.kill()
         assert talk.ended.wait()[0].code == 1006
         attempts = talk.client.stats().attempts
@@ -174,7 +174,7 @@ def test_a_server_that_cuts_off_who_does_not_answer_its_pings(
 ) -> None:
     """ws's own recipe, every 0.2 s: answered while a handler is at work for a second."""
     with (
-        made("ws", tmp_path, pytestconfig.cache, ping=0.2) as server,
+        made("ws", tmp_path, pytestconfig, ping=0.2) as server,
         Talk(server.url, engine=engine, ping_interval=None) as talk,
     ):
         talk.client.on_message(lambda message: time.sleep(1.0))

@@ -49,10 +49,11 @@ def missing(what: str) -> str:
     pytest.skip(what)
 
 
-def ws_library(cache: pytest.Cache) -> Path:
-    """Return the folder of Node's ``ws``, installed if it is not there yet."""
+def ws_library(config: pytest.Config, folder: Path) -> Path:
+    """Return the folder of Node's ``ws``, installed if it is not there yet; *folder*: no cache."""
     npm = needed("npm", "npm")
-    folder = cache.mkdir("ws")
+    cache = getattr(config, "cache", None)  # there is none with -p no:cacheprovider
+    folder = cache.mkdir("ws") if cache is not None else folder
     with (folder / "lock").open("w") as lock:  # other workers of this session want it, too
         fcntl.flock(lock, fcntl.LOCK_EX)
         library = folder / "node_modules" / "ws"

@@ -116,7 +116,7 @@ def test_compressed_messages_come_whole(engine: str, data: bytes, cuts: list[int
 
 @engines
 @given(data=wild, cuts=cuts, deflate=st.booleans())
-@settings(max_examples=200)
+@settings(max_examples=120)
 def test_broken_streams_end_where_they_break(
     engine: str, data: bytes, cuts: list[int], deflate: bool
 ) -> None:
