@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import Client, ConfigurationError
 
-__all__ = ["Installation", "Source", "Stream"]
+__all__ = ["Installation", "Source", "Stream", "is_django_stream"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,13 @@ class Source:
 def name_of(given: Any) -> str:
     """Return the name of a client or stream, without building anything."""
     # A Django stream's name is its alias; asking for `name` would read the settings.
-    name: str = given.alias if hasattr(type(given), "prepare") else given.name
+    name: str = given.alias if is_django_stream(given) else given.name
     return name
+
+
+def is_django_stream(given: Any) -> bool:
+    """Whether *given* is a stream of ``DATASTREAMS``."""
+    return hasattr(type(given), "prepare")
 
 
 def _stream(given: Any) -> Stream:

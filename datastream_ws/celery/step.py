@@ -16,7 +16,8 @@ from .broker import set_timeouts
 from .config import WorkerConfig, spool_path
 from .forwarding import bind, forwarders, publisher_of
 from .installation import installation_of
-from .sources import Stream
+from .sources import Stream, is_django_stream
+from .status import StatusRows
 
 __all__ = ["DatastreamStep"]
 
@@ -53,6 +54,7 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
         self.config = WorkerConfig.of(worker.app, datastream, datastream_streams)
         self.enabled = self.config.enabled
         self.streams: list[Stream] = []
+        self.rows: StatusRows | None = None
         worker.datastream_step = self
 
     # --- the blueprint's verbs, all called in the worker's main thread ---
@@ -71,6 +73,8 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
 
     def start(self, worker: Any) -> None:
         """Start the clients; returns at once, whatever the network is like."""
+        if found := [stream.client for stream in self.streams if is_django_stream(stream.source)]:
+            self.rows = StatusRows(found)
         for stream in self.streams:
             stream.client.start()
 
@@ -89,6 +93,8 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
         for stream in self.streams:
             if forwarders(stream.source):
                 publisher_of(stream.source).close(PUBLISHER_SECONDS)
+        if self.rows is not None:
+            self.rows.close()
 
     def terminate(self, worker: Any) -> None:
         """Cold: close at once; what was not handled stays in the spool, or is counted."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -99,9 +101,20 @@ def test_django(tmp_path: Path, redis_url: str) -> None:
             worker.wait_log("ready.")
             send(server, 20)
             worker.wait_log("stored 20")
+            project.wait(lambda: status_rows(tmp_path)[0][0] == "ready")
             assert worker.stop() == 0, worker.log[-2000:]
+            assert status_rows(tmp_path) == [("closed", worker.pid, 20, 20)]
         assert check_published(project.published(), 20) == 0
         assert len(server.attempts) == 1
+
+
+def status_rows(folder: Path) -> list[tuple[str, int, int, int]]:
+    """What the admin shows of the worker's stream."""
+    with closing(sqlite3.connect(folder / "db.sqlite3")) as database:
+        return database.execute(
+            "SELECT state, pid, messages_received, messages_handled FROM datastream_streamstatus "
+            "WHERE stream = 'default'"
+        ).fetchall()
 
 
 def migrate(project: CeleryProject) -> None:
