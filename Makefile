@@ -21,7 +21,7 @@ help: ## what can be made (this list)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo '  ARGS="…" goes on to demo, test and bench: make test ARGS="-n 0 -k retry"'
 
-demo: $(STAMP) ## a local feed and a client that reconnects before your eyes
+demo: $(STAMP) ## a shop on Django, Celery and Flask, whose feed drops and comes back
 	@$(BIN)/python -m example_project.demo $(ARGS)
 
 test: $(STAMP) ## the tests, on every core

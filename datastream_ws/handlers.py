@@ -400,6 +400,11 @@ class Handlers:
         return bool(self._handlers)
 
     @property
+    def message_functions(self) -> tuple[Callable[..., Any], ...]:
+        """What was registered for messages."""
+        return tuple(handler.function for handler in self._handlers)
+
+    @property
     def all_async(self) -> bool:
         """Whether every message handler is a coroutine function."""
         return all(handler.is_async for handler in self._handlers)

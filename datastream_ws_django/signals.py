@@ -142,10 +142,14 @@ class Connected:
         handler.__module__, handler.__qualname__ = self._module, self._name
         getattr(stream, self.signal.decorator)(handler)
         self._handlers.append((stream, handler))
+        if self.sender is None:
+            stream.for_every_stream.append(handler)
 
     def remove(self) -> None:
         for stream, handler in self._handlers:
             stream.handlers.remove(handler)
+            if self.sender is None:
+                stream.for_every_stream.remove(handler)
 
 
 def _reference(receiver: Any) -> Callable[[], Any]:

@@ -38,6 +38,7 @@ class Stream(Decorators):
     Attributes:
         alias: Its key in ``DATASTREAMS``.
         handlers: The registry behind the decorators.
+        for_every_stream: Those of its handlers that every other stream has, too.
 
     """
 
@@ -52,6 +53,7 @@ class Stream(Decorators):
         self.handlers.use(self._hygiene.run, per="run")
         self.handlers.on_state(self._note_state)
         self.handlers.on_error(self._keep_failed)
+        self.for_every_stream: list[Callable[..., Any]] = []
         self._own_hooks = (self._note_state, self._keep_failed)
 
     # --- the client ---
@@ -168,11 +170,10 @@ class Stream(Decorators):
 
     @property
     def has_handlers(self) -> bool:
-        """Whether the project has registered anything on it."""
-        hooks = (hook for hooks in self.handlers.hooks.values() for hook in hooks)
-        return self.handlers.has_message_handlers or any(
-            hook.function not in self._own_hooks for hook in hooks
-        )
+        """Whether the project has registered anything on this stream in particular."""
+        hooks = (hook.function for hooks in self.handlers.hooks.values() for hook in hooks)
+        not_its_own = [*self._own_hooks, *self.for_every_stream]
+        return any(it not in not_its_own for it in (*hooks, *self.handlers.message_functions))
 
     def renew_lock(self) -> None:
         """After a fork: the lock may be held by a thread that is gone."""

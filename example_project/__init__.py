@@ -1,1 +1,1 @@
-"""What a program with a stream looks like: ``python -m example_project.demo``."""
+"""A small shop: Django, Celery and Flask on a feed that does not hold. ``make demo`` runs it."""

@@ -1,13 +1,24 @@
-"""A local feed that speaks the Schematic DataStream messages, and is not to be relied on."""
+"""
+The feed: speaks the Schematic DataStream messages, and is not to be relied on.
+
+    python -m example_project.feed --port 9000
+
+It drops its connections every few seconds, each time in another way. Prices are numbered, and a
+client that says which number it has is sent what follows. Prices and flags depend on nothing but
+the time and the seed, so that a feed that was killed goes on where it would be now.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
-from collections.abc import Callable
+import signal
+import time
+from collections import deque
+from dataclasses import dataclass
 from random import Random
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from datastream_ws import DecodeError
 from datastream_ws.schematic import (
@@ -19,127 +30,181 @@ from datastream_ws.schematic import (
     MessageType,
 )
 from datastream_ws.testing import StreamServer
-from datastream_ws.testing.connection import StreamConnection
 
-__all__ = ["COMPANY_KEYS", "Feed"]
+PRICE = "shop.Price"  # an entity type of our own, in the same envelope
+PRODUCTS = {"coffee": 1290, "tea": 840, "cocoa": 675, "honey": 1120}  # the first price, in cents
+FLAGS = ("express-checkout", "gift-wrapping", "reviews", "summer-sale")
+FLAG_SECONDS = 2.0  # between two changes
+KEPT = 20_000  # prices that can be asked for
 
-COMPANY_KEYS = {"id": "acme"}
-HEARTBEAT_EVERY = 5  # messages
 
-Connection = StreamConnection
-Subscription = tuple[int, EntityType]  # number of the connection, what it asked for
+class Market:
+    """
+    Prices and flags as functions of the time.
+
+    Args:
+        began: UNIX time of the beginning.
+        interval: Seconds between two prices.
+        limit: Number of the last price; ``None``: none is the last.
+
+    """
+
+    def __init__(self, began: float, interval: float, seed: int, limit: int | None) -> None:
+        self.began, self.interval, self.limit = began, interval, limit
+        self.sequence = 0  # of the newest price
+        self.changes = 0  # of flags, so far
+        self.flags = dict.fromkeys(FLAGS, False)
+        self._walk, self._coin = Random(seed), Random(seed)
+        self._cents = {product: float(cents) for product, cents in PRODUCTS.items()}
+        self._prices: deque[dict[str, Any]] = deque(maxlen=KEPT)
+
+    def go_on(self, now: float) -> None:
+        """Bring prices and flags up to date."""
+        due = int((now - self.began) / self.interval)
+        while self.sequence < min(due, self.limit or due):
+            self._next_price()
+        while self.changes < int((now - self.began) / FLAG_SECONDS):
+            self.changes += 1
+            key = self._coin.choice(FLAGS)
+            self.flags[key] = not self.flags[key]
+
+    def _next_price(self) -> None:
+        self.sequence += 1
+        product = self._walk.choice(list(PRODUCTS))
+        drift = 0.02 * (PRODUCTS[product] / self._cents[product] - 1)
+        self._cents[product] *= 1 + self._walk.gauss(drift, 0.006)
+        at = self.began + self.sequence * self.interval
+        price = {"sequence": self.sequence, "cents": round(self._cents[product]), "at": at}
+        self._prices.append({"product": product, **price})
+
+    def prices_after(self, sequence: int) -> list[dict[str, Any]]:
+        """Return the prices that follow, oldest first; those no longer kept are left out."""
+        missing = min(self.sequence - sequence, len(self._prices))
+        return [self._prices[index] for index in range(-missing, 0)]
+
+
+@dataclass
+class Reader:
+    """What a connection has asked for, and how far it was sent."""
+
+    prices: int | None = None  # number of the last price sent
+    flags: dict[str, bool] | None = None  # as they were last sent
 
 
 class Feed:
     """
-    Flags and a company that change, on a server that drops its connections now and then.
+    A market, to be subscribed to.
 
-    Args:
-        interval: Seconds between two messages.
-        seed: The same one gives the same changes and drops; ``None``: others each time.
+    Attributes:
+        server: On *port* of this machine.
 
     """
 
-    def __init__(self, interval: float = 0.25, seed: int | None = None) -> None:
-        self._interval = interval
-        self._random = Random(seed)
-        self._flags = {
-            key: {"id": f"flag_{number}", "key": key, "default_value": False}
-            for number, key in enumerate(("dark-mode", "exports", "new-checkout"), start=1)
-        }
-        self._company = {"id": "comp_1", "name": "Acme", "keys": COMPANY_KEYS, "credits": 100}
-        self._started: set[Subscription] = set()
-        self._server = StreamServer(on_connect=self._stream, on_message=self._answer)
+    def __init__(self, market: Market, port: int = 0) -> None:
+        self.server = StreamServer(port=port, on_connect=self._send, on_message=self._take)
+        self._market = market
+        self._readers: dict[int, Reader] = {}
 
-    @property
-    def url(self) -> str:
-        """What an API would be reached by."""
-        return self._server.url.replace("ws:", "http:")
-
-    def __enter__(self) -> Self:
-        self._server.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.stop()
-
-    # --- requests ---
-
-    def _answer(self, connection: Connection, data: str | bytes) -> None:
+    async def _send(self, connection: Any) -> None:
+        """Send what is new, as long as the connection lasts."""
+        reader = self._readers[connection.number] = Reader()
         try:
-            request = DataStreamRequest.from_json(json.loads(data))
-        except (DecodeError, ValueError):
-            connection.send(_error("not a request"))
-            return
-        subscription = (connection.number, request.entity_type)
-        if request.action is Action.STOP:
-            self._started.discard(subscription)
-            return
-        response = self._full(request)
-        if response.error is None:
-            self._started.add(subscription)
-        connection.send(response.to_json())
+            while True:
+                self._market.go_on(time.time())
+                for response in [*self._new_flags(reader), *self._new_prices(reader)]:
+                    connection.send(response.to_json())
+                await asyncio.sleep(min(self._market.interval, 0.1))
+        finally:
+            del self._readers[connection.number]
 
-    def _full(self, request: DataStreamRequest) -> DataStreamResponse:
+    def _new_flags(self, reader: Reader) -> list[DataStreamResponse]:
+        sent, now = reader.flags, dict(self._market.flags)
+        if sent is None or sent == now:
+            return []
+        reader.flags = now
+        if not sent:  # the first time: all of them
+            return [_response([_flag(*item) for item in now.items()], EntityType.FLAGS)]
+        return [_response(_flag(*item), EntityType.FLAG) for item in now.items() - sent.items()]
+
+    def _new_prices(self, reader: Reader) -> list[DataStreamResponse]:
+        if reader.prices is None:
+            return []
+        prices = self._market.prices_after(reader.prices)
+        reader.prices = self._market.sequence
+        return [_response(price, PRICE) for price in prices]
+
+    def _take(self, connection: Any, data: str | bytes) -> None:
+        reader = self._readers[connection.number]
+        try:
+            asked = json.loads(data)
+            if asked["data"]["entity_type"] == PRICE:
+                reader.prices = int(asked["data"]["keys"]["after"])
+                return
+            request = DataStreamRequest.from_json(asked)
+        except (DecodeError, ValueError, TypeError, KeyError):
+            connection.send(_refusal("not a request").to_json())
+            return
         if request.entity_type is EntityType.FLAGS:
-            return _response(EntityType.FLAGS, MessageType.FULL, list(self._flags.values()))
-        if request.entity_type is EntityType.COMPANY and request.keys == COMPANY_KEYS:
-            return _response(EntityType.COMPANY, MessageType.FULL, self._company, "comp_1")
-        refusal = DataStreamErrorMessage("entity not found", request.keys, request.entity_type)
-        return _response(request.entity_type, MessageType.ERROR, refusal.to_json())
+            reader.flags = {} if request.action is Action.START else None
+        else:
+            connection.send(_refusal("entity not found", request.entity_type).to_json())
 
-    # --- what happens by itself ---
+    # --- what it does to its clients ---
 
-    async def _stream(self, connection: Connection) -> None:
-        """Send changes for a while, then drop the connection, each time in another way."""
-        for number in range(1, self._random.randint(8, 14)):
-            await asyncio.sleep(self._interval)
-            if number % HEARTBEAT_EVERY == 0:
-                connection.send({"message_type": "heartbeat"})
-            else:
-                self._send_change(connection)
-        self._drop(connection)
+    def misbehave(self, random: Random) -> None:
+        """Drop every connection, in one of the ways that networks and deployments know."""
+        ways = (self.server.abort, self.server.drop, self._deploy, self._flap)
+        random.choice(ways)()
 
-    def _send_change(self, connection: Connection) -> None:
-        changes: dict[EntityType, Callable[[], DataStreamResponse]] = {
-            EntityType.FLAGS: self._changed_flag,
-            EntityType.COMPANY: self._changed_company,
-        }
-        asked_for = [each for each in changes if (connection.number, each) in self._started]
-        if asked_for:
-            connection.send(changes[self._random.choice(asked_for)]().to_json())
+    def _deploy(self) -> None:
+        self.server.close(1001, "deploying")
 
-    def _changed_flag(self) -> DataStreamResponse:
-        flag = self._flags[self._random.choice(sorted(self._flags))]
-        flag["default_value"] = not flag["default_value"]
-        changed = {name: flag[name] for name in ("key", "default_value")}
-        return _response(EntityType.FLAG, MessageType.PARTIAL, changed, str(flag["id"]))
-
-    def _changed_company(self) -> DataStreamResponse:
-        self._company["credits"] = self._random.randint(0, 100)
-        changed = {"credits": self._company["credits"]}
-        return _response(EntityType.COMPANY, MessageType.PARTIAL, changed, "comp_1")
-
-    def _drop(self, connection: Connection) -> None:
-        ways: list[Callable[[], None]] = [
-            lambda: connection.close(1001, "deploying"),
-            lambda: connection.close(1012, "restarting"),
-            connection.abort,
-        ]
-        self._random.choice(ways)()
+    def _flap(self) -> None:
+        """Go, and turn away the next who come."""
+        self.server.refuse(503, times=4)
+        self.server.close(1011, "out of order")
 
 
-def _response(
-    entity_type: EntityType, message_type: MessageType, data: Any, entity_id: str | None = None
-) -> DataStreamResponse:
-    return DataStreamResponse(data, entity_type, message_type, entity_id)
+def _flag(key: str, is_on: bool) -> dict[str, Any]:
+    return {"id": f"flag_{FLAGS.index(key) + 1}", "key": key, "default_value": is_on}
 
 
-def _error(text: str) -> dict[str, Any]:
-    error = DataStreamErrorMessage(text)
-    return DataStreamResponse(error.to_json(), "", MessageType.ERROR).to_json()
+def _response(data: Any, entity_type: str) -> DataStreamResponse:
+    full = entity_type == EntityType.FLAGS
+    return DataStreamResponse(data, entity_type, MessageType.FULL if full else MessageType.PARTIAL)
+
+
+def _refusal(text: str, entity_type: str | None = None) -> DataStreamResponse:
+    error = DataStreamErrorMessage(text, entity_type=entity_type)
+    return DataStreamResponse(error.to_json(), entity_type or "", MessageType.ERROR)
+
+
+def main() -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m example_project.feed")
+    add = parser.add_argument
+    add("--port", type=int, default=0, help="0: a free one")
+    add("--interval", type=float, default=0.05, metavar="S", help="between two prices")
+    add("--limit", type=int, metavar="N", help="number of the last price")
+    add("--seed", type=int, default=0, help="the same seed: the same prices and flags")
+    add("--began", type=float, default=time.time(), help="UNIX time of the first price")
+    add("--steady", type=float, default=12.0, metavar="S", help="between two drops, on average")
+    given = parser.parse_args()
+
+    market = Market(given.began, given.interval, given.seed, given.limit)
+    random = Random()
+    # Waited for below, and not by an exception anywhere.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+    feed = Feed(market, given.port)
+    with feed.server:
+        print(f"feed on {feed.server.url}", flush=True)
+        pause = given.steady / 3  # the first one is soon to be seen
+        while not signal.sigtimedwait(ENDS, pause):
+            feed.misbehave(random)
+            pause = given.steady * random.uniform(0.5, 1.5)
+
+
+ENDS = {signal.SIGINT, signal.SIGTERM}
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""The rows that Django's admin, health views and ``datastream_status`` show of a worker's streams."""
+"""Rows of a worker's streams, for Django's admin, health views and ``datastream_status``."""
 
 from __future__ import annotations
 

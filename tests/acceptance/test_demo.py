@@ -1,89 +1,119 @@
-"""The demo, as ``make demo`` runs it: in a process of its own."""
+"""``make demo``: the shop as newcomers start it, in processes of its own."""
 
 from __future__ import annotations
 
-import os
-import re
+import random
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-SUMMARY = re.compile(r"(\d+) messages, (\d+) reconnects, (\d+) gaps( \(\d+\.\d s without .*\))?")
+from kit.demo import ROOT, Demo
+
+pytestmark = pytest.mark.timeout(180)
 
 
-@contextmanager
-def demo(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Run the demo in a process group of its own, its output in a pipe."""
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "example_project.demo", *arguments],
+def check_summary(demo: Demo, prices: int) -> None:
+    """The clients' numbers and the tasks' are about the same prices, and none is missing."""
+    counted = demo.counted()
+    received, handled, *_ = counted["prices"]
+    assert received == handled >= prices, demo.output
+    tasks, stored, candles = counted["tasks"]
+    assert stored == prices
+    assert " none missing" in demo.output
+    assert 0 < tasks <= prices
+    assert 0 < candles <= prices
+    assert counted["flags"][0] == counted["flags"][1] > 0
+    assert counted["kiosk"][0] == counted["kiosk"][1] > 0
+
+
+def test_demo_ends_by_itself_with_a_summary(tmp_path: Path) -> None:
+    with Demo(tmp_path, "--messages", "100", "--rate", "20") as demo:
+        assert demo.exit_code() == 0, demo.output
+        assert demo.left() == []
+    check_summary(demo, 100)
+    assert "lost" in demo.output  # it dropped, and what came meanwhile was asked for
+    assert "back       after" in demo.output
+    assert demo.counted()["prices"][2] >= 1
+    lines = demo.output.replace(str(tmp_path), "/tmp").splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    assert "\x1b" not in demo.output
+
+
+@pytest.mark.parametrize("variable", ["REDIS_URL", "AMQP_URL"])
+def test_demo_on_a_broker(variable: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Three workers, one of which holds the stream; nothing is left in the broker."""
+    url = request.getfixturevalue({"REDIS_URL": "redis_url", "AMQP_URL": "amqp_url"}[variable])
+    with Demo(tmp_path, "--messages", "40", **{variable: url}) as demo:
+        demo.wait_for("3 workers")
+        assert demo.exit_code() == 0, demo.output
+        assert demo.left() == []
+    check_summary(demo, 40)
+
+
+# When Ctrl-C is pressed: what was printed by then, seconds later, and how often.
+MOMENTS = [("", 0.1, 1), ("logs", 0.0, 1), ("logs", 0.5, 2), ("resumed", 0.0, 2)]
+
+
+@pytest.mark.parametrize(("printed", "delay", "times"), MOMENTS)
+def test_ctrl_c_leaves_nothing(tmp_path: Path, printed: str, delay: float, times: int) -> None:
+    with Demo(tmp_path) as demo:
+        demo.wait_for(printed)
+        time.sleep(delay)
+        code = demo.end(times=times)
+        assert demo.left() == []
+    if code != 0:  # Python itself was still starting
+        assert code == -signal.SIGINT
+        assert "example_project/demo" not in demo.output
+    else:
+        assert "Traceback" not in demo.output
+
+
+@pytest.mark.soak
+def test_ctrl_c_at_any_moment(tmp_path: Path) -> None:
+    for _ in range(30):
+        test_ctrl_c_leaves_nothing(tmp_path, "", random.uniform(0.1, 8.0), random.choice([1, 2]))
+
+
+def test_a_reader_that_leaves_ends_it(tmp_path: Path) -> None:
+    """As ``make demo | head -2`` does."""
+    command = f"{sys.executable} -m example_project.demo --port 0 | head -2"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command],
         cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        env={"TMPDIR": str(tmp_path)},
+        capture_output=True,
         text=True,
-        start_new_session=True,
+        timeout=60,
     )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    assert (done.stdout.count("\n"), done.stderr) == (2, "")
+    assert list(tmp_path.iterdir()) == []
 
 
-def ended(process: subprocess.Popen[str]) -> list[str]:
-    """Wait for the end; check that it left nothing behind, and return what it printed."""
-    out, err = process.communicate(timeout=60)  # out: None once it was closed
-    assert err == ""
-    assert process.returncode == 0
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
-    return (out or "").splitlines()
+def test_what_is_wrong_is_said_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        wrong = {
+            f"port {port} cannot be had": ["--port", str(port)],
+            "is not empty; name a new folder": ["--state", str(tmp_path / "full")],
+            "--messages: must be above 0": ["--messages", "0"],
+        }
+        for text, arguments in wrong.items():
+            with Demo(tmp_path, *arguments) as demo:
+                assert demo.exit_code() in (1, 2)
+            assert text in demo.output
+            assert "Traceback" not in demo.output
 
 
-def counts(line: str) -> tuple[int, ...]:
-    found = SUMMARY.fullmatch(line)
-    assert found, line
-    return tuple(map(int, found.groups()[:3]))
-
-
-def test_demo_ends_by_itself_with_a_summary() -> None:
-    with demo("--messages", "30", "--interval", "0.01", "--seed", "1") as process:
-        *lines, summary = ended(process)
-    messages, reconnects, gaps = counts(summary)
-    assert (messages, gaps) == (30, reconnects)
-    assert reconnects >= 1
-    shown = [line for line in lines if re.search(r"  (flags|flag|company|heartbeat)\b", line)]
-    assert len(shown) == 30
-    assert sum("flags" in line for line in shown) == reconnects + 1  # asked for again
-    assert "closing → closed" in lines[-1]
-    assert not any("\x1b" in line for line in lines)
-
-
-def test_one_message_is_enough() -> None:
-    with demo("--messages", "1") as process:
-        assert counts(ended(process)[-1]) == (1, 0, 0)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_demo_ends_cleanly_when_told(number: signal.Signals) -> None:
-    with demo("--interval", "0.01") as process:
-        assert process.stdout is not None
-        first = [process.stdout.readline() for _ in range(5)]
-        assert "idle → connecting" in first[0]
-        process.send_signal(number)
-        lines = ended(process)
-    assert counts(lines[-1])[0] >= 1
-
-
-def test_demo_ends_when_nobody_reads_it_any_more() -> None:
-    with demo("--interval", "0.01") as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.stdout.close()
-        process.stdout = None
-        assert ended(process) == []
+def test_a_broker_that_is_not_there(tmp_path: Path) -> None:
+    with Demo(tmp_path, REDIS_URL="redis://:secret@127.0.0.1:1/0") as demo:
+        assert demo.exit_code() == 1
+    assert demo.output.startswith("REDIS_URL: no broker answers")
+    assert demo.output.count("\n") == 1
+    assert "secret" not in demo.output

@@ -211,3 +211,18 @@ def test_a_receiver_that_raises_in_production_is_counted_and_reported(
         threads.wait()
         assert isinstance(errors.wait()[0], HandlerError)
     assert stream.stats().messages_failed == 1
+
+
+def test_a_receiver_for_every_stream_is_no_handler_of_one_in_particular(stream: Stream) -> None:
+    def listen(sender: Any, **kwargs: Any) -> None: ...
+
+    told: list[bool] = []
+    for signal in (message_received, stream_failed):
+        signal.connect(listen)
+        told.append(stream.has_handlers)
+        signal.connect(listen, sender=stream)
+        told.append(stream.has_handlers)
+        assert signal.disconnect(listen, sender=stream)
+        assert signal.disconnect(listen)
+        assert stream.for_every_stream == []
+    assert told == [False, True, False, True]

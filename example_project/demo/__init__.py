@@ -1,0 +1,1 @@
+"""Runs the shop on one machine: ``python -m example_project.demo``."""

@@ -1,0 +1,18 @@
+"""``python -m example_project.demo``: here first, so that Ctrl-C is heeded from the beginning."""
+
+from __future__ import annotations
+
+import sys
+
+from example_project.demo.signals import Signals
+
+
+def main() -> int:
+    with Signals() as signals:
+        from example_project.demo.run import run  # takes a moment
+
+        return run(sys.argv[1:], signals)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""What was counted: by the clients in their rows, and by the tasks in theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from django.db.models import Sum
+
+from datastream_ws_django.models import StreamStatus
+from example_project.demo.services import Service
+from example_project.shop.models import Candle, Event, Price
+
+__all__ = ["Counted", "summary"]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How many there are by now."""
+
+    prices: int
+    candles: int
+    gaps: int
+
+    @classmethod
+    def now(cls) -> Counted:
+        gaps = Event.objects.filter(kind=Event.Kind.BACK)
+        return cls(Price.objects.count(), Candle.objects.count(), gaps.count())
+
+    def __str__(self) -> str:
+        return f"{self.prices} prices, {self.candles} candles, {self.gaps} gaps"
+
+
+def summary(services: Sequence[Service], kiosk: Mapping[str, int]) -> Iterator[str]:
+    """Yield the lines that end a run."""
+    yield ""
+    yield "            received   handled   reconnects   without a connection"
+    for stream in ("flags", "prices"):
+        rows = StreamStatus.objects.filter(stream=stream)
+        total = rows.aggregate(
+            received=Sum("messages_received", default=0),
+            handled=Sum("messages_handled", default=0),
+            reconnects=Sum("reconnects", default=0),
+        )
+        yield _line(stream, total, _gaps(stream))
+    if kiosk:
+        yield _line("kiosk", kiosk, "")
+    yield ""
+    yield f"  tasks     {_tasks()}"
+    yield f"  restarts  {_restarts(services)}"
+
+
+def _line(name: str, counts: Mapping[str, int], gaps: str) -> str:
+    numbers = f"{counts['received']:>8}  {counts['handled']:>8}  {counts['reconnects']:>11}"
+    return f"  {name:<8}  {numbers}   {gaps}".rstrip()
+
+
+def _gaps(stream: str) -> str:
+    gaps = Event.objects.filter(stream=stream, kind=Event.Kind.BACK)
+    seconds = gaps.aggregate(sum=Sum("seconds", default=0.0))["sum"]
+    return f"{gaps.count()} gaps, {seconds:.1f} s"
+
+
+def _tasks() -> str:
+    tasks = Price.objects.values("task").distinct().count()
+    stored, newest = Price.objects.count(), Price.objects.first()
+    missing = (newest.sequence if newest else 0) - stored
+    return (
+        f"{tasks} stored {stored} prices, {missing or 'none'} missing, "
+        f"and drew {Candle.objects.count()} candles"
+    )
+
+
+def _restarts(services: Sequence[Service]) -> str:
+    restarted = [f"{it.name} {it.restarts}" for it in services if it.restarts]
+    return ", ".join(restarted) or "none"

@@ -1,0 +1,97 @@
+"""
+The shop on one machine: a feed that drops its connections, Django, Celery and Flask on it.
+
+What dies is started again; Ctrl-C ends it all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from example_project.demo.parts import DemoError, Parts
+from example_project.demo.signals import Signals
+
+__all__ = ["run"]
+
+PORT = 8000
+
+
+def run(arguments: Sequence[str], signals: Signals) -> int:
+    """Run the demo; return the exit code."""
+    wanted = _parser().parse_args(arguments)
+    try:
+        with (
+            _listener(wanted.port, 0) as site,
+            _listener(wanted.port, 1) as kiosk,
+            _state_folder(wanted.state) as folder,
+        ):
+            parts = Parts(folder, site, kiosk, wanted)
+            parts.prepare()
+            from example_project.demo.watch import Demo  # its models need Django to be ready
+
+            return Demo(parts, signals, wanted.messages).run()
+    except DemoError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
+    add = parser.add_argument
+    add("--messages", type=_positive(int), metavar="N", help="end after N prices, with a summary")
+    add("--rate", type=_positive(float), metavar="R", default=20.0, help="prices a second (20)")
+    add("--seed", type=int, metavar="N", default=0, help="other prices, other flags")
+    add("--port", type=int, metavar="P", help="of the site, and the next one of the kiosk (8000)")
+    add("--state", type=Path, metavar="DIR", help="keep database and logs in this new folder")
+    return parser
+
+
+def _positive(kind: Any) -> Any:
+    def parse(text: str) -> Any:
+        number = kind(text)
+        if not number > 0:
+            raise argparse.ArgumentTypeError("must be above 0")
+        return number
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
+@contextmanager
+def _listener(port: int | None, offset: int) -> Iterator[socket.socket]:
+    """Listen here, and have the server inherit it: no request is refused while it starts."""
+    wanted = PORT + offset if port is None else port and port + offset
+    try:
+        listening = socket.create_server(("127.0.0.1", wanted))
+    except OSError as error:
+        if port is not None:
+            raise DemoError(
+                f"port {wanted} cannot be had ({error.strerror}): name another with --port, or "
+                "say --port 0 for free ones"
+            ) from None
+        listening = socket.create_server(("127.0.0.1", 0))
+    with listening:
+        yield listening
+
+
+@contextmanager
+def _state_folder(wanted: Path | None) -> Iterator[Path]:
+    """Yield an empty folder: one to be removed afterwards, or the one that is wanted."""
+    if wanted is None:
+        with tempfile.TemporaryDirectory(prefix="shop-", ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+        return
+    try:
+        wanted.mkdir(parents=True, exist_ok=True)
+        if any(wanted.iterdir()):
+            raise DemoError(f"--state: {wanted} is not empty; name a new folder, or remove it")
+    except OSError as error:
+        raise DemoError(f"--state: {wanted} cannot be used: {error.strerror}") from None
+    yield wanted.resolve()

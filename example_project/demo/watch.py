@@ -1,0 +1,159 @@
+"""The run itself: start everything, tell what happens, end everything, count."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from contextlib import closing, suppress
+from urllib.parse import urlsplit
+
+from example_project.demo.counts import Counted, summary
+from example_project.demo.parts import Parts
+from example_project.demo.services import Service, end
+from example_project.demo.signals import Signals
+from example_project.demo.terminal import Terminal
+from example_project.shop.models import Event
+
+__all__ = ["Demo"]
+
+LOOK_EVERY = 0.1  # seconds
+COUNT_EVERY = 0.5
+VISIT_EVERY = 2.0
+STARTS = 4  # in a row that fail at once, until the demo gives up
+PATIENCE = 60.0  # seconds without a new price, with a limit
+
+
+class Demo:
+    """
+    One run.
+
+    Args:
+        limit: End after so many prices; ``None``: when told to.
+
+    """
+
+    def __init__(self, parts: Parts, signals: Signals, limit: int | None) -> None:
+        self._parts = parts
+        self._signals = signals
+        self._limit = limit
+        self._terminal = Terminal()
+        self._services: list[Service] = []
+        self._last_event = 0
+        self._kiosk: dict[str, int] = {}
+        self._progress = (0, time.monotonic())  # prices, and when the last one came
+
+    def run(self) -> int:
+        """Run to the end; return the exit code."""
+        self._introduce()
+        self._services = self._parts.services()
+        try:
+            for service in self._services:
+                if not self._is_told_to_end:
+                    service.start()
+            code = self._watch()
+            self._visit_kiosk()
+            self._tell_events()
+        finally:
+            self._terminal.count("ending …")
+            self._end()
+        for line in summary(self._services, self._kiosk):
+            self._terminal.print(line)
+        return code
+
+    def _introduce(self) -> None:
+        parts, say = self._parts, self._terminal.print
+        workers = "one worker" if len(parts.workers) == 1 else f"{len(parts.workers)} workers"
+        streams = "datastream/streamstatus/live"
+        say("The shop: Django, Celery and Flask on a feed that does not hold. Ctrl-C ends it.")
+        say()
+        say(f"  site     {parts.site_url}")
+        say(f"  admin    {parts.site_url}admin/  (admin, {parts.password})")
+        say(f"           {parts.site_url}admin/{streams}/prices/")
+        say(f"  kiosk    {parts.kiosk_url}")
+        say(f"  broker   {parts.broker_name}, {workers}")
+        say(f"  logs     {parts.folder}/*.log")
+        say()
+
+    @property
+    def _is_told_to_end(self) -> bool:
+        return self._signals.count > 0 or self._terminal.is_gone
+
+    def _end(self) -> None:
+        """The feed last: the others shall not see it go."""
+        feed, *others = self._services
+        for services in (others, [feed]):
+            end(services, is_urgent=lambda: self._signals.count > 1)
+        self._parts.clean_up()
+
+    # --- while it runs ---
+
+    def _watch(self) -> int:
+        """Look after everything until the end; return the exit code."""
+        counting, visiting = Every(COUNT_EVERY), Every(VISIT_EVERY)
+        while not self._is_told_to_end:
+            self._tell_events()
+            if not self._revive():
+                return 1
+            if counting.is_due():
+                counted = Counted.now()
+                self._terminal.count(str(counted))
+                if self._limit is not None and counted.prices >= self._limit:
+                    return 0
+                if self._is_stuck(counted.prices):
+                    return 1
+            if visiting.is_due():
+                self._visit_kiosk()
+            time.sleep(LOOK_EVERY)
+        return 0
+
+    def _tell_events(self) -> None:
+        """Tell what handlers have noted since the last time."""
+        for event in Event.objects.filter(pk__gt=self._last_event).order_by("pk"):
+            self._last_event = event.pk
+            self._terminal.tell(event.stream, event.kind, event.text, event.at.timestamp())
+
+    def _revive(self) -> bool:
+        """Start again what has ended; False: it ends again and again."""
+        for service in self._services:
+            if ended := service.revive():
+                self._terminal.tell(service.name, "restarted", f"it was gone: {ended}")
+            if service.early_ends == STARTS:
+                self._terminal.print(f"{service.name} does not start; the end of its log:")
+                for line in service.last_lines(10):
+                    self._terminal.print(f"  {line}")
+                return False
+        return True
+
+    def _is_stuck(self, prices: int) -> bool:
+        """Whether nothing has come for long, though there is more to come."""
+        now = time.monotonic()
+        if prices != self._progress[0]:
+            self._progress = (prices, now)
+        if self._limit is None or now - self._progress[1] < PATIENCE:
+            return False
+        self._terminal.print(f"no new price for {PATIENCE:.0f} s: see the logs")
+        return True
+
+    def _visit_kiosk(self) -> None:
+        """Look at the kiosk, as a load balancer would; its first request starts its stream."""
+        address = urlsplit(self._parts.kiosk_url)
+        connection = http.client.HTTPConnection(address.netloc, timeout=0.5)
+        with suppress(OSError, ValueError, http.client.HTTPException), closing(connection):
+            connection.request("GET", "/stats.json")
+            self._kiosk = json.loads(connection.getresponse().read())
+
+
+class Every:
+    """Says that something is due, each time after so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._next = time.monotonic()
+
+    def is_due(self) -> bool:
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._seconds
+        return True

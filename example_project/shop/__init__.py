@@ -1,0 +1,1 @@
+"""The Django app: models, admin, page, handlers and tasks."""

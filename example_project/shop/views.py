@@ -1,0 +1,54 @@
+"""The page, and what it asks for twice a second."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+
+from datastream_ws_django.models import StreamStatus
+
+from .models import CANDLE_SECONDS, Candle, Event, Flag
+
+SHOWN_SECONDS = 120
+SHOWN_EVENTS = 40
+
+
+def index(request: HttpRequest) -> HttpResponse:
+    context = {"seconds": SHOWN_SECONDS, "candle": CANDLE_SECONDS}
+    return render(request, "shop/index.html", context)
+
+
+@never_cache
+def live(request: HttpRequest) -> JsonResponse:
+    now = timezone.now()
+    since = now - timedelta(seconds=SHOWN_SECONDS)
+    return JsonResponse(
+        {
+            "now": now.timestamp(),
+            "streams": [state(name) for name in ("flags", "prices")],
+            "flags": [plain(flag) for flag in Flag.objects.values("key", "is_on", "changed_at")],
+            "candles": [
+                plain(candle) for candle in Candle.objects.filter(start__gte=since).values()
+            ],
+            "events": [plain(event) for event in Event.objects.values()[:SHOWN_EVENTS]],
+        }
+    )
+
+
+def state(stream: str) -> dict[str, Any]:
+    """Return how a stream is, as the process says that has it now."""
+    rows = StreamStatus.objects.filter(stream=stream).exclude(state="standby")
+    row = rows.order_by("-beat_at").first()
+    if row is None:
+        return {"name": stream, "state": "starting", "reconnects": 0}
+    return {"name": stream, "state": row.state, "reconnects": row.reconnects}
+
+
+def plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row as JSON can carry it, times in UNIX seconds."""
+    return {k: v.timestamp() if isinstance(v, datetime) else v for k, v in row.items()}

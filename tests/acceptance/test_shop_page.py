@@ -1,0 +1,79 @@
+"""The shop's page and the admin's live page in a real browser, while feed and worker are killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kit.browser import chromium
+from kit.demo import Demo
+from kit.seen import eventually
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def texts(browser: Any, selector: str) -> list[str]:
+    """Return what is shown, without looking twice: the page is made anew all the time."""
+    found: list[str] = browser.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].map(each => each.textContent)",
+        selector,
+    )
+    return found
+
+
+def candles(browser: Any) -> int:
+    return len(texts(browser, ".chart .candle"))
+
+
+def log_in(browser: Any, demo: Demo) -> None:
+    browser.get(f"{demo.address('site')}admin/")
+    browser.find_element("name", "username").send_keys("admin")
+    browser.find_element("name", "password").send_keys(demo.wait_for(r"\(admin, (\S+)\)")[1])
+    browser.find_element("css selector", "input[type=submit]").click()
+
+
+def test_page_and_admin_go_on_while_feed_and_worker_are_killed(tmp_path: Path) -> None:
+    state = tmp_path / "demo"
+    state.mkdir()
+    with Demo(state, "--rate", "40") as demo, chromium(tmp_path / "profile") as browser:
+        browser.get(demo.address("site"))
+        browser.execute_script("window.first = true")
+        eventually(lambda: candles(browser) > 2)
+        assert len(texts(browser, ".products button")) == 4
+        assert len(texts(browser, ".flags li")) == 4
+        before = texts(browser, ".price"), texts(browser, ".flags b")
+        eventually(lambda: texts(browser, ".price") != before[0])
+        eventually(lambda: texts(browser, ".flags b") != before[1])
+
+        demo.kill("example_project.feed")
+        eventually(lambda: "prices waiting" in texts(browser, ".streams li"))
+        demo.wait_for(r"feed +restarted +it was gone: killed by SIGKILL")
+        eventually(lambda: any("prices back" in text for text in texts(browser, ".events li")))
+        eventually(lambda: texts(browser, ".chart .gap"))
+
+        demo.kill("--hostname worker@")
+        demo.wait_for(r"worker +restarted")
+        demo.wait_for(r"worker +restarted[\s\S]+prices +resumed")
+        before = texts(browser, ".price"), []
+        eventually(lambda: texts(browser, ".price") != before[0])
+        assert browser.execute_script("return window.first")  # it was never loaded anew
+        check_log(browser)
+
+        log_in(browser, demo)
+        browser.get(f"{demo.address('site')}admin/datastream/streamstatus/live/prices/")
+        eventually(lambda: texts(browser, "[data-field=state]") == ["ready"])
+        eventually(
+            lambda: len(texts(browser, "tbody tr")) == 2
+        )  # the killed worker's, and its heir's
+        check_log(browser)
+        assert demo.end() == 0
+        assert demo.left() == []
+    assert " none missing" in demo.output
+    assert "restarts  feed 1, worker 1" in demo.output
+
+
+def check_log(browser: Any) -> None:
+    """No script of ours complained; a favicon is not ours."""
+    assert [it for it in browser.get_log("browser") if "favicon" not in str(it)] == []
