@@ -27,13 +27,6 @@ def candles(browser: Any) -> int:
     return len(texts(browser, ".chart .candle"))
 
 
-def log_in(browser: Any, demo: Demo) -> None:
-    browser.get(f"{demo.address('site')}admin/")
-    browser.find_element("name", "username").send_keys("admin")
-    browser.find_element("name", "password").send_keys(demo.wait_for(r"\(admin, (\S+)\)")[1])
-    browser.find_element("css selector", "input[type=submit]").click()
-
-
 def test_page_and_admin_go_on_while_feed_and_worker_are_killed(tmp_path: Path) -> None:
     state = tmp_path / "demo"
     state.mkdir()
@@ -61,11 +54,11 @@ def test_page_and_admin_go_on_while_feed_and_worker_are_killed(tmp_path: Path) -
         assert browser.execute_script("return window.first")  # it was never loaded anew
         check_log(browser)
 
-        log_in(browser, demo)
+        demo.log_in(browser)
         browser.get(f"{demo.address('site')}admin/datastream/streamstatus/live/prices/")
         eventually(lambda: texts(browser, "[data-field=state]") == ["ready"])
         eventually(
-            lambda: len(texts(browser, "tbody tr")) == 2
+            lambda: len(texts(browser, "#datastream-live tbody tr")) == 2
         )  # the killed worker's, and its heir's
         check_log(browser)
         assert demo.end() == 0

@@ -16,10 +16,12 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from kit.flaskproject import Running
+from kit.seen import eventually
 
 __all__ = ["Demo"]
 
@@ -68,6 +70,14 @@ class Demo(Running):
         for _ in range(times):
             self.process.send_signal(number)
         return self.exit_code()
+
+    def log_in(self, browser: Any) -> None:
+        """Have a browser be the admin."""
+        browser.get(f"{self.address('site')}admin/")
+        browser.find_element("name", "username").send_keys("admin")
+        browser.find_element("name", "password").send_keys(self.wait_for(r"\(admin, (\S+)\)")[1])
+        browser.find_element("css selector", "input[type=submit]").click()
+        eventually(lambda: browser.find_elements("id", "logout-form"))
 
     def left(self) -> list[str]:
         """Return what is still there: processes and files."""

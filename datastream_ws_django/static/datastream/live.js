@@ -34,15 +34,18 @@
     const points = rates.map(([at, value]) =>
       `${(600 * (at - start) / span).toFixed(1)},${(115 - 110 * value / highest).toFixed(1)}`);
     page.querySelector("polyline").setAttribute("points", points.join(" "));
+    page.querySelector("polygon").setAttribute("points", `0,115 ${points.join(" ")} 600,115`);
     say("span", Math.round(span / 1000));
     say("highest", Math.max(0, ...rates.map(point => point[1])).toFixed(1));
   }
 
-  function row(runner) {
-    const cells = [`${runner.host}, ${runner.pid}`, runner.state, time(runner.beat_at),
+  function row(runner, isFresh) {
+    const state = isFresh ? runner.state : `stale, was ${runner.state}`;
+    const cells = [`${runner.host}, ${runner.pid}`, state, time(runner.beat_at),
       runner.messages_received, runner.messages_handled, runner.messages_failed,
       runner.messages_dropped, runner.messages_waiting, runner.reconnects];
     const line = document.createElement("tr");
+    line.className = isFresh ? "" : "stale";
     for (const text of cells) line.appendChild(document.createElement("td")).textContent = text;
     return line;
   }
@@ -66,7 +69,7 @@
     say("last_message", time(last));
     const failing = runners.find(runner => runner.last_error);
     say("last_error", failing ? failing.last_error : "none");
-    page.querySelector("tbody").replaceChildren(...runners.map(row));
+    page.querySelector("tbody").replaceChildren(...runners.map(runner => row(runner, fresh.includes(runner))));
   }
 
   async function update() {
