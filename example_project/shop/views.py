@@ -15,7 +15,6 @@ from datastream_ws_django.models import StreamStatus
 from .models import CANDLE_SECONDS, Candle, Event, Flag
 
 SHOWN_SECONDS = 120
-SHOWN_EVENTS = 40
 
 
 def index(request: HttpRequest) -> HttpResponse:
@@ -35,7 +34,7 @@ def live(request: HttpRequest) -> JsonResponse:
             "candles": [
                 plain(candle) for candle in Candle.objects.filter(start__gte=since).values()
             ],
-            "events": [plain(event) for event in Event.objects.values()[:SHOWN_EVENTS]],
+            "events": [plain(event) for event in Event.objects.filter(at__gte=since).values()],
         }
     )
 

@@ -2,6 +2,7 @@
 "use strict";
 (function () {
   const EVERY = 500; // milliseconds
+  const KEPT = 200; // events
   const { live, seconds, candle } = document.body.dataset;
   const SPAN = Number(seconds), CANDLE = Number(candle);
   const EDGE = { left: 4, right: 58, top: 10, bottom: 24 }; // around the chart, in pixels
@@ -54,9 +55,11 @@
     const unseen = events.filter(event => event.id > newestEvent);
     if (!unseen.length) return;
     newestEvent = unseen[0].id;
-    find(".events").prepend(...unseen.map(({ at, stream, kind, text }) => element(
+    const list = find("ol.events");
+    list.prepend(...unseen.map(({ at, stream, kind, text }) => element(
       "li", { className: kind }, element("time", {}, time(at)),
       element("span", {}, element("strong", {}, `${stream} ${kind}`), ` ${text}`))));
+    while (list.children.length > KEPT) list.lastChild.remove();
   }
 
   // --- prices ---
