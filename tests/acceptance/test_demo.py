@@ -32,13 +32,10 @@ def check_summary(demo: Demo, prices: int) -> None:
 
 
 def test_demo_ends_by_itself_with_a_summary(tmp_path: Path) -> None:
-    with Demo(tmp_path, "--messages", "100", "--rate", "20") as demo:
+    with Demo(tmp_path, "--messages", "100", "--rate", "50") as demo:
         assert demo.exit_code() == 0, demo.output
         assert demo.left() == []
     check_summary(demo, 100)
-    assert "lost" in demo.output  # it dropped, and what came meanwhile was asked for
-    assert "back       after" in demo.output
-    assert demo.counted()["prices"][2] >= 1
     lines = demo.output.replace(str(tmp_path), "/tmp").splitlines()
     assert [line for line in lines if len(line) > 80] == []
     assert "\x1b" not in demo.output
