@@ -18,7 +18,8 @@ EVIL = "<script>document.title = 'broken'</script>"
 
 @pytest.mark.timeout(300)
 def test_the_live_page_follows_a_runner(tmp_path: Path) -> None:
-    with NumberedServer(10**7, rate=100) as server:
+    # Few enough to be handled at once on a busy machine, where each is a row to be written.
+    with NumberedServer(10**7, rate=20) as server:
         project = Project(tmp_path, server.url, DEBUG="1")
         project.manage("migrate")
         project.manage(
@@ -36,7 +37,7 @@ def test_the_live_page_follows_a_runner(tmp_path: Path) -> None:
             log_in(browser, port)
             browser.get(f"http://127.0.0.1:{port}/admin/datastream/streamstatus/live/default/")
             eventually(lambda: field(browser, "state") == "READY", 60)
-            eventually(lambda: rate(browser) > 10, 60)
+            eventually(lambda: rate(browser) > 5, 60)
             server.close(1011, EVIL)
             eventually(lambda: field(browser, "reconnects") == "1", 60)
             eventually(lambda: EVIL in field(browser, "last_error"), 60)
