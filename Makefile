@@ -40,7 +40,7 @@ bench: $(BENCH)/.installed ## ours beside what people use instead: benchmarks/RE
 	@$(BENCH)/bin/python -m benchmarks $(ARGS)
 
 docs: $(DOCS)/.installed ## the pages, in docs/_build/html
-	@$(DOCS)/bin/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
+	@$(DOCS)/bin/python -m sphinx --fresh-env --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 install: $(STAMP) ## only make .venv
