@@ -14,10 +14,12 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from ..exceptions import SpoolError
 from .claim import Claim, check_file, fcntl
+from .reserve import Reserve
 
 __all__ = ["Row", "SpoolFile"]
 
@@ -56,12 +58,17 @@ READ_WITHIN = f"""
     ) WHERE before < ?
 """  # noqa: S608
 REMOVE = "DELETE FROM messages WHERE position IN (SELECT value FROM json_each(?))"
+REMOVE_RANGE = "DELETE FROM messages WHERE position BETWEEN ? AND ?"
 LAST = f"""
     SELECT {COLUMNS} FROM last UNION ALL SELECT {COLUMNS} FROM messages WHERE position = ?
     ORDER BY position DESC LIMIT 1
 """  # noqa: S608
 KEEP_LAST = f"INSERT OR REPLACE INTO last (one, {COLUMNS}) VALUES (0, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 FAR = 2**63 - 1
+NO_LIMIT = 2**32 - 2  # pages
+LEAST = 512  # pages a file has on a full disk: they fit into the reserve
+MOST = 4096  # rows in one statement; SQLite takes 32,766 values
+FEW = 4  # ranges of rows that are removed one by one
 LARGE = 1000  # pages a file without rows may keep; above, closing gives them back
 
 
@@ -109,8 +116,9 @@ class SpoolFile:
         except BaseException:
             self._claim.release()
             raise
-        limit = self._db.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
-        self._most = min(5000, limit // len(Row._fields))
+        self._reserve = Reserve(path)
+        self._reserve.take()
+        self._is_tight = False  # the disk was full, and the reserve is gone
 
     def _open(self) -> sqlite3.Connection:
         check_file(self.path)
@@ -151,29 +159,74 @@ class SpoolFile:
 
         """
         with self._errors("cannot be written"):
+            if self._is_tight and self._reserve.take():
+                self._limit(NO_LIMIT)
             try:
                 self._write(rows, remove, last)
             except sqlite3.OperationalError:
-                self.empty_log()
+                self._make_do()
                 raise
+            if self._is_tight:
+                self.empty_log()
+
+    def _make_do(self) -> None:
+        """
+        Have rows come and go in the space that the file has now.
+
+        The log keeps what it has taken of the disk, and is used again from its beginning.
+        """
+        if self._reserve.is_held:
+            self._is_tight = True
+            self._reserve.give()
+            with suppress(sqlite3.Error):
+                self._grow()
+            self._limit(*self._one("PRAGMA page_count"))
+        self.empty_log()
+
+    def _grow(self) -> None:
+        """Take what a small file is to have from the disk, before somebody else does."""
+        self.empty_log()
+        (pages,), (size,) = self._one("PRAGMA page_count"), self._one("PRAGMA page_size")
+        if pages < LEAST:
+            self._db.execute("CREATE TABLE IF NOT EXISTS room (data)")
+            self._db.execute("INSERT INTO room VALUES (zeroblob(?))", ((LEAST - pages) * size,))
+            self.empty_log()
+            self._db.execute("DROP TABLE room")
+
+    def _limit(self, pages: int) -> None:
+        self._one(f"PRAGMA max_page_count = {pages}")
+        self._is_tight = pages != NO_LIMIT
 
     def empty_log(self) -> None:
-        """Give back what SQLite's log takes; for a disk that is nearly full."""
+        """Have SQLite's log written into the file; for a disk that is nearly full."""
+        how = "RESTART" if self._is_tight else "TRUNCATE"
         with suppress(sqlite3.Error):
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._db.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
 
     def _write(self, rows: Sequence[Record], remove: Sequence[int], last: Any) -> None:
         if last is not None:
             self._db.execute(KEEP_LAST, last)
         if remove:
-            self._db.execute(REMOVE, (json.dumps(remove),))
-        for start in range(0, len(rows), self._most):
-            self._insert(rows[start : start + self._most])
+            self._remove(sorted(remove))
+        start = 0
+        while start < len(rows):
+            count = fitting(len(rows) - start)
+            self._insert(rows[start : start + count])
+            start += count
+
+    def _remove(self, positions: Sequence[int]) -> None:
+        """Remove rows by the ends of their ranges, as long as those are few."""
+        ends = list(islice(ranges(positions), FEW + 1))
+        if len(ends) > FEW:
+            self._db.execute(REMOVE, (json.dumps(positions),))
+            return
+        for first_and_last in ends:
+            self._db.execute(REMOVE_RANGE, first_and_last)
 
     def _insert(self, rows: Sequence[Record]) -> None:
-        self._largest = max(self._largest, *(len(row[-1]) for row in rows), 0)
+        self._largest = max(self._largest, *[len(row[-1]) for row in rows])
         places = ",".join(["(?,?,?,?,?,?)"] * len(rows))
-        values = [value for row in rows for value in row]
+        values = list(chain.from_iterable(rows))
         self._db.execute(f"INSERT OR REPLACE INTO messages VALUES {places}", values)  # noqa: S608
 
     def read(self, after: int, before: int | None, count: int, size: int) -> list[Row]:
@@ -204,6 +257,8 @@ class SpoolFile:
         self.set_aside = _set_aside(self.path)
         check_file(self.path)
         self._db = _connect(self.path)
+        self._is_tight = False
+        self._reserve.take()
 
     def close(self) -> None:
         """Close the file; one that is empty but large gives its space back."""
@@ -213,6 +268,7 @@ class SpoolFile:
                 self._db.execute("VACUUM")
         with suppress(sqlite3.Error):
             self._db.close()
+        self._reserve.give()
         self._claim.release()
 
     @contextmanager
@@ -235,6 +291,25 @@ def _is_corrupt(error: sqlite3.Error) -> bool:
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+def fitting(count: int) -> int:
+    """
+    Return how many of so many rows go into the next statement: a power of two.
+
+    So there are few different statements, and SQLite keeps them all: for as many rows as it has
+    not seen yet it would take longer to compile the statement than to carry it out.
+    """
+    return 1 << min(count, MOST).bit_length() - 1
+
+
+def ranges(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first and the last of each range without a gap; they are sorted."""
+    start = 0
+    for end in range(1, len(positions) + 1):
+        if end == len(positions) or positions[end] != positions[end - 1] + 1:
+            yield positions[start], positions[end - 1]
+            start = end
+
+
 def _payload(is_blob: int, data: str) -> str | bytes:
     return bytes.fromhex(data) if is_blob else data
 
@@ -243,7 +318,7 @@ def _connect(path: str) -> sqlite3.Connection:
     """Raises Corrupt or SpoolError."""
     db: sqlite3.Connection | None = None
     try:
-        db = sqlite3.connect(path, isolation_level=None, cached_statements=16)
+        db = sqlite3.connect(path, isolation_level=None, cached_statements=32)
         _prepare(db, path)
         return db
     except BaseException as error:

@@ -22,7 +22,7 @@ from typing import Any
 
 from ..inbox import NO_KEYS, Inbox, Keys, Put
 from ..messages import Message, Origin, payload_bytes
-from .file import Record, Row
+from .file import Record, Row, fitting
 
 __all__ = ["Run", "SpooledInbox", "Wanted"]
 
@@ -38,7 +38,9 @@ PAGE = 4096
 
 def space(message: Message) -> int:
     """Return about how many bytes a message takes in the file."""
-    size = payload_bytes(message.data) + 40
+    data = message.data
+    plain = isinstance(data, bytes) or data.isascii()
+    size = (len(data) if plain else payload_bytes(data)) + 40
     # As many rows as fit into a page, and of a larger one, pages of its own and a rest in that.
     return PAGE // (PAGE // size) if size <= PAGE else size
 
@@ -112,7 +114,7 @@ class SpooledInbox(Inbox):
         # Position -> bytes of rows in the file that are not to be read: in memory, in hand, or
         # handled but not removed yet.
         self._held: dict[int, int] = {}
-        self._removals: list[int] = []
+        self._removals: deque[int] = deque()
         self._removing_since = 0.0
         # Of a journal: the oldest of those in the file, with them in _held; memory takes these
         # without waiting for the file's thread.
@@ -163,8 +165,8 @@ class SpooledInbox(Inbox):
     def _put_behind(self, messages: Sequence[Message], start: int, force: bool) -> Put:
         """Put in the queue what comes after *start*."""
         with self._lock:
-            taken = start
-            for message in islice(messages, start, None):
+            taken = start + self._admit_fitting(messages[start:])
+            for message in islice(messages, taken, None):
                 if not self._admit(message, force):
                     break
                 taken += 1
@@ -175,6 +177,24 @@ class SpooledInbox(Inbox):
             self._reading_stopped = slow or (left and not disconnect)
             before, self._told = self._told, self._dropped["overflow"]
             return Put(taken, self._told - before, self._reading_stopped, disconnect)
+
+    def _admit_fitting(self, messages: Sequence[Message]) -> int:
+        """Take all into the queue, in one step, if there is room for them; return how many."""
+        size = sum(map(space, messages))
+        rows, queue = len(self._queue) + len(messages), self._queue_bytes + size
+        if not messages or rows > QUEUE_ROWS or queue > self._queue_bytes_mark:
+            return 0
+        if self._limit is not None and self._file_bytes + queue > self._limit:
+            return 0
+        self._queue.extend(messages)
+        self._queue_bytes = queue
+        self._note_admitted(len(messages), messages[-1])
+        return len(messages)
+
+    def _note_admitted(self, count: int, last: Message) -> None:
+        if not self._journal:
+            self._received += count
+            self.last_message = last
 
     def _admit(self, message: Message, force: bool) -> bool:
         """Take a message into the queue, or only to drop it; False: it stays with the caller."""
@@ -189,9 +209,7 @@ class SpooledInbox(Inbox):
                 self._drop_oldest(size)
         self._queue.append(message)
         self._queue_bytes += size
-        if not self._journal:
-            self._received += 1
-            self.last_message = message
+        self._note_admitted(1, message)
         return True
 
     def _fits(self, size: int) -> bool:
@@ -251,26 +269,24 @@ class SpooledInbox(Inbox):
     def done(self, message: Message, *, failed: bool = False, unrouted: bool = False) -> bool:
         """Reading is resumed by the file's thread: never here."""
         room = super().done(message, failed=failed, unrouted=unrouted)
-        self._in_hand.discard(message)
-        if room or self._held:
-            self._is_done(message, room)
+        self._is_done(message, room)
         return False
 
     def pop_after(self, message: Message) -> tuple[Message | None, bool]:
         following, room = super().pop_after(message)
-        if not self._journal:
-            self._in_hand.discard(message)
-            if following is not None:
-                self._in_hand.add(following)
-        if room or self._held:
-            self._is_done(message, room)
+        self._is_done(message, room)
+        if following is not None and not self._journal:
+            self._in_hand.add(following)
         return following, False
 
     def _is_done(self, message: Message, room: bool) -> None:
-        with self._lock:
-            self._remove_row(message)
-            if room:
-                self._advance()
+        if not self._journal:
+            self._in_hand.discard(message)
+        first = bool(self._held) and self._remove_row(message)
+        if room or first:
+            with self._lock:
+                if room:
+                    self._advance()
                 self.changed.notify_all()
 
     def discard(self, message: Message, cause: str) -> bool:
@@ -316,13 +332,20 @@ class SpooledInbox(Inbox):
         self._queue = deque([*begun, *sorted([*rest, *messages], key=self._position)])
         self._queue_bytes += sum(map(space, messages))
 
-    def _remove_row(self, message: Message) -> None:
+    def _remove_row(self, message: Message) -> bool:
+        """
+        Have the message's row removed, if it has one; return whether the file's thread must hear.
+
+        Needs no lock: that thread looks for removals before it waits.
+        """
         position = self._position(message)
-        if position in self._held:
-            if not self._removals:
-                self._removing_since = time.monotonic()
-                self.changed.notify_all()
-            self._removals.append(position)
+        if position not in self._held:
+            return False
+        self._removals.append(position)
+        if len(self._removals) > 1:
+            return False
+        self._removing_since = time.monotonic()
+        return True
 
     # --- the file's side, on its thread ---
 
@@ -342,9 +365,12 @@ class SpooledInbox(Inbox):
             run = Run(list(islice(self._queue, most)))
             if self._queue_bytes > RUN_BYTES:
                 del run.messages[self._within(run.messages, RUN_BYTES) :]
+            if run.messages:  # one statement: what is left is the next run's
+                del run.messages[fitting(len(run.messages)) :]
             self._in_flight = len(run.messages)
             if not run.messages or self._is_removal_due():
-                run.removals, self._removals = self._removals[:most], self._removals[most:]
+                count = min(most, len(self._removals))
+                run.removals = [self._removals.popleft() for _ in range(count)]
             if not run.messages and self._newest is not None:
                 gone = self._position(self._newest) in run.removals
                 run.last = self._newest if gone else None
@@ -364,10 +390,16 @@ class SpooledInbox(Inbox):
 
     def record(self, message: Message) -> Record:
         """Return a message's row."""
-        origin = message.origin
-        position = self._position(message)
-        about = (position, origin.epoch, origin.connection, message.seq, message.received_at)
-        return (*about, message.data)
+        origin, seq = message.origin, message.seq
+        position = message.position if isinstance(message, Spooled) else self._base + seq
+        return (
+            position,
+            origin.epoch,
+            origin.connection,
+            seq,
+            message.received_at,
+            message.data,
+        )
 
     def stored(self, run: Run) -> bool:
         """The run is in the file; return whether memory got something."""
@@ -378,28 +410,46 @@ class SpooledInbox(Inbox):
             for position in run.removals:
                 self._file_bytes -= self._held.pop(position, 0)
             before = self._waiting
-            for index, message in enumerate(run.messages):
-                self._take_stored(message, keys[index] if keys else NO_KEYS)
-            if run.messages and self._journal:
-                self._newest = self.last_message = run.messages[-1]
+            if self._journal:
+                self._take_journaled(run.messages, keys)
+            else:
+                self._take_spooled(run.messages)
             if not self._filed and not self._held:
                 self._file_bytes = 0
             return self._waiting > before
 
-    def _take_stored(self, message: Message, keys: Keys) -> None:
-        self._queue.popleft()
-        size = space(message)
-        self._queue_bytes -= size
-        self._file_bytes += size
-        if self._journal:
-            self._received += 1
-            if self._filed == len(self._ahead) and not self._closed and self._may_look_ahead():
-                self._filed += 1
-                self._look_ahead(message, keys, size)
+    def _take_spooled(self, messages: Sequence[Message]) -> None:
+        if messages:
+            self._leave_queue(messages)
+            self._filed += len(messages)
+            self._blocked = True  # done() is to say when memory has room for them
+
+    def _take_journaled(self, messages: Sequence[Message], keys: Sequence[Keys] | None) -> None:
+        """They count as received now, and wait at hand where nothing older is in the file only."""
+        if not messages:
+            return
+        sizes = self._leave_queue(messages)
+        self._received += len(messages)
+        self._newest = self.last_message = messages[-1]
+        near = self._filed == len(self._ahead) and not self._closed
+        self._filed += len(messages)
+        for index, message in enumerate(messages):
+            if near and not self._may_look_ahead():
                 self._advance()
-                return
-        self._filed += 1
-        self._blocked = True  # done() is to say when memory has room for it
+                near = self._may_look_ahead()
+            if not near:
+                break
+            self._look_ahead(message, keys[index] if keys else NO_KEYS, sizes[index])
+        self._advance()
+
+    def _leave_queue(self, messages: Sequence[Message]) -> list[int]:
+        """The first of the queue are in the file; return the space they take."""
+        for _ in messages:
+            self._queue.popleft()
+        sizes = list(map(space, messages))
+        self._queue_bytes -= sum(sizes)
+        self._file_bytes += sum(sizes)
+        return sizes
 
     def _may_look_ahead(self) -> bool:
         return len(self._ahead) < RUN_ROWS and self._ahead_bytes < RUN_BYTES
@@ -441,7 +491,7 @@ class SpooledInbox(Inbox):
         with self._lock:
             self._broken = True
             self._in_flight = 0
-            self._removals = run.removals + self._removals
+            self._removals.extendleft(reversed(run.removals))
 
     def wanted(self) -> Wanted | None:
         """Say which rows memory has room for, once it is half empty."""
@@ -475,7 +525,7 @@ class SpooledInbox(Inbox):
         with self._lock:
             if not self._is_over_limit:
                 return 0
-            going = sum(self._held.get(position, 0) for position in self._removals)
+            going = sum(self._held.get(position, 0) for position in list(self._removals))
             return self._drop_from_memory(self._file_bytes - going - (self._limit or 0))
 
     @property

@@ -163,10 +163,9 @@ class SpoolKeeper:
             return False
         if self._inbox.stored(run):
             self._wake()
-        if time.monotonic() - self._failed_at > EPISODE_SECONDS:
-            self._most = RUN_ROWS
-        elif self._file is not None:  # else the log grows until it cannot be emptied any more
-            self._file.empty_log()
+        self._most = min(RUN_ROWS, 2 * self._most)
+        if self._file is not None and time.monotonic() - self._failed_at < EPISODE_SECONDS:
+            self._file.empty_log()  # else it grows until it cannot be emptied any more
         return True
 
     def _write_run(self, run: Run) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -179,31 +180,69 @@ def test_a_corrupt_file_is_set_aside_and_the_stream_goes_on(spool: str) -> None:
     assert len(aside) == 1
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 400 KiB."""
-    disk = tmp_path / "disk"
+@contextmanager
+def disk_of(folder: Path, size: str) -> Iterator[Path]:
+    """Mount a file system of its own."""
+    disk = folder / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("may not mount a file system")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+def free_bytes(disk: Path) -> int:
+    found = os.statvfs(disk)
+    return found.f_bavail * found.f_frsize
+
+
+def fill(disk: Path, *, but: int) -> Path:
+    """Somebody else takes what there is, but for some bytes."""
+    path = disk / f"other-{len(os.listdir(disk))}"
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, free_bytes(disk) - but))
+    return path
+
+
+def spool_error(client: Client) -> str:
+    [error] = [each for each in client.errors(0.1) if isinstance(each, SpoolError)]
+    return str(error)
+
+
+@pytest.mark.parametrize("greedy", [False, True], ids=["full", "full for good"])
 @pytest.mark.parametrize("journal", [False, True])
-def test_a_full_disk_is_reported_and_blocks(small_disk: Path, journal: bool) -> None:
-    """Once there is room again everything follows, in order."""
-    count = 30_000
-    with NumberedServer(count) as server:
-        blocked = Blocked(server.url, spool=str(small_disk / "spool.db"), journal=journal)
+def test_a_full_disk_costs_nothing(tmp_path: Path, journal: bool, greedy: bool) -> None:
+    """Reading stops until the handler goes on: rows come and go in the space the file has."""
+    count = 40_000
+    with disk_of(tmp_path, "32m") as disk, NumberedServer(count) as server:
+        blocked = Blocked(server.url, spool=str(disk / "spool.db"), journal=journal)
+        blocked.client.on_connect(lambda: fill(disk, but=2**20))
         with blocked.client as client:
             blocked.until(lambda: client.stats().blocked_seconds > 0)
             assert client.stats().messages_received < count
-            errors = [each for each in client.errors(0.1) if isinstance(each, SpoolError)]
-            assert len(errors) == 1, errors
-            assert "cannot be written" in str(errors[0])
-            more = ["mount", "-o", "remount,size=64m", str(small_disk)]
+            assert "cannot be written" in spool_error(client)
+            if greedy:  # what the spool's reserve has given up, too
+                fill(disk, but=0)
+            blocked.go.set()
+            blocked.until(lambda: len(blocked.numbers) == count, 60)
+            assert free_bytes(disk) < 8 * 2**20
+        check_numbers(blocked.numbers, count)
+        assert client.stats().messages_dropped == {}
+
+
+def test_a_small_full_disk_blocks_until_there_is_room(tmp_path: Path) -> None:
+    """Too small for a reserve: with a journal nothing moves; then everything follows, in order."""
+    count = 30_000
+    with disk_of(tmp_path, "400k") as disk, NumberedServer(count) as server:
+        blocked = Blocked(server.url, spool=str(disk / "spool.db"), journal=True)
+        with blocked.client as client:
+            blocked.until(lambda: client.stats().blocked_seconds > 0)
+            assert client.stats().messages_received < count
+            assert "cannot be written" in spool_error(client)
+            more = ["mount", "-o", "remount,size=64m", str(disk)]
             subprocess.run(more, check=True)
             blocked.go.set()
             blocked.until(lambda: len(blocked.numbers) == count, 60)

@@ -19,7 +19,7 @@ from datastream_ws.exceptions import SpoolError
 from datastream_ws.messages import Message, Origin
 from datastream_ws.spool import SpooledInbox, SpoolKeeper
 from datastream_ws.spool.claim import path_for
-from datastream_ws.spool.file import Row, SpoolFile
+from datastream_ws.spool.file import Row, SpoolFile, ranges
 from datastream_ws.spool.inbox import space
 
 CODEC = codec_for("json")
@@ -74,6 +74,15 @@ def test_more_rows_than_one_statement_takes(file: SpoolFile) -> None:
     assert [r.position for r in file.read(-1, None, 5000, 2**20)] == list(range(1, 2500, 2))
 
 
+def test_rows_are_removed_in_ranges(file: SpoolFile) -> None:
+    file.write([row(n) for n in range(1, 20)], [])
+    assert list(ranges([])) == []
+    assert list(ranges([1, 2, 3, 7, 9, 10])) == [(1, 3), (7, 7), (9, 10)]
+    file.write([], [9, 2, 1, 3, 7, 10])
+    file.write([], [5, 11, 13, 15, 17, 19])
+    assert [r.position for r in file.read(0, None, 100, 2**20)] == [4, 6, 8, 12, 14, 16, 18]
+
+
 def test_a_run_that_fails_changes_nothing(file: SpoolFile) -> None:
     file.write([row(1)], [])
     broken: Any = (2, None, *row(2)[2:])
@@ -125,9 +134,23 @@ def test_placeholders() -> None:
 def test_files_are_for_this_user_only(path: str, file: SpoolFile) -> None:
     file.write([row(1)], [])
     folder = Path(path).parent
+    ends = ("", "-wal", "-shm", "-reserve", ".lock")
     assert {each.name: oct(each.stat().st_mode & 0o777) for each in folder.iterdir()} == {
-        name: "0o600" for name in ("spool.db", "spool.db-wal", "spool.db-shm", "spool.db.lock")
+        f"spool.db{end}": "0o600" for end in ends
     }
+
+
+def test_room_is_set_aside_while_the_file_is_open(path: str) -> None:
+    """And again once the disk, after a failure, has twice as much: here at the next write."""
+    file, reserve = SpoolFile(path), Path(f"{path}-reserve")
+    assert reserve.stat().st_blocks * 512 >= 8 * 2**20
+    file._make_do()
+    assert not reserve.exists()
+    file.write([row(1)], [])
+    assert reserve.exists()
+    file.write([row(n, "x" * 5000) for n in range(2, 1000)], [])
+    file.close()
+    assert not reserve.exists()
 
 
 def test_a_file_that_others_may_read_is_closed_to_them(path: str) -> None:
@@ -580,9 +603,9 @@ def test_a_file_corrupted_while_open_is_set_aside(path: str) -> None:
     with Rig(path) as rig:
         rig.put(1, 20_000, size=500)  # more than SQLite keeps in memory
         rig.until_written()
-        os.truncate(path, 0)
-        os.truncate(f"{path}-wal", 0)
-        Path(path).write_bytes(b"x" * 100_000)
+        for name in (path, f"{path}-wal"):
+            with open(name, "r+b") as file:
+                file.write(b"x" * os.path.getsize(name))
         rig.handle(10)
         while not any("corrupt" in str(error) for error in rig.errors):
             if (found := rig.inbox.pop()) is not None:
