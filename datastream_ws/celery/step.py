@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any
 
 from celery import bootsteps
+from celery.signals import worker_shutting_down
 from celery.worker import state as worker_state
 
 from .. import ConfigurationError, State, StateEvent
@@ -36,6 +39,9 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
     In the *worker* blueprint: that of the consumer is stopped and started whenever the broker is
     lost, which is when a stream has to go on. After the pool: its processes are forked before
     there is any thread of ours.
+
+    A warm shutdown is begun when its signal comes, on a thread that waits for it: before Celery
+    lets us stop, it says goodbye to the broker, and behind one that hangs that takes a minute.
     """
 
     name = "Datastream"
@@ -55,6 +61,8 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
         self.enabled = self.config.enabled
         self.streams: list[Stream] = []
         self.rows: StatusRows | None = None
+        self._told_to_drain: SimpleQueue[None] = SimpleQueue()  # put() may be in a signal handler
+        self._drained = threading.Event()
         worker.datastream_step = self
 
     # --- the blueprint's verbs, all called in the worker's main thread ---
@@ -77,9 +85,26 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
             self.rows = StatusRows(found)
         for stream in self.streams:
             stream.client.start()
+        worker_shutting_down.connect(self._on_signal)
+        threading.Thread(target=self._run_drain, name="datastream-drain", daemon=True).start()
 
     def stop(self, worker: Any) -> None:
         """Warm: finish what was received, all streams at once, each in its ``close_timeout``."""
+        self._told_to_drain.put(None)
+        self._drained.wait()
+
+    def _on_signal(self, how: str = "", **_: Any) -> None:
+        if how == "Warm":
+            self._told_to_drain.put(None)
+
+    def _run_drain(self) -> None:
+        self._told_to_drain.get()
+        try:
+            self._drain()
+        finally:
+            self._drained.set()
+
+    def _drain(self) -> None:
         began = time.monotonic()
         for stream in self.streams:
             stream.client.request_close()

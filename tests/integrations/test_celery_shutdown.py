@@ -92,12 +92,13 @@ def test_warm_behind_a_hung_broker(
             worker.signal(SIGTERM)
             worker.wait_log("stream default: closed")
             ours = time.monotonic() - began
+            assert ours < 4.0 + 1.0, "within close_timeout, however long Celery's own goodbyes take"
             assert worker.process.wait(CELERY_SECONDS) == 0, worker.log[-3000:]
             took = time.monotonic() - began
         assert in_spool(project) == 490
         print(f"\nstopped after {took:.1f} s, our part within {ours:.1f} s; 490 in the spool")
     again = CeleryProject(tmp_path, broker=url, feed=server.url)
-    again.queue = project.queue
+    again.queue, again.host = project.queue, project.host
     rewrite_queue(again)
     with again.worker("--datastream") as worker:
         worker.wait_stats(lambda stats: stats["messages_handled"] == 490)
