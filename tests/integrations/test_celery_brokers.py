@@ -184,6 +184,9 @@ def test_rabbitmq_refused_hung_reset_and_dead(
             tmp_path,
             broker=proxy.url,
             feed=server.url,
+            # Celery's own: RabbitMQ keeps an exclusive queue for a dead socket until its heartbeat
+            # has failed, and a worker that comes back before ends with RESOURCE_LOCKED.
+            conf={"control_queue_exclusive": False},
             resume=True,
             forward_options=options,
             patience=patience,

@@ -136,7 +136,7 @@ def test_remote_commands(tmp_path: Path, server: StreamServer, redis_url: str) -
     project = CeleryProject(tmp_path, broker=redis_url, feed=server.url, conf=conf)
 
     def celery(*arguments: str) -> str:
-        done = project.celery(*arguments, "--timeout", "20", "-d", "w1@test")
+        done = project.celery(*arguments, "--timeout", "20", "-d", f"w1@{project.host}")
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -145,9 +145,11 @@ def test_remote_commands(tmp_path: Path, server: StreamServer, redis_url: str) -
         worker.wait_log("ready.")
         sent(server, 1, 2, 3)
         worker.wait_stats(lambda stats: stats["messages_handled"] == 3)
-        answer = json.loads(celery("inspect", "datastream", "--json"))["w1@test"]["default"]
+        answer = json.loads(celery("inspect", "datastream", "--json"))[f"w1@{project.host}"][
+            "default"
+        ]
         assert (answer["state"], answer["messages_handled"]) == ("ready", 3)
-        stats = json.loads(celery("inspect", "stats", "--json"))["w1@test"]["datastream"]
+        stats = json.loads(celery("inspect", "stats", "--json"))[f"w1@{project.host}"]["datastream"]
         assert stats["default"].startswith("ready: received 3, handled 3, failed 0")
         assert "asked default" in celery("control", "datastream_pause", "default")
         worker.wait_stats(lambda stats: stats["state"] == "paused")

@@ -159,6 +159,8 @@ class CeleryProject:
         self.folder = folder
         self.broker = broker
         self.queue = f"ds-test-{uuid.uuid4().hex[:12]}"
+        # Its own, as the queue of its remote commands: RabbitMQ gives that to one connection.
+        self.host = uuid.uuid4().hex[:12]
         self.conf = conf or {}
         self._consume = consume
         self._given = {
@@ -195,7 +197,16 @@ class CeleryProject:
     def start(self, *arguments: str, node: str = "w1", **env: str) -> Worker:
         """Start a worker."""
         queue = self.queue if self._consume else f"{self.queue}-idle"
-        command = [sys.executable, "-m", "celery", "-A", "proj", "worker", "-n", f"{node}@test"]
+        command = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            "proj",
+            "worker",
+            "-n",
+            f"{node}@{self.host}",
+        ]
         if not {"-c", "-P"} & set(arguments):
             arguments = ("-P", "solo", *arguments)
         command += ["-Q", queue, "-l", "INFO", "--without-gossip", "--without-mingle", *arguments]
