@@ -44,6 +44,11 @@ class Part:
         """Let nobody take any more; return how many were left. Atomic, with or without a lock."""
         return len(list(self._left))
 
+    def cut_off(self) -> tuple[Message | None, Sequence[Message]]:
+        """As :meth:`cut`; return the message that was taken last, and those that were left."""
+        taken = len(self._given) - self.cut()
+        return self._given[taken - 1] if taken else None, self._given[taken:]
+
 
 def size_of(messages: Sequence[Message]) -> int:
     """Return the size of all payloads, in bytes."""

@@ -22,6 +22,7 @@ from typing import Any
 
 from ..inbox import NO_KEYS, Inbox, Keys, Put
 from ..messages import Message, Origin, payload_bytes
+from ..stretches import Stretch
 from .file import Record, Row, fitting
 
 __all__ = ["Run", "SpooledInbox", "Wanted"]
@@ -97,7 +98,7 @@ class SpooledInbox(Inbox):
         **limits: Any,
     ) -> None:
         super().__init__(overflow="block", **limits)
-        self._may_stretch = False
+        self._may_stretch = self._may_stretch and not journal
         self.changed = threading.Condition(self._lock)
         self._journal = journal
         self._limit = spool_bytes
@@ -122,6 +123,7 @@ class SpooledInbox(Inbox):
         self._ahead_bytes = 0
         # Popped and neither done nor discarded; not of a journal, which has their rows.
         self._in_hand: set[Message] = set()
+        self._last_of_stretch: Message | None = None  # that one which the end has cut off
         self._base = 0  # position of a message of this process, less its seq
         self._earlier = 0  # messages of earlier processes
         self._reading_stopped = False
@@ -142,6 +144,7 @@ class SpooledInbox(Inbox):
     def waiting(self) -> int:
         """Messages anywhere: a drain goes on until the file is empty, too."""
         with self._lock:
+            self._settle()
             return self._waiting + self._filed + len(self._queue)
 
     @property
@@ -279,6 +282,18 @@ class SpooledInbox(Inbox):
             self._in_hand.add(following)
         return following, False
 
+    def stretch(self) -> Stretch | None:
+        """Only while nothing is in the file, nor on its way there."""
+        return None if self._filed or self._queue or self._held else super().stretch()
+
+    def end_stretch(self, stretch: Stretch, in_hand: Message | None) -> bool:
+        if super().end_stretch(stretch, in_hand):
+            with self._lock:
+                self.changed.notify_all()
+        if in_hand is not None:
+            self._in_hand.add(in_hand)
+        return False
+
     def _is_done(self, message: Message, room: bool) -> None:
         if not self._journal:
             self._in_hand.discard(message)
@@ -301,9 +316,13 @@ class SpooledInbox(Inbox):
         return False
 
     def _drop_all(self, cause: str) -> int:
-        messages = []
+        messages: list[Message] = []
+        if self._stretch is not None:
+            self._last_of_stretch, left = self._stretch.part.cut_off()
+            messages.extend(left)
         while len(self._store):
             messages.append(self._store.pop_oldest())
+        self._settle()
         self._put_back(messages)
         return 0
 
@@ -496,6 +515,7 @@ class SpooledInbox(Inbox):
     def wanted(self) -> Wanted | None:
         """Say which rows memory has room for, once it is half empty."""
         with self._lock:
+            self._settle()
             if not self.wants_rows:
                 return None
             before = self._position(self._queue[0]) if self._queue else None
@@ -586,6 +606,7 @@ class SpooledInbox(Inbox):
     def skip_file(self) -> bool:
         """From the queue into memory, where the file has nothing older; return whether any went."""
         with self._lock:
+            self._settle()
             messages = list(islice(self._queue, RUN_ROWS)) if self._may_skip() else []
         keys = self._keys(messages)
         with self._lock:
@@ -664,7 +685,11 @@ class SpooledInbox(Inbox):
     def in_hand(self) -> list[Message]:
         """Return, in order, the messages that handlers still have and no row keeps."""
         with self._lock:
-            return sorted(self._in_hand, key=self._position)
+            self._settle()
+            found = set(self._in_hand)
+            if self._last_of_stretch is not None and len(found) < self._waiting:
+                found.add(self._last_of_stretch)
+            return sorted(found, key=self._position)
 
     def end(self) -> int:
         """The file is closed; return how many messages could not be written to it: dropped."""

@@ -599,6 +599,41 @@ def test_nothing_is_moved_into_memory_while_the_gate_is_closed(path: str, journa
         assert rig.handle(55) == list(range(6, 61))
 
 
+def test_messages_are_taken_without_the_lock_while_the_file_is_idle(path: str) -> None:
+    """At the end those that were not taken, and the one in hand, go into the file."""
+    with Rig(path, size=20) as rig:
+        rig.put(1, 10)
+        stretch = rig.inbox.stretch()
+        assert stretch is not None
+        taken = [next(stretch.messages) for _ in range(3)]
+        stretch.handled += 2
+        rig.check()
+        rig.put(11, 60)  # more than memory takes
+        rig.until_written()
+        rig.check()
+        assert rig.inbox.counts().waiting >= 18
+    assert [message.seq for message in taken] == [1, 2, 3]
+    assert rows_in(path) == list(range(3, 61))
+
+
+def test_what_is_in_the_file_has_to_be_popped(path: str) -> None:
+    with Rig(path, size=20) as rig:
+        rig.put(1, 10)
+        stretch = rig.inbox.stretch()
+        assert stretch is not None
+        rig.put(11, 60)
+        rig.until_written()
+        assert [next(stretch.messages).seq for _ in range(4)] == [1, 2, 3, 4]
+        stretch.handled += 4
+        assert not stretch.end(), "reading is resumed by the file's thread"
+        rig.check()
+        assert rig.inbox.stretch() is None
+        assert rig.handle(56) == list(range(5, 61))
+        rig.check()
+        rig.put(61, 70)
+        assert rig.inbox.stretch() is not None
+
+
 def test_a_file_corrupted_while_open_is_set_aside(path: str) -> None:
     with Rig(path) as rig:
         rig.put(1, 20_000, size=500)  # more than SQLite keeps in memory
