@@ -212,8 +212,11 @@ def spool_error(client: Client) -> str:
     return str(error)
 
 
-@pytest.mark.parametrize("greedy", [False, True], ids=["full", "full for good"])
-@pytest.mark.parametrize("journal", [False, True])
+@pytest.mark.parametrize(
+    ("journal", "greedy"),
+    [(False, False), (True, False), (True, True)],
+    ids=["spool", "journal", "journal, full for good"],
+)
 def test_a_full_disk_costs_nothing(tmp_path: Path, journal: bool, greedy: bool) -> None:
     """Reading stops until the handler goes on: rows come and go in the space the file has."""
     count = 40_000
