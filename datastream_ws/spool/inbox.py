@@ -167,6 +167,7 @@ class SpooledInbox(Inbox):
 
     def _put_behind(self, messages: Sequence[Message], start: int, force: bool) -> Put:
         """Put in the queue what comes after *start*."""
+        messages = list(messages)  # made once, not at every look
         with self._lock:
             taken = start + self._admit_fitting(messages[start:])
             for message in islice(messages, taken, None):
