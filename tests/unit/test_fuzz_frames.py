@@ -20,6 +20,7 @@ from kit.reference import LIMIT, check, meaning, read, reads
 COMPRESSED = 4
 
 engines = pytest.mark.parametrize("engine", ["websockets", "picows"])
+few = settings(max_examples=50)
 
 
 # --- what a server may send -------------------------------------------------------------------
@@ -93,6 +94,7 @@ cuts = st.lists(st.integers(1, 60), max_size=5)
 
 
 @engines
+@few
 @given(data=good, cuts=cuts)
 def test_good_messages_come_whole_and_in_order(engine: str, data: bytes, cuts: list[int]) -> None:
     expected = meaning(data, LIMIT)
@@ -103,6 +105,7 @@ def test_good_messages_come_whole_and_in_order(engine: str, data: bytes, cuts: l
 
 
 @engines
+@few
 @given(data=packed, cuts=cuts)
 def test_compressed_messages_come_whole(engine: str, data: bytes, cuts: list[int]) -> None:
     """Also after a block that says that it is the last one."""
@@ -112,7 +115,7 @@ def test_compressed_messages_come_whole(engine: str, data: bytes, cuts: list[int
 
 @engines
 @given(data=wild, cuts=cuts, deflate=st.booleans())
-@settings(max_examples=120)
+@settings(max_examples=100)
 def test_broken_streams_end_where_they_break(
     engine: str, data: bytes, cuts: list[int], deflate: bool
 ) -> None:
@@ -124,6 +127,7 @@ def test_broken_streams_end_where_they_break(
 
 
 @engines
+@few
 @given(before=good, noise=st.binary(max_size=60), cuts=cuts, deflate=st.booleans())
 def test_noise_is_survived(
     engine: str, before: bytes, noise: bytes, cuts: list[int], deflate: bool
