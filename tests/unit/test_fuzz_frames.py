@@ -75,6 +75,18 @@ any_frames = st.builds(
     st.sampled_from([0, 0, 0, 0, COMPRESSED, 2, 1]),
     st.sampled_from([False, False, False, True]),
 )
+# One thing wrong, or nearly so, each.
+wrong_frames = st.one_of(
+    st.builds(lambda size: Frame(TEXT, "x" * size).data, st.integers(LIMIT - 2, LIMIT + 2)),
+    st.builds(lambda size: Frame(BINARY, bytes(size)).data, st.integers(LIMIT - 2, LIMIT + 2)),
+    st.builds(lambda data: Frame(TEXT, data).data, st.binary(min_size=1, max_size=5)),
+    st.builds(lambda opcode: Frame(opcode, "x").data, st.integers(0, 15)),
+    st.builds(lambda rsv: Frame(TEXT, "x", rsv=rsv).data, st.integers(1, 7)),
+    st.builds(lambda size: Frame(PING, bytes(size)).data, st.integers(124, 127)),
+    st.just(Frame(TEXT, "x", masked=True).data),
+    st.just(Frame(PING, "x", fin=False).data),
+    st.just(Frame(TEXT, "x", fin=False).data),
+)
 closes = st.builds(
     lambda code, reason: Close(code, reason).data,
     st.none() | st.sampled_from([1000, 1001, 1011, 4001, 1005, 1006, 1015, 999, 5000, 0]),
@@ -86,7 +98,9 @@ announced = st.builds(
 good = st.lists(good_messages() | controls, max_size=6).map(b"".join)
 packed = st.lists(compressed_messages() | good_messages() | controls, max_size=6).map(b"".join)
 wild = st.lists(
-    good_messages() | controls | any_frames | closes | announced, min_size=1, max_size=6
+    good_messages() | controls | wrong_frames | any_frames | closes | announced,
+    min_size=1,
+    max_size=6,
 ).map(b"".join)
 
 
