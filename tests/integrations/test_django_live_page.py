@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kit.browser import chromium
+from kit.browser import chromium, log_in
 from kit.djangoproject import Project
 from kit.http import free_port, get
 from kit.numbered import NumberedServer
@@ -34,7 +34,7 @@ def test_the_live_page_follows_a_runner(tmp_path: Path) -> None:
         ):
             runner.wait_for(project.numbers)
             site.wait_for(lambda: get(port, "/state/")[0] == 200)
-            log_in(browser, port)
+            log_in(browser, f"http://127.0.0.1:{port}/", "root", "secret")
             browser.get(f"http://127.0.0.1:{port}/admin/datastream/streamstatus/live/default/")
             eventually(lambda: field(browser, "state") == "READY", 60)
             eventually(lambda: rate(browser) > 5, 60)
@@ -50,13 +50,6 @@ def test_the_live_page_follows_a_runner(tmp_path: Path) -> None:
             # A favicon is not ours.
             told = [entry for entry in browser.get_log("browser") if "favicon" not in str(entry)]
             assert told == []
-
-
-def log_in(browser: Any, port: int) -> None:
-    browser.get(f"http://127.0.0.1:{port}/admin/")
-    browser.find_element("name", "username").send_keys("root")
-    browser.find_element("name", "password").send_keys("secret")
-    browser.find_element("css selector", "input[type=submit]").click()
 
 
 def field(browser: Any, name: str) -> str:

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-__all__ = ["chromium"]
+from kit.seen import eventually
+
+__all__ = ["chromium", "log_in"]
 
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -48,3 +50,13 @@ def chromium(profile: Path) -> Iterator[Any]:
         yield browser
     finally:
         browser.quit()
+
+
+def log_in(browser: Any, site: str, name: str, password: str) -> None:
+    """Log into the admin of *site*, and wait until that is done."""
+    browser.get(f"{site}admin/")
+    browser.find_element("name", "username").send_keys(name)
+    browser.find_element("name", "password").send_keys(password)
+    browser.find_element("css selector", "input[type=submit]").click()
+    # A click does not wait: the next page asked for would be overtaken by this one.
+    eventually(lambda: browser.find_elements("id", "logout-form"), 60)

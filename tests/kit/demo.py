@@ -20,8 +20,8 @@ from typing import Any
 
 import psutil
 
+from kit.browser import log_in
 from kit.flaskproject import Running
-from kit.seen import eventually
 
 __all__ = ["Demo"]
 
@@ -73,11 +73,8 @@ class Demo(Running):
 
     def log_in(self, browser: Any) -> None:
         """Have a browser be the admin."""
-        browser.get(f"{self.address('site')}admin/")
-        browser.find_element("name", "username").send_keys("admin")
-        browser.find_element("name", "password").send_keys(self.wait_for(r"\(admin, (\S+)\)")[1])
-        browser.find_element("css selector", "input[type=submit]").click()
-        eventually(lambda: browser.find_elements("id", "logout-form"))
+        password = self.wait_for(r"\(admin, (\S+)\)")[1]
+        log_in(browser, self.address("site"), "admin", password)
 
     def left(self) -> list[str]:
         """Return what is still there: processes and files."""
