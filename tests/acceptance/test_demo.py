@@ -71,6 +71,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, printed: str, delay: float, times
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(900)
 def test_ctrl_c_at_any_moment(tmp_path: Path) -> None:
     for _ in range(30):
         test_ctrl_c_leaves_nothing(tmp_path, "", random.uniform(0.1, 8.0), random.choice([1, 2]))
