@@ -29,6 +29,7 @@ from .lifecycle import Lifecycle
 from .messages import Message, Origin
 from .options import ClientOptions
 from .process import Threads, bury, signals_to, threads, watch_forks
+from .records import about, fields, write
 from .redaction import peer_text, shown_url
 from .stats import Stats
 from .subscriptions import Subscriptions
@@ -488,10 +489,14 @@ class AsyncClient(Decorators):
         """Report what a handler raised for a delivered message."""
         failure = HandlerError("a handler failed", handler=None, messages=(message,))
         failure.__cause__ = error
-        self.options.logger.error("stream %s: %s", self.name, failure, exc_info=failure)
+        extra = fields(self.name, **about(failure))
+        write(
+            self.options.logger, "error", "stream %s: %s", self.name, failure,
+            exc_info=failure, extra=extra,
+        )  # fmt: skip
         self._errors.put(failure)
         for hook in self.handlers.hooks["on_error"]:
-            drive(Run(self.handlers, InlineCaller()).call(hook, failure))
+            drive(Run(self.handlers, InlineCaller()).call(hook, failure, hook="on_error"))
 
     # --- the process ---
 

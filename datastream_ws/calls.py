@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
-from .handlers import Handler, Handlers, Unit
+from .handlers import Call, Handler, Handlers, Unit
 from .messages import Message
 
 __all__ = [
@@ -166,31 +166,34 @@ class InlineCaller:
         return False
 
 
-def enclosed(function: Callable[..., T], units: Sequence[Unit]) -> Callable[..., T]:
-    """Return a plain *function* as one that is called within the ``per="call"`` contexts."""
+def enclosed(handler: Handler, units: Sequence[Unit], hook: str = "") -> Callable[..., Any]:
+    """
+    Return a plain handler as a function that calls it within the ``per="call"`` contexts.
+
+    Its first argument is what the contexts may be told the handler is called with: a tuple of
+    messages.
+    """
+
+    def call(messages: tuple[Message, ...], *arguments: Any) -> Any:
+        return handler.function(*arguments)
+
     for unit in reversed(units):
         if unit.per == "call":
-            function = _entering(unit.factory, function)
-    return function
-
-
-def _entering(factory: Callable[[], Any], function: Callable[..., T]) -> Callable[..., T]:
-    def call(*arguments: Any) -> T:
-        context = _context(factory)
-        if not hasattr(type(context), "__enter__"):  # for coroutine handlers only
-            return function(*arguments)
-        with context:
-            return function(*arguments)
-
+            call = _entering(unit, call, handler, hook)
     return call
 
 
-def _context(factory: Callable[[], Any]) -> Any:
-    context = factory()
-    if not (hasattr(type(context), "__enter__") or hasattr(type(context), "__aenter__")):
-        # A generator function without @contextmanager, for example: nothing of it would run.
-        raise TypeError(f"use(): a factory returned no context but {type(context).__name__}")
-    return context
+def _entering(
+    unit: Unit, function: Callable[..., Any], handler: Handler, hook: str
+) -> Callable[..., Any]:
+    def call(messages: tuple[Message, ...], *arguments: Any) -> Any:
+        context = unit.context(Call(handler, messages, hook) if unit.takes_call else None)
+        if not hasattr(type(context), "__enter__"):  # for coroutine handlers only
+            return function(messages, *arguments)
+        with context:
+            return function(messages, *arguments)
+
+    return call
 
 
 class Run:
@@ -207,27 +210,41 @@ class Run:
         self._stack: AsyncExitStack | None = None
         self._enclosed: dict[Handler, Callable[..., Any]] = {}
 
-    async def call(self, handler: Handler, *arguments: Any) -> Any:
-        """Call a handler within its contexts; raises what it raises."""
+    async def call(
+        self,
+        handler: Handler,
+        *arguments: Any,
+        messages: tuple[Message, ...] = (),
+        hook: str = "",
+    ) -> Any:
+        """
+        Call a handler within its contexts; raises what it raises.
+
+        Args:
+            messages, hook: What the contexts may be told, see :class:`Call`.
+
+        """
         await self.enter()
         if handler.is_async:
-            return await self.caller.await_(lambda: self._call_async(handler, arguments))
-        return self.enclosed(handler)(*arguments)
+            call = Call(handler, messages, hook)
+            return await self.caller.await_(lambda: self._call_async(call, arguments))
+        return self.enclosed(handler, hook)(messages, *arguments)
 
-    def enclosed(self, handler: Handler) -> Callable[..., Any]:
+    def enclosed(self, handler: Handler, hook: str = "") -> Callable[..., Any]:
         """Return a plain handler's function as one that enters the contexts per call."""
         if handler not in self._enclosed:
-            self._enclosed[handler] = enclosed(handler.function, self._handlers.units)
+            self._enclosed[handler] = enclosed(handler, self._handlers.units, hook)
         return self._enclosed[handler]
 
-    async def _call_async(self, handler: Handler, arguments: tuple[Any, ...]) -> Any:
+    async def _call_async(self, call: Call, arguments: tuple[Any, ...]) -> Any:
+        handler = call.handler
         if not self._handlers.units:
             return await handler.function(*arguments)
         async with AsyncExitStack() as stack:
             if not self.caller.on_loop:
                 # The run is a thread's: its asynchronous contexts are entered here instead.
                 await self._enter("run", stack, for_async=True, only_async=True)
-            await self._enter("call", stack, for_async=True)
+            await self._enter("call", stack, for_async=True, call=call)
             return await handler.function(*arguments)
 
     async def enter(self) -> None:
@@ -251,11 +268,12 @@ class Run:
         *,
         for_async: bool,
         only_async: bool = False,
+        call: Call | None = None,
     ) -> None:
         for unit in self._handlers.units:
             if unit.per != per:
                 continue
-            context = _context(unit.factory)
+            context = unit.context(call)
             if for_async and hasattr(type(context), "__aenter__"):
                 await stack.enter_async_context(context)
             elif hasattr(type(context), "__enter__") and not only_async:
@@ -271,10 +289,8 @@ class Run:
         """Give *message* to its handlers; raises what the first failing one raises."""
         try:
             for handler in self._handlers.match(message):
-                if handler.is_batch:
-                    await self.call(handler, [message])
-                else:
-                    await self.call(handler, handler.argument(message))
+                argument = [message] if handler.is_batch else handler.argument(message)
+                await self.call(handler, argument, messages=(message,))
         finally:
             await self.leave()
 

@@ -318,7 +318,7 @@ class Dispatcher:
                     if awaited:
                         await handler.function(argument)
                     elif encloses:
-                        run.enclosed(handler)(argument)
+                        run.enclosed(handler)((message,), argument)
                     else:
                         handler.function(argument)
             except BaseException as error:
@@ -425,9 +425,9 @@ class Dispatcher:
         if self._options.handler_timeout is not None:
             await self._call_watched(run, handler, messages)
         elif handler.is_batch:
-            await run.call(handler, list(messages))
+            await run.call(handler, list(messages), messages=messages)
         else:
-            await run.call(handler, handler.argument(messages[0]))
+            await run.call(handler, handler.argument(messages[0]), messages=messages)
 
     def _wants_retry(self, error: BaseException) -> bool:
         wanted = self._options.retry_message
@@ -564,7 +564,7 @@ class Dispatcher:
         self._watched[id(watched)] = watched
         try:
             argument = list(messages) if handler.is_batch else handler.argument(messages[0])
-            await run.call(handler, argument)
+            await run.call(handler, argument, messages=messages)
         finally:
             del self._watched[id(watched)]
 

@@ -17,7 +17,7 @@ from .messages import undecodable
 if TYPE_CHECKING:
     from .messages import Message
 
-__all__ = ["Decorators", "Handler", "Handlers", "Unit"]
+__all__ = ["Call", "Decorators", "Handler", "Handlers", "Unit"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -111,11 +111,52 @@ Candidates = tuple[tuple[Handler, ...], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
-    """A context to enter around handlers: ``use(factory, per=…)``."""
+class Call:
+    """
+    A call of a handler, as a factory of :meth:`Handlers.use` is given it that takes one argument.
 
-    factory: Callable[[], Any]
+    Attributes:
+        messages: What the handler is called with; more than one for a batch, none for a hook.
+        hook: ``"on_ready"``, …; empty: it handles messages.
+
+    """
+
+    handler: Handler
+    messages: tuple[Message, ...]
+    hook: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """
+    A context to enter around handlers: ``use(factory, per=…)``.
+
+    Attributes:
+        takes_call: Whether the factory is given the :class:`Call`.
+
+    """
+
+    factory: Callable[..., Any]
     per: Literal["call", "run"]
+    takes_call: bool = False
+
+    def context(self, call: Call | None = None) -> Any:
+        """Return a new context. Raises TypeError if it is none, and what the factory raises."""
+        context = self.factory(call) if self.takes_call else self.factory()
+        if not (hasattr(type(context), "__enter__") or hasattr(type(context), "__aenter__")):
+            # A generator function without @contextmanager, for example: nothing of it would run.
+            raise TypeError(f"use(): a factory returned no context but {type(context).__name__}")
+        return context
+
+
+def takes_call(factory: Callable[..., Any]) -> bool:
+    """Whether *factory* cannot be called without an argument."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # of a builtin
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(p.kind in positional and p.default is p.empty for p in parameters)
 
 
 def _check_conditions(decorator: str, route: Any, when: Any) -> None:
@@ -315,8 +356,8 @@ class Handlers:
         return self._hook("on_error", function)
 
     def use(
-        self, factory: Callable[[], Any], per: Literal["call", "run"] = "call"
-    ) -> Callable[[], Any]:
+        self, factory: Callable[..., Any], per: Literal["call", "run"] = "call"
+    ) -> Callable[..., Any]:
         """
         Enter what ``factory()`` returns around handlers, in the thread that handles.
 
@@ -324,7 +365,7 @@ class Handlers:
         handlers only; an object that is both serves each kind as its own.
 
         Args:
-            factory: Called anew each time.
+            factory: Called anew each time; with the :class:`Call` if it takes an argument.
             per: ``"call"``: around each handler call, hooks included; it sees what the handler
                 raised. ``"run"``: around each run of waiting messages (at most 100, or 50 ms).
 
@@ -333,7 +374,10 @@ class Handlers:
             raise ConfigurationError("use: the factory must be callable")
         if per not in ("call", "run"):
             raise ConfigurationError("use: per must be 'call' or 'run'")
-        self._add_unit(Unit(factory, per))
+        wants_call = takes_call(factory)
+        if wants_call and per == "run":
+            raise ConfigurationError("use: a factory of per='run' must not need an argument")
+        self._add_unit(Unit(factory, per, wants_call))
         return factory
 
     def _add_unit(self, unit: Unit) -> None:
@@ -551,8 +595,8 @@ class Decorators:
         return self.handlers.on_error(function)
 
     def use(
-        self, factory: Callable[[], Any], per: Literal["call", "run"] = "call"
-    ) -> Callable[[], Any]:
+        self, factory: Callable[..., Any], per: Literal["call", "run"] = "call"
+    ) -> Callable[..., Any]:
         """See :meth:`Handlers.use`."""
         return self.handlers.use(factory, per)
 

@@ -155,7 +155,7 @@ class Hooks:
 
     async def _run_in(self, run: Run, call: HookCall) -> None:
         try:
-            await run.call(call.handler, *call.arguments)
+            await run.call(call.handler, *call.arguments, hook=call.kind)
         finally:
             await run.leave()
 

@@ -16,6 +16,7 @@ from .handlers import Handlers
 from .hooks import Hooks
 from .messages import Message
 from .options import ClientOptions
+from .records import about, fields, write
 from .redaction import peer_text
 from .stats import Traffic
 from .waiting import Box, Feed
@@ -86,12 +87,20 @@ class Telling:
 
     def _log_state(self, state: State, error: BaseException | None, delay: float | None) -> None:
         if state is not State.WAITING:
-            self.log("info", "%s", state.value)
+            self.log("info", "%s", state.value, state=state.value, **about(error))
             return
         limit = self._options.max_reconnect_attempts
         of_limit = f" of {limit}" if limit else ""
-        text = "%s; attempt %d%s in %.1f s"
-        self.log("warning", text, said(error), self._attempt(), of_limit, delay)
+        attempt = self._attempt()
+        self.log(
+            "warning",
+            "%s; attempt %d%s in %.1f s",
+            said(error),
+            attempt,
+            of_limit,
+            delay,
+            **{"state": state.value, "attempt": attempt, "delay": delay, **about(error)},
+        )
 
     def lost(self) -> None:
         """A connection has ended: a gap begins."""
@@ -132,12 +141,24 @@ class Telling:
     def _log_error(self, error: BaseException) -> None:
         self.log("error", "%s", error, exc_info=error)
 
-    def log(self, level: str, text: str, *arguments: Any, exc_info: Any = None) -> None:
+    def log(
+        self, level: str, text: str, *arguments: Any, exc_info: Any = None, **more: Any
+    ) -> None:
         """Log; a logger is the user's code: what it raises must not end the stream."""
         with suppress(Exception):
-            write = getattr(self._options.logger, level)
             name = peer_text(self._options.name)
-            if exc_info is None:
-                write("stream %s: " + text, name, *arguments)
-            else:
-                write("stream %s: " + text, name, *arguments, exc_info=exc_info)
+            known: dict[str, Any] = {
+                "state": self._state.value.value,
+                "connection": self._traffic.connections or None,
+                **about(exc_info),
+                **more,
+            }
+            write(
+                self._options.logger,
+                level,
+                "stream %s: " + text,
+                name,
+                *arguments,
+                exc_info=exc_info,
+                extra=fields(name, **known),
+            )

@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from datastream_ws import HandlerError, Message
 from datastream_ws.handlers import Handler
+from datastream_ws.records import about, fields
 
 from .conf import streams_settings
 from .db import moment
@@ -44,6 +45,7 @@ def keep(stream: Stream, error: BaseException) -> None:
             "stream %s: %d failed message(s) cannot be kept as rows (%s); is the database there, "
             "and was `manage.py migrate` run?",
             *(stream.alias, len(rows), type(failure).__name__),
+            extra=fields(stream.alias, **about(failure)),
         )
 
 
@@ -131,7 +133,8 @@ def note_failure(row: FailedMessage, error: Exception) -> None:
     for name, text in told(error).items():
         setattr(row, name, text)
     row.save()
-    log.error("stream %s: %s failed again", row.stream, row, exc_info=error)
+    extra = fields(row.stream, **about(error))
+    log.error("stream %s: %s failed again", row.stream, row, exc_info=error, extra=extra)
 
 
 def prune() -> int:

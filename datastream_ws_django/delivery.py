@@ -13,6 +13,7 @@ from datastream_ws import ClientOptions, HandlerError, Message
 from datastream_ws.calls import InlineCaller, Run, drive
 from datastream_ws.handlers import Handler
 from datastream_ws.messages import Origin
+from datastream_ws.records import about, fields, write
 
 if TYPE_CHECKING:
     from .streams import Stream
@@ -80,12 +81,13 @@ def options_of(stream: Stream) -> ClientOptions:
 def call_handler(stream: Stream, handler: Handler, message: Message) -> None:
     """Call one handler within its contexts; raises what it raises."""
     argument: Any = [message] if handler.is_batch else handler.argument(message)
-    drive(call_and_leave(Run(stream.handlers, InlineCaller(run_coroutine)), handler, argument))
+    run = Run(stream.handlers, InlineCaller(run_coroutine))
+    drive(call_and_leave(run, handler, argument, messages=(message,)))
 
 
-async def call_and_leave(run: Run, handler: Handler, *arguments: Any) -> None:
+async def call_and_leave(run: Run, handler: Handler, *arguments: Any, **about: Any) -> None:
     try:
-        await run.call(handler, *arguments)
+        await run.call(handler, *arguments, **about)
     finally:
         await run.leave()
 
@@ -104,7 +106,9 @@ def report(stream: Stream, handler: Handler, message: Message, error: Exception)
     text = f"{handler.name} failed with {type(error).__name__}"
     failure = HandlerError(text, handler=handler.function, messages=(message,))
     failure.__cause__ = error
-    options_of(stream).logger.error("stream %s: %s", stream.alias, failure, exc_info=failure)
+    extra = fields(stream.alias, **about(failure))
+    logger = options_of(stream).logger
+    write(logger, "error", "stream %s: %s", stream.alias, failure, exc_info=failure, extra=extra)
     for hook in stream.handlers.hooks["on_error"]:
         run = Run(stream.handlers, InlineCaller(run_coroutine))
-        drive(call_and_leave(run, hook, failure))
+        drive(call_and_leave(run, hook, failure, hook="on_error"))

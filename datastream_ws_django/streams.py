@@ -18,6 +18,7 @@ from django.db import transaction
 
 from datastream_ws import Client, Handlers
 from datastream_ws.handlers import Decorators
+from datastream_ws.records import fields
 
 from .conf import StreamSettings, streams_settings
 from .db import Hygiene
@@ -127,7 +128,8 @@ class Stream(Decorators):
         if self.settings.enabled:
             self.client.start()
         else:
-            log.info("stream %s is not started: ENABLED is False", self.alias)
+            text = "stream %s is not started: ENABLED is False"
+            log.info(text, self.alias, extra=fields(self.alias))
 
     def deliver(self, data: Any, robust: bool = False) -> None:
         """

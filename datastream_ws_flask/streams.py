@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from flask import Flask, request
 
 from datastream_ws import Client, ConfigurationError, Handlers
+from datastream_ws.records import about, fields
 
 from .settings import Settings
 from .signals import Announcer
@@ -88,7 +89,8 @@ class AppStream:
         if self.is_enabled:
             self.client.start()
         else:
-            self.app.logger.info("stream %s is not started: it is disabled", self.name)
+            text = "stream %s is not started: it is disabled"
+            self.app.logger.info(text, self.name, extra=fields(self.name))
 
     def close(self, timeout: float | None) -> None:
         """Close the client, if this process has one."""
@@ -113,7 +115,8 @@ class AppStream:
             if self.is_autostarted:
                 self.start()
         except ConfigurationError as error:  # the app serves without the stream
-            self.app.logger.error("stream %s is not started: %s", self.name, error)
+            extra = fields(self.name, **about(error))
+            self.app.logger.error("stream %s is not started: %s", self.name, error, extra=extra)
 
     @property
     def settings(self) -> Settings:

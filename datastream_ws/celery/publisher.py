@@ -19,6 +19,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from .. import Postponed
+from ..records import about, fields
 from ..redaction import peer_text
 from .broker import BrokerConnection
 
@@ -126,6 +127,7 @@ class Publisher:
                 self._name,
                 type(error).__name__,
                 peer_text(error),
+                extra=fields(self._name, **about(error)),
             )
         if self._is_hurried:  # asleep when the end comes, its thread hands the message back at once
             return Postponed(UNTIL_THE_END)
@@ -134,7 +136,8 @@ class Publisher:
 
     def _recovered(self) -> None:
         seconds = time.monotonic() - self._failing_since
-        log.info("stream %s: the broker is back after %.1f s", self._name, seconds)
+        extra = fields(self._name)
+        log.info("stream %s: the broker is back after %.1f s", self._name, seconds, extra=extra)
         self._failures = 0
 
     def close(self, timeout: float) -> None:

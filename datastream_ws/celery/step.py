@@ -15,6 +15,7 @@ from celery.worker import state as worker_state
 
 from .. import ConfigurationError, State, StateEvent
 from ..health import describe
+from ..records import fields
 from .broker import set_timeouts
 from .config import WorkerConfig, spool_path
 from .forwarding import bind, forwarders, publisher_of
@@ -158,6 +159,7 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
                     "stream %s: nowhere to write a spool, so while the broker is away messages "
                     "wait in memory only: set the option spool",
                     stream.name,
+                    extra=fields(stream.name),
                 )
         client.aio.options = options.with_defaults(**defaults)
         if self.config.stops:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 
 import pytest
 
-from datastream_ws import Client, Message
+from datastream_ws import Client, ConfigurationError, Message
+from datastream_ws.handlers import Call
 from datastream_ws.testing import StreamServer
+from kit.seen import Seen
 
 URL = "ws://127.0.0.1:1/"
+
+
+@dataclass
+class Decoded:
+    type: str
 
 
 def test_a_context_sees_what_the_handler_raised_and_may_take_it() -> None:
@@ -108,3 +116,82 @@ def test_a_failing_message_of_a_stream_meets_its_contexts_once_per_try(
     assert seen == ["one", "KeyError", "retried", "ValueError", "two"]
     stats = client.stats()
     assert (stats.messages_handled, stats.messages_failed) == (3, 1)
+
+
+def test_a_factory_that_takes_an_argument_is_given_the_call() -> None:
+    client = Client(URL)
+    seen: list[tuple[str, str, list[str | bytes], str]] = []
+
+    @client.use
+    @contextmanager
+    def about(call: Call) -> Iterator[None]:
+        kind, name = call.handler.kind, call.handler.name.rpartition(".")[2]
+        seen.append((kind, name, [message.data for message in call.messages], call.hook))
+        yield
+
+    @client.on_message
+    def plain(message: Message) -> None: ...
+
+    @client.on_message("a", decode_as=Decoded)
+    def decoded(obj: Decoded) -> None: ...
+
+    @client.on_message
+    async def coroutine(message: Message) -> None: ...
+
+    @client.on_batch
+    def batch(messages: list[Message]) -> None: ...
+
+    client.deliver('{"type":"a"}')
+    data = ['{"type":"a"}']
+    assert seen == [
+        ("message", "plain", data, ""),
+        ("message", "decoded", data, ""),
+        ("message", "coroutine", data, ""),
+        ("batch", "batch", data, ""),
+    ]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_the_call_in_a_running_client(is_async: bool) -> None:
+    """Messages on the direct way, and hooks."""
+    seen: Seen[tuple[str, list[str | bytes]]] = Seen()
+
+    @asynccontextmanager
+    async def on_loop(call: Call) -> AsyncIterator[None]:
+        seen((call.hook, [message.data for message in call.messages]))
+        yield
+
+    @contextmanager
+    def in_thread(call: Call) -> Iterator[None]:
+        seen((call.hook, [message.data for message in call.messages]))
+        yield
+
+    async def coroutine(*arguments: object) -> None: ...
+
+    with StreamServer(on_connect=lambda c: c.send("hello")) as server:
+        client = Client(server.url)
+        client.use(on_loop if is_async else in_thread)
+        client.on_ready(coroutine if is_async else lambda: None)
+        client.on_message(coroutine if is_async else lambda message: None)
+        with client:
+            assert sorted(seen.wait(2)) == [("", ["hello"]), ("on_ready", [])]
+
+
+def test_a_run_has_no_call_to_be_told_of() -> None:
+    with pytest.raises(ConfigurationError, match="must not need an argument"):
+        Client(URL).use(lambda call: suppress(ValueError), per="run")
+
+
+def test_arguments_with_defaults_stay_the_factory_s_own() -> None:
+    client = Client(URL)
+    seen: list[str] = []
+
+    @client.use
+    @contextmanager
+    def factory(using: str = "default") -> Iterator[None]:
+        seen.append(using)
+        yield
+
+    client.on_message(lambda message: None)
+    client.deliver("x")
+    assert seen == ["default"]

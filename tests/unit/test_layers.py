@@ -11,22 +11,23 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 
-# A row imports only from rows above it. Within a row, names with commas between them may import
-# each other, names with bars between them may not. A module that is missing here has no place yet:
-# settle it in the architecture, then draw it.
+# A row imports only from rows above it (a comma at its end: it goes on). Within a row, names with
+# commas between them may import each other, names with bars between them may not. A module that is
+# missing here has no place yet: settle it in the architecture, then draw it.
 DRAWING = """
     version, exceptions, redaction, events
-    messages, codecs, retry
+    messages, codecs, retry, records
     options, handlers, stats, inbox, stretches, waiting, calls
     spool | engines | connection | dispatcher | hooks | lease | process | health
     intake, subscriptions, attempts, address, telling
     lifecycle
     async_client
     client
-    runner
-    schematic, celery, cli, testing, datastream_ws_django, datastream_ws_flask
+    runner | metrics
+    schematic, celery, cli, testing, prometheus, opentelemetry,
+    datastream_ws_django, datastream_ws_flask
 """
-LINES = [line.replace(" ", "") for line in DRAWING.strip().split("\n")]
+LINES = DRAWING.strip().replace(" ", "").replace(",\n", ",").split("\n")
 ROWS = [line.replace("|", ",").split(",") for line in LINES]
 APART = {unit for line in LINES if "|" in line for unit in line.split("|")}
 LAYER = {unit: number for number, row in enumerate(ROWS) for unit in row}
@@ -36,7 +37,10 @@ IO_AND_CLOCK = {"asyncio", "concurrent", "selectors", "socket", "threading", "ti
 LEAVES = set(ROWS[-1])
 ADAPTERS = {"datastream_ws_django", "datastream_ws_flask"}
 FRAMEWORKS = {"django", "flask", "celery", "redis"}
-EXTRAS = {*FRAMEWORKS, "blinker", "kombu", "picows", "orjson", "msgspec", "uvloop"}
+EXTRAS = {
+    *FRAMEWORKS, "blinker", "kombu", "picows", "orjson", "msgspec", "uvloop",
+    "rich", "prometheus_client", "opentelemetry",
+}  # fmt: skip
 
 
 class Import(NamedTuple):

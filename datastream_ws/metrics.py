@@ -1,0 +1,178 @@
+"""
+The figures of streams, as monitoring systems want them; what :mod:`datastream_ws.prometheus` and
+:mod:`datastream_ws.opentelemetry` have in common. It depends on neither.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .client import Client
+from .events import State
+from .exceptions import ConfigurationError
+from .records import fields
+from .stats import Stats
+
+__all__ = ["METRICS", "Metric", "Reading", "Watched", "readings"]
+
+log = logging.getLogger("datastream_ws")
+
+CAUSES = ("overflow", "conflated", "shutdown", "lease_lost", "spool")
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """
+    One figure of a stream.
+
+    Attributes:
+        name: With words between underscores, without a prefix.
+        unit: ``"seconds"``, ``"bytes"``, or empty: things are counted.
+        is_counter: It only rises, until the stream is started anew.
+        label: What the series of a metric differ in; empty: there is one.
+        read: Returns the value; ``None``: there is none now; a mapping for one with a label.
+
+    """
+
+    name: str
+    text: str
+    read: Callable[[Reading], float | Mapping[str, float] | None]
+    is_counter: bool = False
+    unit: str = ""
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A stream at one moment."""
+
+    stream: str
+    state: State
+    stats: Stats
+
+
+def _counter(name: str, text: str, field: str, unit: str = "") -> Metric:
+    return Metric(name, text, lambda r: getattr(r.stats, field), is_counter=True, unit=unit)
+
+
+def _gauge(name: str, text: str, field: str, unit: str = "") -> Metric:
+    return Metric(name, text, lambda r: getattr(r.stats, field), unit=unit)
+
+
+def _dropped(reading: Reading) -> Mapping[str, float]:
+    return dict.fromkeys(CAUSES, 0) | dict(reading.stats.messages_dropped)
+
+
+def _states(reading: Reading) -> Mapping[str, float]:
+    return {state.value: float(state is reading.state) for state in State}
+
+
+METRICS = (
+    _counter("messages_received", "Messages received.", "messages_received"),
+    _counter("messages_handled", "Messages handled.", "messages_handled"),
+    _counter("messages_failed", "Messages whose handler failed.", "messages_failed"),
+    _counter("messages_unrouted", "Messages that no handler took.", "messages_unrouted"),
+    Metric("messages_dropped", "Messages dropped.", _dropped, is_counter=True, label="cause"),
+    _gauge("messages_waiting", "Messages waiting for handlers, in memory.", "messages_waiting"),
+    _gauge("messages_spooled", "Messages waiting in the spool file only.", "messages_spooled"),
+    _counter("messages_sent", "Messages sent.", "messages_sent"),
+    _counter("received", "Payload received.", "bytes_received", "bytes"),
+    _counter("sent", "Payload sent.", "bytes_sent", "bytes"),
+    _counter("connections", "Connections that were open.", "connections"),
+    _counter("reconnects", "Connections after the first.", "reconnects"),
+    _counter("attempts", "Attempts to connect.", "attempts"),
+    _counter("blocked", "Time without reading: full inbox.", "blocked_seconds", "seconds"),
+    _counter("errors_dropped", "Errors that nobody read in time.", "errors_dropped"),
+    _gauge("round_trip", "Round trip of the last ping.", "round_trip_time", "seconds"),
+    _gauge("connected_since_timestamp", "UNIX time.", "connected_since", "seconds"),
+    _gauge("last_message_timestamp", "UNIX time.", "last_message_at", "seconds"),
+    Metric("state", "1 for the state the stream is in.", _states, label="state"),
+)
+
+
+def readings(metric: Metric, reading: Reading) -> Iterator[tuple[dict[str, str], float]]:
+    """Yield labels and value of each series that *metric* has in *reading*."""
+    value = metric.read(reading)
+    if isinstance(value, Mapping):
+        for label, each in value.items():
+            yield {"stream": reading.stream, metric.label: label}, each
+    elif value is not None:
+        yield {"stream": reading.stream}, value
+
+
+class Watched:
+    """
+    Streams whose figures are read; held weakly, without locks (a fork may come at any time).
+
+    A stream of Django's or Flask's is resolved when it is read, in the process that reads.
+    """
+
+    def __init__(self) -> None:
+        self._sources: tuple[tuple[weakref.ref[Any], Any], ...] = ()
+
+    def add(self, given: Any, flask_app: Any = None) -> None:
+        """
+        Watch a stream; again: nothing happens.
+
+        Args:
+            given: A Client, an AsyncClient, or a stream of Django's or Flask's.
+            flask_app: The app, of a Flask stream.
+
+        Raises:
+            ConfigurationError: If it is none, or another one has its name.
+
+        """
+        _check(given, flask_app)
+        alive = [(ref, app) for ref, app in self._sources if ref() is not None]
+        for ref, app in alive:
+            other = ref()
+            if other is given and app is flask_app:
+                return
+            if other is not None and name_of(other) == name_of(given):
+                raise ConfigurationError(
+                    f"two streams are called {name_of(given)!r}, so their figures would be mixed: "
+                    "give one another name, Client(…, name=…)"
+                )
+        self._sources = (*alive, (weakref.ref(given), flask_app))
+
+    def read(self) -> list[Reading]:
+        """Return how the streams are now; one that cannot be read is left out, and logged."""
+        found = ((ref(), app) for ref, app in self._sources)
+        read = (_read(given, app) for given, app in found if given is not None)
+        return [reading for reading in read if reading is not None]
+
+
+def name_of(given: Any) -> str:
+    """Return a stream's name, without reading settings: a Django stream's is its alias."""
+    name: str = given.alias if hasattr(type(given), "prepare") else given.name
+    return name
+
+
+def _read(given: Any, flask_app: Any) -> Reading | None:
+    try:
+        if flask_app is None:
+            return Reading(name_of(given), given.state, given.stats())
+        with flask_app.app_context():
+            client = given.client
+        return Reading(name_of(given), client.state, client.stats())
+    except Exception as error:  # of wrong settings, for example: the others are still of use
+        name = name_of(given)
+        log.warning("stream %s: no figures: %s", name, error, extra=fields(name))
+        return None
+
+
+def _check(given: Any, flask_app: Any) -> None:
+    is_flask = hasattr(type(given), "init_app")
+    if not (isinstance(given, Client) or hasattr(type(given), "stats") or is_flask
+            or hasattr(type(given), "prepare")):  # fmt: skip
+        raise ConfigurationError(
+            f"needs a Client, or a stream of Django's or Flask's, not {type(given).__name__}"
+        )
+    if is_flask and flask_app is None:
+        raise ConfigurationError("a Flask stream needs its app: flask_app=…")
+    if flask_app is not None and not is_flask:
+        raise ConfigurationError("flask_app goes with a Flask stream only")

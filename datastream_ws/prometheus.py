@@ -1,0 +1,95 @@
+"""
+The figures of streams for Prometheus (extra ``prometheus``).
+
+::
+
+    from datastream_ws.prometheus import expose
+
+    expose(client)                                 # or expose(datastreams["prices"]) of Django's
+    expose(datastream, flask_app=app)              # an extension of Flask's
+    start_http_server(9000)                        # prometheus_client's, or the framework's view
+
+``stats()`` is read when Prometheus asks. Each process has figures of its own: with several (as
+gunicorn's workers) let each be scraped, or expose only the process that runs the stream. The
+multi-process mode of ``prometheus_client`` (``PROMETHEUS_MULTIPROC_DIR``) leaves out collectors
+such as this one.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+from .metrics import METRICS, Metric, Watched, readings
+
+try:
+    from prometheus_client import REGISTRY, CollectorRegistry
+    from prometheus_client.metrics_core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+    )
+    from prometheus_client.metrics_core import (
+        Metric as Family,
+    )
+    from prometheus_client.registry import Collector
+except ImportError as missing:
+    raise ImportError(
+        "prometheus_client is not installed: pip install 'datastream-ws[prometheus]'"
+    ) from missing
+
+__all__ = ["StreamCollector", "expose"]
+
+_collectors: weakref.WeakKeyDictionary[CollectorRegistry, StreamCollector] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def expose(client: Any, registry: CollectorRegistry = REGISTRY, *, flask_app: Any = None) -> None:
+    """
+    Have the figures of a stream in *registry*, under ``datastream_…`` with the label ``stream``.
+
+    The same stream again changes nothing. It is held weakly: with its client it goes away.
+
+    Args:
+        client: A Client, an AsyncClient, or a stream of Django's or Flask's.
+        flask_app: The app, of a Flask stream.
+
+    Raises:
+        ConfigurationError: If it is none of these, or another one there has its name.
+
+    """
+    collector = _collectors.get(registry)
+    if collector is None:
+        collector = StreamCollector()
+        registry.register(collector)
+        _collectors[registry] = collector
+    collector.watched.add(client, flask_app)
+
+
+class StreamCollector(Collector):
+    """What a registry asks; one for all streams, so that nothing is registered twice."""
+
+    def __init__(self) -> None:
+        self.watched = Watched()
+
+    def describe(self) -> Iterator[Family]:
+        """Name the metrics without reading any stream."""
+        return (_family(metric) for metric in METRICS)
+
+    def collect(self) -> Iterator[Family]:
+        """Read every stream once, so that its figures add up."""
+        streams = self.watched.read()
+        for metric in METRICS:
+            family = _family(metric)
+            for reading in streams:
+                for labels, value in readings(metric, reading):
+                    family.add_metric(list(labels.values()), value)
+            yield family
+
+
+def _family(metric: Metric) -> CounterMetricFamily | GaugeMetricFamily:
+    name = "_".join(filter(None, ("datastream", metric.name, metric.unit)))
+    labels = [label for label in ("stream", metric.label) if label]
+    kind = CounterMetricFamily if metric.is_counter else GaugeMetricFamily
+    return kind(name, metric.text, labels=labels)

@@ -1,0 +1,168 @@
+"""The figures of streams, as Prometheus reads them."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import traceback
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+from prometheus_client.parser import text_string_to_metric_families
+
+from datastream_ws import AsyncClient, Client, ConfigurationError
+from datastream_ws.metrics import METRICS
+from datastream_ws.prometheus import expose
+from datastream_ws.testing import StreamServer
+from kit.seen import eventually
+
+URL = "ws://127.0.0.1:1/"
+
+
+def scraped(registry: CollectorRegistry) -> dict[tuple[str, ...], float]:
+    """What Prometheus would store: name and labels to value."""
+    text = generate_latest(registry).decode()
+    return {
+        (sample.name, sample.labels.pop("stream"), *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_figures_of_streams_that_run() -> None:
+    registry = CollectorRegistry()
+    with StreamServer(on_connect=lambda c: c.send("hello")) as server:
+        options: dict[str, Any] = {"min_reconnect_delay": 0.01, "ping_interval": 0.05}
+        client = Client(server.url, name="prices", **options)
+        client.on_message(lambda message: None)
+        other = Client(URL, name="flags")
+        for each in (client, other, client):
+            expose(each, registry)
+        with client:
+            client.wait_ready(10)
+            server.abort()
+            eventually(lambda: client.stats().messages_handled == 2)
+            eventually(lambda: client.stats().round_trip_time is not None)
+            client.send("abc")
+            client.flush(5)
+            found = scraped(registry)
+            eventually(lambda: scraped(registry)["datastream_state", "prices", "ready"] == 1)
+    assert found["datastream_messages_received_total", "prices"] == 2
+    assert found["datastream_messages_handled_total", "prices"] == 2
+    assert found["datastream_messages_waiting", "prices"] == 0
+    assert found["datastream_messages_dropped_total", "prices", "overflow"] == 0
+    assert found["datastream_received_bytes_total", "prices"] == 10
+    assert found["datastream_sent_bytes_total", "prices"] == 3
+    assert found["datastream_reconnects_total", "prices"] == 1
+    assert found["datastream_blocked_seconds_total", "prices"] == 0
+    assert 0 < found["datastream_round_trip_seconds", "prices"] < 5
+    assert found["datastream_connected_since_timestamp_seconds", "prices"] > 1e9
+    assert found["datastream_state", "flags", "idle"] == 1
+    assert ("datastream_round_trip_seconds", "flags") not in found
+    sums = ("handled_total", "failed_total", "waiting", "spooled")
+    assert found["datastream_messages_received_total", "prices"] == sum(
+        found[f"datastream_messages_{name}", "prices"] for name in sums
+    )
+
+
+def test_every_figure_of_stats_is_exposed() -> None:
+    """A new one must not be forgotten."""
+    from dataclasses import fields, replace
+
+    from datastream_ws import State, Stats
+    from datastream_ws.metrics import Reading
+
+    hidden = {"last_error"}  # a text
+    before = Stats()
+    for field in fields(Stats):
+        value: Any = {"overflow": 7} if field.name == "messages_dropped" else 7
+        changed = replace(before, **{field.name: value})
+        differs = [
+            metric.name
+            for metric in METRICS
+            if metric.read(Reading("a", State.IDLE, before))
+            != metric.read(Reading("a", State.IDLE, changed))
+        ]
+        assert len(differs) == (0 if field.name in hidden else 1), field.name
+
+
+def test_two_streams_of_one_name_are_refused_unless_one_is_gone() -> None:
+    registry = CollectorRegistry()
+    first = Client(URL)
+    expose(first, registry)
+    with pytest.raises(ConfigurationError, match="two streams are called 'default'"):
+        expose(Client(URL), registry)
+    del first
+    gc.collect()
+    assert ("datastream_state", "default", "idle") not in scraped(registry)
+    second = AsyncClient(URL)
+    expose(second, registry)
+    assert scraped(registry)["datastream_state", "default", "idle"] == 1
+
+
+@pytest.mark.parametrize("wrong", ["ws://x", None, object()])
+def test_what_is_no_stream_is_refused(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match="needs a Client"):
+        expose(wrong, CollectorRegistry())
+
+
+def test_the_global_registry_over_http() -> None:
+    client = Client(URL, name="of-this-test")
+    expose(client)
+    server, thread = start_http_server(0, "127.0.0.1")
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/metrics") as answer:
+            text = answer.read().decode()
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert 'datastream_messages_received_total{stream="of-this-test"} 0.0' in text
+
+
+def test_after_a_fork_the_child_has_figures_of_its_own() -> None:
+    registry = CollectorRegistry()
+    with StreamServer(on_connect=lambda c: c.send("hello")) as server:
+        client = Client(server.url)
+        client.on_message(lambda message: None)
+        expose(client, registry)
+        with client:
+            eventually(lambda: client.stats().messages_handled == 1)
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    found = scraped(registry)
+                    idle = found["datastream_state", "default", "idle"]
+                    received = found["datastream_messages_received_total", "default"]
+                    code = 0 if (idle, received) == (1, 0) else 2
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    os._exit(code)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert scraped(registry)["datastream_messages_received_total", "default"] == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "hidden", "says"),
+    [
+        ("prometheus", "prometheus_client", "pip install 'datastream-ws[prometheus]'"),
+        ("opentelemetry", "opentelemetry", "pip install 'datastream-ws[opentelemetry]'"),
+    ],
+)
+def test_a_missing_package_is_said(module: str, hidden: str, says: str) -> None:
+    code = f"import sys; sys.modules[{hidden!r}] = None; import datastream_ws.{module}"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stderr.splitlines()[-1].endswith(f"is not installed: {says}")
