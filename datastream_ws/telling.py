@@ -11,7 +11,14 @@ from typing import Any
 
 from .engines import Ended
 from .events import DisconnectEvent, GapEvent, State, StateEvent
-from .exceptions import DataStreamError, HandlerError, said
+from .exceptions import (
+    DataStreamError,
+    HandlerError,
+    InboxOverflowError,
+    LeaseError,
+    SpoolError,
+    said,
+)
 from .handlers import Handlers
 from .hooks import Hooks
 from .messages import Message
@@ -132,6 +139,8 @@ class Telling:
     def _report(self, error: BaseException) -> None:
         if isinstance(error, HandlerError):
             self._log_error(error)
+        elif isinstance(error, InboxOverflowError | LeaseError | SpoolError):
+            self.log("warning", "%s", said(error), **about(error))
         elif not isinstance(error, DataStreamError | OSError):
             self.log("error", "%s", said(error), exc_info=error)
         self._traffic.last_error = said(error)

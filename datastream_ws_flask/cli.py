@@ -168,7 +168,11 @@ def seen(path: str | None) -> dict[str, StreamHealth]:
         return {health.name: health for health in read_health_file(os.fspath(path))}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{path} is no health file: name the one that `flask datastream run` writes"
+        ) from error
+    except OSError as error:
         raise ConfigurationError(f"the health file cannot be read: {error}") from error
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import Any
 
 from celery import bootsteps
 from celery.signals import worker_shutting_down
 from celery.worker import state as worker_state
+from click import ClickException
 
 from .. import ConfigurationError, State, StateEvent
 from ..health import describe
+from ..lease import lease_for
 from ..records import fields
 from .broker import set_timeouts
 from .config import WorkerConfig, spool_path
@@ -58,7 +62,8 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
         **options: Any,
     ) -> None:
         super().__init__(worker, **options)
-        self.config = WorkerConfig.of(worker.app, datastream, datastream_streams)
+        with refusing():
+            self.config = WorkerConfig.of(worker.app, datastream, datastream_streams)
         self.enabled = self.config.enabled
         self.streams: list[Stream] = []
         self.rows: StatusRows | None = None
@@ -70,6 +75,10 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
 
     def create(self, worker: Any) -> None:
         """Resolve what was installed. Raises ConfigurationError: the worker does not start."""
+        with refusing():
+            self._create(worker)
+
+    def _create(self, worker: Any) -> None:
         _refuse_green_pool(worker.pool_cls)
         self.streams = installation_of(worker.app).streams(self.config.names)
         for stream in self.streams:
@@ -77,6 +86,7 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
             for forwarder in forwarders(stream.source):
                 forwarder.check(worker.app)
             self._prepare(stream, worker)
+            lease_for(stream.client.options.lease, stream.name)  # what it refuses, it refuses now
         if any(forwarders(stream.source) for stream in self.streams):
             set_timeouts(worker.app)
 
@@ -164,6 +174,28 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
         client.aio.options = options.with_defaults(**defaults)
         if self.config.stops:
             client.on_state(stop_when_failed)
+
+
+class Refusal(ConfigurationError, ClickException):
+    """A wrong configuration, of which Celery's command line prints the one line."""
+
+    def __init__(self, text: str) -> None:
+        ClickException.__init__(self, text)
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Have what is wrong end the command with one line, and exit code 1, not a traceback."""
+    try:
+        yield
+    except _wrong() as error:
+        raise Refusal(str(error)) from error
+
+
+def _wrong() -> tuple[type[Exception], ...]:
+    """Return what says that something is configured wrongly; Django's too, if there is one."""
+    django = sys.modules.get("django.core.exceptions")
+    return ConfigurationError, getattr(django, "ImproperlyConfigured", ConfigurationError)
 
 
 def stop_when_failed(event: StateEvent) -> None:

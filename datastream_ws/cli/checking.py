@@ -211,10 +211,10 @@ class Report:
 
     def bad(self, name: str, trouble: Trouble) -> None:
         self._row(Text(self._marks[1], "bold red"), Text(name, "bold"), Text(escaped(trouble.text)))
-        self._row(Text(), Text(), Text(escaped(trouble.advice), "yellow"))
+        self._row(Text(" "), Text(), Text(escaped(trouble.advice), "yellow"))
 
     def event(self, topic: str, text: str) -> None:
-        self._row(Text(), Text(), Text(peer_text(text), "dim"))
+        self._row(Text(" "), Text(), Text(peer_text(text), "dim"))
 
     def _row(self, mark: Text, name: Text, text: Text) -> None:
         grid = Table.grid(padding=(0, 2, 0, 0))

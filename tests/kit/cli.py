@@ -64,13 +64,13 @@ class Terminal:
         self.process = process
         self.raw = b""
         self._master = master
-        self._screen = pyte.HistoryScreen(size[0], size[1], history=1000)
-        self._stream = pyte.ByteStream(self._screen)
+        self.screen = pyte.HistoryScreen(size[0], size[1], history=1000)
+        self._stream = pyte.ByteStream(self.screen)
 
     @property
     def lines(self) -> list[str]:
         """The lines that are on the screen now, without trailing spaces."""
-        return [line.rstrip() for line in self._screen.display]
+        return [line.rstrip() for line in self.screen.display]
 
     @property
     def last(self) -> str:
@@ -79,7 +79,7 @@ class Terminal:
 
     @property
     def cursor_is_hidden(self) -> bool:
-        return bool(self._screen.cursor.hidden)
+        return bool(self.screen.cursor.hidden)
 
     def wait_for(self, seen: Callable[[], Any]) -> None:
         """Read until *seen* is true. Raises AssertionError with what is seen instead."""
@@ -102,7 +102,7 @@ class Terminal:
 
     def resize(self, columns: int, lines: int) -> None:
         ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-        self._screen.resize(lines, columns)
+        self.screen.resize(lines, columns)
         self.process.send_signal(signal.SIGWINCH)
 
     def press(self, keys: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentTypeError
 from datetime import datetime
 from typing import Any
 
@@ -57,5 +58,5 @@ def moment(text: str) -> datetime:
     if found is None and (day := parse_date(text)) is not None:
         found = datetime(day.year, day.month, day.day)
     if found is None:
-        raise ValueError(text)
+        raise ArgumentTypeError("must be a date or a time, as 2026-07-31 or 2026-07-31T12:00")
     return timezone.make_aware(found) if timezone.is_naive(found) else found

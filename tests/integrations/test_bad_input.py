@@ -1,0 +1,140 @@
+"""What the commands of the frameworks say of bad input: one line with what to do, no traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SECRET = "hunter2"
+NOBODY = "redis://127.0.0.1:1/0"
+
+FILES = {
+    "app.py": """
+import os
+from flask import Flask
+from datastream_ws_flask import DataStream
+app = Flask(__name__)
+app.config.update(eval(os.environ["CONFIG"]))
+datastream = DataStream(app)
+""",
+    "settings.py": """
+import os
+SECRET_KEY = "for tests only"
+USE_TZ = True
+INSTALLED_APPS = ["datastream_ws_django"]
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+DATASTREAMS = {"default": eval(os.environ["CONFIG"])}
+""",
+    "proj.py": """
+import os
+from celery import Celery
+from datastream_ws import Client
+from datastream_ws.celery import install
+app = Celery("proj", broker="memory://")
+given = eval(os.environ["CONFIG"])
+app.conf.datastream = given.pop("conf", {})
+install(app, Client("ws://127.0.0.1:1/", **given))
+""",
+}
+FLASK = ["flask", "--app", "app", "datastream"]
+DJANGO = ["django", "--settings", "settings"]
+CELERY = ["celery", "-A", "proj", "worker", "-P", "solo", "--datastream"]
+URL = {"DATASTREAM_URL": "ws://127.0.0.1:1/"}
+GIVES_UP = {"MAX_RECONNECT_ATTEMPTS": 1, "OPEN_TIMEOUT": 5}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "config", "code", "says"),
+    [
+        ([*FLASK, "run", "--nope"], URL, 2, "No such option '--nope'"),
+        (
+            [*FLASK, "run"],
+            {"DATASTREAM_URL": f"https://x/?token={SECRET}"},
+            1,
+            "app.config['DATASTREAM_URL']: must start with ws:// or wss://",
+        ),
+        (
+            [*FLASK, "run"],
+            URL | {f"DATASTREAM_{name}": value for name, value in GIVES_UP.items()},
+            3,
+            "gave up after 1 failed attempts; the last: ConnectionRefusedError",
+        ),
+        ([*FLASK, "status", "--health-file", "app.py"], URL, 1, "app.py is no health file"),
+        ([*DJANGO, "run_datastream", "--nope"], {"URL": "ws://x"}, 2, "arguments: --nope"),
+        (
+            [*DJANGO, "run_datastream"],
+            {"URL": f"https://x/?token={SECRET}"},
+            1,
+            "DATASTREAMS['default']: URL: must start with ws:// or wss://",
+        ),
+        (
+            [*DJANGO, "run_datastream"],
+            {"URL": "ws://127.0.0.1:1/", "LEASE": "database"},
+            1,
+            "run `manage.py migrate`, or say --no-lease",
+        ),
+        (
+            [*DJANGO, "datastream_retry_failed", "--since", "yesterday"],
+            {"URL": "ws://x"},
+            2,
+            "--since: must be a date or a time, as 2026-07-31",
+        ),
+        ([*DJANGO, "datastream_status"], {"URL": "ws://x"}, 1, "was `manage.py migrate` run?"),
+        ([*CELERY, "--datastrem"], {}, 2, "No such option '--datastrem'"),
+        (
+            [*CELERY, "--datastream-streams", "nosuch"],
+            {},
+            1,
+            "Error: --datastream-streams: no stream 'nosuch'; known: default",
+        ),
+        (CELERY, {"conf": {"on_fata": "log"}}, 1, "no key 'on_fata'; did you mean on_fatal?"),
+        (CELERY, {"lease": "zookeeper://x"}, 1, "Error: lease: must be a redis:// URL"),
+    ],
+)
+def test_one_line_that_says_what_to_do(
+    folder: Path, command: list[str], config: dict[str, object], code: int, says: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        env=os.environ | {"CONFIG": repr(config), "XDG_STATE_HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == code, said
+    assert [line for line in said.splitlines() if says in line] != [], said
+    assert "Traceback" not in said
+    assert SECRET not in said
+
+
+def test_a_lease_s_store_that_is_away_is_said_once(folder: Path) -> None:
+    config = URL | {"DATASTREAM_LEASE": NOBODY}
+    command = [sys.executable, "-m", *FLASK, "run"]
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=os.environ | {"CONFIG": repr(config)},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+        finally:
+            process.terminate()
+        _, rest = process.communicate(timeout=60)
+    assert line.startswith("stream default: lease: Redis does not answer as it should")
+    assert "lease" not in rest
