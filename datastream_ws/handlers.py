@@ -113,7 +113,7 @@ Candidates = tuple[tuple[Handler, ...], bool]
 @dataclass(frozen=True, slots=True)
 class Call:
     """
-    A call of a handler, as a factory of :meth:`Handlers.use` is given it that takes one argument.
+    A call of a handler, as a factory of ``use()`` that takes an argument is given it.
 
     Attributes:
         messages: What the handler is called with; more than one for a batch, none for a hook.
@@ -365,7 +365,7 @@ class Handlers:
         handlers only; an object that is both serves each kind as its own.
 
         Args:
-            factory: Called anew each time; with the :class:`Call` if it takes an argument.
+            factory: Called anew each time; with the :class:`~datastream_ws.handlers.Call` if it takes an argument.
             per: ``"call"``: around each handler call, hooks included; it sees what the handler
                 raised. ``"run"``: around each run of waiting messages (at most 100, or 50 ms).
 
