@@ -365,7 +365,8 @@ class Handlers:
         handlers only; an object that is both serves each kind as its own.
 
         Args:
-            factory: Called anew each time; with the :class:`~datastream_ws.handlers.Call` if it takes an argument.
+            factory: Called anew each time; if it takes an argument, with the
+                :class:`~datastream_ws.handlers.Call`.
             per: ``"call"``: around each handler call, hooks included; it sees what the handler
                 raised. ``"run"``: around each run of waiting messages (at most 100, or 50 ms).
 
