@@ -41,7 +41,7 @@ install(app, Client("ws://127.0.0.1:1/", **given))
 """,
 }
 FLASK = ["flask", "--app", "app", "datastream"]
-DJANGO = ["django", "--settings", "settings"]
+DJANGO = ["django"]
 CELERY = ["celery", "-A", "proj", "worker", "-P", "solo", "--datastream"]
 URL = {"DATASTREAM_URL": "ws://127.0.0.1:1/"}
 GIVES_UP = {"MAX_RECONNECT_ATTEMPTS": 1, "OPEN_TIMEOUT": 5}
@@ -108,7 +108,9 @@ def test_one_line_that_says_what_to_do(
     done = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=folder,
-        env=os.environ | {"CONFIG": repr(config), "XDG_STATE_HOME": str(folder)},
+        env=os.environ
+        | {"CONFIG": repr(config), "XDG_STATE_HOME": str(folder)}
+        | {"DJANGO_SETTINGS_MODULE": "settings"},
         capture_output=True,
         text=True,
         timeout=60,
