@@ -33,8 +33,15 @@ LONGEST = 500.0  # seconds that a case may take by its own words
 
 @asynccontextmanager
 async def stream(url: str, **options: Any) -> AsyncIterator[AsyncClient]:
-    once = {"max_reconnect_attempts": 1, "stable_after": 3600.0}  # however long the case was
-    async with AsyncClient(url, max_size=2**26, logger=Silent(), **once, **options) as client:
+    # A case ends with its connection, however long it was, and a ping would end it, too.
+    once: dict[str, Any] = {
+        "max_reconnect_attempts": 1,
+        "stable_after": 3600.0,
+        "ping_interval": None,
+    }
+    async with AsyncClient(
+        url, max_size=2**26, logger=Silent(), pong_timeout=None, **once, **options
+    ) as client:
         yield client
 
 
