@@ -43,7 +43,7 @@ def test_demo_ends_by_itself_with_a_summary(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("variable", ["REDIS_URL", "AMQP_URL"])
 def test_demo_on_a_broker(variable: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """Three workers, one of which holds the stream; nothing is left in the broker."""
+    """Three workers, one of which holds the stream."""
     url = request.getfixturevalue({"REDIS_URL": "redis_url", "AMQP_URL": "amqp_url"}[variable])
     with Demo(tmp_path, "--messages", "40", **{variable: url}) as demo:
         demo.wait_for("3 workers")
