@@ -183,7 +183,9 @@ class Dispatcher:
                 return 0
             free = self._options.concurrency - self._workers
             messages = self._inbox.ready if self._gate() else 0
-            number = max(0, min(free, max(messages, self._has_ready_batch(time.monotonic()))))
+            if self._batches and not messages:
+                messages = int(self._has_ready_batch(time.monotonic()))
+            number = max(0, min(free, messages))
             self._workers += number
             return number
 
@@ -299,43 +301,48 @@ class Dispatcher:
         handler's own call (docs/performance.md).
         """
         handlers, awaited, monotonic = self._handlers, run.caller.on_loop, time.monotonic
-        every, encloses = handlers.every, handlers.has_units("call")
+        every, only, encloses = handlers.every, handlers.only, handlers.has_units("call")
         entering = handlers.has_units("run")
-        left = min(source.most, RUN_MESSAGES if entering else DIRECT_MESSAGES)
-        looked, look_at = monotonic(), left - 1
+        most = min(source.most, RUN_MESSAGES if entering else DIRECT_MESSAGES)
+        look_at, looked = 1, monotonic()
         end = looked + RUN_SECONDS
-        more, failure, handler = False, None, None
-        for message in source.messages:
+        more, failure, handler = False, None, only
+        for number, message in enumerate(source.messages, 1):
             matched = every
             try:
-                if matched is None:
-                    matched = handlers.match(message)
-                for handler in matched:
-                    if entering:
-                        await run.enter()
-                        entering = False
-                    argument = handler.argument(message) if handler.decode_as else message
+                if only is not None:
                     if awaited:
-                        await handler.function(argument)
-                    elif encloses:
-                        run.enclosed(handler)((message,), argument)
+                        await only.function(message)
                     else:
-                        handler.function(argument)
+                        only.function(message)
+                else:
+                    if matched is None:
+                        matched = handlers.match(message)
+                    for handler in matched:
+                        if entering:
+                            await run.enter()
+                            entering = False
+                        argument = handler.argument(message) if handler.decode_as else message
+                        if awaited:
+                            await handler.function(argument)
+                        elif encloses:
+                            run.enclosed(handler)((message,), argument)
+                        else:
+                            handler.function(argument)
             except BaseException as error:
                 failure = Failure(message, matched, handler, error)
                 break
             if not matched:
                 self._inbox.count_unrouted()
-            source.handled += 1
-            left -= 1
-            if left <= look_at or source.is_over:
+            source.handled = number
+            if number >= look_at or source.is_over:
                 now = monotonic()
-                if left <= 0 or now > end or source.is_over:
+                if number >= most or now > end or source.is_over:
                     more = True
                     break
                 # Every eighth time while handlers are quick: it costs as much as they do.
-                look_at = left - (8 if now - looked < QUICK_SECONDS else 1)
-                looked = now
+                stride = 8 if now - looked < QUICK_SECONDS else 1
+                look_at, looked = min(number + stride, most), now
         if source.end(None if failure is None else failure.message):
             self._on_room()
         if failure is not None:
@@ -537,6 +544,8 @@ class Dispatcher:
 
         One that is due already is for the next free worker: another timer would only spin.
         """
+        if not self._batches:
+            return
         now = time.monotonic()
         with self._lock:
             dues = (batch.due for batch in self._batches.values() if batch.due > now)

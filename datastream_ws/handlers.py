@@ -191,6 +191,8 @@ class Handlers:
         self._routeless: Candidates = ((), False)
         self.every: tuple[Handler, ...] | None = ()
         """The handlers, if each of them takes every message."""
+        self.all_async = self.none_async = True
+        """Whether every message handler is a coroutine function, or a plain one."""
         self._peeks = False  # nobody will look at the rest of a message, but of a type of its own
         self.batches: tuple[Handler, ...] = ()
         self.hooks: dict[str, tuple[Handler, ...]] = dict.fromkeys(HOOKS, ())
@@ -419,6 +421,8 @@ class Handlers:
         self._file(handler)
         plain = all(h.route is None and not h.is_conditional for h in self._handlers)
         self.every = self._routeless[0] if plain else None
+        self.all_async = all(each.is_async for each in self._handlers)
+        self.none_async = not any(each.is_async for each in self._handlers)
         self._peeks = all(h.decode_as is not None and h.when is None for h in self._handlers)
 
     def remove(self, function: Callable[..., Any]) -> None:
@@ -432,7 +436,16 @@ class Handlers:
             rest = Handlers()  # whoever looks up meanwhile must not find half of them
             for handler in _without(function, self._handlers):
                 rest._keep(handler)
-            for name in ("_by_route", "_routeless", "every", "_peeks", "batches", "_handlers"):
+            for name in (
+                "_by_route",
+                "_routeless",
+                "every",
+                "all_async",
+                "none_async",
+                "_peeks",
+                "batches",
+                "_handlers",
+            ):
                 setattr(self, name, getattr(rest, name))
             followers = tuple(self._followers)
         for follower in followers:
@@ -449,11 +462,6 @@ class Handlers:
         """What was registered for messages."""
         return tuple(handler.function for handler in self._handlers)
 
-    @property
-    def all_async(self) -> bool:
-        """Whether every message handler is a coroutine function."""
-        return all(handler.is_async for handler in self._handlers)
-
     def is_direct(self, is_async: bool) -> bool:
         """
         Return whether every handler is of this kind and is only to be called: in no batch, and
@@ -461,7 +469,15 @@ class Handlers:
         """
         if self.batches or (is_async and self.units):
             return False
-        return all(handler.is_async is is_async for handler in self._handlers)
+        return self.all_async if is_async else self.none_async
+
+    @property
+    def only(self) -> Handler | None:
+        """The handler, if there is one that is given every message and nothing else is to do."""
+        every = self.every
+        if every is None or len(every) != 1 or every[0].decode_as is not None or self.units:
+            return None
+        return every[0]
 
     def has_units(self, per: Literal["call", "run"]) -> bool:
         """Whether there are contexts to enter around each call, or each run."""

@@ -64,7 +64,7 @@ class Stretch:
     Attributes:
         messages: To be taken.
         most: How many to take at most.
-        handled: To be raised after each message.
+        handled: To be set after each message, to how many it were.
         is_over: Somebody waits for what has been handled to be counted: :meth:`end` it.
         part: What *messages* come from at the moment.
 
