@@ -151,7 +151,7 @@ class Parcel(Sequence[Message]):
 
     """
 
-    __slots__ = ("_origin", "_payloads", "_received_at", "_seq", "_size")
+    __slots__ = ("_is_plain", "_origin", "_payloads", "_received_at", "_seq", "_size")
 
     def __init__(
         self,
@@ -166,13 +166,22 @@ class Parcel(Sequence[Message]):
         self._seq = seq
         self._received_at = received_at
         self._size = size
+        self._is_plain: bool | None = None
 
     @property
     def size(self) -> int:
         """Of all payloads, in bytes."""
         if self._size is None:
-            self._size = sum(map(payload_bytes, self._payloads))
+            measure = len if self._is_plain else payload_bytes
+            self._size = sum(map(measure, self._payloads))
         return self._size
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether characters are bytes: there is no text but ASCII."""
+        if self._is_plain is None:
+            self._is_plain = self.size == sum(map(len, self._payloads))
+        return self._is_plain
 
     def payloads(self) -> Iterator[str | bytes]:
         return iter(self._payloads)
@@ -199,7 +208,9 @@ class Parcel(Sequence[Message]):
         numbers = range(self._seq, self._seq + len(self))
         if isinstance(at, int):
             return Message(self._payloads[at], self._origin, numbers[at], self._received_at)
-        return Parcel(self._payloads[at], self._origin, numbers[at].start, self._received_at)
+        some = Parcel(self._payloads[at], self._origin, numbers[at].start, self._received_at)
+        some._is_plain = self.is_plain or None
+        return some
 
 
 def payload_bytes(data: str | bytes) -> int:

@@ -14,8 +14,9 @@ __all__ = ["Splitter"]
 
 header = struct.Struct(">HH").unpack_from  # the header of a short frame, or of one below 64 KiB
 
-TEXT, BINARY = 0x8100, 0x8200  # the first two bytes of a final, unmasked frame: empty
 EXTENDED = 126  # in the place of the length: it is in the next two bytes
+TEXT, BINARY = 0x8100, 0x8200  # the first two bytes of a final, unmasked frame, less its length
+LONG_TEXT, LONG_BINARY = TEXT + EXTENDED, BINARY + EXTENDED
 NO_LIMIT = 2**63
 
 
@@ -82,20 +83,20 @@ class Splitter:
         try:
             while position + 4 <= end:
                 head, length = header(data, position)
-                is_text = head < BINARY
-                start = position + 4
-                head -= TEXT if is_text else BINARY
-                if head != EXTENDED:
-                    if not 0 <= head < EXTENDED:
-                        break
-                    start, length = position + 2, head
-                elif length < EXTENDED:
+                if head == LONG_TEXT and length >= EXTENDED:
+                    start = position + 4
+                elif TEXT <= head < LONG_TEXT:
+                    start, length = position + 2, head - TEXT
+                elif BINARY <= head < LONG_BINARY:
+                    start, length = position + 2, head - BINARY
+                elif head == LONG_BINARY and length >= EXTENDED:
+                    start = position + 4
+                else:
                     break
                 stop = start + length
                 if stop > end or length > limit:
                     break
-                payload = data[start:stop]
-                append(payload.decode() if is_text else payload)
+                append(data[start:stop].decode() if head < BINARY else data[start:stop])
                 size += length
                 position = stop
         except UnicodeDecodeError:
