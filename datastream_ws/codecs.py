@@ -53,6 +53,9 @@ class JsonCodec:
         return json.dumps(obj, separators=(",", ":"), ensure_ascii=False, default=_plain)
 
 
+JSON = JsonCodec()
+
+
 def _plain(obj: Any) -> Any:
     """Let dataclasses be sent with every codec, as orjson and msgspec do by themselves."""
     if is_dataclass(obj) and not isinstance(obj, type):
@@ -101,7 +104,7 @@ def codec_for(name: str | Codec) -> Codec:
     if not isinstance(name, str):
         return name
     if name == "json":
-        return JsonCodec()
+        return JSON
     makers: dict[str, Callable[[Any], Codec]] = {"orjson": OrjsonCodec, "msgspec": MsgspecCodec}
     if name not in makers:
         raise ConfigurationError("codec: there are json, orjson and msgspec")

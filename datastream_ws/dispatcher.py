@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import sys
 import threading
 import time
@@ -156,13 +157,25 @@ class Dispatcher:
         self._batches: dict[Handler, Batch] = {}
         self._timer_at = float("inf")
         self._draining = False
-        self._drained = asyncio.Event()
-        self._stopped_async = asyncio.Event()
         self._stopped = threading.Event()
         self._watched: dict[int, Watched] = {}
-        self._arrival = asyncio.Event()  # for those who iterate instead of registering handlers
         if options.handler_timeout is not None:
             spawn(self._watch)
+
+    # Made at need, and on the loop: a thousand clients have them, and few use them.
+
+    @functools.cached_property
+    def _drained(self) -> asyncio.Event:
+        return asyncio.Event()
+
+    @functools.cached_property
+    def _stopped_async(self) -> asyncio.Event:
+        return asyncio.Event()
+
+    @functools.cached_property
+    def _arrival(self) -> asyncio.Event:
+        """For those who iterate instead of registering handlers."""
+        return asyncio.Event()
 
     # --- workers ---
 
@@ -251,7 +264,7 @@ class Dispatcher:
             self._workers -= 1
             last = not self._workers
         if last and self._draining and self._is_idle():
-            self._on_the_loop(self._drained.set)
+            self._on_the_loop(lambda: self._drained.set())
         self._arm_timer()
         self.wake()  # something may have come since the last pop
 

@@ -200,7 +200,7 @@ class Handlers:
         self.added: set[Callable[[], None]] = set()
         """Called after a message handler was registered; for those who hold messages back."""
         self._followed: tuple[Handlers, ...] = ()
-        self._followers: weakref.WeakSet[Handlers] = weakref.WeakSet()
+        self._followers: weakref.WeakSet[Handlers] | None = None
 
     def renew_lock(self) -> None:
         """After a fork: the lock may be held by a thread that is gone."""
@@ -217,6 +217,7 @@ class Handlers:
         its own besides. *other* holds no reference to this registry.
         """
         with other._lock:
+            other._followers = other._followers or weakref.WeakSet()
             other._followers.add(self)
             hooks = [(kind, hook) for kind, added in other.hooks.items() for hook in added]
             handlers, units = other._handlers, other.units
@@ -386,7 +387,7 @@ class Handlers:
     def _add_unit(self, unit: Unit) -> None:
         with self._lock:
             self.units += (unit,)
-            followers = tuple(self._followers)
+            followers = tuple(self._followers or ())
         for follower in followers:
             follower._add_unit(unit)
 
@@ -399,7 +400,7 @@ class Handlers:
     def _add_hook(self, kind: str, handler: Handler) -> None:
         with self._lock:
             self.hooks[kind] += (handler,)
-            followers = tuple(self._followers)
+            followers = tuple(self._followers or ())
         for follower in followers:
             follower._add_hook(kind, handler)
 
@@ -408,7 +409,7 @@ class Handlers:
             raise ConfigurationError(f"on_{handler.kind}: must be given a callable")
         with self._lock:
             self._keep(handler)
-            followers = tuple(self._followers)
+            followers = tuple(self._followers or ())
         for callback in tuple(self.added):
             callback()
         for follower in followers:
@@ -447,7 +448,7 @@ class Handlers:
                 "_handlers",
             ):
                 setattr(self, name, getattr(rest, name))
-            followers = tuple(self._followers)
+            followers = tuple(self._followers or ())
         for follower in followers:
             follower.remove(function)
 

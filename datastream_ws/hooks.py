@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -63,8 +64,16 @@ class Hooks:
         self._context = contextvars.copy_context()
         self._calls: deque[HookCall] = deque()
         self._task: asyncio.Task[None] | None = None
-        self._stopped = asyncio.Event()
-        self._thread_stopped = threading.Event()
+
+    # Made at need: a thousand clients have them, and few use them.
+
+    @functools.cached_property
+    def _stopped(self) -> asyncio.Event:
+        return asyncio.Event()
+
+    @functools.cached_property
+    def _thread_stopped(self) -> threading.Event:
+        return threading.Event()
 
     def call(self, kind: str, *arguments: Any, connection: object | None = None) -> None:
         """Have the hooks of *kind* called soon; what they send goes over *connection*, if given."""

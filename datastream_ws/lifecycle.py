@@ -9,6 +9,7 @@ word for it (:meth:`Lifecycle.ask`), so that no two of them can meet halfway.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -112,7 +113,6 @@ class Lifecycle:
         self._paused = False
         self._reconnect = False
         self._deadline: float | None = None
-        self._deadline_changed = asyncio.Event()
 
         self._last_ended: Connection | None = None  # whose end has not been told yet
         self._task: asyncio.Task[None] | None = None
@@ -177,6 +177,10 @@ class Lifecycle:
         return Origin(self.options.name, connection, epoch, codec, self.options.route)
 
     # --- word from outside ---
+
+    @functools.cached_property
+    def _deadline_changed(self) -> asyncio.Event:
+        return asyncio.Event()
 
     def begin(self) -> None:
         """Start the task."""

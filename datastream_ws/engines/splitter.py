@@ -39,6 +39,18 @@ class Splitter:
 
     """
 
+    __slots__ = (
+        "_cut",
+        "_later",
+        "_library",
+        "_limit",
+        "_missing",
+        "is_over",
+        "messages",
+        "size",
+        "takes",
+    )
+
     def __init__(self, max_size: int | None, library: Callable[[bytes], None]) -> None:
         self._limit = NO_LIMIT if max_size is None else max_size
         self._library = library
