@@ -102,7 +102,11 @@ class Message:
 
         """
         if self._json is _UNSET:
-            self._json = decoded(self.origin.decode, self.data)
+            try:
+                self._json = self.origin.decode(self.data)
+            except Exception as error:
+                # The codec's own error may hold the payload (JSONDecodeError.doc): not chained.
+                raise undecodable(error, self.data) from None
         return self._json
 
     @property
@@ -222,15 +226,6 @@ def payload_bytes(data: str | bytes) -> int:
 
 def _size(data: str | bytes) -> str:
     return f"{len(data)} {'characters' if isinstance(data, str) else 'bytes'}"
-
-
-def decoded(decode: Callable[[str | bytes], Any], data: str | bytes) -> Any:
-    """Return ``decode(data)``; whatever it raises becomes a DecodeError without the payload."""
-    try:
-        return decode(data)
-    except Exception as error:
-        # The codec's own error may hold the payload (JSONDecodeError.doc): not chained.
-        raise undecodable(error, data) from None
 
 
 def undecodable(error: Exception, data: str | bytes) -> DecodeError:

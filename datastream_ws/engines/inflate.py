@@ -40,6 +40,8 @@ class Decompressor:
 
     """
 
+    __slots__ = ("_stream", "_window_bits", "unconsumed_tail")
+
     def __init__(self, window_bits: int) -> None:
         self._window_bits = window_bits
         self._stream = zlib.decompressobj(-window_bits)

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -15,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datastream_ws import ClientOptions, Codec, ConfigurationError, DecodeError, Handlers
+from datastream_ws import ClientOptions, Codec, ConfigurationError, DecodeError, Handlers, Message
 from datastream_ws.codecs import JsonCodec, codec_for, converter_for
-from datastream_ws.messages import decoded
+from datastream_ws.messages import Origin
 
 NAMES = ["json", "orjson", "msgspec"]
 DEEP = 200_000
@@ -33,6 +34,12 @@ def codec(request: pytest.FixtureRequest) -> Codec:
     """Each codec that has a name."""
     installed(request.param)
     return codec_for(request.param)
+
+
+def decoded(decode: Callable[[str | bytes], Any], data: str | bytes) -> Any:
+    """Decode as ``message.json()`` does."""
+    codec: Any = SimpleNamespace(decode=decode, encode=str)
+    return Message(data, Origin("default", 1, 1, codec, "type"), 1, 0.0).json()
 
 
 @dataclasses.dataclass
