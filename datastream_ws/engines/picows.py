@@ -39,7 +39,7 @@ from .answers import (
 )
 from .dialling import dialled
 from .inflate import OFFER, Inflate, TooBig, inflate_for
-from .splitter import Splitter
+from .splitter import Splitter, read_in_pieces
 
 __all__ = ["PicowsEngine"]
 
@@ -160,6 +160,7 @@ class Listener(picows.WSListener):
         underlying = transport.underlying_transport
         # Tells us of every byte that waits.
         underlying.set_write_buffer_limits(0)
+        read_in_pieces(underlying)
         self._reader = Reader(underlying.get_protocol(), self)
         underlying.set_protocol(self._reader)
 

@@ -7,10 +7,11 @@ what any call per frame does, a C parser's call-back included (docs/performance.
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections.abc import Callable
 
-__all__ = ["Splitter"]
+__all__ = ["Splitter", "read_in_pieces"]
 
 header = struct.Struct(">HH").unpack_from  # the header of a short frame, or of one below 64 KiB
 
@@ -18,6 +19,7 @@ EXTENDED = 126  # in the place of the length: it is in the next two bytes
 TEXT, BINARY = 0x8100, 0x8200  # the first two bytes of a final, unmasked frame, less its length
 LONG_TEXT, LONG_BINARY = TEXT + EXTENDED, BINARY + EXTENDED
 NO_LIMIT = 2**63
+READ_BYTES = 2**16
 
 
 class Splitter:
@@ -126,6 +128,16 @@ class Splitter:
         taken = self.messages, self.size
         self.messages, self.size = [], 0
         return taken
+
+
+def read_in_pieces(transport: asyncio.BaseTransport) -> None:
+    """
+    Have asyncio read 64 KiB at a time, not 256.
+
+    That fits a processor's cache, and mostly the inbox, so that reading need not stop and go.
+    """
+    if hasattr(transport, "max_size"):  # of asyncio's own transports, not of uvloop's
+        transport.max_size = READ_BYTES
 
 
 def payload_at(data: bytes, position: int) -> tuple[int, int]:

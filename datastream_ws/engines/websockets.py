@@ -52,7 +52,7 @@ from .answers import (
 )
 from .deflate import DeflateFactory
 from .dialling import dialled
-from .splitter import Splitter
+from .splitter import Splitter, read_in_pieces
 
 __all__ = ["HOOKED", "WebsocketsEngine", "proxy_for"]
 
@@ -93,6 +93,10 @@ class Connection(ClientConnection):
         self._closing = False
         self.open = False
         self.broken: Exception | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        read_in_pieces(transport)
+        super().connection_made(transport)
 
     # --- received ---
 

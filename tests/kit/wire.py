@@ -208,11 +208,10 @@ class MemoryTransport(asyncio.Transport):
 
     def receive(self, data: bytes) -> None:
         """Give *data* to the protocol, unless the engine has closed the connection."""
-        if not isinstance(self._protocol, asyncio.BufferedProtocol):
-            if not self._is_closing:
-                self._protocol.data_received(data)
-            return
         while data and not self._is_closing:
+            if not isinstance(self._protocol, asyncio.BufferedProtocol):
+                self._protocol.data_received(data)
+                return
             room: Any = self._protocol.get_buffer(-1)
             part, data = data[: len(room)], data[len(room) :]
             room[: len(part)] = part
