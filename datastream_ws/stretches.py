@@ -41,7 +41,11 @@ class Part:
         return size_of(self._given[len(self._given) - len(self) :])
 
     def cut(self) -> int:
-        """Let nobody take any more; return how many were left. Atomic, with or without a lock."""
+        """
+        Let nobody take any more; return how many were left.
+
+        Needs no lock: CPython does not change threads within list().
+        """
         return len(list(self._left))
 
     def cut_off(self) -> tuple[Message | None, Sequence[Message]]:
