@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import ssl
 import sys
 import threading
@@ -27,7 +26,7 @@ from .. import (
 from ..exceptions import said
 from ..process import signals_to
 from ..redaction import peer_text, shown_url
-from ..runner import EXIT_CONFIGURATION, EXIT_FORCED, EXIT_OK, Runner
+from ..runner import EXIT_CONFIGURATION, EXIT_OK, Runner
 from .lines import Lines
 from .recording import Recorder
 from .screen import Screen, plural
@@ -59,9 +58,6 @@ def listen(wanted: argparse.Namespace) -> int:
             recorder.close()
     if wanted.verbose and listener.client.error is not None:
         traceback.print_exception(listener.client.error)
-    if code == EXIT_FORCED:  # a thread that is stuck in writing must not hold up the exit
-        sys.stderr.flush()
-        os._exit(code)
     return code
 
 

@@ -68,9 +68,10 @@ def test_sends_again_on_each_connection_and_goes_on_after_a_drop() -> None:
     assert [c.headers["Authorization"] for c in connections] == [f"Bearer {SECRET}"] * 2
 
 
-def test_ends_clean_when_nobody_reads_any_more() -> None:
+@pytest.mark.parametrize("count", [5, 100])
+def test_ends_clean_when_nobody_reads_any_more(count: int) -> None:
     """Also on a stream that is silent from then on."""
-    with sending(*range(100)) as server:
+    with sending(*range(count)) as server:
         command = [*COMMAND, "listen", server.url]
         listen = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
