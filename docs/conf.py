@@ -63,7 +63,7 @@ nitpick_ignore_regex = [
         "py:.*",
         r"(asyncio|collections|concurrent|django|enum|flask|http|logging|ssl|types|typing)\..*",
     ),
-    ("py:.*", r"websockets\..*"),
+    ("py:.*", r"(opentelemetry|prometheus_client|websockets)\..*"),
     # What annotations of ours name and the pages do not show.
     ("py:class", r"datastream_ws\.handlers\.(Decorators|F|Handler|OnBatch|OnMessage)"),
     (
