@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 import picows
+from python_socks import ProxyError  # a dependency of picows, which raises it
 
 from ..exceptions import HandshakeError, StreamClosedError
 from ..options import ClientOptions
@@ -350,6 +351,8 @@ class PicowsEngine:
         except picows.WSInvalidHeaderError as error:
             text = f"the server broke the handshake: {error.name}"
             raise HandshakeError(text, status=101) from None
+        except ProxyError as error:
+            raise _refused_by_proxy(error) from None
         except (picows.WSHandshakeError, picows.WSProtocolError):
             raise HandshakeError("there was no valid HTTP answer to the handshake") from None
         if listener is None:
@@ -480,6 +483,14 @@ def _odd_status(head: bytes) -> HandshakeError:
     waits = re.findall(rb"(?im)^retry-after:(.*)$", head)
     wait = waits[0].decode("latin-1") if len(waits) == 1 else None
     return status_error(int(status[1]), wait, datetime.now(UTC))
+
+
+def _refused_by_proxy(error: ProxyError) -> HandshakeError:
+    """picows tells the status of an HTTP proxy in its text only."""
+    found = re.fullmatch(r"HTTP proxy rejected connection with status (\d{3})", str(error))
+    if found is None:
+        return HandshakeError("there was no valid answer of the proxy")
+    return HandshakeError(f"the proxy answered HTTP {found[1]}", status=int(found[1]))
 
 
 def _proxy(option: str | bool | None, url: str) -> str | None:

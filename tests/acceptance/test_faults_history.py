@@ -201,6 +201,5 @@ def test_a_blocking_call_on_the_event_loop(caplog: pytest.LogCaptureFixture) -> 
             server.send("0")
             seen.wait(1)
             eventually(lambda: "blocks_the_loop" in caplog.text)
-            client.wait_ready(30)
-            eventually(lambda: server.send("1"))
-            seen.wait(2)
+            # The connection may be replaced at any moment now, with what is on its way.
+            eventually(lambda: server.send("1") and len(seen) > 1)

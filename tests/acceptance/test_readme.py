@@ -69,6 +69,7 @@ def option_rows() -> list[tuple[str, str]]:
     return rows
 
 
+@pytest.mark.only_engine("websockets", "the default, as it is written")
 def test_every_option_is_there_with_its_default() -> None:
     fields = {each.name: each for each in dataclasses.fields(ClientOptions)}
     rows = option_rows()
