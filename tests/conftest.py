@@ -48,7 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if metafunc.definition.get_closest_marker("both_engines") is not None:
+    asked_for = metafunc.config.getoption("--engine") != ENGINES[0]
+    if not asked_for and metafunc.definition.get_closest_marker("both_engines") is not None:
         metafunc.parametrize("default_engine", ENGINES, indirect=True)
 
 

@@ -27,6 +27,8 @@ from kit.numbered import check_ledger
 from kit.rawserver import Drain, RawServer, Upgrade
 from kit.seen import FAST, Seen, eventually
 
+pytestmark = pytest.mark.both_engines
+
 
 def send_many(server: StreamServer, count: int) -> None:
     for n in range(count):
