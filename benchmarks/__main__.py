@@ -4,6 +4,7 @@ Ours beside what people use instead: everything, in one run, into RESULTS.md.
     make bench                                  # all of it: about 25 minutes
     make bench ARGS="--quick"                   # a first look: two minutes, written to build/bench
     make bench ARGS="--only aims latency"       # some parts; the others' last figures are kept
+    make bench ARGS="--rounds 3"                # sooner: three pairs of runs at most
     make bench ARGS="--report"                  # only write RESULTS.md anew, from what there is
 
 The machine should have nothing else to do. Exit code 1 if a run failed, never because one was slow.
@@ -47,9 +48,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = [part.name for part in PARTS]
     parser.add_argument("--quick", action="store_true", help="fewer rounds, messages and parts")
     parser.add_argument("--only", nargs="+", choices=names, metavar="PART", help=", ".join(names))
+    parser.add_argument("--rounds", type=int, metavar="N", help="at most so many of each")
     parser.add_argument("--report", action="store_true", help="measure nothing")
     parser.add_argument("--out", type=Path, help="folder for RESULTS.md, its picture and results/")
     words = parser.parse_args(arguments)
+    if words.rounds is not None and words.rounds < 1:
+        parser.error("at least 1 round")
     words.only = words.only or (QUICK if words.quick else names)
     words.out = words.out or (ROOT / "build/bench" if words.quick else ROOT / "benchmarks")
     return words
@@ -61,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part in [] if words.report else PARTS:
         if part.name in words.only:
             try:
-                measure(part, Scale(words.quick), words.out)
+                measure(part, Scale(words.quick, words.rounds), words.out)
             except RunError as error:
                 failed = True
                 print(f"{part.name}: {error}", file=sys.stderr)

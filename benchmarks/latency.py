@@ -29,7 +29,7 @@ __all__ = ["PARTS", "percentile", "receive"]
 
 SIZE = 139
 SLOW = 1_000  # messages per second: what a busy feed sends
-SECONDS = 2.5  # of each run
+SECONDS = 2.0  # of each run
 WARM_UP = 0.1  # share of the messages that do not count
 
 # what, baseline, aim of the ratio of the medians

@@ -18,18 +18,19 @@ __all__ = ["Spread", "pairs", "rotated", "spread"]
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and extremes of some figures."""
+    """Median and extremes of some figures, and how many they are."""
 
     median: float
     low: float
     high: float
+    count: int
 
     def json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def spread(values: Sequence[float]) -> Spread:
-    return Spread(median(values), min(values), max(values))
+    return Spread(median(values), min(values), max(values), len(values))
 
 
 def pairs(

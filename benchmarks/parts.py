@@ -18,13 +18,22 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured: all of it, or as much as two minutes allow."""
+    """
+    How much is measured.
+
+    Args:
+        quick: As much as two minutes allow, instead of all of it.
+        most: Rounds, at most; None: as many as each part wants.
+
+    """
 
     quick: bool = False
+    most: int | None = None
 
     def rounds(self, full: int) -> int:
         """Of pairs: a median of one is no median, but shows what is broken."""
-        return max(1, full // 3) if self.quick else full
+        wanted = max(1, full // 3) if self.quick else full
+        return wanted if self.most is None else min(wanted, self.most)
 
     def count(self, full: int) -> int:
         """Messages."""
@@ -90,6 +99,6 @@ def rows(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 
 
 def times(found: dict[str, float], digits: int = 2) -> str:
-    """A spread as text: median (lowest–highest)."""
+    """A spread as text: median (lowest–highest, how many)."""
     low, high = f"{found['low']:,.{digits}f}", f"{found['high']:,.{digits}f}"
-    return f"{found['median']:,.{digits}f} ({low}–{high})"
+    return f"{found['median']:,.{digits}f} ({low}–{high}, {found['count']})"

@@ -10,21 +10,21 @@ __all__ = ["Bar", "bars"]
 
 WIDTH = 860  # user units, as all below
 LABELS = 250  # the column of names
-FIGURES = 170  # the column right of the longest bar
+FIGURES = 185  # the column right of the longest bar
 ROW, BAR = 24, 14
 TOP = 58
 
 STYLE = """\
   text { font: 13px system-ui, -apple-system, "Segoe UI", Helvetica, sans-serif; fill: #1f2328 }
   .title { font-size: 16px; font-weight: 600 }
-  .note { fill: #59636e }
+  .note { fill: #59636e; stroke: #ffffff; stroke-width: 4px; paint-order: stroke }
   .page { fill: #ffffff }
   .ours { fill: #0969da }
   .peer { fill: #afb8c1 }
   .mark { stroke: #59636e; stroke-dasharray: 3 3 }
   @media (prefers-color-scheme: dark) {
     text { fill: #f0f6fc }
-    .note { fill: #9198a1 }
+    .note { fill: #9198a1; stroke: #0d1117 }
     .page { fill: #0d1117 }
     .ours { fill: #4493f8 }
     .peer { fill: #656c76 }

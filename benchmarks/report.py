@@ -48,8 +48,8 @@ Written by `make bench` from the figures in [results/](results/); nothing here i
 What each is and how it is measured is in [README.md](README.md).
 
 **Ratios are what counts.** Each is taken within pairs of runs, one right after the other, in fresh
-processes on one machine; given are the median and, in brackets, the extremes. Messages per second
-hold for that machine on that day.
+processes on one machine; given are the median and, in brackets, the extremes and the number of
+pairs. Messages per second hold for that machine on that day.
 """
 
 
@@ -127,8 +127,8 @@ def picture(folder: Path) -> str | None:
     if not found:
         return None
     note = (
-        f"{throughput.SIZE}-byte JSON messages on one connection; times the bare websockets loop, "
-        "messages per second"
+        f"{throughput.SIZE}-byte JSON messages, one connection; times the bare websockets loop, "
+        "and a second. Blue: this package."
     )
     return bars("Messages received and handled", note, found, mark=1.0)
 

@@ -78,7 +78,7 @@ def measure_aims(scale: Scale) -> Figures:
     load = Load(SIZE, scale.count(COUNT))
     aims = []
     for name, baseline, aim in AIMS:
-        score = play([name], load, scale.rounds(9), baseline)[name]
+        score = play([name], load, scale.rounds(7), baseline)[name]
         aims.append(aim.json(score.ratios))
     return {"aims": aims}
 
@@ -90,8 +90,10 @@ def show_aims(figures: Figures) -> list[str]:
 # --- everybody ------------------------------------------------------------------------------------
 
 
-def measure_names(scale: Scale, names: Sequence[str], rounds: int = 5) -> Figures:
-    scores = play(names, Load(SIZE, scale.count(COUNT)), scale.rounds(rounds))
+def measure_names(
+    scale: Scale, names: Sequence[str], count: int = COUNT, rounds: int = 5
+) -> Figures:
+    scores = play(names, Load(SIZE, scale.count(count)), scale.rounds(rounds))
     return {"scores": {name: score.json() for name, score in scores.items()}}
 
 
@@ -111,7 +113,7 @@ def measure_peers(scale: Scale) -> Figures:
 
 def measure_variants(scale: Scale) -> Figures:
     quick = ["ours-sync", "ours-async", "ours-picows-msgspec-sync", "ours-picows-raw-async"]
-    return measure_names(scale, scale.pick(variants(), quick), rounds=3)
+    return measure_names(scale, scale.pick(variants(), quick), count=COUNT * 6 // 10, rounds=3)
 
 
 def show_scores(figures: Figures) -> list[str]:

@@ -322,7 +322,6 @@ def test_a_spike_of_latency() -> None:
 
 
 @pytest.mark.fault("18")
-@pytest.mark.only_engine("websockets", "picows tells of whole frames only")
 def test_64_kbit_per_second() -> None:
     """24 kB take three seconds, thrice the patience: every byte proves life, nothing is cut."""
     seen = Seen[Message]()

@@ -46,7 +46,7 @@ def test_ratio_is_taken_within_pairs() -> None:
     """A machine that gets slower for both changes nothing."""
     score = Score(own=[200, 20, 2], baseline=[100, 10, 1])
     assert score.ratios == [2, 2, 2]
-    assert score.json()["ratio"] == {"median": 2, "low": 2, "high": 2}
+    assert score.json()["ratio"] == {"median": 2, "low": 2, "high": 2, "count": 3}
     assert (spread([3, 1, 2]).median, spread([3, 1, 2]).low, spread([3, 1, 2]).high) == (2, 1, 3)
 
 
@@ -149,7 +149,7 @@ def test_unmeasured_parts_are_left_out(tmp_path: Path) -> None:
     save(tmp_path / "results", "aims", {"aims": [aim]}, quick=True, seconds=1.0)
     assert main(["--report", "--out", str(tmp_path)]) == 0
     text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
-    assert "| ours / theirs | ≥ 1.2 | 1.25 (1.10–1.30) | yes |" in text
+    assert "| ours / theirs | ≥ 1.2 | 1.25 (1.10–1.30, 3) | yes |" in text
     assert "quick form" in text
     assert "Latency" not in text
 
