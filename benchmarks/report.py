@@ -57,7 +57,9 @@ def write(folder: Path) -> Path:
     """Write RESULTS.md and the picture beside the folder `results`; return the document's path."""
     path = folder / "RESULTS.md"
     drawn = picture(folder / "results")
-    if drawn is not None:
+    if drawn is None:
+        (folder / PICTURE).unlink(missing_ok=True)
+    else:
         (folder / PICTURE).write_text(drawn, encoding="utf-8")
     path.write_text(document(folder / "results"), encoding="utf-8")
     return path

@@ -138,9 +138,10 @@ def test_peer_may_ask_for_less() -> None:
 def test_results_are_what_the_figures_say() -> None:
     """The document that is committed is what the committed figures make; none is by hand."""
     folder = Path(report.__file__).parent
-    written = [folder / name for name in ("RESULTS.md", report.PICTURE)]
-    made = [report.document(folder / "results"), report.picture(folder / "results")]
-    assert [path.read_text(encoding="utf-8") for path in written] == made
+    document, picture = folder / "RESULTS.md", folder / report.PICTURE
+    assert document.read_text(encoding="utf-8") == report.document(folder / "results")
+    drawn = picture.read_text(encoding="utf-8") if picture.exists() else None
+    assert drawn == report.picture(folder / "results")
 
 
 def test_unmeasured_parts_are_left_out(tmp_path: Path) -> None:
