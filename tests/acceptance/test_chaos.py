@@ -38,7 +38,7 @@ from kit.numbered import NumberedServer, check_ledger, check_numbers
 from kit.streams import StreamProcess, until
 
 RATE = 500
-SECONDS = float(os.environ.get("CHAOS_SECONDS", "12"))  # 36: a minute in sum
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "12"))
 SLACK = 4 * 2**20  # bytes
 STEP = 0.25  # seconds between two looks at memory and descriptors
 PATIENCE = 0.5  # pong_timeout; a fault that lasts longer costs the connection
@@ -213,6 +213,16 @@ def test_nothing_is_lost_or_doubled_when_resumed(tmp_path: Path) -> None:
 def test_every_jump_is_explained_by_a_gap(tmp_path: Path) -> None:
     """With a live feed messages are lost while away, and on_gap told of it each time."""
     check_live(tmp_path, SECONDS * 2 / 3)
+
+
+@pytest.mark.ci
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("check", "seconds"), [(check_resumed, 36), (check_live, 24)])
+def test_a_minute_of_chaos(
+    tmp_path: Path, check: Callable[[Path, float], None], seconds: float
+) -> None:
+    """The same for a minute in sum."""
+    check(tmp_path, seconds)
 
 
 @pytest.mark.soak

@@ -153,7 +153,7 @@ def seconds_between(log: str, first: str, second: str) -> float:
 
 
 @pytest.mark.parametrize(
-    "times", [3, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
+    "times", [5, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
 )
 def test_killed_at_random_moments(tmp_path: Path, redis_url: str, times: int) -> None:
     """With a journal nothing that was received is lost, however often the worker is killed."""

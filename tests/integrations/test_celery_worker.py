@@ -222,7 +222,7 @@ def test_batches(tmp_path: Path, server: StreamServer, redis_url: str) -> None:
 
 
 @pytest.mark.leaks_allowed("kombu 5.5 lets go of a closed Redis connection's epoll late")
-@pytest.mark.parametrize("count", [40, pytest.param(150, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [40, pytest.param(150, marks=pytest.mark.ci)])
 def test_recycled_children_beside_a_busy_stream(
     tmp_path: Path, server: StreamServer, redis_url: str, count: int
 ) -> None:

@@ -62,7 +62,7 @@ def rows_of(project: Project) -> int:
 @pytest.mark.parametrize(
     ("handler", "settings", "count"),
     [
-        pytest.param("plain", {}, 10_000, id="10,000 rows", marks=pytest.mark.soak),
+        pytest.param("plain", {}, 10_000, id="10,000 rows", marks=pytest.mark.ci),
         pytest.param("plain", {}, 1_200, id="plain"),
         pytest.param("receiver", {"CONN_MAX_AGE": 600}, 1_200, id="kept-connections"),
         pytest.param("async", {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}, 1_200, id="async"),
@@ -95,7 +95,7 @@ def test_dropped_databases_and_dropped_streams_lose_and_double_nothing(
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("count", [1_500, pytest.param(10_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [1_500, pytest.param(10_000, marks=pytest.mark.ci)])
 def test_on_sqlite_with_dropped_streams(tmp_path: Path, count: int) -> None:
     every = count // (DROPS + 1)
     with NumberedServer(count, drop_every=every, ways=["abort", "drop", 1011]) as server:

@@ -99,7 +99,7 @@ def numbers(app: Flask, db: SQLAlchemy) -> list[int]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("count", [1_500, pytest.param(10_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [1_500, pytest.param(10_000, marks=pytest.mark.ci)])
 def test_no_message_is_missing_after_five_dropped_connections(
     app: Flask,
     db: SQLAlchemy,
