@@ -448,7 +448,7 @@ def test_a_closed_inbox_ends_a_stretch() -> None:
         {"ordering_key": first_letter},
         {"budget": Budget(5, lambda: None)},
     ],
-    ids=str,
+    ids=lambda options: next(iter(options)),
 )
 def test_no_stretch_where_a_message_may_be_taken_back(options: Any) -> None:
     """There the lock is what decides."""
