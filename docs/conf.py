@@ -87,9 +87,15 @@ copybutton_selector = "div:not(.highlight-text) > div.highlight > pre"
 FENCE_WITH_TITLE = re.compile(r'^(`{3,})(\w+) title="([^"]+)"$', re.MULTILINE)
 
 
-def titles_become_captions(app: object, page: str, source: list[str]) -> None:
-    """Turn ```python title="app.py"``` into what Sphinx knows; GitHub leaves titles out."""
-    source[0] = FENCE_WITH_TITLE.sub(r"\1{code-block} \2\n:caption: \3\n", source[0])
+def as_sphinx_has_it(app: object, page: str, source: list[str]) -> None:
+    """
+    Turn what is written for GitHub into what Sphinx knows.
+
+    ```python title="app.py"``` gets a caption; links to files outside of docs/ become their text.
+    """
+    text = FENCE_WITH_TITLE.sub(r"\1{code-block} \2\n:caption: \3\n", source[0])
+    up = r"\.\./" * (page.count("/") + 1)
+    source[0] = re.sub(rf"(?<!!)\[([^]]+)\]\({up}[^)]*\)", r"\1", text)
 
 
 written: list[str] = []
@@ -110,6 +116,6 @@ def restore_docstring(
 
 
 def setup(app: Any) -> None:
-    app.connect("source-read", titles_become_captions)
+    app.connect("source-read", as_sphinx_has_it)
     app.connect("autodoc-process-docstring", keep_docstring, priority=100)
     app.connect("autodoc-process-docstring", restore_docstring, priority=900)
