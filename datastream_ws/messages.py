@@ -59,6 +59,8 @@ class Message:
     """
     One received message. May be read from any thread; never changes.
 
+    The same message may come as two objects (``last_message``, a handler's); they are equal.
+
     Attributes:
         data: str for a text frame, bytes for a binary one.
         seq: 1, 2, … per ``start()``.
@@ -138,6 +140,18 @@ class Message:
             return None
         found = obj.get(field) if isinstance(obj, dict) else None
         return found if isinstance(found, str) else None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Message):
+            return NotImplemented
+        return self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[object, ...]:
+        # Made when it is taken: ``last_message`` and what the handler got may be two objects.
+        return self.stream, self.epoch, self.seq, self.connection, self.data
 
     def __repr__(self) -> str:
         return f"<Message {peer_text(self.stream)} #{self.seq}, {_size(self.data)}>"

@@ -32,6 +32,13 @@ def test_facts() -> None:
     assert (given.seq, given.received_at) == (12, 1700000000.5)
 
 
+def test_equality() -> None:
+    """The same message may come as two objects, as ``last_message`` and in a handler."""
+    assert message("x") == message("x")
+    assert len({message("x"), message("x"), message("y"), message("x", stream="other")}) == 3
+    assert message("x") != "x"
+
+
 @pytest.mark.parametrize(
     ("data", "is_text"), [("", True), ("x", True), (b"", False), (b"x", False)]
 )
