@@ -838,7 +838,7 @@ def test_messages_know_where_they_came_from(server: StreamServer) -> None:
         server.send("{}")
         one, two, three = seen.wait(3)
         assert client.last_message is not None
-        assert client.last_message.seq == three.seq
+        assert client.last_message == three
     assert [message.seq for message in seen.all] == [1, 2, 3]
     assert [message.connection for message in seen.all] == [1, 1, 2]
     assert {message.stream for message in seen.all} == {"prices"}
