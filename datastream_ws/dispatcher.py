@@ -1,5 +1,5 @@
 """
-The workers that empty an inbox: runs, a second try for a message, batches, watchdog.
+The workers that empty an inbox: runs, a second try for a message, batches.
 
 A run is a loop in the thread that handles: it pops one message after another until the inbox
 is empty, or 100 messages or 50 ms have gone by. Where all handlers are coroutine functions the
@@ -11,13 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 from .calls import Caller, LoopCaller, Run, ThreadCaller, drive, handling
@@ -27,6 +24,7 @@ from .inbox import Inbox
 from .messages import Message
 from .options import ClientOptions
 from .stretches import Popping, Stretch
+from .watchdog import Watchdog
 
 __all__ = ["Dispatcher"]
 
@@ -71,18 +69,6 @@ class Batch:
         taken, self.entries = self.entries[:size], self.entries[size:]
         self.due = now + self.handler.max_wait if self.entries else float("inf")
         return taken
-
-
-@dataclass(slots=True)
-class Watched:
-    """A handler call the watchdog looks at."""
-
-    handler: Handler
-    messages: tuple[Message, ...]
-    started: float
-    thread: int
-    task: asyncio.Task[Any] | None
-    reported: bool = False
 
 
 @dataclass(slots=True)
@@ -158,9 +144,10 @@ class Dispatcher:
         self._timer_at = float("inf")
         self._draining = False
         self._stopped = threading.Event()
-        self._watched: dict[int, Watched] = {}
+        self._watchdog: Watchdog | None = None
         if options.handler_timeout is not None:
-            spawn(self._watch)
+            watchdog = self._watchdog = Watchdog(options.handler_timeout, report)
+            spawn(lambda: watchdog.watch(self._stopped))
 
     # Made at need, and on the loop: a thousand clients have them, and few use them.
 
@@ -442,12 +429,18 @@ class Dispatcher:
             raised = None
 
     async def _call(self, run: Run, handler: Handler, messages: tuple[Message, ...]) -> None:
-        if self._options.handler_timeout is not None:
-            await self._call_watched(run, handler, messages)
-        elif handler.is_batch:
-            await run.call(handler, list(messages), messages=messages)
-        else:
-            await run.call(handler, handler.argument(messages[0]), messages=messages)
+        if self._watchdog is None:
+            await self._call_unwatched(run, handler, messages)
+            return
+        task = asyncio.current_task() if run.caller.on_loop else None
+        with self._watchdog.watching(handler, messages, task):
+            await self._call_unwatched(run, handler, messages)
+
+    async def _call_unwatched(
+        self, run: Run, handler: Handler, messages: tuple[Message, ...]
+    ) -> None:
+        argument = list(messages) if handler.is_batch else handler.argument(messages[0])
+        await run.call(handler, argument, messages=messages)
 
     def _wants_retry(self, error: BaseException) -> bool:
         wanted = self._options.retry_message
@@ -576,41 +569,6 @@ class Dispatcher:
         self._arm_timer()
         self.wake()  # after arming: what falls due in between is seen here
 
-    # --- watchdog ---
-
-    async def _call_watched(
-        self, run: Run, handler: Handler, messages: tuple[Message, ...]
-    ) -> None:
-        task = asyncio.current_task() if run.caller.on_loop else None
-        watched = Watched(handler, messages, time.monotonic(), threading.get_ident(), task)
-        self._watched[id(watched)] = watched
-        try:
-            argument = list(messages) if handler.is_batch else handler.argument(messages[0])
-            await run.call(handler, argument, messages=messages)
-        finally:
-            del self._watched[id(watched)]
-
-    def _watch(self) -> None:
-        """On a thread of its own, because a blocked loop is one of the things to notice."""
-        limit = self._options.handler_timeout or 0.0
-        while not self._stopped.wait(min(1.0, limit / 4)):
-            now = time.monotonic()
-            for watched in list(self._watched.values()):
-                if not watched.reported and now - watched.started > limit:
-                    watched.reported = True
-                    self._report_slow(watched, limit)
-
-    def _report_slow(self, watched: Watched, limit: float) -> None:
-        slow = TimeoutError(f"still running after {limit:g} s; it is at\n{_stack_of(watched)}")
-        failure = HandlerError(
-            f"{watched.handler.name} is slow",
-            handler=watched.handler.function,
-            messages=watched.messages,
-            still_running=True,
-        )
-        failure.__cause__ = slow
-        self._report(failure)
-
     # --- the end ---
 
     async def drain(self) -> None:
@@ -676,24 +634,3 @@ def _is_own_cancellation(error: BaseException, caller: Caller) -> bool:
         return False
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _stack_of(watched: Watched) -> str:
-    task = watched.task
-    if task is not None and asyncio.current_task(task.get_loop()) != task:
-        # Task.get_stack() ends with the outermost coroutine.
-        frames = list(_frames_of(task.get_coro()))[-10:]
-        summary = traceback.StackSummary.extract((f, f.f_lineno) for f in frames)
-    else:
-        frame = sys._current_frames().get(watched.thread)
-        summary = traceback.extract_stack(frame, limit=10) if frame else traceback.StackSummary()
-    return "".join(summary.format()).rstrip()
-
-
-def _frames_of(coroutine: Any) -> Iterator[FrameType]:
-    """Yield the frames of a coroutine that waits, from the outermost to where it does."""
-    while coroutine is not None:
-        frame = getattr(coroutine, "cr_frame", None)
-        if frame is not None:
-            yield frame
-        coroutine = getattr(coroutine, "cr_await", None)

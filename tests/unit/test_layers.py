@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 DRAWING = """
     version, exceptions, redaction, events
     messages, codecs, retry, records
-    options, handlers, stats, inbox, stretches, waiting, calls
+    options, handlers, stats, inbox, stretches, waiting, calls, watchdog
     spool | engines | connection | dispatcher | hooks | lease | process | health
     intake, subscriptions, attempts, address, telling
     lifecycle
