@@ -121,7 +121,7 @@ SCALES = pytest.mark.parametrize(
         pytest.param(RATE, 1, 1.0, 3.0, BATCH, id="batches"),
         pytest.param(60, 1, 1.0, 3.0, {}, id="single"),
         pytest.param(60, 1, None, 12.0, {}, id="with its own patience", marks=pytest.mark.soak),
-        pytest.param(RATE, 1, None, 30.0, BATCH, id="a minute", marks=pytest.mark.ci),
+        pytest.param(RATE, 2, None, 30.0, BATCH, id="a minute", marks=pytest.mark.ci),
         pytest.param(RATE, 10, None, 30.0, BATCH, id="ten minutes", marks=pytest.mark.soak),
     ],
 )

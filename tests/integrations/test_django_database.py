@@ -18,6 +18,7 @@ from kit.djangoproject import database as database
 from kit.numbered import NumberedServer, check_numbers
 
 DROPS = 5
+FOR_EVER = 10**9  # messages
 
 
 @pytest.fixture
@@ -75,9 +76,9 @@ def test_dropped_databases_and_dropped_streams_lose_and_double_nothing(
     tmp_path: Path, postgresql: str, handler: str, settings: dict[str, object], count: int
 ) -> None:
     every = count // (DROPS + 1)
-    # The short forms at a pace that leaves time to drop five connections before their end.
-    rate = None if count == 10_000 else 300.0
-    with NumberedServer(count, rate=rate, drop_every=every, ways=["abort", "drop", 1011]) as server:
+    # Until five connections of either kind were dropped, however long that takes.
+    feed = NumberedServer(FOR_EVER, rate=count / 4, drop_every=every, ways=["abort", "drop", 1011])
+    with feed as server:
         project = Project(
             tmp_path,
             server.url,
@@ -86,11 +87,14 @@ def test_dropped_databases_and_dropped_streams_lose_and_double_nothing(
             DATABASE_SETTINGS=json.dumps(settings),
         )
         project.manage("migrate")
-        with project.start("run_datastream", "--max-messages", str(count)) as runner:
+        with project.start("run_datastream") as runner:
             drop_along(project, runner, count)
-            assert runner.wait(300) == 0
-        assert server.drops >= DROPS
-    check_numbers(project.numbers(), count)
+            runner.wait_for(lambda: server.drops >= DROPS, "dropped streams")
+            server.count = max(count, server.highest + count // 10)
+            runner.wait_for(lambda: rows_of(project) >= server.count, "all rows", 300)
+            runner.terminate()
+            assert runner.wait() == 0
+    check_numbers(project.numbers(), server.count)
     assert project.query("SELECT count(*) FROM datastream_failedmessage") == [0]
 
 
