@@ -62,10 +62,13 @@ class Hooks:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
-        self._calls: deque[HookCall] = deque()
         self._task: asyncio.Task[None] | None = None
 
     # Made at need: a thousand clients have them, and few use them.
+
+    @functools.cached_property
+    def _calls(self) -> deque[HookCall]:
+        return deque()
 
     @functools.cached_property
     def _stopped(self) -> asyncio.Event:

@@ -43,7 +43,7 @@ from .spool import SpooledInbox, SpoolKeeper
 from .stats import Stats, Traffic
 from .subscriptions import Subscriptions
 from .telling import Telling
-from .waiting import Box, Feed
+from .waiting import Box, Feed, Notice
 
 __all__ = ["Lifecycle"]
 
@@ -108,7 +108,7 @@ class Lifecycle:
             submit=submit,
         )
 
-        self._asked = asyncio.Event()
+        self._asked = Notice()
         self._closing = False
         self._paused = False
         self._reconnect = False
@@ -425,17 +425,20 @@ class Lifecycle:
         since = time.monotonic()
         self.error = None
         self.tell.state(State.READY)
-        beating = self._loop.create_task(self._beat(connection))
+        heartbeat = self.options.heartbeat
+        beating: asyncio.Task[None] | None = None
+        if heartbeat is not None:
+            beating = self._loop.create_task(self._beat(connection, heartbeat))
         try:
             await self._first(connection.closed)
             return self._ended(connection, ready_for=time.monotonic() - since)
         finally:
-            beating.cancel()
+            if beating is not None:
+                beating.cancel()
 
-    async def _beat(self, connection: Connection) -> None:
+    async def _beat(self, connection: Connection, heartbeat: Any) -> None:
         """Send the application's heartbeat."""
-        heartbeat = self.options.heartbeat
-        while heartbeat is not None:
+        while True:
             await asyncio.sleep(self.options.heartbeat_interval)
             try:
                 obj = await call_user(heartbeat, self._submit) if callable(heartbeat) else heartbeat
@@ -483,13 +486,9 @@ class Lifecycle:
 
     async def _first(self, *things: asyncio.Future[Any], timeout: float | None = None) -> None:
         """Wait for one of *things*, or *timeout* seconds. Raises Asked as soon as word is left."""
-        asked = self._loop.create_task(self._asked.wait())
-        try:
-            await asyncio.wait(
-                [asked, *things], timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-            )
-        finally:
-            asked.cancel()
+        await asyncio.wait(
+            [self._asked.wait(), *things], timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+        )
         if self._asked.is_set():
             raise Asked
 

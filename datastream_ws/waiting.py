@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Box", "Feed"]
+__all__ = ["Box", "Feed", "Notice"]
 
 T = TypeVar("T")
 
@@ -64,6 +65,38 @@ def resolve(future: Future[T], value: T) -> None:
         future.set_result(value)
 
 
+class Notice:
+    """
+    An event on the loop's thread that is waited for as a future, not as a coroutine in a task.
+
+    An idle client waits for one all its life; a task for it would be a fifth of its memory.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._future: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        self._is_set = True
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def wait(self) -> asyncio.Future[None]:
+        """Return a future of the event; the same one for all who wait at the time."""
+        future = self._future
+        if future is None or future.done():
+            future = self._future = asyncio.get_running_loop().create_future()
+            if self._is_set:
+                future.set_result(None)
+        return future
+
+
 class Feed(Generic[T]):
     """
     The latest values, for readers that each see all of them; bounded.
@@ -72,10 +105,15 @@ class Feed(Generic[T]):
     """
 
     def __init__(self, size: int = 1000) -> None:
-        self._values: deque[tuple[int, T]] = deque(maxlen=size)  # numbered from 1
+        self._size = size
         self._seen = 0  # up to which number some reader has read
         self._count: Box[tuple[int, bool]] = Box((0, False))
         self.lost = 0
+
+    @functools.cached_property
+    def _values(self) -> deque[tuple[int, T]]:
+        """Numbered from 1. Made at need: it takes room, and all may go well."""
+        return deque(maxlen=self._size)
 
     def put(self, value: T) -> None:
         """Add a value; from one thread at a time."""

@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Future
 
 import pytest
 
-from datastream_ws.waiting import Box, Feed, wait_for
+from datastream_ws.waiting import Box, Feed, Notice, wait_for
 
 
 def is_above(limit: int) -> Callable[[int], bool]:
@@ -265,3 +265,37 @@ def test_readers_beside_a_writer_miss_and_double_nothing() -> None:
     for reader in readers:
         reader.join()
     assert all(each == list(range(20_000)) for each in seen)
+
+
+# --- Notice -----------------------------------------------------------------------------------
+
+
+async def test_notice_wakes_whoever_waits() -> None:
+    """One future for all of them; those who come later are told at once."""
+    notice = Notice()
+    first, second = notice.wait(), notice.wait()
+    assert first is second
+    assert not notice.is_set()
+    notice.set()
+    await asyncio.wait_for(first, 1)
+    assert notice.is_set()
+    await asyncio.wait_for(notice.wait(), 1)
+
+
+async def test_notice_is_kept_from_those_who_wait_after_it_was_cleared() -> None:
+    notice = Notice()
+    notice.set()
+    notice.set()
+    notice.clear()
+    assert not notice.is_set()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(notice.wait(), 0.01)
+
+
+async def test_notice_outlives_a_waiter_that_was_cancelled() -> None:
+    """Awaiting a future and being cancelled cancels it; the next one has another."""
+    notice = Notice()
+    notice.wait().cancel()
+    waiting = notice.wait()
+    notice.set()
+    await asyncio.wait_for(waiting, 1)
