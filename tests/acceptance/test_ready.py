@@ -205,9 +205,10 @@ def test_a_hook_that_outlives_its_connection_sends_nothing_on_the_next() -> None
         client = Client(server.url, **FAST)
 
         def initialise() -> None:
-            if server.connections[-1].number > 1:
+            if client.stats().connections > 1:
                 client.send("again")
                 return
+            server.wait_connected(1)
             server.abort()
             eventually(lambda: client.stats().connections == 2 and client.is_connected)
             try_to(lambda: client.send("late"))
@@ -244,6 +245,7 @@ async def test_a_coroutine_hook_that_outlives_its_connection() -> None:
             if client.stats().connections > 1:
                 return
             started.append(asyncio.create_task(in_background()))
+            await asyncio.to_thread(server.wait_connected, 1)
             server.abort()
             try:
                 await asyncio.sleep(30)
