@@ -7,7 +7,9 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -30,6 +32,9 @@ names_argument = click.argument("names", metavar="[NAME]...", nargs=-1)
 health_file_option = click.option(
     "--health-file", metavar="PATH", type=click.Path(dir_okay=False), help=f"Or {HEALTH_FILE}."
 )
+verbose_option = click.option(
+    "-v", "--verbose", is_flag=True, help="Show the traceback of what is configured wrongly."
+)
 
 
 # Without the app context that Flask would enter: handlers have one each, the command needs none.
@@ -45,6 +50,7 @@ health_file_option = click.option(
 )
 @health_file_option
 @click.option("--no-lease", is_flag=True, help="Connect without waiting for a lease.")
+@verbose_option
 @pass_script_info
 def run(info: ScriptInfo, /, names: tuple[str, ...], reload: bool, **words: Any) -> None:
     """
@@ -68,9 +74,10 @@ def run_streams(
     shutdown_timeout: float | None,
     health_file: str | None,
     no_lease: bool,
+    verbose: bool,
 ) -> int:
     """Run the clients of *app* until the end; return the exit code."""
-    try:
+    with refusing(verbose):
         streams = chosen(app, names)
         clients = [stream.foreground_client(lease=not no_lease) for stream in streams]
         runner = Runner(
@@ -80,11 +87,20 @@ def run_streams(
             health_file=health_file or app.config.get(HEALTH_FILE),
         )
         code = runner.run()
-    except (ConfigurationError, SpoolError) as error:
-        raise click.ClickException(str(error)) from error
     for client in clients:
         say_why(client)
     return code
+
+
+@contextmanager
+def refusing(verbose: bool) -> Iterator[None]:
+    """Have what is wrong end the command with one line; *verbose*: after its traceback."""
+    try:
+        yield
+    except (ConfigurationError, SpoolError) as error:
+        if verbose:
+            traceback.print_exc()
+        raise click.ClickException(str(error)) from error
 
 
 def say_why(client: Client) -> None:
@@ -113,6 +129,7 @@ def run_reloading(app: Flask, names: Sequence[str], words: dict[str, Any]) -> No
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option("--max-age", metavar="S", type=click.FloatRange(min=0), default=MAX_AGE)
 @health_file_option
+@verbose_option
 @pass_script_info
 def status(
     info: ScriptInfo,
@@ -121,6 +138,7 @@ def status(
     as_json: bool,
     max_age: float,
     health_file: str | None,
+    verbose: bool,
 ) -> None:
     """
     Say how the streams are that ``run`` keeps, by its health file.
@@ -129,11 +147,9 @@ def status(
     Exit codes: 0 all healthy, 1 one is not, was not seen for --max-age seconds, or never started.
     """
     app = info.load_app()
-    try:
+    with refusing(verbose):
         wanted = [stream.name for stream in chosen(app, names)]
         found = seen(health_file or app.config.get(HEALTH_FILE))
-    except ConfigurationError as error:
-        raise click.ClickException(str(error)) from error
     now = time.time()
     report = [described(name, found.get(name), now, max_age) for name in wanted]
     click.echo(json.dumps(report, indent=1) if as_json else "\n".join(map(line, report)))

@@ -20,7 +20,10 @@ try:
 except ImportError as missing:
     raise ImportError("celery is not installed: pip install 'datastream-ws[celery]'") from missing
 
+from .commandline import refuse_in_import
 from .forwarding import forward
 from .installation import install
 
 __all__ = ["forward", "install"]
+
+refuse_in_import()

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
 from celery import bootsteps
 from celery.signals import worker_shutting_down
 from celery.worker import state as worker_state
-from click import ClickException
 
 from .. import ConfigurationError, State, StateEvent
 from ..health import describe
 from ..lease import lease_for
 from ..records import fields
 from .broker import set_timeouts
+from .commandline import refusing
 from .config import WorkerConfig, spool_path
 from .forwarding import bind, forwarders, publisher_of
 from .installation import installation_of
@@ -174,28 +172,6 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
         client.aio.options = options.with_defaults(**defaults)
         if self.config.stops:
             client.on_state(stop_when_failed)
-
-
-class Refusal(ConfigurationError, ClickException):
-    """A wrong configuration, of which Celery's command line prints the one line."""
-
-    def __init__(self, text: str) -> None:
-        ClickException.__init__(self, text)
-
-
-@contextmanager
-def refusing() -> Iterator[None]:
-    """Have what is wrong end the command with one line, and exit code 1, not a traceback."""
-    try:
-        yield
-    except _wrong() as error:
-        raise Refusal(str(error)) from error
-
-
-def _wrong() -> tuple[type[Exception], ...]:
-    """Return what says that something is configured wrongly; Django's too, if there is one."""
-    django = sys.modules.get("django.core.exceptions")
-    return ConfigurationError, getattr(django, "ImproperlyConfigured", ConfigurationError)
 
 
 def stop_when_failed(event: StateEvent) -> None:

@@ -37,7 +37,7 @@ from datastream_ws.celery import install
 app = Celery("proj", broker="memory://")
 given = eval(os.environ["CONFIG"])
 app.conf.datastream = given.pop("conf", {})
-install(app, Client("ws://127.0.0.1:1/", **given))
+install(app, Client(**{"url": "ws://127.0.0.1:1/"} | given))
 """,
 }
 FLASK = ["flask", "--app", "app", "datastream"]
@@ -100,11 +100,48 @@ def folder(tmp_path: Path) -> Path:
         ),
         (CELERY, {"conf": {"on_fata": "log"}}, 1, "no key 'on_fata'; did you mean on_fatal?"),
         (CELERY, {"lease": "zookeeper://x"}, 1, "Error: lease: must be a redis:// URL"),
+        (
+            CELERY,
+            {"url": f"https://x/?token={SECRET}"},
+            1,
+            "Error: proj.py, line 9: url: must start with ws:// or wss://",
+        ),
     ],
 )
 def test_one_line_that_says_what_to_do(
     folder: Path, command: list[str], config: dict[str, object], code: int, says: str
 ) -> None:
+    exit_code, said = run(folder, command, config)
+    assert exit_code == code, said
+    assert [line for line in said.splitlines() if says in line] != [], said
+    assert "Traceback" not in said
+    assert SECRET not in said
+
+
+WRONG: dict[str, dict[str, object]] = {
+    "flask": {"DATASTREAM_URL": "https://x"},
+    "django": {"URL": "https://x"},
+    "celery": {"lease": "zookeeper://x"},
+}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [*FLASK, "run", "-v"],
+        [*FLASK, "status", "-v"],
+        [*DJANGO, "run_datastream", "--traceback"],
+        [*CELERY, "-l", "DEBUG"],
+    ],
+)
+def test_the_traceback_is_there_for_whoever_asks(folder: Path, command: list[str]) -> None:
+    exit_code, said = run(folder, command, WRONG[command[0]])
+    assert exit_code == 1
+    assert "Traceback (most recent call last)" in said
+
+
+def run(folder: Path, command: list[str], config: dict[str, object]) -> tuple[int, str]:
+    """Return the exit code and all that was printed."""
     done = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=folder,
@@ -115,11 +152,7 @@ def test_one_line_that_says_what_to_do(
         text=True,
         timeout=60,
     )
-    said = done.stdout + done.stderr
-    assert done.returncode == code, said
-    assert [line for line in said.splitlines() if says in line] != [], said
-    assert "Traceback" not in said
-    assert SECRET not in said
+    return done.returncode, done.stdout + done.stderr
 
 
 def test_a_lease_s_store_that_is_away_is_said_once(folder: Path) -> None:
