@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,10 +17,15 @@ __all__ = ["Service", "end"]
 SOON = 5.0  # seconds; one that ends earlier has not really started
 STOP_SECONDS = 10.0  # for all of them to finish what they have in hand
 
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
 
 class Service:
     """
     A program with a log file, in a session of its own: the terminal's Ctrl-C does not reach it.
+
+    On Linux it is told to finish when the demo is killed outright.
 
     Args:
         arguments: Of this Python.
@@ -55,6 +62,7 @@ class Service:
                 stderr=log,
                 start_new_session=True,
                 pass_fds=self._pass_fds,
+                preexec_fn=_end_with_parent,  # no threads here
             )
 
     def revive(self) -> str | None:
@@ -91,6 +99,11 @@ class Service:
     def last_lines(self, count: int) -> list[str]:
         """Return the end of its log."""
         return self.log.read_text(errors="replace").splitlines()[-count:]
+
+
+def _end_with_parent() -> None:
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def end(services: Sequence[Service], is_urgent: Callable[[], bool]) -> None:

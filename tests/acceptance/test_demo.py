@@ -8,9 +8,14 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+from kombu import Connection
+from redis import Redis
 
 from kit.demo import ROOT, Demo
 
@@ -46,14 +51,42 @@ def test_demo_on_a_broker(variable: str, tmp_path: Path, request: pytest.Fixture
     """Three workers, one of which holds the stream."""
     url = request.getfixturevalue({"REDIS_URL": "redis_url", "AMQP_URL": "amqp_url"}[variable])
     with Demo(tmp_path, "--messages", "40", **{variable: url}) as demo:
-        demo.wait_for("3 workers")
+        demo.wait_for("resumed")
+        queue = demo.queue()
         assert demo.exit_code() == 0, demo.output
         assert demo.left() == []
+    assert "3 workers" in demo.output
     check_summary(demo, 40)
+    assert left_in_broker(url, queue) == []
+
+
+def left_in_broker(url: str, queue: str) -> list[object]:
+    if url.startswith("redis"):
+        with Redis.from_url(url, decode_responses=True) as redis:
+            return list(redis.scan_iter(f"*{queue}*"))
+    left: list[object] = []
+    with Connection(url) as connection:
+        channels: Any = [connection.channel(), connection.channel()]  # not found: it is closed
+        with suppress(*connection.channel_errors):
+            left.append(channels[0].queue_declare(queue, passive=True))
+        with suppress(*connection.channel_errors):
+            left.append(channels[1].exchange_declare(queue, "direct", passive=True))
+    return left
 
 
 # When Ctrl-C is pressed: what was printed by then, seconds later, and how often.
 MOMENTS = [("", 0.1, 1), ("logs", 0.0, 1), ("logs", 0.5, 2), ("resumed", 0.0, 2)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_what_it_started_ends_when_it_is_killed_outright(tmp_path: Path) -> None:
+    with Demo(tmp_path) as demo:
+        demo.wait_for("resumed")
+        assert demo.processes() != []
+        demo.process.kill()
+        demo.exit_code()
+        psutil.wait_procs(demo.processes(), timeout=60)
+        assert demo.processes() == []
 
 
 @pytest.mark.parametrize(("printed", "delay", "times"), MOMENTS)

@@ -46,6 +46,12 @@ class Demo(Running):
         command = [sys.executable, "-m", "example_project.demo", *ports, *arguments]
         super().__init__(command, folder, inherited | words | env)
 
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        for process in self.processes():  # of a demo that did not end as it should
+            with suppress(psutil.Error):
+                process.kill()
+
     def address(self, name: str) -> str:
         """Return the URL of the site or the kiosk."""
         return self.wait_for(rf"  {name} +(http\S+)")[1]
@@ -59,6 +65,10 @@ class Demo(Running):
                 if below and process.pid != self.process.pid:
                     found.append(process)
         return found
+
+    def queue(self) -> str:
+        """Return the name of the queue that is this demo's own."""
+        return self.processes()[0].environ()["SHOP_QUEUE"]
 
     def kill(self, words: str) -> None:
         """SIGKILL to the oldest process whose command line has *words* in it."""
