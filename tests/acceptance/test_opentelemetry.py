@@ -136,6 +136,7 @@ def test_batches_hooks_and_figures_of_a_stream_that_runs(recorded: Recorded) -> 
         recorded.instrument(client)
         with client:
             eventually(lambda: len(recorded.spans) == 2)
+            client.wait_ready(timeout=30)  # a moment after its handler's span has ended
             figures = recorded.metrics()
         received = client.stats().messages_received
         with client:  # counts from 0 again
