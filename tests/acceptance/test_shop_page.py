@@ -27,6 +27,15 @@ def candles(browser: Any) -> int:
     return len(texts(browser, ".chart .candle"))
 
 
+def too_wide(browser: Any) -> list[str]:
+    """Return what does not fit into its box."""
+    found: list[str] = browser.execute_script(
+        "return [...document.querySelectorAll('html, .card, .products button, .streams li')]"
+        ".filter(each => each.scrollWidth > each.clientWidth).map(each => each.textContent)"
+    )
+    return found
+
+
 def test_page_and_admin_go_on_while_feed_and_worker_are_killed(tmp_path: Path) -> None:
     state = tmp_path / "demo"
     state.mkdir()
@@ -52,6 +61,9 @@ def test_page_and_admin_go_on_while_feed_and_worker_are_killed(tmp_path: Path) -
         before = texts(browser, ".price"), []
         eventually(lambda: texts(browser, ".price") != before[0])
         assert browser.execute_script("return window.first")  # it was never loaded anew
+        for width in (390, 700, 1100, 1600):
+            browser.set_window_size(width, 800)
+            assert too_wide(browser) == [], width
         check_log(browser)
 
         demo.log_in(browser)
