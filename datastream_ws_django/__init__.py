@@ -14,6 +14,11 @@ WebSocket streams in a Django project: settings, handlers, commands, admin.
 
 from __future__ import annotations
 
+try:
+    import django as _  # noqa: F401
+except ImportError as missing:
+    raise ImportError("django is not installed: pip install 'datastream-ws[django]'") from missing
+
 from .streams import Stream, datastream, datastreams
 
 __all__ = ["Stream", "datastream", "datastreams"]

@@ -23,6 +23,11 @@ balancer in :mod:`datastream_ws_flask.health`.
 
 from __future__ import annotations
 
+try:
+    import flask as _  # noqa: F401
+except ImportError as missing:
+    raise ImportError("flask is not installed: pip install 'datastream-ws[flask]'") from missing
+
 from .extension import DataStream
 
 __all__ = ["DataStream"]

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-import subprocess
-import sys
 import traceback
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,22 +144,3 @@ def test_after_a_fork_the_child_has_figures_of_its_own() -> None:
                     os._exit(code)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
             assert scraped(registry)["datastream_messages_received_total", "default"] == 1
-
-
-@pytest.mark.parametrize(
-    ("module", "hidden", "says"),
-    [
-        ("prometheus", "prometheus_client", "pip install 'datastream-ws[prometheus]'"),
-        ("opentelemetry", "opentelemetry", "pip install 'datastream-ws[opentelemetry]'"),
-    ],
-)
-def test_a_missing_package_is_said(module: str, hidden: str, says: str) -> None:
-    code = f"import sys; sys.modules[{hidden!r}] = None; import datastream_ws.{module}"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.stderr.splitlines()[-1].endswith(f"is not installed: {says}")

@@ -173,3 +173,20 @@ def test_a_lease_s_store_that_is_away_is_said_once(folder: Path) -> None:
         _, rest = process.communicate(timeout=60)
     assert line.startswith("stream default: lease: Redis does not answer as it should")
     assert "lease" not in rest
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "extra"),
+    [
+        ("datastream_ws.celery", "celery", "celery"),
+        ("datastream_ws.opentelemetry", "opentelemetry-api", "opentelemetry"),
+        ("datastream_ws.prometheus", "prometheus_client", "prometheus"),
+        ("datastream_ws_django", "django", "django"),
+        ("datastream_ws_flask", "flask", "flask"),
+    ],
+)
+def test_a_missing_extra_is_named(module: str, package: str, extra: str) -> None:
+    code = f"import sys; sys.modules[{package.removesuffix('-api')!r}] = None; import {module}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    says = f"ImportError: {package} is not installed: pip install 'datastream-ws[{extra}]'"
+    assert done.stderr.splitlines()[-1] == says
