@@ -14,7 +14,7 @@ from typing import Any, Self
 from .calls import InlineCaller, LoopCaller, Run, belongs_here, drive, handling
 from .codecs import frame_of
 from .connection import Connection
-from .engines import Frame, engine_for
+from .engines import Frame, engine_type
 from .events import State
 from .exceptions import (
     ConfigurationError,
@@ -28,7 +28,7 @@ from .lease import lease_for
 from .lifecycle import Lifecycle
 from .messages import Message, Origin
 from .options import ClientOptions
-from .process import Threads, bury, signals_to, threads, watch_forks
+from .process import Threads, bury, notice_fork, signals_to, threads, watch_forks
 from .records import about, fields, write
 from .redaction import peer_text, shown_url
 from .stats import Stats
@@ -89,6 +89,7 @@ class AsyncClient(Decorators):
 
     @property
     def state(self) -> State:
+        notice_fork()
         return self._state.value
 
     @property
@@ -113,6 +114,7 @@ class AsyncClient(Decorators):
 
     def stats(self) -> Stats:
         """Return a consistent snapshot of all counters since ``start()``."""
+        notice_fork()
         return self._life.stats() if self._life else Stats()
 
     def errors(self, timeout: float | None = None) -> AsyncIterator[BaseException]:
@@ -143,6 +145,8 @@ class AsyncClient(Decorators):
         if not self.state.is_final:
             return
         lease = lease_for(self.options.lease, self.name)
+        # Imported now: a child of a fork amid an import waits for ever when it imports the same.
+        engine = engine_type(self.options.engine)
         if self.state is not State.IDLE:
             self._begin_anew()
         self._close_requested = False
@@ -159,7 +163,7 @@ class AsyncClient(Decorators):
             epoch=self._epoch,
             submit=pool.submit,
             spawn=pool.call,
-            engine=engine_for,
+            engine=engine,
             held=held,
             lease=lease,
             budget=self._budget,
@@ -353,6 +357,7 @@ class AsyncClient(Decorators):
 
     def _open_connection(self) -> Connection | None:
         """Return the open connection, if there is one; from any thread."""
+        notice_fork()
         connection = self._life.connection if self._life else None
         return connection if connection is not None and connection.is_open else None
 

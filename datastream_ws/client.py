@@ -17,7 +17,16 @@ from .exceptions import ConfigurationError, SendTimeoutError
 from .handlers import Decorators, Handlers
 from .messages import Message
 from .options import ClientOptions
-from .process import Claim, LoopThread, claim_loop, release_loop, signals_to, threads, watch_forks
+from .process import (
+    Claim,
+    LoopThread,
+    claim_loop,
+    notice_fork,
+    release_loop,
+    signals_to,
+    threads,
+    watch_forks,
+)
 from .stats import Stats
 
 __all__ = ["Client"]
@@ -162,6 +171,7 @@ class Client(Decorators):
                 is counted as dropped.
 
         """
+        notice_fork()
         claim = self._claim
         if claim is None or claim.finished is None:
             return

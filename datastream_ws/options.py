@@ -8,6 +8,7 @@ import re
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 from urllib.parse import urlsplit
 
@@ -346,6 +347,8 @@ class ClientOptions:
                 raise ConfigurationError(f"{each.name}: {wrong} (given: {type(value).__name__})")
         if follows:
             self._set("ping_interval", _ping_interval(self.pong_timeout))
+        for name in ("engine", "loop"):
+            _check_installed(name, getattr(self, name))
         self._set("codec", codec_for(self.codec))
         if isinstance(self.headers, Mapping):
             stripped = {name: value.strip(" \t") for name, value in self.headers.items()}
@@ -426,6 +429,13 @@ def _refuse_unknown(cls: type[ClientOptions], options: Mapping[str, Any]) -> Non
             raise ConfigurationError(
                 f"{name}: is no option (given: {type(value).__name__}){_nearest(name, names)}"
             )
+
+
+def _check_installed(option: str, package: str) -> None:
+    if find_spec(package) is None:
+        raise ConfigurationError(
+            f"{option}: {package} is not installed: pip install 'datastream-ws[fast]'"
+        )
 
 
 def _ping_interval(pong_timeout: float | None) -> float:

@@ -21,9 +21,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 
-from .exceptions import ConfigurationError
-
-__all__ = ["LoopThread", "Threads", "claim_loop", "signals_to", "threads"]
+__all__ = ["LoopThread", "Threads", "claim_loop", "notice_fork", "signals_to", "threads"]
 
 T = TypeVar("T")
 
@@ -190,12 +188,8 @@ class LoopThread:
 def _new_loop(kind: str) -> asyncio.AbstractEventLoop:
     if kind == "asyncio":
         return asyncio.new_event_loop()
-    try:
-        import uvloop
-    except ImportError:
-        raise ConfigurationError(
-            "loop: uvloop is not installed: pip install 'datastream-ws[fast]'"
-        ) from None
+    import uvloop
+
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     return loop
 
@@ -235,6 +229,7 @@ class Process:
     """The clients of this process, and the loop's thread while there is one."""
 
     def __init__(self) -> None:
+        self.pid = os.getpid()
         self.lock = threading.Lock()
         self.stopping = threading.Lock()
         self.pool = Threads()
@@ -286,8 +281,15 @@ def watch_forks(client: Forkable) -> None:
     _forkable.add(client)
 
 
+def notice_fork() -> None:
+    """Do what the hook does, where a fork in C (uWSGI's) has called no hook."""
+    if _process.pid != os.getpid():
+        _after_fork_in_child()
+
+
 def _close_all() -> None:
     """At interpreter exit: all clients drain together, each within its ``close_timeout``."""
+    notice_fork()
     clients = {claim.client for claim in list(_process.claims)}
     for client in clients:
         client._ask_close(None)

@@ -8,14 +8,14 @@ the only importers of the two libraries.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ..exceptions import ConfigurationError
 from ..options import ClientOptions
 
-__all__ = ["Ended", "Engine", "Frame", "Receiver", "engine_for"]
+__all__ = ["Ended", "Engine", "Frame", "Receiver", "engine_type"]
 
 Frame = tuple[bool, bytes]
 """An outgoing message: whether it is text, and its payload (UTF-8 for text)."""
@@ -103,22 +103,20 @@ class Engine(Protocol):
         ...
 
 
-def engine_for(options: ClientOptions) -> Engine:
+def engine_type(name: str) -> Callable[[ClientOptions], Engine]:
     """
-    Return a new engine.
+    Import an engine, which takes a tenth of a second the first time.
 
     Raises:
-        ConfigurationError: If its library is not installed.
+        ConfigurationError: If its library cannot be imported.
 
     """
-    if options.engine == "websockets":
+    if name == "websockets":
         from .websockets import WebsocketsEngine
 
-        return WebsocketsEngine(options)
+        return WebsocketsEngine
     try:
         from .picows import PicowsEngine
-    except ImportError:
-        raise ConfigurationError(
-            "engine: picows is not installed: pip install 'datastream-ws[fast]'"
-        ) from None
-    return PicowsEngine(options)
+    except ImportError as error:
+        raise ConfigurationError(f"engine: picows cannot be imported: {error}") from error
+    return PicowsEngine

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -76,13 +76,14 @@ def program(code: str, *arguments: str) -> Iterator[Program]:
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PRELUDE + code, *arguments],
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     ) as process:
         running = Program(process)
         try:
             yield running
         finally:
-            if process.poll() is None:
-                process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its children have its stdout, too
             running.end()
 
 
@@ -145,7 +146,8 @@ def test_a_second_signal_aborts() -> None:
         while "received" not in running.hear():
             pass
         running.process.send_signal(signal.SIGTERM)
-        assert running.hear() == {"state": "CLOSING"}
+        while running.hear() != {"state": "CLOSING"}:  # earlier states may be told later
+            pass
         running.process.send_signal(signal.SIGTERM)
         heard = [running.hear(10), running.hear(10)]
         assert {"dropped": {"shutdown": 499}} in heard
@@ -389,6 +391,75 @@ def test_a_child_may_start_the_same_client() -> None:
         assert running.end() == 0
         assert len(server.connections) == 2
         eventually(lambda: [c.close_code for c in server.connections] == [1000, 1000])
+
+
+FORK_AT_ONCE = """
+client = Client(url, engine=sys.argv[2], **options)
+client.start()
+pid = os.fork()
+client.start()
+client.wait_ready(30)
+if pid:
+    say(code=os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@fork_only
+@pytest.mark.parametrize("engine", ["websockets", "picows"])
+def test_a_fork_right_after_the_start(engine: str) -> None:
+    """As gunicorn's --preload does. What is imported then would be locked in the child for ever."""
+    with StreamServer() as server, program(FORK_AT_ONCE, server.url, engine) as running:
+        assert running.hear() == {"code": 0}
+        assert running.end() == 0
+        assert len(server.connections) == 2
+
+
+# As uWSGI forks: Python's hooks are not called. PyDLL: with the GIL held. The other threads are
+# idle: a child of such a fork inherits the GIL as it is, and hangs if another one waited for it.
+FORK_IN_C = """
+import contextlib, ctypes
+
+client.start()
+client.wait_ready(30)
+client.request("ping", lambda message: message.data == "ping", timeout=30)
+time.sleep(0.2)
+pid = ctypes.PyDLL(None).fork()
+if pid == 0:
+    FIRST
+    say(child=client.state.name, connections=client.stats().connections)
+    client.start()
+    client.wait_ready(30)
+    client.request("pong", lambda message: message.data == "pong", timeout=30)
+    sys.exit(0)
+code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+client.request("still here", lambda message: message.data == "still here", timeout=30)
+say(code=code, parent=client.state.name, connections=client.stats().connections)
+"""
+
+# What the child does first with the client that it has inherited.
+FIRST = {
+    "state": "client.state",
+    "stats": "client.stats()",
+    "close": "client.close()",
+    "send": "with contextlib.suppress(NotConnectedError): client.send('to nobody')",
+    "nothing": "sys.exit(0)  # and nothing of the parent's is waited for",
+}
+
+
+@fork_only
+@pytest.mark.parametrize("first", FIRST)
+def test_a_fork_in_c_is_noticed(first: str) -> None:
+    """Without a hook, too, the child's client is idle, can be started there, and ends."""
+    code = FORK_IN_C.replace("FIRST", FIRST[first])
+    echo = StreamServer(on_message=lambda connection, data: connection.send(data))
+    with echo, program(code, echo.url) as running:
+        if first != "nothing":
+            assert running.hear() == {"child": "IDLE", "connections": 0}
+        assert running.hear() == {"code": 0, "parent": "READY", "connections": 1}
+        assert running.end() == 0
+        assert "to nobody" not in echo.received
+        closed = [1000, 1000] if first != "nothing" else [1000]
+        eventually(lambda: [c.close_code for c in echo.connections] == closed)
 
 
 FORK_IN_HANDLER = """

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from datastream_ws import ClientOptions
-from datastream_ws.engines import Ended, Engine, engine_for
+from datastream_ws.engines import Ended, Engine, engine_type
 
 from .rawsteps import GUID
 
@@ -97,7 +97,7 @@ class Wire:
         self._finish(engine)
 
     def _begin(self) -> asyncio.Task[None]:
-        self.engine: Engine = engine_for(self._options)
+        self.engine: Engine = engine_type(self._options.engine)(self._options)
         opening = self._loop.create_task(self.engine.open(self._options.url, {}, self))  # type: ignore[arg-type]
         for _ in range(50):
             if self._transport is not None and self.sent.endswith(b"\r\n\r\n"):

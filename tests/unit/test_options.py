@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import sys
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -461,3 +462,13 @@ def test_repr_hides_secrets(show: Callable[[object], str]) -> None:
 def test_repr_of_a_callable_url() -> None:
     """It is not called for being shown."""
     assert repr(ClientOptions(lambda: 1 / 0)) == "<ClientOptions default: (callable)>"  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize(("option", "package"), [("engine", "picows"), ("loop", "uvloop")])
+def test_what_an_option_names_is_installed(
+    option: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    says = rf"^{option}: {package} is not installed: pip install 'datastream-ws\[fast\]'$"
+    with pytest.raises(ConfigurationError, match=says):
+        options_of(**{option: package})
