@@ -38,13 +38,13 @@ class Network:
     def __init__(self) -> None:
         self._client = f"datastream-{os.getpid()}-client"
         self._server = f"datastream-{os.getpid()}-server"
-        self.at_client = ["ip", "netns", "exec", self._client]
-        self.at_server = ["ip", "netns", "exec", self._server]
 
     def __enter__(self) -> Self:
         if sys.platform != "linux" or os.geteuid() != 0:
             pytest.skip("only root can make network namespaces, on Linux")
         self._ip, self._nft = needed("ip", "iproute2"), needed("nft", "nftables")
+        self.at_client = [self._ip, "netns", "exec", self._client]
+        self.at_server = [self._ip, "netns", "exec", self._server]
         try:
             self._make()
         except subprocess.CalledProcessError as error:
