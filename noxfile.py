@@ -47,7 +47,8 @@ def readme(session: nox.Session) -> None:
     folder = Path(session.create_tmp())
     session.install("build", "twine")
     session.run("python", "-m", "build", "--outdir", str(folder))
-    session.run("python", "-m", "twine", "check", "--strict", *map(str, folder.iterdir()))
+    built = [str(path) for path in folder.glob("datastream_ws-*")]
+    session.run("python", "-m", "twine", "check", "--strict", *built)
     [wheel] = folder.glob("*.whl")
     session.install("--force-reinstall", f"{wheel}[all]", *TEST)
     run_pytest(session, "tests/acceptance/test_pages.py")

@@ -21,11 +21,20 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["LoopThread", "Threads", "claim_loop", "notice_fork", "signals_to", "threads"]
+__all__ = [
+    "LoopThread",
+    "Threads",
+    "claim_loop",
+    "is_handler_thread",
+    "notice_fork",
+    "signals_to",
+    "threads",
+]
 
 T = TypeVar("T")
 
 IDLE_THREAD_SECONDS = 10.0
+HANDLER_THREAD = "datastream-handler"
 
 
 class Threads:
@@ -81,7 +90,7 @@ class Threads:
         return future
 
     def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name="datastream-handler", daemon=True)
+        thread = threading.Thread(target=self._run, name=HANDLER_THREAD, daemon=True)
         with self._wake:
             self._alive.add(thread)
         try:
@@ -246,6 +255,11 @@ _forkable: weakref.WeakSet[Forkable] = weakref.WeakSet()
 def threads() -> Threads:
     """Return the handler threads of this process."""
     return _process.pool
+
+
+def is_handler_thread() -> bool:
+    """Whether the calling thread is one of ours that handlers are called in."""
+    return threading.current_thread().name == HANDLER_THREAD
 
 
 def claim_loop(client: Closable, kind: str) -> Claim:

@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
+from django.db import connections
 from django.dispatch import receiver
 from django.test import override_settings
 
 from datastream_ws import HandlerError
 from datastream_ws.testing import StreamServer
 from datastream_ws_django import Stream, datastream, datastreams
+from datastream_ws_django.models import FailedMessage
 from datastream_ws_django.signals import (
     message_received,
     stream_connected,
@@ -26,7 +29,7 @@ from datastream_ws_django.signals import (
     stream_ready,
 )
 from datastream_ws_django.testing import deliver
-from kit.seen import Seen
+from kit.seen import Seen, eventually
 
 FAST = {"MIN_RECONNECT_DELAY": 0.02, "MAX_RECONNECT_DELAY": 0.1, "PROXY": None}
 # The hooks that keep failed messages would use a database.
@@ -226,3 +229,33 @@ def test_a_receiver_for_every_stream_is_no_handler_of_one_in_particular(stream: 
         assert signal.disconnect(listen)
         assert stream.for_every_stream == []
     assert told == [False, True, False, True]
+
+
+@pytest.mark.parametrize("kind", ["plain", "coroutine"])
+def test_a_test_s_database_in_memory_is_closed_in_our_threads(
+    kind: str, transactional_db: None, stream: Stream, connected: StreamServer
+) -> None:
+    """Else each ends in a ResourceWarning (Python 3.13), for Django itself never closes one."""
+    seen: list[Any] = []
+
+    def count() -> None:
+        FailedMessage.objects.count()
+        seen.append(connections["default"])
+
+    if kind == "plain":
+        stream.on_message(lambda message: count())
+    else:
+
+        @stream.on_message
+        async def handle(message: Any) -> None:
+            await sync_to_async(count)()
+
+    with stream:
+        connected.wait_connected(1)
+        connected.send("a")
+        eventually(lambda: seen)
+    eventually(lambda: seen[0].connection is None)
+    assert connections["default"] is not seen[0]
+    assert FailedMessage.objects.count() == 0  # the test's own is open
+    deliver(stream.alias, "b")
+    assert kind == "coroutine" or connections["default"].connection is not None
