@@ -226,10 +226,16 @@ def subprotocols_option(value: Any) -> str | None:
     return "must be a list of subprotocol names, or None"
 
 
+STORES = ("redis://", "rediss://", "unix://")
+
+
 def lease_option(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return None
-    if all(callable(getattr(value, verb, None)) for verb in ("acquire", "renew", "release")):
+    if isinstance(value, str):
+        good = value.startswith(STORES)
+    else:
+        verbs = (getattr(value, verb, None) for verb in ("acquire", "renew", "release"))
+        good = value is None or all(map(callable, verbs))
+    if good:
         return None
     return "must be a redis:// URL, or an object with acquire(), renew() and release()"
 

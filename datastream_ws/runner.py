@@ -15,9 +15,11 @@ from typing import Any
 
 from .client import Client
 from .events import State
+from .exceptions import ConfigurationError
 from .health import StreamHealth, describe, write_health_file
 from .inbox import Budget
 from .process import signals_to
+from .records import fields
 
 __all__ = ["EXIT_CONFIGURATION", "EXIT_FAILED", "EXIT_FORCED", "EXIT_OK", "EXIT_USAGE", "Runner"]
 
@@ -67,7 +69,14 @@ class Runner:
         self._log = logging.getLogger("datastream_ws")
 
     def run(self) -> int:
-        """Start the clients, block until the end; return the exit code."""
+        """
+        Start the clients, block until the end; return the exit code.
+
+        Raises:
+            ConfigurationError: The health file cannot be written, or an option cannot work.
+
+        """
+        self._check()
         self._share_budget()
         with signals_to(lambda number: self._words.put(SIGNAL)):
             for client in self._clients:
@@ -80,6 +89,22 @@ class Runner:
         if any(client.state is State.FAILED for client in self._clients):
             return EXIT_FAILED
         return EXIT_FORCED if forced or (stop != SPENT and self._left_behind()) else EXIT_OK
+
+    def _check(self) -> None:
+        for client in self._clients:
+            if not client.handlers.has_message_handlers:
+                self._log.warning(
+                    "stream %s: no handler is registered for its messages: they are only counted",
+                    client.name,
+                    extra=fields(client.name),
+                )
+        if self._health_file is not None:
+            try:
+                write_health_file(self._health_file, [])
+            except OSError as error:
+                raise ConfigurationError(
+                    f"the health file {self._health_file} cannot be written: {error.strerror}"
+                ) from error
 
     def _share_budget(self) -> None:
         if self._max_messages is not None:

@@ -125,6 +125,9 @@ class StreamSettings:
                 'one, or take the stream out with "ENABLED": False'
             )
         options = self.resolved()
+        given = options.get("LEASE")
+        if isinstance(given, str) and given != DATABASE_LEASE and "://" not in given:
+            raise self.wrong('LEASE: must be "database", a redis:// URL, or a lease\'s dotted path')
         if not lease:
             options.pop("LEASE", None)
         elif options.get("LEASE") == DATABASE_LEASE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -88,6 +89,11 @@ class Forwarder:
         name = getattr(task, "name", task)
         if not isinstance(name, str) or not name:
             raise ConfigurationError("forward: the task must be a Celery task or its name")
+        for option in options.keys() - {"router"}:  # apply_async has that
+            if near := difflib.get_close_matches(option, ("batch", "route"), n=1, cutoff=0.8):
+                raise ConfigurationError(
+                    f"forward: no option {option!r}; did you mean {near[0]!r}?"
+                )
         for option in OURS.keys() & options.keys():
             raise ConfigurationError(f"forward: {option} cannot be set: {OURS[option]}")
         _refuse_unsafe(options.get("serializer"), "forward(serializer=…)")

@@ -22,14 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code (those of :mod:`datastream_ws.runner`)."""
     # Until a command has a way of its own to end: at once and silently, as other commands do.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from .arguments import parse
+
+    wanted = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         import rich as _  # noqa: F401
     except ImportError:
         print("datastream-ws needs rich: pip install 'datastream-ws[cli]'", file=sys.stderr)
         return EXIT_CONFIGURATION
-    from .arguments import parse
-
-    wanted = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         code: int = wanted.run(wanted)
     except Exception as error:

@@ -62,6 +62,8 @@ def _too_much(rest: Sequence[str], parser: argparse.ArgumentParser) -> str:
     if unknown is None:
         return "there is an argument too many; quote what has spaces in it, -H 'Name: value'"
     option = unknown.partition("=")[0]
+    if option in parser._option_string_actions:
+        return f"{option} goes behind the command: {parser.prog} … {option}"
     near = difflib.get_close_matches(option, parser._option_string_actions, n=1)
     return f"no option {option}" + (f"; did you mean {near[0]}?" if near else "")
 

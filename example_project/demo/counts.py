@@ -58,7 +58,8 @@ def _line(name: str, counts: Mapping[str, int], gaps: str) -> str:
 def _gaps(stream: str) -> str:
     gaps = Event.objects.filter(stream=stream, kind=Event.Kind.BACK)
     seconds = gaps.aggregate(sum=Sum("seconds", default=0.0))["sum"]
-    return f"{gaps.count()} gaps, {seconds:.1f} s"
+    count = gaps.count()
+    return f"{count} {'gap' if count == 1 else 'gaps'}, {seconds:.1f} s"
 
 
 def _tasks() -> str:

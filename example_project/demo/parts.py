@@ -45,7 +45,7 @@ class Parts:
     wanted: Namespace
 
     def __post_init__(self) -> None:
-        self.password = secrets.token_urlsafe(9)
+        self.password = secrets.token_hex(6)
         self.queue = f"shop-{secrets.token_hex(4)}"
         self.broker = next((name for name in BROKERS if os.environ.get(name)), None)
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -107,8 +107,8 @@ class Parts:
                 connection.ensure_connection(max_retries=1, interval_start=0)
             except Exception as error:
                 raise DemoError(
-                    f"{self.broker}: no broker answers ({error}). Start it, or unset "
-                    f"{self.broker}: the demo brings a broker of its own"
+                    f"{self.broker}: no broker answers ({error}). Start it, correct the address, "
+                    f"or unset {self.broker}: the demo brings a broker of its own"
                 ) from None
 
     def services(self) -> list[Service]:

@@ -43,12 +43,14 @@ def run(arguments: Sequence[str], signals: Signals) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="make demo", usage="make demo ARGS='[OPTIONS]'", description=__doc__
+    )
     add = parser.add_argument
     add("--messages", type=_positive(int), metavar="N", help="end after N prices, with a summary")
     add("--rate", type=_positive(float), metavar="R", default=20.0, help="prices a second (20)")
     add("--seed", type=int, metavar="N", default=0, help="other prices, other flags")
-    add("--port", type=int, metavar="P", help="of the site, and the next one of the kiosk (8000)")
+    add("--port", type=_port, metavar="P", help="of the site, and the next one of the kiosk (8000)")
     add("--state", type=Path, metavar="DIR", help="keep database and logs in this new folder")
     return parser
 
@@ -62,6 +64,16 @@ def _positive(kind: Any) -> Any:
 
     parse.__name__ = kind.__name__
     return parse
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port < 65535:  # the next one is the kiosk's
+        raise argparse.ArgumentTypeError("must be 0 to 65534")
+    return port
+
+
+_port.__name__ = "port"
 
 
 @contextmanager

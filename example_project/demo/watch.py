@@ -68,7 +68,7 @@ class Demo:
         say("The shop: Django, Celery and Flask on a feed that does not hold. Ctrl-C ends it.")
         say()
         say(f"  site     {parts.site_url}")
-        say(f"  admin    {parts.site_url}admin/  (admin, {parts.password})")
+        say(f"  admin    {parts.site_url}admin/  (user admin, password {parts.password})")
         say(f"           {parts.site_url}admin/{streams}/prices/")
         say(f"  kiosk    {parts.kiosk_url}")
         say(f"  broker   {parts.broker_name}, {workers}")

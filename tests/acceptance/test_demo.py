@@ -134,6 +134,7 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path: Path) -> None:
             f"port {port} cannot be had": ["--port", str(port)],
             "is not empty; name a new folder": ["--state", str(tmp_path / "full")],
             "--messages: must be above 0": ["--messages", "0"],
+            "--port: must be 0 to 65534": ["--port", "99999"],
         }
         for text, arguments in wrong.items():
             with Demo(tmp_path, *arguments) as demo:

@@ -85,6 +85,30 @@ def folder(tmp_path: Path) -> Path:
             "run `manage.py migrate`, or say --no-lease",
         ),
         (
+            [*DJANGO, "run_datastream"],
+            {"URL": "ws://127.0.0.1:1/", "LEASE": "databse"},
+            1,
+            "DATASTREAMS['default']: LEASE: must be \"database\", a redis:// URL",
+        ),
+        (
+            [*DJANGO, "run_datastream", "--health-file", "no/such/folder"],
+            {"URL": "ws://127.0.0.1:1/"},
+            1,
+            "the health file no/such/folder cannot be written: No such file or directory",
+        ),
+        (
+            [*FLASK, "run", "--health-file", "no/such/folder"],
+            URL,
+            1,
+            "the health file no/such/folder cannot be written: No such file or directory",
+        ),
+        (
+            [*FLASK, "run"],
+            URL | {f"DATASTREAM_{name}": value for name, value in GIVES_UP.items()},
+            3,
+            "stream default: no handler is registered for its messages",
+        ),
+        (
             [*DJANGO, "datastream_retry_failed", "--since", "yesterday"],
             {"URL": "ws://x"},
             2,
@@ -99,7 +123,7 @@ def folder(tmp_path: Path) -> Path:
             "Error: --datastream-streams: no stream 'nosuch'; known: default",
         ),
         (CELERY, {"conf": {"on_fata": "log"}}, 1, "no key 'on_fata'; did you mean on_fatal?"),
-        (CELERY, {"lease": "zookeeper://x"}, 1, "Error: lease: must be a redis:// URL"),
+        (CELERY, {"lease": "zookeeper://x"}, 1, "proj.py, line 9: lease: must be a redis:// URL"),
         (
             CELERY,
             {"url": f"https://x/?token={SECRET}"},
@@ -121,7 +145,7 @@ def test_one_line_that_says_what_to_do(
 WRONG: dict[str, dict[str, object]] = {
     "flask": {"DATASTREAM_URL": "https://x"},
     "django": {"URL": "https://x"},
-    "celery": {"lease": "zookeeper://x"},
+    "celery": {"conf": {"on_fata": "log"}},
 }
 
 
@@ -167,6 +191,7 @@ def test_a_lease_s_store_that_is_away_is_said_once(folder: Path) -> None:
     ) as process:
         try:
             assert process.stderr is not None
+            assert "no handler" in process.stderr.readline()
             line = process.stderr.readline()
         finally:
             process.terminate()

@@ -83,7 +83,7 @@ class Demo(Running):
 
     def log_in(self, browser: Any) -> None:
         """Have a browser be the admin."""
-        password = self.wait_for(r"\(admin, (\S+)\)")[1]
+        password = self.wait_for(r"password (\S+)\)")[1]
         log_in(browser, self.address("site"), "admin", password)
 
     def left(self) -> list[str]:

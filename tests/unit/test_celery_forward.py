@@ -126,6 +126,8 @@ def test_task_ids_are_stable_and_differ_by_task(app: Any, calls: list[Any]) -> N
         ({"batch": (0, 1)}, "max_size"),
         ({"route": 7}, "route"),
         ({"task": ""}, "task"),
+        ({"bacth": 5}, "no option 'bacth'; did you mean 'batch'?"),
+        ({"routes": "a"}, "did you mean 'route'?"),
     ],
 )
 def test_forward_refuses(arguments: dict[str, Any], match: str) -> None:

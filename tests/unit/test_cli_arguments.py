@@ -17,6 +17,7 @@ SECRET = "hunter2"
     [
         ([], "say one of listen, replay, check"),
         (["lisen", URL], "did you mean listen?"),
+        (["-v", "listen", URL], "-v goes behind the command: datastream-ws listen … -v"),
         ([f"wss://x/?token={SECRET}"], "say one of listen, replay, check first"),
         (["listen"], "required: URL"),
         (["listen", f"https://x/?token={SECRET}"], "URL: must start with ws:// or wss://"),
