@@ -7,6 +7,7 @@ Differences from the default one are listed in docs/engines.md.
 from __future__ import annotations
 
 import asyncio
+import errno
 import http
 import os
 import re
@@ -16,7 +17,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote, urljoin, urlsplit
 
 import picows
@@ -309,6 +310,14 @@ class ParserEar(QuietLogger):
     exception = error
 
 
+class Dialled(socket.socket):
+    """A connected socket. One that was reset by now picows would dial again, and leave open."""
+
+    def connect(self, address: object) -> NoReturn:
+        self.close()
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+
+
 class PicowsEngine:
     """See :class:`datastream_ws.engines.Engine`."""
 
@@ -389,10 +398,7 @@ class PicowsEngine:
 
     async def _dial(self, url: Any) -> socket.socket:
         """Connect, and keep hold of the socket."""
-        sock = await dialled(url.host, url.port)
-        if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            sock.close()  # reset already: picows would dial again with it, and leave it open
-            raise OSError(number, os.strerror(number))
+        sock = Dialled(fileno=(await dialled(url.host, url.port)).detach())
         self._sockets.append(sock)
         return sock
 
