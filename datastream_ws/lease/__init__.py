@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 from ..exceptions import ConfigurationError
+from ..options import STORES
 from .keeper import LeaseKeeper
 from .redis import RedisLease
 
@@ -59,6 +60,6 @@ def lease_for(option: Any, name: str) -> Lease | None:
     if option is None or not isinstance(option, str):
         lease: Lease | None = option
         return lease
-    if option.startswith(("redis://", "rediss://", "unix://")):
+    if option.startswith(STORES):
         return RedisLease(option, name)
     raise ConfigurationError("lease: must be a redis:// URL, or an object of the Lease protocol")
