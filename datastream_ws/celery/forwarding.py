@@ -61,7 +61,8 @@ def forward(
             you say otherwise the result is ignored: a worker would keep a subscription for each.
 
     Raises:
-        ConfigurationError: If an option is forward's own business, or the serializer is unsafe.
+        ConfigurationError: If an option is forward's own business or a misspelt *batch* or *route*,
+            or the serializer is unsafe.
 
     """
     forwarder = Forwarder(client, task, apply_async_options)
