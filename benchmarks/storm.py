@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from benchmarks.parts import Figures, Part, Scale, rows
-from datastream_ws.retry import Backoff
+from datastream_ws.lifecycle.retry import Backoff
 
 __all__ = ["CURVES", "PARTS", "Result", "storm"]
 

@@ -24,7 +24,8 @@ from .exceptions import (
 )
 from .handlers import Handlers
 from .messages import Message
-from .options import ClientOptions, ConnectionReadyHandler, Logger, MessageHandler
+from .option_checks import Logger
+from .options import ClientOptions, ConnectionReadyHandler, MessageHandler
 from .stats import Stats
 from .version import __version__
 

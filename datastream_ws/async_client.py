@@ -11,29 +11,28 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-from .calls import InlineCaller, LoopCaller, Run, belongs_here, drive, handling
 from .codecs import frame_of
-from .connection import Connection
-from .engines import Frame, engine_type
+from .connection.connection import Connection
+from .connection.engine import Frame, engine_type
+from .connection.subscriptions import Subscriptions
 from .events import State
-from .exceptions import (
-    ConfigurationError,
-    HandlerError,
-    NotConnectedError,
-    SendTimeoutError,
-)
+from .exceptions import ConfigurationError, HandlerError, NotConnectedError, SendTimeoutError
 from .handlers import Decorators, Handlers
-from .inbox import Budget
+from .handling.budget import Budget
+from .handling.callers import InlineCaller, LoopCaller, drive
+from .handling.contexts import HandlerRun
+from .handling.current import belongs_here, handling
 from .lease import lease_for
-from .lifecycle import Lifecycle
+from .lifecycle.machine import Lifecycle
+from .log_fields import about, fields, write
 from .messages import Message, Origin
 from .options import ClientOptions
-from .process import Threads, bury, notice_fork, signals_to, threads, watch_forks
-from .records import about, fields, write
+from .process.futures import ErrorBuffer, Observable, wait_for
+from .process.handler_threads import HandlerThreads
+from .process.loop_use import bury, notice_fork, threads, watch_forks
+from .process.signals import signals_to
 from .redaction import peer_text, shown_url
 from .stats import Stats
-from .subscriptions import Subscriptions
-from .waiting import Box, Feed, wait_for
 
 __all__ = ["AsyncClient"]
 
@@ -78,8 +77,8 @@ class AsyncClient(Decorators):
 
     def _begin_anew(self) -> None:
         self._lock = threading.Lock()
-        self._state: Box[State] = Box(State.IDLE)
-        self._errors: Feed[BaseException] = Feed()
+        self._state: Observable[State] = Observable(State.IDLE)
+        self._errors: ErrorBuffer[BaseException] = ErrorBuffer()
 
     # --- facts ---
 
@@ -172,7 +171,7 @@ class AsyncClient(Decorators):
         life.finished.add_done_callback(lambda _: self._let_go(life, pool))
         life.begin()
 
-    def _let_go(self, life: Lifecycle, pool: Threads) -> None:
+    def _let_go(self, life: Lifecycle, pool: HandlerThreads) -> None:
         self.handlers.added.discard(life.dispatcher.wake)
         pool.let_go()
 
@@ -475,7 +474,7 @@ class AsyncClient(Decorators):
 
         """
         message = self._made_up(data)
-        run = Run(self.handlers, LoopCaller(asyncio.Event()))
+        run = HandlerRun(self.handlers, LoopCaller(asyncio.Event()))
         try:
             await run.deliver(message)
         except Exception as error:
@@ -501,7 +500,7 @@ class AsyncClient(Decorators):
         )  # fmt: skip
         self._errors.put(failure)
         for hook in self.handlers.hooks["on_error"]:
-            drive(Run(self.handlers, InlineCaller()).call(hook, failure, hook="on_error"))
+            drive(HandlerRun(self.handlers, InlineCaller()).call(hook, failure, hook="on_error"))
 
     # --- the process ---
 

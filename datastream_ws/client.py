@@ -10,23 +10,18 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from .async_client import AsyncClient
-from .calls import InlineCaller, Run, drive, handling
-from .connection import Connection
+from .connection.connection import Connection
 from .events import State
 from .exceptions import ConfigurationError, SendTimeoutError
 from .handlers import Decorators, Handlers
+from .handling.callers import InlineCaller, drive
+from .handling.contexts import HandlerRun
+from .handling.current import handling
 from .messages import Message
 from .options import ClientOptions
-from .process import (
-    Claim,
-    LoopThread,
-    claim_loop,
-    notice_fork,
-    release_loop,
-    signals_to,
-    threads,
-    watch_forks,
-)
+from .process.loop_thread import LoopThread
+from .process.loop_use import LoopUse, end_loop_use, notice_fork, threads, use_loop, watch_forks
+from .process.signals import signals_to
 from .stats import Stats
 
 __all__ = ["Client"]
@@ -66,7 +61,7 @@ class Client(Decorators):
     def __init__(self, url: Any = None, /, **options: Any) -> None:
         self.aio = AsyncClient(url, **options)
         self.aio._face = self
-        self._claim: Claim | None = None
+        self._loop_use: LoopUse | None = None
         watch_forks(self)
 
     # --- facts ---
@@ -126,21 +121,21 @@ class Client(Decorators):
         """
         if not self.state.is_final:
             return
-        claim = self._claim = claim_loop(self, self.options.loop)
-        if claim.thread.is_current:
-            self._begin(claim)
+        use = self._loop_use = use_loop(self, self.options.loop)
+        if use.thread.is_current:
+            self._begin(use)
         else:
-            claim.thread.run(_as_coroutine(lambda: self._begin(claim)))
+            use.thread.run(_as_coroutine(lambda: self._begin(use)))
 
-    def _begin(self, claim: Claim) -> None:
+    def _begin(self, use: LoopUse) -> None:
         self.aio._begin(held=False)
-        claim.finished = self.aio._finished
-        assert claim.finished is not None
-        claim.finished.add_done_callback(lambda _: threads().call(lambda: release_loop(claim)))
+        use.finished = self.aio._finished
+        assert use.finished is not None
+        use.finished.add_done_callback(lambda _: threads().call(lambda: end_loop_use(use)))
 
     @property
     def _loop_thread(self) -> LoopThread | None:
-        return self._claim.thread if self._claim else None
+        return self._loop_use.thread if self._loop_use else None
 
     def run(self) -> None:
         """
@@ -172,16 +167,16 @@ class Client(Decorators):
 
         """
         notice_fork()
-        claim = self._claim
-        if claim is None or claim.finished is None:
+        use = self._loop_use
+        if use is None or use.finished is None:
             return
-        if not claim.finished.done():
+        if not use.finished.done():
             self._ask_close(timeout)
-            if handling.get() is self or claim.thread.is_current:
+            if handling.get() is self or use.thread.is_current:
                 return
-            claim.finished.result()
-        if handling.get() is None and not claim.thread.is_current:
-            release_loop(claim)
+            use.finished.result()
+        if handling.get() is None and not use.thread.is_current:
+            end_loop_use(use)
 
     def _ask_close(self, timeout: float | None) -> None:
         """Have the client close within *timeout* seconds, without waiting."""
@@ -334,7 +329,7 @@ class Client(Decorators):
             raise ConfigurationError("deliver() in a coroutine: use await client.aio.deliver(...)")
         message = self.aio._made_up(data)
         try:
-            drive(Run(self.handlers, InlineCaller()).deliver(message))
+            drive(HandlerRun(self.handlers, InlineCaller()).deliver(message))
         except Exception as error:
             if not robust:
                 raise
@@ -342,7 +337,7 @@ class Client(Decorators):
 
     def forget_parent(self) -> None:
         """In a forked child: the loop's thread is the parent's."""
-        self._claim = None
+        self._loop_use = None
 
     def __repr__(self) -> str:
         return repr(self.aio).replace(type(self.aio).__name__, type(self).__name__, 1)

@@ -17,7 +17,7 @@ from .messages import undecodable
 if TYPE_CHECKING:
     from .messages import Message
 
-__all__ = ["Call", "Decorators", "Handler", "Handlers", "Unit"]
+__all__ = ["Call", "ContextFactory", "Decorators", "Handler", "Handlers"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -127,7 +127,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class ContextFactory:
     """
     A context to enter around handlers: ``use(factory, per=…)``.
 
@@ -196,7 +196,7 @@ class Handlers:
         self._peeks = False  # nobody will look at the rest of a message, but of a type of its own
         self.batches: tuple[Handler, ...] = ()
         self.hooks: dict[str, tuple[Handler, ...]] = dict.fromkeys(HOOKS, ())
-        self.units: tuple[Unit, ...] = ()
+        self.context_factories: tuple[ContextFactory, ...] = ()
         self.added: set[Callable[[], None]] = set()
         """Called after a message handler was registered; for those who hold messages back."""
         self._followed: tuple[Handlers, ...] = ()
@@ -220,10 +220,10 @@ class Handlers:
             other._followers = other._followers or weakref.WeakSet()
             other._followers.add(self)
             hooks = [(kind, hook) for kind, added in other.hooks.items() for hook in added]
-            handlers, units = other._handlers, other.units
+            handlers, context_factories = other._handlers, other.context_factories
         self._followed += (other,)
-        for unit in units:
-            self._add_unit(unit)
+        for unit in context_factories:
+            self._add_context_factory(unit)
         for kind, hook in hooks:
             self._add_hook(kind, hook)
         for handler in handlers:
@@ -381,15 +381,15 @@ class Handlers:
         wants_call = takes_call(factory)
         if wants_call and per == "run":
             raise ConfigurationError("use: a factory of per='run' must not need an argument")
-        self._add_unit(Unit(factory, per, wants_call))
+        self._add_context_factory(ContextFactory(factory, per, wants_call))
         return factory
 
-    def _add_unit(self, unit: Unit) -> None:
+    def _add_context_factory(self, unit: ContextFactory) -> None:
         with self._lock:
-            self.units += (unit,)
+            self.context_factories += (unit,)
             followers = tuple(self._followers or ())
         for follower in followers:
-            follower._add_unit(unit)
+            follower._add_context_factory(unit)
 
     def _hook(self, kind: str, function: F) -> F:
         if not callable(function):
@@ -468,7 +468,7 @@ class Handlers:
         Return whether every handler is of this kind and is only to be called: in no batch, and
         a coroutine function within no contexts.
         """
-        if self.batches or (is_async and self.units):
+        if self.batches or (is_async and self.context_factories):
             return False
         return self.all_async if is_async else self.none_async
 
@@ -476,13 +476,18 @@ class Handlers:
     def only(self) -> Handler | None:
         """The handler, if there is one that is given every message and nothing else is to do."""
         every = self.every
-        if every is None or len(every) != 1 or every[0].decode_as is not None or self.units:
+        if (
+            every is None
+            or len(every) != 1
+            or every[0].decode_as is not None
+            or self.context_factories
+        ):
             return None
         return every[0]
 
-    def has_units(self, per: Literal["call", "run"]) -> bool:
+    def has_contexts(self, per: Literal["call", "run"]) -> bool:
         """Whether there are contexts to enter around each call, or each run."""
-        return any(unit.per == per for unit in self.units)
+        return any(unit.per == per for unit in self.context_factories)
 
     def match(self, message: Message) -> tuple[Handler, ...]:
         """

@@ -14,10 +14,10 @@ from typing import Any
 from .client import Client
 from .events import State
 from .exceptions import ConfigurationError
-from .records import fields
+from .log_fields import fields
 from .stats import Stats
 
-__all__ = ["METRICS", "Metric", "Reading", "Watched", "readings"]
+__all__ = ["METRICS", "Exported", "Metric", "Reading", "readings"]
 
 log = logging.getLogger("datastream_ws")
 
@@ -104,7 +104,7 @@ def readings(metric: Metric, reading: Reading) -> Iterator[tuple[dict[str, str],
         yield {"stream": reading.stream}, value
 
 
-class Watched:
+class Exported:
     """
     Streams whose figures are read; held weakly, without locks (a fork may come at any time).
 

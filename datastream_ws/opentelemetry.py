@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 from . import Postponed, __version__
 from .handlers import Call
-from .metrics import METRICS, Metric, Watched, name_of, readings
+from .metrics import METRICS, Exported, Metric, name_of, readings
 
 try:
     from opentelemetry import metrics, trace
@@ -44,7 +44,7 @@ SCOPE = "datastream_ws"
 UNITS = {"seconds": "s", "bytes": "By", "": "1"}
 
 _traced: weakref.WeakSet[Any] = weakref.WeakSet()
-_watched: weakref.WeakKeyDictionary[MeterProvider, Watched] = weakref.WeakKeyDictionary()
+_watched: weakref.WeakKeyDictionary[MeterProvider, Exported] = weakref.WeakKeyDictionary()
 
 
 def instrument(
@@ -71,7 +71,7 @@ def instrument(
     provider = meter_provider or metrics.get_meter_provider()
     watched = _watched.get(provider)
     if watched is None:
-        watched = _watched[provider] = Watched()
+        watched = _watched[provider] = Exported()
         _create_instruments(provider, watched)
     watched.add(client, flask_app)
     if client not in _traced:
@@ -163,7 +163,7 @@ def _note(span: Span, error: BaseException) -> None:
 # --- figures ---------------------------------------------------------------------------------
 
 
-def _create_instruments(provider: MeterProvider, watched: Watched) -> None:
+def _create_instruments(provider: MeterProvider, watched: Exported) -> None:
     """Create each instrument once for a provider: a second of its name would be refused."""
     meter = provider.get_meter(SCOPE, __version__)
     for metric in METRICS:
@@ -174,7 +174,7 @@ def _create_instruments(provider: MeterProvider, watched: Watched) -> None:
         create(name, [_callback(metric, watched)], UNITS[metric.unit], metric.text)
 
 
-def _callback(metric: Metric, watched: Watched) -> Callable[[CallbackOptions], Any]:
+def _callback(metric: Metric, watched: Exported) -> Callable[[CallbackOptions], Any]:
     rising = Rising()
 
     def observe(options: CallbackOptions) -> Iterable[Observation]:

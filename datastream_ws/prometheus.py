@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from .metrics import METRICS, Metric, Watched, readings
+from .metrics import METRICS, Exported, Metric, readings
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry
@@ -71,7 +71,7 @@ class StreamCollector(Collector):
     """What a registry asks; one for all streams, so that nothing is registered twice."""
 
     def __init__(self) -> None:
-        self.watched = Watched()
+        self.watched = Exported()
 
     def describe(self) -> Iterator[Family]:
         """Name the metrics without reading any stream."""

@@ -16,10 +16,10 @@ from typing import Any
 from .client import Client
 from .events import State
 from .exceptions import ConfigurationError
+from .handling.budget import Budget
 from .health import StreamHealth, describe, write_health_file
-from .inbox import Budget
-from .process import signals_to
-from .records import fields
+from .log_fields import fields
+from .process.signals import signals_to
 
 __all__ = ["EXIT_CONFIGURATION", "EXIT_FAILED", "EXIT_FORCED", "EXIT_OK", "EXIT_USAGE", "Runner"]
 

@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import datastream_ws as core
-from datastream_ws import ConfigurationError, DecodeError, Message, __version__
 
-from .options import check_headers, check_url
+from . import ConfigurationError, DecodeError, Message, __version__
+from .option_checks import check_headers, check_url
 from .redaction import peer_text
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .inbox import Counts
+    from .handling.inbox import Counts
 
 __all__ = ["Stats"]
 

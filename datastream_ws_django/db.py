@@ -21,7 +21,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections, reset_queries
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from datastream_ws.process import is_handler_thread
+from datastream_ws.process.handler_threads import is_handler_thread
 
 __all__ = ["Hygiene", "clean_connections", "is_passing", "moment"]
 
@@ -142,9 +142,9 @@ class Hygiene:
         self._context = ThreadSensitiveContext()
         self._pid = os.getpid()
 
-    def run(self) -> Run:
+    def run(self) -> ConnectionsRun:
         """Return the context manager for one run."""
-        return Run(self)
+        return ConnectionsRun(self)
 
     @property
     def context(self) -> ThreadSensitiveContext:
@@ -168,7 +168,7 @@ class Hygiene:
                 closing.result(1.0)
 
 
-class Run:
+class ConnectionsRun:
     """One run; entered by plain handlers' threads, and asynchronously around coroutine handlers."""
 
     __slots__ = ("_hygiene", "_token")

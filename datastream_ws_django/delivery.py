@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import async_to_sync
 
 from datastream_ws import ClientOptions, HandlerError, Message
-from datastream_ws.calls import InlineCaller, Run, drive
 from datastream_ws.handlers import Handler
+from datastream_ws.handling.callers import InlineCaller, drive
+from datastream_ws.handling.contexts import HandlerRun
+from datastream_ws.log_fields import about, fields, write
 from datastream_ws.messages import Origin
-from datastream_ws.records import about, fields, write
 
 if TYPE_CHECKING:
     from .streams import Stream
@@ -81,11 +82,11 @@ def options_of(stream: Stream) -> ClientOptions:
 def call_handler(stream: Stream, handler: Handler, message: Message) -> None:
     """Call one handler within its contexts; raises what it raises."""
     argument: Any = [message] if handler.is_batch else handler.argument(message)
-    run = Run(stream.handlers, InlineCaller(run_coroutine))
+    run = HandlerRun(stream.handlers, InlineCaller(run_coroutine))
     drive(call_and_leave(run, handler, argument, messages=(message,)))
 
 
-async def call_and_leave(run: Run, handler: Handler, *arguments: Any, **about: Any) -> None:
+async def call_and_leave(run: HandlerRun, handler: Handler, *arguments: Any, **about: Any) -> None:
     try:
         await run.call(handler, *arguments, **about)
     finally:
@@ -110,5 +111,5 @@ def report(stream: Stream, handler: Handler, message: Message, error: Exception)
     logger = options_of(stream).logger
     write(logger, "error", "stream %s: %s", stream.alias, failure, exc_info=failure, extra=extra)
     for hook in stream.handlers.hooks["on_error"]:
-        run = Run(stream.handlers, InlineCaller(run_coroutine))
+        run = HandlerRun(stream.handlers, InlineCaller(run_coroutine))
         drive(call_and_leave(run, hook, failure, hook="on_error"))

@@ -12,7 +12,7 @@ from django.db import connections, router
 from django.db.models import F
 from django.utils import timezone
 
-from datastream_ws.lease.watch import Watch
+from datastream_ws.lease.liveness import Liveness
 
 from .models import StreamLease
 
@@ -32,7 +32,7 @@ class DatabaseLease:
         self._stream = stream
         self._token = f"{socket.gethostname()[:100]}:{os.getpid()}:{uuid.uuid4().hex}"
         self._epoch = 0
-        self._watch = Watch()
+        self._watch = Liveness()
 
     def acquire(self, ttl: float) -> int | None:
         """Take the lease if it is free, or if its holder has not renewed it for so long."""

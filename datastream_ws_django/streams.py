@@ -18,7 +18,7 @@ from django.db import transaction
 
 from datastream_ws import Client, Handlers
 from datastream_ws.handlers import Decorators
-from datastream_ws.records import fields
+from datastream_ws.log_fields import fields
 
 from .conf import StreamSettings, streams_settings
 from .db import Hygiene

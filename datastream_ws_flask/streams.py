@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from flask import Flask, request
 
 from datastream_ws import Client, ConfigurationError, Handlers
-from datastream_ws.records import about, fields
+from datastream_ws.log_fields import about, fields
 
 from .settings import Settings
 from .signals import Announcer

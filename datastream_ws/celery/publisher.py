@@ -19,7 +19,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from .. import Postponed
-from ..records import about, fields
+from ..log_fields import about, fields
 from ..redaction import peer_text
 from .broker import BrokerConnection
 

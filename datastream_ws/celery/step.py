@@ -16,7 +16,7 @@ from celery.worker import state as worker_state
 from .. import ConfigurationError, State, StateEvent
 from ..health import describe
 from ..lease import lease_for
-from ..records import fields
+from ..log_fields import fields
 from .broker import set_timeouts
 from .commandline import refusing
 from .config import WorkerConfig, spool_path

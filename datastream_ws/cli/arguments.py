@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..options import check_headers, check_url
+from ..option_checks import check_headers, check_url
 from ..redaction import peer_text
 from ..runner import EXIT_USAGE
 

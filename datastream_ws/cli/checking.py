@@ -20,8 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import Client, State
-from ..engines.websockets import proxy_for
-from ..options import check_url
+from ..connection.websockets_engine import proxy_for
+from ..option_checks import check_url
 from ..redaction import escaped, peer_text, shown_url
 from .advice import (
     Trouble,

@@ -24,7 +24,7 @@ from .. import (
     StateEvent,
 )
 from ..exceptions import said
-from ..process import signals_to
+from ..process.signals import signals_to
 from ..redaction import peer_text, shown_url
 from ..runner import EXIT_CONFIGURATION, EXIT_OK, Runner
 from .lines import Lines

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 
 from .. import ConfigurationError
 from ..exceptions import said
-from ..process import signals_to
+from ..process.signals import signals_to
 from ..redaction import peer_text
 from ..runner import EXIT_OK
 from ..testing import StreamServer

@@ -3,7 +3,7 @@ One owner among many processes.
 
 A :class:`Lease` is a right with an end, kept in a store that all processes reach. Whoever holds
 it connects; the others stand by. :class:`RedisLease` keeps it in Redis; Django's adapter has one
-in the database. ``LeaseKeeper`` acquires and renews it on a thread of its own, so that a
+in the database. ``LeaseRenewal`` acquires and renews it on a thread of its own, so that a
 store that hangs never blocks the event loop.
 """
 
@@ -12,11 +12,11 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 from ..exceptions import ConfigurationError
-from ..options import STORES
-from .keeper import LeaseKeeper
+from ..option_checks import STORES
 from .redis import RedisLease
+from .renewal import LeaseRenewal
 
-__all__ = ["Lease", "LeaseKeeper", "RedisLease", "lease_for"]
+__all__ = ["Lease", "LeaseRenewal", "RedisLease", "lease_for"]
 
 
 @runtime_checkable

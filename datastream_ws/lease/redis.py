@@ -9,7 +9,7 @@ from typing import Any
 
 from ..exceptions import ConfigurationError, LeaseError
 from ..redaction import peer_text
-from .watch import Watch
+from .liveness import Liveness
 
 __all__ = ["RedisLease"]
 
@@ -97,7 +97,7 @@ class RedisLease:
         self._owner = (0, "")
         self._epoch = 0  # of our tenure; 0: none
         self._seen = 0  # the highest epoch known
-        self._watch = Watch()
+        self._watch = Liveness()
 
     def __repr__(self) -> str:
         return f"<RedisLease {self._keys[0]}>"

@@ -8,6 +8,6 @@ The spool: an inbox continued in a SQLite file.
 from __future__ import annotations
 
 from .inbox import SpooledInbox
-from .keeper import SpoolKeeper
+from .thread import SpoolThread
 
-__all__ = ["SpoolKeeper", "SpooledInbox"]
+__all__ = ["SpoolThread", "SpooledInbox"]

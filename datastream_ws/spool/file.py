@@ -18,8 +18,8 @@ from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from ..exceptions import SpoolError
-from .claim import Claim, check_file, fcntl
-from .reserve import Reserve
+from .disk_reserve import Reserve
+from .file_lock import FileLock, check_file, fcntl
 
 __all__ = ["Row", "SpoolFile"]
 
@@ -109,7 +109,7 @@ class SpoolFile:
     def __init__(self, path: str) -> None:
         self.path = path
         self.set_aside: str | None = None
-        self._claim = Claim(path)
+        self._claim = FileLock(path)
         try:
             self._db = self._open()
             self._read_state()

@@ -20,16 +20,17 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from ..inbox import NO_KEYS, Inbox, Keys, Put
+from ..handling.inbox import Inbox, Put
+from ..handling.stores import NO_KEYS, Keys
+from ..handling.stretches import Stretch
 from ..messages import Message, Origin, payload_bytes
-from ..stretches import Stretch
 from .file import Record, Row, fitting
 
-__all__ = ["Run", "SpooledInbox", "Wanted"]
+__all__ = ["SpooledInbox", "Wanted", "WriteBatch"]
 
-RUN_ROWS = 5000  # written at once, removed at once, or read ahead at once
+BATCH_ROWS = 5000  # written at once, removed at once, or read ahead at once
 REMOVE_SECONDS = 0.05  # how long a handled row may stay in the file while others are written
-RUN_BYTES = 4 * 2**20
+BATCH_BYTES = 4 * 2**20
 QUEUE_ROWS = 10_000  # still to be written; beyond, reading stops until the disk has caught up
 QUEUE_BYTES = 16 * 2**20
 ROOMY = 7 / 8  # of spool_bytes: a full file is read from the socket into again below this
@@ -57,7 +58,7 @@ class Spooled(Message):
 
 
 @dataclass(slots=True)
-class Run:
+class WriteBatch:
     """What the file is to take up and let go of next."""
 
     messages: list[Message] = field(default_factory=list)
@@ -114,10 +115,10 @@ class SpooledInbox(Inbox):
         self._read_to = -1  # no row up to this position is to be read any more
         # Position -> bytes of rows in the file that are not to be read: in memory, in hand, or
         # handled but not removed yet.
-        self._held: dict[int, int] = {}
+        self._loaded: dict[int, int] = {}
         self._removals: deque[int] = deque()
         self._removing_since = 0.0
-        # Of a journal: the oldest of those in the file, with them in _held; memory takes these
+        # Of a journal: the oldest of those in the file, with them in _loaded; memory takes these
         # without waiting for the file's thread.
         self._ahead: deque[tuple[Message, Keys]] = deque()
         self._ahead_bytes = 0
@@ -285,7 +286,7 @@ class SpooledInbox(Inbox):
 
     def stretch(self) -> Stretch | None:
         """Only while nothing is in the file, nor on its way there."""
-        return None if self._filed or self._queue or self._held else super().stretch()
+        return None if self._filed or self._queue or self._loaded else super().stretch()
 
     def end_stretch(self, stretch: Stretch, in_hand: Message | None) -> bool:
         if super().end_stretch(stretch, in_hand):
@@ -298,7 +299,7 @@ class SpooledInbox(Inbox):
     def _is_done(self, message: Message, room: bool) -> None:
         if not self._journal:
             self._in_hand.discard(message)
-        first = bool(self._held) and self._remove_row(message)
+        first = bool(self._loaded) and self._remove_row(message)
         if room or first:
             with self._lock:
                 if room:
@@ -310,7 +311,7 @@ class SpooledInbox(Inbox):
         with self._lock:
             self._in_hand.discard(message)
             self._store.release(message)
-            if self._ended and self._position(message) not in self._held:
+            if self._ended and self._position(message) not in self._loaded:
                 self._drop(message, cause)
             else:
                 self._put_back([message])
@@ -336,7 +337,7 @@ class SpooledInbox(Inbox):
             self._waiting -= 1
             self._bytes -= payload_bytes(message.data)
             self._read_to = min(self._read_to, position - 1)
-            if self._held.pop(position, None) is None:
+            if self._loaded.pop(position, None) is None:
                 unwritten.append(message)
             else:
                 self._filed += 1
@@ -359,7 +360,7 @@ class SpooledInbox(Inbox):
         Needs no lock: that thread looks for removals before it waits.
         """
         position = self._position(message)
-        if position not in self._held:
+        if position not in self._loaded:
             return False
         self._removals.append(position)
         if len(self._removals) > 1:
@@ -379,12 +380,12 @@ class SpooledInbox(Inbox):
             if last is not None and self._journal:
                 self.last_message = Spooled(last, self._origin(last.epoch, last.connection))
 
-    def next_run(self, most: int = RUN_ROWS) -> Run:
+    def next_run(self, most: int = BATCH_ROWS) -> WriteBatch:
         """Return what is to be written and removed next; the queue keeps it until it is."""
         with self._lock:
-            run = Run(list(islice(self._queue, most)))
-            if self._queue_bytes > RUN_BYTES:
-                del run.messages[self._within(run.messages, RUN_BYTES) :]
+            run = WriteBatch(list(islice(self._queue, most)))
+            if self._queue_bytes > BATCH_BYTES:
+                del run.messages[self._within(run.messages, BATCH_BYTES) :]
             if run.messages:  # one statement: what is left is the next run's
                 del run.messages[fitting(len(run.messages)) :]
             self._in_flight = len(run.messages)
@@ -397,7 +398,7 @@ class SpooledInbox(Inbox):
             return run
 
     def _is_removal_due(self) -> bool:
-        many = len(self._removals) >= RUN_ROWS
+        many = len(self._removals) >= BATCH_ROWS
         return many or time.monotonic() - self._removing_since > REMOVE_SECONDS
 
     def _within(self, messages: Sequence[Message], size: int) -> int:
@@ -421,20 +422,20 @@ class SpooledInbox(Inbox):
             message.data,
         )
 
-    def stored(self, run: Run) -> bool:
+    def stored(self, run: WriteBatch) -> bool:
         """The run is in the file; return whether memory got something."""
         keys = self._keys(run.messages) if self._journal else None
         with self._lock:
             self._broken = False
             self._in_flight = 0
             for position in run.removals:
-                self._file_bytes -= self._held.pop(position, 0)
+                self._file_bytes -= self._loaded.pop(position, 0)
             before = self._waiting
             if self._journal:
                 self._take_journaled(run.messages, keys)
             else:
                 self._take_spooled(run.messages)
-            if not self._filed and not self._held:
+            if not self._filed and not self._loaded:
                 self._file_bytes = 0
             return self._waiting > before
 
@@ -472,12 +473,12 @@ class SpooledInbox(Inbox):
         return sizes
 
     def _may_look_ahead(self) -> bool:
-        return len(self._ahead) < RUN_ROWS and self._ahead_bytes < RUN_BYTES
+        return len(self._ahead) < BATCH_ROWS and self._ahead_bytes < BATCH_BYTES
 
     def _look_ahead(self, message: Message, keys: Keys, size: int) -> None:
         """Keep a message of the file at hand; all that are older are."""
         self._read_to = position = self._position(message)
-        self._held[position] = size
+        self._loaded[position] = size
         self._ahead.append((message, keys))
         self._ahead_bytes += size
 
@@ -486,7 +487,7 @@ class SpooledInbox(Inbox):
         ahead = self._ahead
         while ahead and not self._closed and not self._is_full():
             message, keys = ahead.popleft()
-            self._ahead_bytes -= self._held[self._position(message)]
+            self._ahead_bytes -= self._loaded[self._position(message)]
             self._filed -= 1
             self._push(message, keys)
         if self._filed:
@@ -496,7 +497,7 @@ class SpooledInbox(Inbox):
         """These rows are to be read again."""
         for message, _ in self._ahead:
             position = self._position(message)
-            del self._held[position]
+            del self._loaded[position]
             self._read_to = min(self._read_to, position - 1)
         self._ahead.clear()
         self._ahead_bytes = 0
@@ -506,7 +507,7 @@ class SpooledInbox(Inbox):
         self._bytes += payload_bytes(message.data)
         self._store.push(message, keys)
 
-    def unstorable(self, run: Run) -> None:
+    def unstorable(self, run: WriteBatch) -> None:
         """The file took nothing; it all stays as it was."""
         with self._lock:
             self._broken = True
@@ -521,10 +522,10 @@ class SpooledInbox(Inbox):
                 return None
             before = self._position(self._queue[0]) if self._queue else None
             if self._journal:
-                return Wanted(self._read_to, before, RUN_ROWS, RUN_BYTES)
-            count = RUN_ROWS if self._size is None else self._size - self._waiting
-            size = RUN_BYTES if self._size_bytes is None else self._size_bytes - self._bytes
-            return Wanted(self._read_to, before, min(RUN_ROWS, count), min(RUN_BYTES, size))
+                return Wanted(self._read_to, before, BATCH_ROWS, BATCH_BYTES)
+            count = BATCH_ROWS if self._size is None else self._size - self._waiting
+            size = BATCH_BYTES if self._size_bytes is None else self._size_bytes - self._bytes
+            return Wanted(self._read_to, before, min(BATCH_ROWS, count), min(BATCH_BYTES, size))
 
     def _has_room(self) -> bool:
         return not self._closed and self._has_memory() and self._gate()
@@ -546,7 +547,7 @@ class SpooledInbox(Inbox):
         with self._lock:
             if not self._is_over_limit:
                 return 0
-            going = sum(self._held.get(position, 0) for position in list(self._removals))
+            going = sum(self._loaded.get(position, 0) for position in list(self._removals))
             return self._drop_from_memory(self._file_bytes - going - (self._limit or 0))
 
     @property
@@ -557,7 +558,7 @@ class SpooledInbox(Inbox):
     def first_rows(self, size: int) -> Wanted:
         """Return what to read to drop the oldest rows."""
         with self._lock:
-            return Wanted(self._read_to, None, RUN_ROWS, size)
+            return Wanted(self._read_to, None, BATCH_ROWS, size)
 
     def dropped_rows(self, rows: Sequence[Row]) -> None:
         """Rows are gone from the file, unread."""
@@ -571,7 +572,7 @@ class SpooledInbox(Inbox):
 
     def unread(self, rows: Sequence[Row]) -> list[Row]:
         """Return the rows without those that are in memory, or were."""
-        return [row for row in rows if row.position not in self._held]
+        return [row for row in rows if row.position not in self._loaded]
 
     def to_be_moved(self, rows: Sequence[Row]) -> list[int]:
         """Return the rows to remove before they are filled in: none of a journal."""
@@ -583,7 +584,7 @@ class SpooledInbox(Inbox):
         keys = self._keys(messages)
         with self._lock:
             for index, message in enumerate(messages):
-                if message.position not in self._held:
+                if message.position not in self._loaded:
                     self._fill_one(message, keys[index] if keys else NO_KEYS, moved)
                 self._read_to = max(self._read_to, message.position)
             self._advance()
@@ -600,7 +601,7 @@ class SpooledInbox(Inbox):
         if moved:
             self._file_bytes = max(0, self._file_bytes - size)
         else:
-            self._held[message.position] = size  # it could not be removed first, as it should
+            self._loaded[message.position] = size  # it could not be removed first, as it should
             self._removals.append(message.position)
         self._push(message, keys)
 
@@ -608,7 +609,7 @@ class SpooledInbox(Inbox):
         """From the queue into memory, where the file has nothing older; return whether any went."""
         with self._lock:
             self._settle()
-            messages = list(islice(self._queue, RUN_ROWS)) if self._may_skip() else []
+            messages = list(islice(self._queue, BATCH_ROWS)) if self._may_skip() else []
         keys = self._keys(messages)
         with self._lock:
             for index, message in enumerate(messages):
@@ -639,7 +640,7 @@ class SpooledInbox(Inbox):
                 self._dropped["spool"] += lost
             self._ahead.clear()
             self._ahead_bytes = 0
-            self._held.clear()
+            self._loaded.clear()
             self._removals.clear()
             self._file_bytes = 0
             return lost
@@ -673,7 +674,7 @@ class SpooledInbox(Inbox):
         if not self._journal:
             return self._filed > 0 and self._has_room()
         unread = self._filed - len(self._ahead)
-        near = len(self._ahead) <= RUN_ROWS // 2 and self._ahead_bytes <= RUN_BYTES // 2
+        near = len(self._ahead) <= BATCH_ROWS // 2 and self._ahead_bytes <= BATCH_BYTES // 2
         return unread > 0 and near and not self._closed and self._gate()
 
     @property

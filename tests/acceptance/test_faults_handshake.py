@@ -10,7 +10,7 @@ import struct
 import pytest
 
 from datastream_ws import Client, HandshakeError, ReconnectError, State
-from datastream_ws.engines.dialling import dialled
+from datastream_ws.connection.dialling import dialled
 from kit.rawserver import RawServer, Respond, Rst, Script, Send, Stall, Upgrade
 from kit.seen import FAST, eventually
 
@@ -100,7 +100,7 @@ def test_a_reset_before_the_handshake_leaves_no_socket(monkeypatch: pytest.Monke
         return sock
 
     dials: list[int] = []
-    monkeypatch.setattr("datastream_ws.engines.picows.dialled", dialled_and_reset)
+    monkeypatch.setattr("datastream_ws.connection.picows_engine.dialled", dialled_and_reset)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         url = f"ws://127.0.0.1:{listening.getsockname()[1]}"
         client = Client(url, engine="picows", proxy=None, max_reconnect_attempts=1)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from datastream_ws.lease import watch
+from datastream_ws.lease import liveness as watch
 from datastream_ws_django.lease import DatabaseLease
 from datastream_ws_django.models import StreamLease
 from kit.djangoproject import Process, Project

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from datastream_ws.lease import RedisLease, watch
+from datastream_ws.lease import RedisLease
+from datastream_ws.lease import liveness as watch
 
 redis = pytest.importorskip("redis")
 

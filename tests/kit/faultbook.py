@@ -163,7 +163,7 @@ NOT_APPLICABLE: dict[str, str] = {
 BREAKS: dict[str, str] = {
     "3": "`_keep_alive` never judges: `if False:` for `if now >= self._heard_at + patience:`",
     "4": "as 3",
-    "7": "`Splitter` takes a frame that is not whole: without `stop > end`",
+    "7": "`FrameCutter` takes a frame that is not whole: without `stop > end`",
     "12": "`DaemonExecutor` gives each look-up a thread of its own: `if True:`",
     "13": "`dialled` waits for an address before it tries the next: `None` for `ATTEMPT_DELAY`",
     "16": "as 35",
@@ -180,7 +180,7 @@ BREAKS: dict[str, str] = {
     "36": "`same_origin` is always true",
     "37": "a broken handshake is reported without the status 101, so it is retried",
     "44": "as 37",
-    "45": "`Splitter` reads what is not UTF-8, with `errors='replace'`",
+    "45": "`FrameCutter` reads what is not UTF-8, with `errors='replace'`",
     "46": "`max_size=None` for the library's parser",
     "48": "`_data_frame` does not count fragments (so it was)",
     "51": "`closing()` starts no deadline",

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from datastream_ws import ClientOptions
-from datastream_ws.engines import Ended, Engine, engine_type
+from datastream_ws.connection.engine import Ended, Engine, engine_type
 
 from .rawsteps import GUID
 

@@ -342,12 +342,12 @@ def test_contexts_are_kept_in_order() -> None:
     handlers = Handlers()
     handlers.use(nullcontext)
     handlers.use(threading.Lock, per="run")
-    assert [(unit.factory, unit.per) for unit in handlers.units] == [
+    assert [(unit.factory, unit.per) for unit in handlers.context_factories] == [
         (nullcontext, "call"),
         (threading.Lock, "run"),
     ]
-    assert handlers.has_units("call")
-    assert handlers.has_units("run")
+    assert handlers.has_contexts("call")
+    assert handlers.has_contexts("run")
     assert handlers.is_direct(False)
     assert not handlers.is_direct(True)
 
@@ -396,7 +396,7 @@ def test_refused(register: Callable[[], object], named: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^{named}"):
         register()
     assert not REGISTRY.has_message_handlers
-    assert not REGISTRY.units
+    assert not REGISTRY.context_factories
     assert not any(REGISTRY.hooks.values())
 
 

@@ -42,7 +42,7 @@ def test_hooks_batches_and_contexts_are_followed() -> None:
     shared.use(nullcontext, per="run")
     assert [len(own.hooks[kind]) for kind in ("on_error", "on_ready")] == [1, 1]
     assert len(own.batches) == 1
-    assert [unit.per for unit in own.units] == ["call", "run"]
+    assert [unit.per for unit in own.context_factories] == ["call", "run"]
 
 
 def test_what_a_follower_adds_is_its_own() -> None:
@@ -68,7 +68,7 @@ def test_what_a_follower_adds_is_its_own() -> None:
     seen.clear()
     Client(URL, handlers=second).deliver("x")
     assert seen == ["second", "only second", "second", "both"]
-    assert not shared.units
+    assert not shared.context_factories
 
 
 def test_followers_may_go() -> None:

@@ -1,0 +1,1 @@
+"""One WebSocket, from open to ended; knows nothing of handlers."""

@@ -1,0 +1,1 @@
+"""From received payloads to handlers; knows no socket."""

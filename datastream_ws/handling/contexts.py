@@ -1,0 +1,144 @@
+"""The contexts entered around handlers: what ``use()`` registers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Literal
+
+from ..handlers import Call, ContextFactory, Handler, Handlers
+from ..messages import Message
+from .callers import Caller
+
+__all__ = ["HandlerRun", "enclosed"]
+
+
+def enclosed(
+    handler: Handler, context_factories: Sequence[ContextFactory], hook: str = ""
+) -> Callable[..., Any]:
+    """
+    Return a plain handler as a function that calls it within the ``per="call"`` contexts.
+
+    Its first argument is what the contexts may be told the handler is called with: a tuple of
+    messages.
+    """
+
+    def call(messages: tuple[Message, ...], *arguments: Any) -> Any:
+        return handler.function(*arguments)
+
+    for unit in reversed(context_factories):
+        if unit.per == "call":
+            call = _entering(unit, call, handler, hook)
+    return call
+
+
+def _entering(
+    unit: ContextFactory, function: Callable[..., Any], handler: Handler, hook: str
+) -> Callable[..., Any]:
+    def call(messages: tuple[Message, ...], *arguments: Any) -> Any:
+        context = unit.context(Call(handler, messages, hook) if unit.takes_call else None)
+        if not hasattr(type(context), "__enter__"):  # for coroutine handlers only
+            return function(messages, *arguments)
+        with context:
+            return function(messages, *arguments)
+
+    return call
+
+
+class HandlerRun:
+    """
+    Some handler calls in one place, within one entry of the ``per="run"`` contexts.
+
+    They are entered before the first call; :meth:`leave` leaves them, and the next call
+    enters them anew.
+    """
+
+    def __init__(self, handlers: Handlers, caller: Caller) -> None:
+        self._handlers = handlers
+        self.caller = caller
+        self._stack: AsyncExitStack | None = None
+        self._enclosed: dict[Handler, Callable[..., Any]] = {}
+
+    async def call(
+        self,
+        handler: Handler,
+        *arguments: Any,
+        messages: tuple[Message, ...] = (),
+        hook: str = "",
+    ) -> Any:
+        """
+        Call a handler within its contexts; raises what it raises.
+
+        Args:
+            messages, hook: What the contexts may be told, see :class:`Call`.
+
+        """
+        await self.enter()
+        if handler.is_async:
+            call = Call(handler, messages, hook)
+            return await self.caller.await_(lambda: self._call_async(call, arguments))
+        return self.enclosed(handler, hook)(messages, *arguments)
+
+    def enclosed(self, handler: Handler, hook: str = "") -> Callable[..., Any]:
+        """Return a plain handler's function as one that enters the contexts per call."""
+        if handler not in self._enclosed:
+            self._enclosed[handler] = enclosed(handler, self._handlers.context_factories, hook)
+        return self._enclosed[handler]
+
+    async def _call_async(self, call: Call, arguments: tuple[Any, ...]) -> Any:
+        handler = call.handler
+        if not self._handlers.context_factories:
+            return await handler.function(*arguments)
+        async with AsyncExitStack() as stack:
+            if not self.caller.on_loop:
+                # The run is a thread's: its asynchronous contexts are entered here instead.
+                await self._enter("run", stack, for_async=True, only_async=True)
+            await self._enter("call", stack, for_async=True, call=call)
+            return await handler.function(*arguments)
+
+    async def enter(self) -> None:
+        """Enter the contexts of the run, unless it has been done; raises what they raise."""
+        if self._handlers.context_factories and self._stack is None:
+            await self._enter_run()
+
+    async def _enter_run(self) -> None:
+        stack = AsyncExitStack()
+        try:
+            await self._enter("run", stack, for_async=self.caller.on_loop)
+        except BaseException:
+            await stack.aclose()
+            raise
+        self._stack = stack
+
+    async def _enter(
+        self,
+        per: Literal["call", "run"],
+        stack: AsyncExitStack,
+        *,
+        for_async: bool,
+        only_async: bool = False,
+        call: Call | None = None,
+    ) -> None:
+        for unit in self._handlers.context_factories:
+            if unit.per != per:
+                continue
+            context = unit.context(call)
+            if for_async and hasattr(type(context), "__aenter__"):
+                await stack.enter_async_context(context)
+            elif hasattr(type(context), "__enter__") and not only_async:
+                stack.enter_context(context)
+
+    async def leave(self) -> None:
+        """Leave the contexts of the run; raises what they raise."""
+        stack, self._stack = self._stack, None
+        if stack is not None:
+            await stack.aclose()
+
+    async def deliver(self, message: Message) -> None:
+        """Give *message* to its handlers; raises what the first failing one raises."""
+        try:
+            for handler in self._handlers.match(message):
+                argument = [message] if handler.is_batch else handler.argument(message)
+                await self.call(handler, argument, messages=(message,))
+        finally:
+            await self.leave()

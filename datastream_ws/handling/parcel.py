@@ -1,0 +1,85 @@
+"""The messages of one read, each made when it is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count, repeat
+from typing import overload
+
+from ..messages import Message, Origin, payload_bytes
+
+__all__ = ["Parcel"]
+
+
+class Parcel(Sequence[Message]):
+    """
+    Messages that came together; each is made when it is taken.
+
+    The garbage collector would look at every one that waits (docs/performance.md).
+
+    Args:
+        seq: Of the first one.
+        size: Of all payloads, in bytes; ``None``: not known.
+
+    """
+
+    __slots__ = ("_is_plain", "_origin", "_payloads", "_received_at", "_seq", "_size")
+
+    def __init__(
+        self,
+        payloads: list[str | bytes],
+        origin: Origin,
+        seq: int,
+        received_at: float,
+        size: int | None = None,
+    ) -> None:
+        self._payloads = payloads
+        self._origin = origin
+        self._seq = seq
+        self._received_at = received_at
+        self._size = size
+        self._is_plain: bool | None = None
+
+    @property
+    def size(self) -> int:
+        """Of all payloads, in bytes."""
+        if self._size is None:
+            measure = len if self._is_plain else payload_bytes
+            self._size = sum(map(measure, self._payloads))
+        return self._size
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether characters are bytes: there is no text but ASCII."""
+        if self._is_plain is None:
+            self._is_plain = self.size == sum(map(len, self._payloads))
+        return self._is_plain
+
+    def payloads(self) -> Iterator[str | bytes]:
+        return iter(self._payloads)
+
+    def made_of(self, payloads: Iterable[str | bytes]) -> Iterator[Message]:
+        """Yield the messages of all payloads."""
+        return map(
+            Message, payloads, repeat(self._origin), count(self._seq), repeat(self._received_at)
+        )
+
+    def __len__(self) -> int:
+        return len(self._payloads)
+
+    def __iter__(self) -> Iterator[Message]:
+        return self.made_of(self._payloads)
+
+    @overload
+    def __getitem__(self, at: int) -> Message: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Parcel: ...
+
+    def __getitem__(self, at: int | slice) -> Message | Parcel:
+        numbers = range(self._seq, self._seq + len(self))
+        if isinstance(at, int):
+            return Message(self._payloads[at], self._origin, numbers[at], self._received_at)
+        some = Parcel(self._payloads[at], self._origin, numbers[at].start, self._received_at)
+        some._is_plain = self.is_plain or None
+        return some

@@ -1,0 +1,214 @@
+"""The thread that acquires a lease, renews it, and lets go of it."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, TypeVar
+
+from ..exceptions import LeaseError
+from ..redaction import peer_text
+from .clock import clock
+
+if TYPE_CHECKING:
+    from . import Lease
+
+__all__ = ["LeaseRenewal"]
+
+T = TypeVar("T")
+
+# Shares of lease_ttl, which is how long after a holder's death its successor may be connected at
+# the latest. The store is told less, so that there is time to notice, and to dial.
+LIFE = 0.8  # the time to live that the store is told, from each renewal on
+TENURE = 0.7  # a holder stops by itself: time to end its connection, and for clocks that differ
+RENEWAL = 0.2
+LOOK = 1 / 30  # the longest between two looks of those who stand by, and no longer than
+LOOK_SECONDS = 0.5  # an orderly end is followed within a second
+
+
+class LeaseRenewal:
+    """
+    Keeps a lease for one client. Facts may be read from any thread.
+
+    A tenure ends by itself at a deadline on this machine's clock, counted from before the last
+    renewal was asked for: also for a process that was stopped, and while the store hangs. It
+    never begins again. After its end nothing happens until :meth:`campaign`.
+
+    Args:
+        ttl: Seconds within which a dead holder's successor is to be connected.
+        on_change: Called from the thread when the lease was acquired, refused or lost.
+        report: Given every LeaseError, from the thread; a lasting one once.
+
+    Attributes:
+        epoch: Of the current tenure or the last one; 0: there was none.
+        is_refused: Somebody else holds the lease, or the store does not answer.
+
+    """
+
+    def __init__(
+        self,
+        lease: Lease,
+        ttl: float,
+        *,
+        on_change: Callable[[], None],
+        report: Callable[[BaseException], None],
+    ) -> None:
+        self.epoch = 0
+        self.is_refused = False
+        self._lease = lease
+        self._ttl = ttl
+        self._life = ttl * LIFE
+        self._on_change = on_change
+        self._report = report
+        self._deadline = float("-inf")
+        self._renew_at = 0.0
+        self._wanted = False
+        self._closing = False
+        self._failing = False
+        self._changed = threading.Condition()
+        self._closed: Future[None] = Future()
+
+    # --- facts ---
+
+    def tenure(self) -> int | None:
+        """Return the epoch while the lease is held; 0 before the first tenure, then ``None``."""
+        if clock() < self._deadline:
+            return self.epoch
+        return None if self.epoch else 0
+
+    @property
+    def left(self) -> float:
+        """Seconds until the tenure ends by itself; it has ended when this is not above 0."""
+        return self._deadline - clock()
+
+    @property
+    def is_held(self) -> bool:
+        return self.left > 0
+
+    @property
+    def slack(self) -> float:
+        """Seconds between the end of a tenure and that of the lease."""
+        return self._ttl * (LIFE - TENURE)
+
+    # --- word from the client ---
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="datastream-lease", daemon=True).start()
+
+    def campaign(self) -> None:
+        """Try to get the lease until it is held, or :meth:`rest`."""
+        self._say(wanted=True)
+
+    def rest(self) -> None:
+        """Try no more; a lease that is held is kept."""
+        self._say(wanted=False)
+
+    def close(self) -> Future[None]:
+        """Let go of the lease, end the thread."""
+        self._say(wanted=False, closing=True)
+        return self._closed
+
+    def _say(self, *, wanted: bool, closing: bool = False) -> None:
+        with self._changed:
+            self._wanted = wanted
+            self._closing |= closing
+            self._changed.notify_all()
+
+    # --- the thread ---
+
+    def _run(self) -> None:
+        while not self._closing:
+            if self._deadline > float("-inf"):
+                self._keep()
+            elif self._wanted:
+                self._acquire()
+            else:
+                self._sleep(lambda: self._wanted)
+        self._deadline = float("-inf")
+        self._release()
+        self._closed.set_result(None)
+
+    def _sleep(self, until: Callable[[], bool], seconds: float | None = None) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or until(), seconds)
+
+    def _acquire(self) -> None:
+        asked = clock()
+        epoch = self._ask(lambda: self._lease.acquire(self._life))
+        if epoch is not None and clock() < self._end_of(asked) and not self._closing:
+            self._hold(epoch, asked)
+            return
+        if epoch is not None:  # granted too late to be of use
+            self._release()
+        self.is_refused = True
+        self._on_change()
+        longest = min(LOOK_SECONDS, self._ttl * LOOK)
+        self._sleep(lambda: not self._wanted, random.uniform(0.4, 1.0) * longest)
+
+    def _hold(self, epoch: int, asked: float) -> None:
+        with self._changed:
+            self._wanted = False
+            self.is_refused = False
+            self.epoch = max(epoch, self.epoch + 1)
+            self._extend(asked)
+        self._on_change()
+
+    def _extend(self, asked: float) -> None:
+        self._deadline = self._end_of(asked)
+        self._renew_at = asked + self._ttl * RENEWAL
+
+    def _end_of(self, asked: float) -> float:
+        return asked + self._ttl * TENURE
+
+    def _keep(self) -> None:
+        """Wait until it is time to renew, and do; or notice that the tenure is over."""
+        self._sleep(lambda: False, max(0.0, min(self._renew_at - clock(), self.left)))
+        if self._closing:
+            return
+        if not self.is_held:
+            self._lose("it could not be renewed in time")
+        elif clock() >= self._renew_at:
+            self._renew()
+
+    def _renew(self) -> None:
+        asked = clock()
+        renewed = self._ask(lambda: self._lease.renew(self._life))
+        if renewed is None:  # no answer: again, as long as there is time
+            self._renew_at = clock() + min(0.5, self._ttl / 20)
+        elif not renewed:
+            self._lose("somebody else has it")
+        elif self.is_held:  # the answer must not come too late
+            self._extend(asked)
+
+    def _lose(self, why: str) -> None:
+        self._deadline = float("-inf")
+        self._report(LeaseError(f"lease lost: {why}; handing over"))
+        self._on_change()
+        self._release()
+
+    def _release(self) -> None:
+        self._ask(self._lease.release)
+
+    def _ask(self, call: Callable[[], T]) -> T | None:
+        """Call the store; ``None``, and a report, when it does not answer."""
+        try:
+            answer = call()
+        except Exception as error:
+            if not self._failing:
+                self._failing = True
+                self._report(_lease_error(error))
+            return None
+        self._failing = False
+        return answer
+
+
+def _lease_error(error: Exception) -> LeaseError:
+    if isinstance(error, LeaseError):
+        return error
+    failure = LeaseError(
+        f"lease: the store does not answer ({type(error).__name__}: {peer_text(error)})"
+    )
+    failure.__cause__ = error
+    return failure

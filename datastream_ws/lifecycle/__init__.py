@@ -1,0 +1,1 @@
+"""One start of a client, from CONNECTING to CLOSED."""

@@ -1,0 +1,173 @@
+"""What a stream says of itself: its state, the log, errors, events; each to all who listen."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+from ..connection.engine import Ended
+from ..events import DisconnectEvent, GapEvent, State, StateEvent
+from ..exceptions import (
+    DataStreamError,
+    HandlerError,
+    InboxOverflowError,
+    LeaseError,
+    SpoolError,
+    said,
+)
+from ..handlers import Handlers
+from ..handling.hooks import Hooks
+from ..log_fields import about, fields, write
+from ..messages import Message
+from ..options import ClientOptions
+from ..process.futures import ErrorBuffer, Observable
+from ..redaction import peer_text
+from ..stats import Traffic
+
+__all__ = ["Reporter"]
+
+
+class Reporter:
+    """
+    The voice of one ``start()``; on the loop's thread, but for :meth:`report`.
+
+    Args:
+        owner: The client that users see.
+        state, errors: The owner's, which outlive this object.
+        attempt: Returns the number of the attempt at hand.
+        submit: Runs a function on a handler thread.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        owner: object,
+        options: ClientOptions,
+        handlers: Handlers,
+        state: Observable[State],
+        errors: ErrorBuffer[BaseException],
+        traffic: Traffic,
+        attempt: Callable[[], int],
+        submit: Callable[[Callable[[], Any]], Future[Any]],
+    ) -> None:
+        self._options = options
+        self._state = state
+        self._errors = errors
+        self._traffic = traffic
+        self._attempt = attempt
+        self._loop = asyncio.get_running_loop()
+        self._lost_at: tuple[float, float] | None = None  # UNIX and monotonic time
+        self.hooks = Hooks(
+            owner=owner,
+            handlers=handlers,
+            submit=submit,
+            report=self.report,
+            log=self._log_error,
+        )
+
+    def on_loop(self, function: Callable[[], None]) -> None:
+        """Call *function* on the loop's thread: now if this is it, else soon."""
+        if asyncio._get_running_loop() is self._loop:
+            function()
+        else:
+            with suppress(RuntimeError):  # the loop is closed: a handler outlived its client
+                self._loop.call_soon_threadsafe(function)
+
+    # --- state and events ---
+
+    def state(
+        self, state: State, error: BaseException | None = None, delay: float | None = None
+    ) -> None:
+        """Change the state; the one place where it does. WAITING again is told again."""
+        previous = self._state.value
+        if state is previous and state is not State.WAITING:
+            return
+        self._log_state(state, error, delay)
+        event = StateEvent(state, previous, error, self._attempt(), delay)
+        self._state.set(state)
+        self.hooks.call("on_state", event)
+
+    def _log_state(self, state: State, error: BaseException | None, delay: float | None) -> None:
+        if state is not State.WAITING:
+            self.log("info", "%s", state.value, state=state.value, **about(error))
+            return
+        limit = self._options.max_reconnect_attempts
+        of_limit = f" of {limit}" if limit else ""
+        attempt = self._attempt()
+        self.log(
+            "warning",
+            "%s; attempt %d%s in %.1f s",
+            said(error),
+            attempt,
+            of_limit,
+            delay,
+            **{"state": state.value, "attempt": attempt, "delay": delay, **about(error)},
+        )
+
+    def lost(self) -> None:
+        """A connection has ended: a gap begins."""
+        self._lost_at = (time.time(), time.monotonic())
+
+    def gap(self, last_message: Message | None) -> None:
+        """A connection is open: the gap before it is over, if there was one."""
+        if self._lost_at is None:
+            return
+        wall, monotonic = self._lost_at
+        self._lost_at = None
+        seconds = time.monotonic() - monotonic
+        self.hooks.call("on_gap", GapEvent(wall, wall + seconds, seconds, last_message))
+
+    def disconnect(
+        self, ended: Ended, error: BaseException | None, *, will_retry: bool, delay: float | None
+    ) -> None:
+        """Tell of the end of the latest connection."""
+        number, reason = self._traffic.connections, peer_text(ended.reason)
+        event = DisconnectEvent(number, ended.code, reason, error, will_retry, delay)
+        self.hooks.call("on_disconnect", event)
+
+    # --- errors and the log ---
+
+    def report(self, error: BaseException) -> None:
+        """Log an error, give it to ``on_error`` and ``errors()``; from any thread."""
+        self.on_loop(lambda: self._report(error))
+
+    def _report(self, error: BaseException) -> None:
+        if isinstance(error, HandlerError):
+            self._log_error(error)
+        elif isinstance(error, InboxOverflowError | LeaseError | SpoolError):
+            self.log("warning", "%s", said(error), **about(error))
+        elif not isinstance(error, DataStreamError | OSError):
+            self.log("error", "%s", said(error), exc_info=error)
+        self._traffic.last_error = said(error)
+        self._errors.put(error)
+        self.hooks.call("on_error", error)
+
+    def _log_error(self, error: BaseException) -> None:
+        self.log("error", "%s", error, exc_info=error)
+
+    def log(
+        self, level: str, text: str, *arguments: Any, exc_info: Any = None, **more: Any
+    ) -> None:
+        """Log; a logger is the user's code: what it raises must not end the stream."""
+        with suppress(Exception):
+            name = peer_text(self._options.name)
+            known: dict[str, Any] = {
+                "state": self._state.value.value,
+                "connection": self._traffic.connections or None,
+                **about(exc_info),
+                **more,
+            }
+            write(
+                self._options.logger,
+                level,
+                "stream %s: " + text,
+                name,
+                *arguments,
+                exc_info=exc_info,
+                extra=fields(name, **known),
+            )

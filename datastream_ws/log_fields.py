@@ -1,0 +1,49 @@
+"""
+What the log records of a stream carry besides their text, for logs that are searched by field.
+
+The fields are given as ``extra=``, so that any formatter that writes JSON finds them as attributes
+of the record: ``stream`` (its name) on each, and where they are known ``state``, ``connection``
+(its number), ``attempt``, ``delay`` (seconds until the next), ``error`` (the type), ``seq`` (of a
+message) and ``handler``. None of them holds a URL, a header or a payload.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from .exceptions import HandlerError
+from .redaction import peer_text
+
+if TYPE_CHECKING:
+    from .option_checks import Logger
+
+__all__ = ["about", "fields", "write"]
+
+
+def fields(stream: str, **others: Any) -> dict[str, Any]:
+    """Return fields for ``extra=``, without those that are ``None``."""
+    known = {name: value for name, value in others.items() if value is not None}
+    return {"stream": peer_text(stream)} | known
+
+
+def about(error: BaseException | None) -> dict[str, Any]:
+    """Return the fields that an error gives."""
+    if error is None:
+        return {}
+    found: dict[str, Any] = {"error": type(error.__cause__ or error).__name__}
+    if isinstance(error, HandlerError):
+        found["handler"] = getattr(error.handler, "__qualname__", None)
+        if error.message is not None:
+            found |= {"seq": error.message.seq, "connection": error.message.connection}
+    return found
+
+
+def write(
+    logger: Logger, level: str, text: str, *arguments: Any, exc_info: Any, extra: dict[str, Any]
+) -> None:
+    """Log with fields where the logger takes them; what a user's own may take is less."""
+    more: dict[str, Any] = {} if exc_info is None else {"exc_info": exc_info}
+    if isinstance(logger, logging.Logger | logging.LoggerAdapter):
+        more["extra"] = extra
+    getattr(logger, level)(text, *arguments, **more)

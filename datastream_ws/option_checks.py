@@ -1,0 +1,222 @@
+"""What may stand in an option: each check returns what is wrong, or ``None``."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import ssl as ssl_module
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+from .codecs import Codec
+
+__all__ = ["Logger", "check_headers", "check_url"]
+
+
+LONGEST = 1e9  # seconds; what locks and selectors can wait for ends at about 9e9
+
+CODECS = ("json", "orjson", "msgspec")
+
+OVERFLOWS = ("block", "drop_oldest", "drop_newest", "disconnect")
+
+
+@runtime_checkable
+class Logger(Protocol):
+    """What a logger must take; ``logging.Logger`` does."""
+
+    def debug(self, msg: str, *args: Any, exc_info: Any = None) -> None: ...
+    def info(self, msg: str, *args: Any, exc_info: Any = None) -> None: ...
+    def warning(self, msg: str, *args: Any, exc_info: Any = None) -> None: ...
+    def error(self, msg: str, *args: Any, exc_info: Any = None) -> None: ...
+
+
+Check = Callable[[Any], str | None]
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def seconds(value: Any) -> str | None:
+    """A positive number of seconds, at most 30 years."""
+    if _number(value) and 0 < value <= LONGEST:
+        return None
+    return "must be a number of seconds above 0"
+
+
+def count(value: Any) -> str | None:
+    """A whole number from 1."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return None
+    return "must be a whole number of at least 1"
+
+
+def or_none(check: Check) -> Check:
+    def checked(value: Any) -> str | None:
+        wrong = None if value is None else check(value)
+        return wrong and f"{wrong}, or None"
+
+    return checked
+
+
+def one_of(*values: str) -> Check:
+    def checked(value: Any) -> str | None:
+        if isinstance(value, str) and value in values:
+            return None
+        return f"must be one of {', '.join(map(repr, values))}{_nearest(value, values)}"
+
+    return checked
+
+
+def a_callable(value: Any) -> str | None:
+    return None if callable(value) else "must be callable"
+
+
+def flag(value: Any) -> str | None:
+    return None if isinstance(value, bool) else "must be True or False"
+
+
+def text(value: Any) -> str | None:
+    good = isinstance(value, str) and value and value.isprintable()
+    return None if good else "must be a printable, non-empty string"
+
+
+def handler_with(method: str) -> Check:
+    def checked(value: Any) -> str | None:
+        if callable(value) or callable(getattr(value, method, None)):
+            return None
+        return f"must be callable, or have a method {method}()"
+
+    return checked
+
+
+def url_option(value: Any) -> str | None:
+    return None if callable(value) else check_url(value)
+
+
+def check_url(value: Any) -> str | None:
+    """Say what is wrong with a stream URL, without showing it; ``None``: nothing."""
+    if not isinstance(value, str):
+        return "must be a ws:// or wss:// URL, or a callable returning one"
+    if not value.isprintable() or " " in value:
+        return "must not contain spaces or control characters"
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+        (parts.hostname or "").encode("idna")  # as the look-up does: no label empty or too long
+    except ValueError:
+        return "is not a URL: its host or port cannot be read"
+    if parts.scheme not in ("ws", "wss"):
+        return "must start with ws:// or wss://"
+    return _check_url_parts(value, parts.hostname, port, "@" in parts.netloc)
+
+
+def _check_url_parts(value: str, host: str | None, port: int | None, userinfo: bool) -> str | None:
+    if not host:
+        return "names no host"
+    if port == 0:
+        return "must not name port 0"
+    if userinfo:
+        return "must not contain a user or password; send credentials in headers"
+    if "#" in value:
+        return "must not contain a fragment (#…)"
+    return None
+
+
+TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
+
+
+def headers_option(value: Any) -> str | None:
+    return None if callable(value) else check_headers(value)
+
+
+def check_headers(value: Any) -> str | None:
+    """Say what is wrong with handshake headers, naming the header but never its value."""
+    if not isinstance(value, Mapping):
+        return "must be a mapping of names to values, or a callable returning one"
+    for name, content in value.items():
+        if not isinstance(name, str) or not TOKEN.fullmatch(name):
+            return "has a header name that HTTP does not allow"
+        if not isinstance(content, str):
+            return f"[{name!r}] must be a string, not {type(content).__name__}"
+        if any(c in content for c in "\r\n\0"):
+            return f"[{name!r}] contains a line break or NUL (a secret read with its newline?)"
+        if any(ord(c) > 255 for c in content):
+            return f"[{name!r}] has characters that HTTP headers cannot carry"
+    return None
+
+
+def codec_option(value: Any) -> str | None:
+    if isinstance(value, str):
+        return one_of(*CODECS)(value)
+    if isinstance(value, Codec) and not isinstance(value, type):
+        return None
+    return f"must be one of {', '.join(map(repr, CODECS))}, or an object with decode() and encode()"
+
+
+def route_option(value: Any) -> str | None:
+    good = callable(value) or (isinstance(value, str) and value)
+    return None if good else "must be the name of a JSON field, or a callable"
+
+
+def ssl_option(value: Any) -> str | None:
+    if value is None or value is True or isinstance(value, ssl_module.SSLContext):
+        return None
+    return "must be an ssl.SSLContext, True, or None"
+
+
+def proxy_option(value: Any) -> str | None:
+    if value is None or value is True:
+        return None
+    if not isinstance(value, str):
+        return "must be a proxy URL, True (from the environment), or None"
+    try:
+        parts = urlsplit(value)
+        good = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        good = False
+    if good and parts.scheme in ("http", "https", "socks4", "socks4a", "socks5", "socks5h"):
+        return None
+    return "must be an http, https or socks proxy URL with a host"
+
+
+def subprotocols_option(value: Any) -> str | None:
+    if value is None:
+        return None
+    good = isinstance(value, Sequence) and not isinstance(value, str | bytes) and value
+    if good and all(isinstance(p, str) and TOKEN.fullmatch(p) for p in value):
+        return None
+    return "must be a list of subprotocol names, or None"
+
+
+STORES = ("redis://", "rediss://", "unix://")
+
+
+def lease_option(value: Any) -> str | None:
+    if isinstance(value, str):
+        good = value.startswith(STORES)
+    else:
+        verbs = (getattr(value, verb, None) for verb in ("acquire", "renew", "release"))
+        good = value is None or all(map(callable, verbs))
+    if good:
+        return None
+    return "must be a redis:// URL, or an object with acquire(), renew() and release()"
+
+
+def logger_option(value: Any) -> str | None:
+    return None if isinstance(value, Logger) else "must have debug, info, warning and error"
+
+
+def compression_option(value: Any) -> str | None:
+    return None if value in (None, "deflate") else "must be 'deflate' or None"
+
+
+def optional_text(value: Any) -> str | None:
+    return or_none(text)(value)
+
+
+def _nearest(value: Any, names: Sequence[str]) -> str:
+    word = value[:100].lower() if isinstance(value, str) else ""
+    near = difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

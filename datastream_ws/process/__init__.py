@@ -1,0 +1,1 @@
+"""What a process has once: the loop's thread, the handler threads, fork, exit and signals."""

@@ -1,0 +1,129 @@
+"""Whose a spool file is: its path, its owner, and the one process that may have it open."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import stat
+import threading
+from contextlib import suppress
+from types import ModuleType
+
+from ..exceptions import SpoolError
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows: SQLite's own lock has to do
+    fcntl = None
+
+__all__ = ["FileLock", "check_file", "path_for"]
+
+NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+# A lock of fcntl() does not keep this process itself out. Process id and path of each open spool;
+# the id, because a forked child has none of its parent's locks.
+_locked: set[tuple[int, str]] = set()
+_guard = threading.Lock()
+
+
+def path_for(option: str, name: str) -> str:
+    """Fill in ``{name}``, ``{host}`` and ``{pid}``; what cannot be in a file name becomes "_"."""
+    values = {"name": name, "host": socket.gethostname(), "pid": str(os.getpid())}
+    for key, value in values.items():
+        option = option.replace(f"{{{key}}}", re.sub(r"[^\w.-]", "_", value))
+    return os.path.abspath(os.path.expanduser(option))
+
+
+class FileLock:
+    """
+    The right to a spool file, held through a lock on a file beside it.
+
+    The kernel lets go of it when the process ends, however it does. The file stays: removing it
+    would let two processes lock two files of one name.
+
+    Raises:
+        SpoolError: If another process, or another client of this one, has it.
+
+    """
+
+    def __init__(self, path: str) -> None:
+        self._key = (os.getpid(), os.path.realpath(path))
+        with _guard:
+            if self._key in _locked:
+                raise taken(path, "another client of this process")
+            self._descriptor = _lock(path)
+            _locked.add(self._key)
+
+    def release(self) -> None:
+        with _guard:
+            _locked.discard(self._key)
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+
+
+def _lock(path: str) -> int | None:
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | NO_LINKS, 0o600)
+    except OSError as error:
+        raise refused(path, error) from None
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.read(descriptor, 20).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise taken(path, f"process {holder}" if holder.isdigit() else "another process") from None
+    with suppress(OSError):  # a full disk: the number is only for the other's message
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+    return descriptor
+
+
+def taken(path: str, by: str) -> SpoolError:
+    return SpoolError(
+        f"spool {path}: in use by {by}; a spool belongs to one process at a time, "
+        "{pid}, {host} or {name} in the path give each its own"
+    )
+
+
+def refused(path: str, error: OSError) -> SpoolError:
+    """Say what the system has against the file, with the cure where there is one."""
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        return SpoolError(f"spool {path}: the directory {folder} does not exist; create it")
+    if error.errno == errno.ELOOP:
+        return SpoolError(f"spool {path}: is a symbolic link; name the file itself")
+    return SpoolError(f"spool {path}: cannot be opened ({os.strerror(error.errno or 0)})")
+
+
+def check_file(path: str) -> None:
+    """
+    Make the file, readable by this user only; an existing one must be such a file already.
+
+    To be called before SQLite opens it: closing any descriptor of a file drops all locks that
+    this process has on it.
+
+    Raises:
+        SpoolError: If it is a link, no file, somebody else's, or in a directory that is missing.
+
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINKS, 0o600)
+    except OSError as error:
+        raise refused(path, error) from None
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise SpoolError(f"spool {path}: is not a regular file")
+        if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
+            raise SpoolError(
+                f"spool {path}: belongs to another user (id {found.st_uid}); name another path"
+            )
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,266 @@
+"""The one thread on which all work on a spool's file is done."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from ..exceptions import SpoolError
+from .file import SpoolFile, is_corrupt
+from .file_lock import path_for
+from .inbox import BATCH_ROWS, SpooledInbox, WriteBatch
+
+__all__ = ["SpoolThread"]
+
+RETRY_SECONDS = 1.0  # between attempts to use a file that failed
+EPISODE_SECONDS = 10.0  # failures closer together are one, and reported once
+LINGER_SECONDS = 0.02  # how long a row that can be removed waits for others
+
+
+class SpoolThread:
+    """
+    Works a spool's queue, and moves rows back into memory.
+
+    A thread for itself, from :meth:`open` to :meth:`close`. Nothing here blocks its caller.
+
+    Args:
+        option, name: The path with its placeholders, and what ``{name}`` stands for.
+        wake: Called when there is something to handle, from the thread.
+        on_room: Called when reading may go on, from the thread.
+        report: Given every SpoolError, from the thread; a lasting one once.
+
+    Attributes:
+        epoch: Of the last message in the file when it was opened.
+        unfinished: How many messages handlers still had at the end; the file has them, too.
+
+    """
+
+    def __init__(
+        self,
+        option: str,
+        name: str,
+        inbox: SpooledInbox,
+        *,
+        journal: bool,
+        wake: Callable[[], None],
+        on_room: Callable[[], None],
+        report: Callable[[BaseException], None],
+    ) -> None:
+        self.epoch = 0
+        self.unfinished = 0
+        self._option = option
+        self._name = name
+        self._inbox = inbox
+        self._journal = journal
+        self._wake = wake
+        self._on_room = on_room
+        self._report = report
+        self._file: SpoolFile | None = None
+        self._opened: Future[None] = Future()
+        self._closed: Future[int] = Future()
+        self._closing = False
+        self._retry_at = 0.0
+        self._failed_at = float("-inf")
+        self._most = BATCH_ROWS  # fewer while a disk is nearly full: a smaller run may fit
+
+    def open(self) -> Future[None]:
+        """Open the file on the thread; SpoolError says why it cannot be. May be tried again."""
+        self._opened = Future()
+        threading.Thread(target=self._run, name="datastream-spool", daemon=True).start()
+        return self._opened
+
+    @property
+    def is_open(self) -> bool:
+        return self._file is not None
+
+    def close(self) -> Future[int]:
+        """Write what is left and close the file; the result: how many could not be written."""
+        with self._inbox.changed:
+            self._closing = True
+            self._inbox.changed.notify_all()
+        return self._closed
+
+    def nudge(self) -> None:
+        """Look again what there is to do: the gate is open."""
+        with self._inbox.changed:
+            self._inbox.changed.notify_all()
+
+    # --- the thread ---
+
+    def _run(self) -> None:
+        try:
+            self._file = self._open_file()
+        except BaseException as error:
+            self._opened.set_exception(error)
+            return
+        self._opened.set_result(None)
+        if self._inbox.waiting:
+            self._refill_if_wanted()
+        while not self._closing:
+            self._step_safely()
+            self._wait()
+        self._closed.set_result(self._finish())
+
+    def _open_file(self) -> SpoolFile:
+        file = SpoolFile(path_for(self._option, self._name))
+        self.epoch = file.epoch
+        self._inbox.opened(file.rows, file.size, file.end, file.last)
+        if file.set_aside is not None:
+            self._report_corrupt(file)
+        return file
+
+    def _report_corrupt(self, file: SpoolFile, lost: str = "what was in it waits there") -> None:
+        text = f"spool {file.path}: was corrupt; set aside as {file.set_aside}, {lost}"
+        self._report(SpoolError(text))
+
+    def _wait(self) -> None:
+        """Wait until there is something to do."""
+        inbox, lingered = self._inbox, False
+        with inbox.changed:
+            while not self._closing and not inbox.may_go_on:
+                pause: float | None = self._retry_at - time.monotonic()
+                if pause is not None and pause <= 0:
+                    if inbox.has_queue or inbox.wants_rows or (inbox.has_removals and lingered):
+                        return
+                    lingered = inbox.has_removals
+                    pause = LINGER_SECONDS if lingered else None
+                inbox.changed.wait(pause)
+
+    def _step_safely(self) -> None:
+        try:
+            self._step()
+        except Exception as death:
+            what = type(death).__name__
+            failure = SpoolError(f"spool: internal error, please report it ({what})")
+            failure.__cause__ = death
+            self._failed(failure)
+
+    def _step(self) -> None:
+        if time.monotonic() >= self._retry_at:
+            self._write()
+            self._trim()
+            self._refill_if_wanted()
+        if self._inbox.skip_file():
+            self._wake()
+        if self._inbox.may_read_on():
+            self._on_room()
+
+    def _write(self) -> bool:
+        """Write the next run; return whether there was one."""
+        run = self._inbox.next_run(self._most)
+        if not run.messages and not run.removals:
+            return False
+        try:
+            self._write_run(run)
+        except BaseException as error:
+            self._inbox.unstorable(run)
+            self._most = max(1, len(run.messages) // 2, len(run.removals) // 2)
+            if not isinstance(error, SpoolError):
+                raise
+            self._failed(error)
+            return False
+        if self._inbox.stored(run):
+            self._wake()
+        self._most = min(BATCH_ROWS, 2 * self._most)
+        if self._file is not None and time.monotonic() - self._failed_at < EPISODE_SECONDS:
+            self._file.empty_log()  # else it grows until it cannot be emptied any more
+        return True
+
+    def _write_run(self, run: WriteBatch) -> None:
+        assert self._file is not None
+        record = self._inbox.record
+        last = None if run.last is None else record(run.last)
+        self._file.write([record(message) for message in run.messages], run.removals, last)
+
+    def _refill_if_wanted(self) -> None:
+        wanted = self._inbox.wanted()
+        if wanted is None or self._file is None:
+            return
+        try:
+            rows = self._file.read(wanted.after, wanted.before, wanted.count, wanted.size)
+        except SpoolError as error:
+            self._failed(error)
+            return
+        if rows:
+            self._inbox.fill(rows, self._move_out(self._inbox.to_be_moved(rows)))
+            self._wake()
+        elif wanted.before is None:
+            self._missing()
+        else:  # what is older waits in the queue
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+
+    def _trim(self) -> None:
+        """Drop the oldest rows, where ``overflow`` says so."""
+        excess = self._inbox.trim()
+        if excess <= 0 or self._file is None:
+            return
+        first = self._inbox.first_rows(excess)
+        try:
+            rows = self._file.read(first.after, first.before, first.count, first.size)
+            gone = self._inbox.unread(rows)
+            self._file.write([], [row.position for row in gone])
+        except SpoolError as error:
+            self._failed(error)
+            return
+        self._inbox.dropped_rows(gone)
+
+    def _move_out(self, positions: list[int]) -> bool:
+        """Remove rows before they are handed on, so that a crash does not bring them again."""
+        assert self._file is not None
+        if not positions:
+            return not self._journal
+        try:
+            self._file.write([], positions)
+        except SpoolError as error:
+            self._failed(error)
+            return False
+        return True
+
+    def _missing(self) -> None:
+        lost = self._inbox.lose_file()
+        self._failed(SpoolError(f"spool: {lost} messages are gone from the file: dropped"))
+
+    def _failed(self, error: SpoolError) -> None:
+        now = time.monotonic()
+        before, self._failed_at = self._failed_at, now
+        self._retry_at = now + RETRY_SECONDS
+        if is_corrupt(error):
+            self._renew()
+        elif now - before > EPISODE_SECONDS:
+            self._report(error)
+
+    def _renew(self) -> None:
+        """The file became corrupt while in use: go on with a new one."""
+        assert self._file is not None
+        try:
+            self._file.renew()
+        except Exception as error:
+            self._report(error)
+            return
+        lost = self._inbox.lose_file()
+        self._report_corrupt(self._file, f"with {lost} messages that were in it only: dropped")
+
+    def _finish(self) -> int:
+        assert self._file is not None
+        self._failed_at = float("-inf")  # say what stands in the way at the end, too
+        try:
+            while self._write():
+                pass
+            self._keep_in_hand(self._file)
+        except Exception as error:
+            self._report(error)
+        lost = self._inbox.end()
+        if lost:
+            self._report(
+                SpoolError(f"spool {self._file.path}: {lost} messages not written at exit: dropped")
+            )
+        self._file.close()
+        return lost
+
+    def _keep_in_hand(self, file: SpoolFile) -> None:
+        """Write what handlers still have: the process may end before they do."""
+        rows = [self._inbox.record(message) for message in self._inbox.in_hand()]
+        file.write(rows, [])
+        self.unfinished = self._inbox.counts().waiting

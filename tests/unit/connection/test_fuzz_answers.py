@@ -1,0 +1,140 @@
+"""
+Whatever a server answers to the handshake: an error of ours, in words that may be shown.
+
+Both engines are given the same answers, and must make the same of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from datastream_ws import HandshakeError
+from datastream_ws.connection.inflate import Inflate, inflate_for
+from datastream_ws.exceptions import said
+from kit.wire import Wire
+
+engines = pytest.mark.parametrize("engine", ["websockets", "picows"])
+
+
+def answered(engine: str, *reads: bytes) -> HandshakeError | None:
+    """Return what open() raises; ``None``: nothing. Anything but a HandshakeError goes through."""
+    error: HandshakeError | None = None
+    try:
+        with Wire(engine) as wire:
+            wire.answer(*reads)
+    except HandshakeError as refused:
+        error = refused
+    assert wire.escaped == []
+    assert said(error).isprintable()
+    assert len(said(error)) <= 200
+    return error
+
+
+def cut(data: bytes, sizes: list[int]) -> list[bytes]:
+    ends = list(itertools.accumulate(sizes, initial=0))
+    return [data[a:b] for a, b in itertools.pairwise([*ends, len(data)]) if a < len(data)]
+
+
+sizes = st.lists(st.integers(1, 40), max_size=4)
+latin = st.text(st.characters(max_codepoint=255), max_size=20)
+printable = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20)
+names = st.sampled_from(
+    [
+        *("Upgrade", "Connection", "Sec-WebSocket-Accept", "Sec-WebSocket-Protocol"),
+        *("Sec-WebSocket-Extensions", "Location", "Retry-After", "Server", "Set-Cookie"),
+    ]
+)
+values = printable | st.sampled_from(
+    [
+        *("websocket", "Upgrade", "permessage-deflate", "x, y", "0", "7"),
+        *(f"permessage-deflate; {each}" for each in ("server_max_window_bits", "=", "x=8")),
+        *("/", "ws://192.0.2.1/ä", "ws://[", "ws://192.0.2.1:99999/", "//", "wss://192.0.2.1/"),
+        "Sun, 06 Nov 1994 08:49:37 GMT",
+    ]
+)
+# Of an upgrade that breaks several rules either may be named.
+statuses = st.integers(100, 599).filter(lambda status: status != 101)
+headers = st.lists(st.tuples(names, values), max_size=4, unique_by=lambda header: header[0])
+
+
+def head(status: str, lines: list[tuple[str, str]]) -> bytes:
+    return "\r\n".join(
+        [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in lines), "", ""]
+    ).encode()
+
+
+@engines
+@given(data=st.binary(max_size=200), sizes=sizes)
+def test_noise_is_no_answer(engine: str, data: bytes, sizes: list[int]) -> None:
+    assert answered(engine, *cut(data, sizes)) is not None
+
+
+@engines
+@given(status=latin, lines=st.lists(st.tuples(names | latin, latin), max_size=4), sizes=sizes)
+def test_odd_answers(
+    engine: str, status: str, lines: list[tuple[str, str]], sizes: list[int]
+) -> None:
+    """Any status line, any headers: an error of ours."""
+    data = head(status, lines).decode().encode("latin-1")
+    assert answered(engine, *cut(data, sizes)) is not None
+
+
+@given(status=statuses, lines=headers, body=st.binary(max_size=50), sizes=sizes)
+@example(status=499, lines=[], body=b"", sizes=[])
+@example(status=529, lines=[("Retry-After", "7")], body=b"", sizes=[])
+@example(status=302, lines=[("Location", "ws://192.0.2.1/ä")], body=b"", sizes=[])
+@settings(max_examples=100)
+def test_both_engines_make_the_same_of_an_answer(
+    status: int, lines: list[tuple[str, str]], body: bytes, sizes: list[int]
+) -> None:
+    """The same status, the same Retry-After: so the same verdict and the same wait."""
+    data = head(f"{status} Whatever", lines) + body
+    default, fast = (facts(answered(each, *cut(data, sizes))) for each in ("websockets", "picows"))
+    assert default == fast
+
+
+def facts(error: Any) -> tuple[type, int | None, float | None]:
+    return type(error), error.status, error.retry_after
+
+
+extensions = (
+    st.text(max_size=40)
+    | st.lists(
+        st.sampled_from(["permessage-deflate", ";", "=", " ", ",", '"', "8", "15", "٣"])
+    ).map("".join)
+    | st.lists(
+        st.sampled_from(
+            ["server_no_context_takeover", "client_no_context_takeover", "server_max_window_bits=9"]
+        )
+    ).map(lambda parts: "; ".join(["permessage-deflate", *parts]))
+)
+
+
+@given(extensions)
+def test_extensions_are_agreed_upon_or_refused(answer: str) -> None:
+    try:
+        found = inflate_for(answer)
+    except ValueError:
+        return
+    assert found is None or isinstance(found, Inflate)
+    assert found is None or answer.strip().startswith("permessage-deflate")
+
+
+@engines
+@given(answer=extensions.filter(lambda text: text.isprintable()))
+def test_an_extension_that_nobody_asked_for_ends_the_handshake(engine: str, answer: str) -> None:
+    """It opens, or says which rule was broken; both are final, neither is an accident."""
+    line = f"Sec-WebSocket-Extensions: {answer}".encode().decode("latin-1")
+    status: int | None = 101
+    try:
+        with Wire(engine) as wire:
+            wire.open(headers=[line])
+    except HandshakeError as error:
+        status = error.status
+    assert status in (101, None)
+    assert wire.escaped == []

@@ -1,0 +1,803 @@
+"""The inbox: limits, overflow, conflation, lanes, and a ledger that always adds up."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from datastream_ws import Message
+from datastream_ws.codecs import JsonCodec
+from datastream_ws.handling.budget import Budget
+from datastream_ws.handling.inbox import Inbox, Put
+from datastream_ws.handling.parcel import Parcel
+from datastream_ws.messages import Origin, payload_bytes
+
+ORIGIN = Origin("default", 1, 1, JsonCodec(), "type")
+POLICIES = ["block", "drop_oldest", "drop_newest", "disconnect"]
+
+
+def messages(*payloads: str | bytes) -> list[Message]:
+    return [Message(data, ORIGIN, seq, 0.0) for seq, data in enumerate(payloads, 1)]
+
+
+def inbox_with(**options: Any) -> Inbox:
+    return Inbox(**options)
+
+
+def payloads(inbox: Inbox) -> list[str | bytes]:
+    """Pop what may be popped and leave it in hand; return the payloads."""
+    found = []
+    while (message := inbox.pop()) is not None:
+        found.append(message.data)
+    return found
+
+
+def first_letter(message: Message) -> Any:
+    return message.data[0] if message.data else None
+
+
+def adds_up(inbox: Inbox) -> bool:
+    """The ledger of the contract."""
+    counts = inbox.counts()
+    settled = counts.handled + counts.failed + sum(counts.dropped.values())
+    return counts.received == settled + counts.waiting
+
+
+# --- in and out -------------------------------------------------------------------------------
+
+
+def test_first_in_first_out() -> None:
+    """What goes in comes out, in order, and is then in hand."""
+    inbox = Inbox()
+    assert inbox.put(messages("a", "b", "c")) == Put(3)
+    assert payloads(inbox) == ["a", "b", "c"]
+    assert inbox.pop() is None
+    assert inbox.waiting == 3
+
+
+def test_counters() -> None:
+    """Handled, failed, unrouted (among the handled), dropped by cause, waiting."""
+    inbox = Inbox()
+    inbox.put(messages(*"abcdef"))
+    a, b, c, d, _ = (inbox.pop() for _ in range(5))
+    assert a
+    assert b
+    assert c
+    assert d
+    inbox.done(a)
+    inbox.done(b, unrouted=True)
+    inbox.done(c, failed=True)
+    inbox.discard(d, "shutdown")
+    counts = inbox.counts()
+    assert (counts.received, counts.handled, counts.failed, counts.unrouted) == (6, 2, 1, 1)
+    assert (counts.dropped, counts.waiting) == ({"shutdown": 1}, 2)
+
+
+def test_pop_after_counts_and_pops() -> None:
+    """Two steps in one."""
+    inbox = Inbox()
+    inbox.put(messages("a", "b"))
+    first = inbox.pop()
+    assert first
+    second, _ = inbox.pop_after(first)
+    assert second
+    assert second.data == "b"
+    assert inbox.pop_after(second)[0] is None
+    assert (inbox.counts().handled, inbox.waiting) == (2, 0)
+
+
+def test_last_message_is_the_last_received() -> None:
+    """Dropped or handled: it is where to resume from."""
+    inbox = Inbox(size=1, overflow="drop_newest")
+    assert inbox.last_message is None
+    given = messages("a", "b")
+    inbox.put(given)
+    assert inbox.last_message is given[1]
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [("", 0), ("abc", 3), ("ü", 2), ("😀", 4), (b"\xff\x00", 2), ("\ud800", 1)],
+)
+def test_payload_bytes(data: str | bytes, size: int) -> None:
+    """Bytes, not characters; half a surrogate pair does no harm."""
+    assert payload_bytes(data) == size
+
+
+# --- limits -----------------------------------------------------------------------------------
+
+LIMITS: list[Any] = [{"size": 3}, {"size_bytes": 3}, {"size": 3, "size_bytes": 100}]
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=str)
+def test_block_takes_what_fits(limits: Any) -> None:
+    """The rest stays with the caller, who stops reading."""
+    inbox = Inbox(**limits)
+    assert inbox.put(messages(*"abcde")) == Put(3, full=True)
+    assert inbox.counts().received == 3
+    assert payloads(inbox) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=str)
+def test_messages_in_hand_count(limits: Any) -> None:
+    """They are not handled yet."""
+    inbox = Inbox(**limits)
+    inbox.put(messages(*"abc"))
+    in_hand = inbox.pop()
+    assert inbox.put(messages("d")) == Put(0, full=True)
+    assert in_hand
+    inbox.done(in_hand)
+    assert inbox.put(messages("d")) == Put(1, full=True)
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=str)
+def test_block_says_full_with_the_last_that_fits(limits: Any) -> None:
+    """Not with the next one, which is on the wire already."""
+    inbox = Inbox(**limits)
+    assert inbox.put(messages("a", "b")) == Put(2)
+    assert inbox.put(messages("c")) == Put(1, full=True)
+
+
+@pytest.mark.parametrize(("size", "resumed_at"), [(1, 0), (2, 1), (3, 1), (4, 2), (10, 5)])
+@pytest.mark.parametrize("unit", ["size", "size_bytes"])
+def test_reading_resumes_at_half(unit: str, size: int, resumed_at: int) -> None:
+    """Said once, so that reading does not stop and go for every message."""
+    inbox = inbox_with(**{unit: size})
+    inbox.put(messages(*"x" * size))
+    left = []
+    for message in [inbox.pop() for _ in range(size)]:
+        assert message
+        if inbox.done(message):
+            left.append(inbox.waiting)
+    assert left == [resumed_at]
+
+
+@pytest.mark.parametrize("way", ["done", "failed", "discard", "pop_after"])
+def test_every_way_out_makes_room(way: str) -> None:
+    """However a message leaves."""
+    inbox = Inbox(size=1)
+    inbox.put(messages("a"))
+    message = inbox.pop()
+    assert message
+    if way == "done":
+        assert inbox.done(message)
+    elif way == "failed":
+        assert inbox.done(message, failed=True)
+    elif way == "discard":
+        assert inbox.discard(message, "shutdown")
+    else:
+        assert inbox.pop_after(message) == (None, True)
+
+
+def test_force_takes_all() -> None:
+    """What was received stays received, also when its connection is gone by then."""
+    inbox = Inbox(size=1)
+    assert inbox.put(messages(*"abc"), force=True) == Put(3)
+    assert payloads(inbox) == ["a", "b", "c"]
+
+
+def test_one_message_larger_than_all_bytes() -> None:
+    """It is taken when there is room for anything at all, else it could never be handled."""
+    inbox = Inbox(size_bytes=3)
+    assert inbox.put(messages("x" * 10)) == Put(1, full=True)
+    assert payloads(inbox) == ["x" * 10]
+
+
+def test_bytes_of_text() -> None:
+    """Characters are no measure."""
+    inbox = Inbox(size_bytes=4)
+    assert inbox.put(messages("ü", "ü", "ü")) == Put(2, full=True)
+
+
+def test_no_limits() -> None:
+    """`None` means none."""
+    inbox = Inbox(size=None, size_bytes=None)
+    assert inbox.put(messages(*["x" * 1000] * 1000)) == Put(1000)
+
+
+# --- overflow ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=str)
+@pytest.mark.parametrize(
+    ("overflow", "put", "left"),
+    [
+        ("block", Put(3, full=True), "abc"),
+        ("drop_oldest", Put(5, dropped=2), "cde"),
+        ("drop_newest", Put(5, dropped=2), "abc"),
+        ("disconnect", Put(3, disconnect=True), "abc"),
+    ],
+)
+def test_overflow(limits: Any, overflow: str, put: Put, left: str) -> None:
+    """Five messages where three fit."""
+    inbox = Inbox(overflow=overflow, **limits)
+    assert inbox.put(messages(*"abcde")) == put
+    assert payloads(inbox) == list(left)
+    assert inbox.counts().dropped == ({"overflow": put.dropped} if put.dropped else {})
+    assert adds_up(inbox)
+
+
+@pytest.mark.parametrize("overflow", POLICIES)
+def test_a_full_inbox_that_overflows_nothing(overflow: str) -> None:
+    """As many as fit: nothing is dropped, no connection ended; only reading may stop."""
+    inbox = Inbox(size=3, overflow=overflow)
+    assert inbox.put(messages(*"abc")) == Put(3, full=overflow == "block")
+
+
+def test_drop_oldest_never_drops_what_is_in_hand() -> None:
+    """Nor the newest: with everything else in hand there is one more than fits."""
+    inbox = Inbox(size=2, overflow="drop_oldest")
+    inbox.put(messages("a", "b"))
+    inbox.pop()
+    inbox.pop()
+    assert inbox.put(messages("c")) == Put(1)
+    assert inbox.put(messages("d")) == Put(1, dropped=1)
+    assert payloads(inbox) == ["d"]
+
+
+def test_drop_oldest_by_bytes() -> None:
+    """As many as the new one needs."""
+    inbox = Inbox(size_bytes=5, overflow="drop_oldest")
+    assert inbox.put(messages("aa", "b", "c", "dddd")) == Put(4, dropped=2)
+    assert payloads(inbox) == ["c", "dddd"]
+
+
+# --- conflation -------------------------------------------------------------------------------
+
+
+def test_conflation_keeps_the_place() -> None:
+    """The newer message is handled where the older one waited."""
+    inbox = Inbox(conflate=first_letter)
+    inbox.put(messages("a1", "b1", "a2", "c1", "b2"))
+    assert payloads(inbox) == ["a2", "b2", "c1"]
+    assert inbox.counts().dropped == {"conflated": 2}
+    assert adds_up(inbox)
+
+
+def test_no_conflation_with_what_is_in_hand() -> None:
+    """It is being handled: the newer one waits on its own."""
+    inbox = Inbox(conflate=first_letter)
+    inbox.put(messages("a1"))
+    inbox.pop()
+    inbox.put(messages("a2", "a3"))
+    assert payloads(inbox) == ["a3"]
+
+
+def test_messages_without_a_key_are_not_conflated() -> None:
+    """`None` is no key."""
+    inbox = Inbox(conflate=lambda message: None)
+    inbox.put(messages("a", "a"))
+    assert payloads(inbox) == ["a", "a"]
+
+
+def test_conflation_needs_no_room() -> None:
+    """A full inbox that drops the newest still takes a newer one for a place it has."""
+    inbox = Inbox(size=2, overflow="drop_newest", conflate=first_letter)
+    assert inbox.put(messages("a1", "b1", "a2", "c1")) == Put(4, dropped=1)
+    assert payloads(inbox) == ["a2", "b1"]
+
+
+def test_conflation_counts_bytes() -> None:
+    """Those of the message that is there."""
+    inbox = Inbox(size_bytes=5, conflate=first_letter)
+    inbox.put(messages("aaaa", "a"))
+    assert inbox.put(messages("bbbb")) == Put(1, full=True)
+
+
+@pytest.mark.parametrize("option", ["conflate", "ordering_key"])
+@pytest.mark.parametrize("key", [lambda message: 1 / 0, lambda message: []], ids=["raise", "list"])
+def test_key_function_that_fails(option: str, key: Callable[[Message], Any]) -> None:
+    """It raises, or returns what cannot be a key: reported, and the message has none."""
+    reported: list[BaseException] = []
+    inbox = inbox_with(**{option: key}, report=reported.append)
+    inbox.put(messages("a", "a"))
+    assert payloads(inbox) == ["a", "a"]
+    assert [type(error) for error in reported] in ([ZeroDivisionError] * 2, [TypeError] * 2)
+
+
+# --- lanes ------------------------------------------------------------------------------------
+
+
+def take(inbox: Inbox, payload: str) -> Message:
+    """Pop the message that is expected next."""
+    message = inbox.pop()
+    assert message
+    assert message.data == payload
+    return message
+
+
+def test_one_of_a_lane_at_a_time() -> None:
+    """The next one of a key comes once the one in hand is done; the others do not wait."""
+    inbox = Inbox(ordering_key=first_letter)
+    inbox.put(messages("a1", "a2", "b1", "a3", "c1"))
+    a1 = take(inbox, "a1")
+    b1 = take(inbox, "b1")
+    take(inbox, "c1")
+    assert inbox.pop() is None
+    assert inbox.ready == 0
+    inbox.done(a1)
+    inbox.done(b1)
+    assert inbox.ready == 1
+    inbox.done(take(inbox, "a2"), failed=True)
+    inbox.discard(take(inbox, "a3"), "shutdown")
+    assert inbox.pop() is None
+
+
+def test_released_lane_goes_on() -> None:
+    """A message that waits in a batch is not done, yet no longer in the way."""
+    inbox = Inbox(ordering_key=first_letter)
+    inbox.put(messages("a1", "a2"))
+    a1 = take(inbox, "a1")
+    inbox.release(a1)
+    a2 = take(inbox, "a2")
+    inbox.done(a1)
+    inbox.put(messages("a3"))
+    assert inbox.pop() is None
+    inbox.done(a2)
+    take(inbox, "a3")
+
+
+def test_messages_without_a_lane_never_wait() -> None:
+    """`None` is no key."""
+    inbox = Inbox(ordering_key=first_letter)
+    inbox.put(messages("", "", "a1"))
+    assert payloads(inbox) == ["", "", "a1"]
+
+
+def test_pop_after_frees_the_lane() -> None:
+    """The message it counts was the one in the way."""
+    inbox = Inbox(ordering_key=first_letter)
+    inbox.put(messages("a1", "a2"))
+    following, _ = inbox.pop_after(take(inbox, "a1"))
+    assert following
+    assert following.data == "a2"
+
+
+def test_drop_oldest_with_lanes() -> None:
+    """Parked or not, the oldest goes; its lane goes on with the next."""
+    inbox = Inbox(size=3, overflow="drop_oldest", ordering_key=first_letter)
+    inbox.put(messages("a1", "a2", "b1", "a3"))  # a1 goes, a2 is free
+    b1 = take(inbox, "b1")
+    inbox.put(messages("b2"))  # a2 goes, a3 is free; b2 is parked
+    inbox.put(messages("c1"))  # a3 goes
+    take(inbox, "c1")
+    assert inbox.pop() is None
+    inbox.done(b1)
+    take(inbox, "b2")
+    inbox.put(messages("a4"))
+    take(inbox, "a4")
+    assert inbox.counts().dropped == {"overflow": 3}
+
+
+@pytest.mark.parametrize("option", ["ordering_key", "conflate"])
+def test_what_is_dropped_leaves_nothing_behind(option: str) -> None:
+    """100,000 dropped behind one slow handler: neither places nor keys pile up."""
+    inbox = inbox_with(size=2, overflow="drop_oldest", **{option: lambda message: message.seq % 3})
+    inbox.put(messages(*"abc"))
+    inbox.pop()
+    for _ in range(1000):
+        inbox.put(messages(*"x" * 100))
+    store: Any = inbox._store
+    assert len(store._free) + sum(map(len, store._parked.values())) <= 2
+    assert len(store._place_of) + len(store._parked) <= 4
+    assert inbox.ready <= 2
+
+
+# --- stretches --------------------------------------------------------------------------------
+
+
+def test_a_stretch_is_counted_as_it_goes() -> None:
+    """Though the one that handles asks for no lock."""
+    inbox = Inbox()
+    inbox.put(messages("a", "b", "c"))
+    stretch = inbox.stretch()
+    assert stretch
+    next(stretch.messages)
+    assert (inbox.counts().handled, inbox.waiting) == (0, 3)
+    stretch.handled += 1
+    next(stretch.messages)
+    assert (inbox.counts().handled, inbox.waiting) == (1, 2)
+    assert adds_up(inbox)
+
+
+def test_a_full_inbox_ends_a_stretch() -> None:
+    """So that reading resumes at half, whatever the stretch had handled before it was full."""
+    inbox = Inbox(size=4)
+    inbox.put(messages("a", "b", "c"))
+    stretch = inbox.stretch()
+    assert stretch
+    assert inbox.put(messages("d")) == Put(1, full=True)
+    assert stretch.is_over
+    next(stretch.messages)
+    stretch.handled += 1
+    assert not stretch.end()
+    following = inbox.stretch()
+    assert following
+    assert following.most == 1
+    next(following.messages)
+    following.handled += 1
+    assert following.end()
+
+
+def test_a_closed_inbox_ends_a_stretch() -> None:
+    """What has been taken is its own, what has not is dropped: each message once."""
+    inbox = Inbox()
+    inbox.put(messages("a", "b"))
+    stretch = inbox.stretch()
+    assert stretch
+    next(stretch.messages)
+    assert inbox.close() == 1
+    stretch.handled += 1
+    assert not list(stretch.messages)
+    assert not stretch.end()
+    assert (inbox.counts().handled, inbox.waiting) == (1, 0)
+    assert adds_up(inbox)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"overflow": "drop_oldest"},
+        {"conflate": first_letter},
+        {"ordering_key": first_letter},
+        {"budget": Budget(5, lambda: None)},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_no_stretch_where_a_message_may_be_taken_back(options: Any) -> None:
+    """There the lock is what decides."""
+    inbox = Inbox(**options)
+    inbox.put(messages("a"))
+    assert inbox.stretch() is None
+
+
+def test_bytes_are_measured_where_they_matter() -> None:
+    """What a stretch has handled does not fill the inbox, nor does it make room twice."""
+    inbox = Inbox(size_bytes=10)
+    inbox.put(messages("aaaa", "bb"))
+    stretch = inbox.stretch()
+    assert stretch
+    next(stretch.messages)
+    stretch.handled += 1
+    stretch.end()
+    assert inbox.put(messages("cccccc")) == Put(1)
+    assert inbox.put(messages("d", "e", "f")) == Put(2, full=True)
+
+
+# --- the end ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keyed", [{}, {"ordering_key": first_letter}, {"conflate": first_letter}])
+def test_close_drops_what_waits(keyed: Any) -> None:
+    """Not what is in hand: that is counted when its handler is done."""
+    inbox = Inbox(**keyed)
+    inbox.put(messages("a1", "b1", "c1"))
+    in_hand = inbox.pop()
+    assert inbox.close("lease_lost") == 2
+    assert inbox.counts().dropped == {"lease_lost": 2}
+    assert inbox.pop() is None
+    assert in_hand
+    assert inbox.pop_after(in_hand)[0] is None
+    assert (inbox.counts().handled, inbox.waiting) == (1, 0)
+    assert adds_up(inbox)
+
+
+def test_closed_inbox_hands_nothing_out() -> None:
+    """What still comes in is received, and waits."""
+    inbox = Inbox()
+    inbox.close()
+    inbox.put(messages("a"))
+    assert inbox.pop() is None
+    assert inbox.close() == 1
+
+
+def test_abandoned_inbox() -> None:
+    """After a fork: another thread may hold the lock, and does not exist here."""
+    inbox = Inbox()
+    inbox.put(messages("a"))
+    inbox._lock.acquire()
+    inbox.abandon()
+    assert inbox.pop() is None
+
+
+def test_budget() -> None:
+    """So many messages in all, from whatever inboxes share it; told once."""
+    told: list[str] = []
+    budget = Budget(3, lambda: told.append("spent"))
+    inboxes = [Inbox(budget=budget), Inbox(budget=budget, ordering_key=first_letter)]
+    for inbox in inboxes:
+        inbox.put(messages("a", "b"))
+    assert payloads(inboxes[0]) == ["a", "b"]
+    assert (told, budget.is_spent) == ([], False)
+    first = take(inboxes[1], "a")
+    assert (told, budget.is_spent) == (["spent"], True)
+    assert inboxes[1].pop_after(first)[0] is None
+    assert inboxes[1].waiting == 1
+    assert told == ["spent"]
+
+
+# --- many threads -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keyed", [{}, {"ordering_key": first_letter}], ids=["plain", "lanes"])
+def test_threads(keyed: Any) -> None:
+    """One puts, four handle: every message once, and in a lane one at a time, in order."""
+    inbox = Inbox(size=50, **keyed)
+    given = messages(*(f"{'abcdefg'[n % 7]}{n}" for n in range(5000)))
+    handled: list[Message] = []
+    busy: Counter[Any] = Counter()
+    overtaken: list[Message] = []
+    room = threading.Semaphore(0)
+
+    def handle() -> None:
+        while len(handled) < len(given):
+            if (message := inbox.pop()) is None:
+                continue
+            lane = first_letter(message)
+            busy[lane] += 1
+            if keyed and busy[lane] > 1:
+                overtaken.append(message)
+            handled.append(message)
+            busy[lane] -= 1
+            if inbox.done(message):
+                room.release()
+
+    threads = [threading.Thread(target=handle) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    left = given
+    while left:
+        put = inbox.put(left)
+        left = left[put.taken :]
+        if put.full:
+            assert room.acquire(timeout=30)
+    for thread in threads:
+        thread.join()
+    assert sorted(message.seq for message in handled) == list(range(1, 5001))
+    assert overtaken == []
+    for lane in "abcdefg" if keyed else "":
+        order = [message.seq for message in handled if first_letter(message) == lane]
+        assert order == sorted(order)
+    assert (inbox.counts().handled, inbox.waiting) == (5000, 0)
+
+
+# --- any sequence of steps --------------------------------------------------------------------
+
+
+@dataclass
+class Entry:
+    """A message in the model's store; its conflation key and its lane."""
+
+    message: Message
+    key: Any
+    lane: Any
+
+
+@dataclass
+class Model:
+    """What an inbox is to do, in lists and loops."""
+
+    size: int | None
+    size_bytes: int | None
+    overflow: str
+    store: list[Entry] = field(default_factory=list)
+    in_hand: list[Entry] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    blocked: bool = False
+    closed: bool = False
+
+    def load(self) -> tuple[int, int]:
+        there = self.store + self.in_hand
+        return len(there), sum(len(entry.message.data) for entry in there)
+
+    def holds(self, count: int | None, size: int | None) -> bool:
+        """Whether there is as much as that."""
+        messages_, bytes_ = self.load()
+        return (count is not None and messages_ >= count) or (size is not None and bytes_ >= size)
+
+    @property
+    def is_full(self) -> bool:
+        return self.holds(self.size, self.size_bytes)
+
+    def put(self, offered: list[Entry], force: bool) -> Put:
+        taken, before = 0, self.counts["overflow"]
+        for entry in offered:
+            if self.overflow in ("block", "disconnect") and self.is_full and not force:
+                break
+            taken += 1
+            self.take(entry)
+        dropped = self.counts["overflow"] - before
+        if taken == len(offered) and not dropped and not self.is_full:
+            return Put(taken)
+        self.blocked = self.overflow == "block" and self.is_full and not force
+        left_over = self.overflow == "disconnect" and taken < len(offered)
+        return Put(taken, dropped, self.blocked, left_over)
+
+    def take(self, entry: Entry) -> None:
+        self.counts["received"] += 1
+        same = [old for old in self.store if entry.key is not None and old.key == entry.key]
+        if self.overflow == "drop_newest" and self.is_full and not same:
+            self.counts["overflow"] += 1
+        elif same:
+            same[0].message = entry.message
+            self.counts["conflated"] += 1
+        else:
+            self.store.append(entry)
+        over = self.size and self.size + 1, self.size_bytes and self.size_bytes + 1
+        while self.overflow == "drop_oldest" and self.holds(*over) and len(self.store) > 1:
+            del self.store[0]
+            self.counts["overflow"] += 1
+
+    def free(self) -> list[Entry]:
+        """Return the entries that may be popped."""
+        lanes = {entry.lane for entry in self.in_hand} - {None}
+        found = []
+        for entry in self.store:
+            if entry.lane is None:
+                found.append(entry)
+            elif entry.lane not in lanes:
+                lanes.add(entry.lane)
+                found.append(entry)
+        return found
+
+    def out(self, entry: Entry, how: str) -> bool:
+        self.in_hand.remove(entry)
+        self.counts[how] += 1
+        if not self.blocked:
+            return False
+        half = self.size and self.size // 2 + 1, self.size_bytes and self.size_bytes // 2 + 1
+        self.blocked = self.holds(*half)
+        return not self.blocked
+
+
+class AnySequence(RuleBasedStateMachine):
+    """The inbox beside the model, step by step."""
+
+    @initialize(
+        size=st.none() | st.integers(1, 5),
+        size_bytes=st.none() | st.integers(1, 12),
+        overflow=st.sampled_from(POLICIES),
+        conflated=st.booleans(),
+        ordered=st.booleans(),
+    )
+    def begin(
+        self,
+        size: int | None,
+        size_bytes: int | None,
+        overflow: str,
+        conflated: bool,
+        ordered: bool,
+    ) -> None:
+        self.conflated, self.ordered, self.seq = conflated, ordered, 0
+        self.model = Model(size, size_bytes, overflow)
+        self.inbox = Inbox(
+            size=size,
+            size_bytes=size_bytes,
+            overflow=overflow,
+            conflate=(lambda message: self.keys[message.seq][0]) if conflated else None,
+            ordering_key=(lambda message: self.keys[message.seq][1]) if ordered else None,
+        )
+        self.keys: dict[int, tuple[Any, Any]] = {}
+
+    # A conflation key has one lane: 4 keys in 2 lanes, and none in none.
+    # No empty payloads: whether one still fits into bytes that are full depends on its company.
+    @rule(
+        offered=st.lists(st.tuples(st.sampled_from([None, 0, 1, 2, 3]), st.integers(1, 6))),
+        force=st.booleans(),
+        parcel=st.booleans(),
+    )
+    def put(self, offered: list[tuple[Any, int]], force: bool, parcel: bool) -> None:
+        force = force and self.model.overflow == "block"
+        entries = []
+        for key, size in offered:
+            self.seq += 1
+            lane = None if key is None else key % 2
+            self.keys[self.seq] = (key, lane)
+            entries.append(
+                Entry(
+                    Message("x" * size, ORIGIN, self.seq, 0.0),
+                    key if self.conflated else None,
+                    lane if self.ordered else None,
+                )
+            )
+        given: Sequence[Message] = [entry.message for entry in entries]
+        if parcel:
+            sent = [message.data for message in given]
+            given = Parcel(sent, ORIGIN, self.seq - len(given) + 1, 0.0)
+        assert self.inbox.put(given, force=force) == self.model.put(entries, force)
+
+    def popped(self, message: Message | None) -> None:
+        """Compare what came out: from the free ones, the first where there are no lanes."""
+        free = [] if self.model.closed else self.model.free()
+        if message is None:
+            assert free == []
+            return
+        [entry] = [entry for entry in free if entry.message.seq == message.seq]
+        assert entry.message.data == message.data
+        assert self.ordered or entry is free[0]
+        entry.message = message
+        self.model.store.remove(entry)
+        self.model.in_hand.append(entry)
+
+    @rule()
+    def pop(self) -> None:
+        self.popped(self.inbox.pop())
+
+    @precondition(lambda self: not self.model.in_hand)
+    @rule(most=st.integers(0, 8), breaks_off=st.booleans())
+    def stretch(self, most: int, breaks_off: bool) -> None:
+        """As popping and being done, but that nobody asks in between."""
+        stretch = self.inbox.stretch()
+        if stretch is None:
+            return
+        resume = False
+        for _, message in zip(range(min(most, stretch.most)), stretch.messages, strict=False):
+            self.popped(message)
+            if breaks_off:
+                assert stretch.end(self.model.in_hand[0].message) == resume
+                return
+            stretch.handled += 1
+            resume |= self.model.out(self.model.in_hand[0], "handled")
+        assert stretch.end() == resume
+
+    def one_in_hand(self, data: st.DataObject) -> Entry:
+        return data.draw(st.sampled_from(self.model.in_hand))
+
+    @precondition(lambda self: self.model.in_hand)
+    @rule(data=st.data(), how=st.sampled_from(["handled", "failed", "shutdown"]))
+    def done(self, data: st.DataObject, how: str) -> None:
+        entry = self.one_in_hand(data)
+        if how == "shutdown":
+            resume = self.inbox.discard(entry.message, how)
+        else:
+            resume = self.inbox.done(entry.message, failed=how == "failed")
+        assert resume == self.model.out(entry, how)
+
+    @precondition(lambda self: self.model.in_hand)
+    @rule(data=st.data())
+    def pop_after(self, data: st.DataObject) -> None:
+        entry = self.one_in_hand(data)
+        message, resume = self.inbox.pop_after(entry.message)
+        assert resume == self.model.out(entry, "handled")
+        self.popped(message)
+
+    @precondition(lambda self: self.model.in_hand)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        entry = self.one_in_hand(data)
+        self.inbox.release(entry.message)
+        entry.lane = None
+
+    @precondition(lambda self: self.seq > 20)
+    @rule()
+    def close(self) -> None:
+        assert self.inbox.close() == len(self.model.store)
+        self.model.counts["shutdown"] += len(self.model.store)
+        self.model.store.clear()
+        self.model.closed = True
+
+    @invariant()
+    def agrees(self) -> None:
+        counts, model = self.inbox.counts(), self.model.counts
+        assert adds_up(self.inbox)
+        assert counts.waiting == self.inbox.waiting == self.model.load()[0]
+        assert (counts.received, counts.handled, counts.failed) == (
+            model["received"],
+            model["handled"],
+            model["failed"],
+        )
+        for cause in ("overflow", "conflated", "shutdown"):
+            assert counts.dropped.get(cause, 0) == model[cause]
+        assert self.inbox.ready == len(self.model.free())
+
+
+TestAnySequence = AnySequence.TestCase
+TestAnySequence.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
