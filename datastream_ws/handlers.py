@@ -15,6 +15,7 @@ from .exceptions import ConfigurationError
 from .messages import undecodable
 
 if TYPE_CHECKING:
+    from .exceptions import HandlerError
     from .messages import Message
 
 __all__ = ["Call", "ContextFactory", "Decorators", "Handler", "Handlers"]
@@ -199,6 +200,12 @@ class Handlers:
         self.context_factories: tuple[ContextFactory, ...] = ()
         self.added: set[Callable[[], None]] = set()
         """Called after a message handler was registered; for those who hold messages back."""
+        self.on_failure: list[Callable[[HandlerError], None]] = []
+        """
+        Called with each failure of a message handler before it is reported, in the handler's thread
+        (of a coroutine handler: in a thread, while the message waits). For what must not be lost
+        in a queue, as a row that keeps the message.
+        """
         self._followed: tuple[Handlers, ...] = ()
         self._followers: weakref.WeakSet[Handlers] | None = None
 

@@ -39,6 +39,9 @@ class Caller(Protocol):
     async def await_(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Run the coroutine that *make* returns on an event loop; return its result."""
 
+    async def call_blocking(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a plain function that may block, on whichever thread that is allowed."""
+
     async def sleep(self, seconds: float) -> bool:
         """Wait; return False at once when the dispatcher stops."""
         ...
@@ -54,6 +57,9 @@ class LoopCaller:
 
     async def await_(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         return await make()
+
+    async def call_blocking(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
 
     async def sleep(self, seconds: float) -> bool:
         try:
@@ -83,6 +89,9 @@ class ThreadCaller:
         finally:
             self._waiting = None
 
+    async def call_blocking(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
     async def sleep(self, seconds: float) -> bool:
         self.is_postponing = True
         if self._stopped.wait(seconds):
@@ -106,6 +115,9 @@ class InlineCaller:
 
     async def await_(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         return self._run(make())
+
+    async def call_blocking(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
 
     async def sleep(self, seconds: float) -> bool:
         return False

@@ -374,7 +374,7 @@ class Dispatcher:
             try:
                 matched = self._handlers.match(message)
             except Exception as error:
-                self._failed(self._options.route, (message,), error)
+                await self._failed(run.caller, self._options.route, (message,), error)
                 self._done(message, failed=True)
                 return
         failed = False
@@ -422,7 +422,7 @@ class Dispatcher:
                 if _is_own_cancellation(error, run.caller):
                     raise
                 if not (may_retry and self._wants_retry(error)):
-                    self._failed(handler.function, messages, error, handler.name)
+                    await self._failed(run.caller, handler.function, messages, error, handler.name)
                     return False
                 may_retry = False
                 await self._leave_run(run)
@@ -458,10 +458,11 @@ class Dispatcher:
         try:
             await run.leave()
         except Exception as error:
-            self._failed(None, (), error, "a context of use(per='run')")
+            await self._failed(run.caller, None, (), error, "a context of use(per='run')")
 
-    def _failed(
+    async def _failed(
         self,
+        caller: Caller,
         function: Any,
         messages: tuple[Message, ...],
         error: BaseException,
@@ -471,6 +472,11 @@ class Dispatcher:
             f"{name} failed with {type(error).__name__}", handler=function, messages=messages
         )
         failure.__cause__ = error
+        for keep in tuple(self._handlers.on_failure):
+            try:
+                await caller.call_blocking(keep, failure)
+            except Exception as trouble:
+                self._report(trouble)
         self._report(failure)
 
     def _done(self, message: Message, *, failed: bool = False, unrouted: bool = False) -> None:

@@ -852,3 +852,48 @@ async def test_stop_cancels_coroutine_handlers() -> None:
         await s.dispatcher.stop()
         await until(lambda: not s.inbox.waiting)
         assert s.inbox.counts().dropped == {"shutdown": 1}
+
+
+# --- what a failure is told to before it is reported ------------------------------------------
+
+
+@BOTH
+async def test_on_failure_is_called_where_the_handler_failed(is_async: bool) -> None:
+    """Before the report and before the next message; never on the loop, which it may not block."""
+    async with stream() as s:
+
+        def keep(failure: HandlerError) -> None:
+            time.sleep(0.001)  # as a database
+            on_loop = threading.current_thread() is loop_thread
+            s.log.append((failure.messages[0].seq, len(s.reported), on_loop))
+
+        def fail(message: Message) -> None:
+            s.log.append(message.seq)
+            raise ValueError
+
+        async def fail_on_the_loop(message: Message) -> None:
+            fail(message)
+
+        loop_thread = threading.current_thread()
+        s.handlers.on_failure.append(keep)
+        s.handlers.on_message(fail_on_the_loop if is_async else fail)
+        s.put("a", "b")
+        await s.drain()
+        assert s.log == [1, (1, 0, False), 2, (2, 1, False)]
+
+
+async def test_an_on_failure_that_fails_hides_nothing() -> None:
+    """Its error and the handler's are both reported, and the message is counted."""
+    async with stream() as s:
+
+        def keep(failure: HandlerError) -> None:
+            raise OSError
+
+        @s.handlers.on_message
+        def fail(message: Message) -> None:
+            raise ValueError
+
+        s.handlers.on_failure.append(keep)
+        s.put("a")
+        assert (await s.drain()).failed == 1
+        assert [type(error) for error in s.reported] == [OSError, HandlerError]
