@@ -56,14 +56,14 @@ class Race:
         return max(each.stopped for each in self.watches) - min(e.started for e in self.watches)
 
 
-def ours_streams(url: str, streams: int, count: int, engine: str) -> Figures:
+def ours_streams(url: str, streams: int, count: int) -> Figures:
     """Costs of so many `Client`s that are sent `count` messages each at the same time."""
     from datastream_ws import Client
 
     done = threading.Event()
     race = Race(streams, count, done.set)
     before = resident()
-    clients = [Client(url, name=f"s{n}", engine=engine) for n in range(streams)]
+    clients = [Client(url, name=f"s{n}") for n in range(streams)]
     for client, watch in zip(clients, race.watches, strict=True):
         count_down(client, watch, race.arrived)
         client.start()
@@ -196,23 +196,20 @@ def measure_streams(scale: Scale) -> Figures:
         count = max(2, scale.count(COUNT) // streams)
         row: Figures = {"streams": streams}
         row["bare"] = race(streams, count, "bare_streams")
-        for engine in ("websockets", "picows"):
-            row[engine] = race(streams, count, "ours_streams", engine=engine)
+        row["ours"] = race(streams, count, "ours_streams")
         found.append(row)
     return {"streams": found}
 
 
-def race(streams: int, count: int, function: str, **words: Any) -> Figures:
+def race(streams: int, count: int, function: str) -> Figures:
     """One race against a blaster of its own, which starts all at the same moment."""
     with Blaster(Load(SIZE, count, together=streams)) as blaster:
-        costs: Figures = fresh(
-            "growth", function, url=blaster.url, streams=streams, count=count, **words
-        )
+        costs: Figures = fresh("growth", function, url=blaster.url, streams=streams, count=count)
     return {**costs, "rate": streams * count / costs["seconds"]}
 
 
 def show_streams(figures: Figures) -> list[str]:
-    kinds = {"bare": "`bare`", "websockets": "ours", "picows": "ours, picows"}
+    kinds = {"bare": "`bare`", "ours": "ours"}
     body = [
         [
             f"{row['streams']:,} × {kinds[kind]}",

@@ -133,7 +133,6 @@ class Greeted:
 
 # --- the part -------------------------------------------------------------------------------------
 
-ENGINES = ("websockets", "picows")
 KIB = ("kib", "bare_kib")
 
 
@@ -142,17 +141,15 @@ def greeter() -> Blaster:
 
 
 def measure_memory(scale: Scale) -> Figures:
-    clients, ratios, found = scale.count(CLIENTS), {}, []
+    clients = scale.count(CLIENTS)
     with greeter() as blaster:
         words = {"url": blaster.url, "clients": clients, "window": 0}
-        for engine in ENGINES:
-            ours, bare = partial(kib, "ours", engine=engine, **words), partial(kib, "bare", **words)
-            both = pairs(ours, bare, scale.rounds(5))
-            own, other = (median(each) for each in zip(*both, strict=True))
-            ratio = ratios[engine] = [own / other for own, other in both]
-            figures = {"ratio": spread(ratio).json(), "kib": own, "bare_kib": other}
-            found.append({"engine": engine, **figures})
-    return {"aims": [MEMORY.json(ratios["websockets"])], "clients": clients, "engines": found}
+        ours, bare = partial(kib, "ours", **words), partial(kib, "bare", **words)
+        both = pairs(ours, bare, scale.rounds(5))
+    own, other = (median(each) for each in zip(*both, strict=True))
+    ratios = [own / other for own, other in both]
+    figures = {"ratio": spread(ratios).json(), "kib": own, "bare_kib": other}
+    return {"aims": [MEMORY.json(ratios)], "clients": clients, **figures}
 
 
 def kib(function: str, **words: Any) -> float:
@@ -160,10 +157,7 @@ def kib(function: str, **words: Any) -> float:
 
 
 def show_memory(figures: Figures) -> list[str]:
-    body = [
-        [f"engine {each['engine']}", times(each["ratio"]), *(f"{each[key]:,.0f}" for key in KIB)]
-        for each in figures["engines"]
-    ]
+    body = [["ours", times(figures["ratio"]), *(f"{figures[key]:,.0f}" for key in KIB)]]
     text = (
         f"{figures['clients']:,} clients in one process, compression agreed on, "
         f"{GREETINGS} messages received by each."

@@ -36,8 +36,6 @@ WARM_UP = 0.1  # share of the messages that do not count
 PAIRS = [
     ("ours-async", "bare", Aim("latency p50, async handler / bare loop", 1.1, at_least=False)),
     ("ours-sync", "bare", Aim("latency p50, sync handler / bare loop", 1.6, at_least=False)),
-    ("ours-picows-async", "picows-websockets-json", None),
-    ("ours-picows-sync", "picows-websockets-json", None),
 ]
 # whose p99 / p50 at half their maximal rate
 HALF = [
@@ -58,14 +56,9 @@ def receive(name: str, url: str, count: int) -> dict[str, float]:
     late: Late = []
     note = partial(noted, late)
     ways: dict[str, Callable[[], object]] = {
-        "bare": lambda: asyncio.run(in_a_loop("websockets.asyncio.client", url, count, note)),
-        "picows-websockets-json": lambda: asyncio.run(
-            in_a_loop("picows.websockets", url, count, note)
-        ),
-        "ours-sync": lambda: in_a_client(url, count, late, "websockets"),
-        "ours-picows-sync": lambda: in_a_client(url, count, late, "picows"),
-        "ours-async": lambda: asyncio.run(in_an_async_client(url, count, late, "websockets")),
-        "ours-picows-async": lambda: asyncio.run(in_an_async_client(url, count, late, "picows")),
+        "bare": lambda: asyncio.run(in_a_loop(url, count, note)),
+        "ours-sync": lambda: in_a_client(url, count, late),
+        "ours-async": lambda: asyncio.run(in_an_async_client(url, count, late)),
     }
     ways[name]()
     late = sorted(late[int(count * WARM_UP) :])
@@ -83,20 +76,19 @@ def percentile(ordered: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
-async def in_a_loop(module: str, url: str, count: int, note: Callable[[Any], int]) -> None:
-    import importlib
+async def in_a_loop(url: str, count: int, note: Callable[[Any], int]) -> None:
+    from websockets.asyncio.client import connect
 
-    connect = importlib.import_module(module).connect
     async with connect(url) as connection:
         async for message in connection:
             if note(json.loads(message)) == count:
                 break
 
 
-def in_a_client(url: str, count: int, late: Late, engine: str) -> None:
+def in_a_client(url: str, count: int, late: Late) -> None:
     from datastream_ws import Client
 
-    client, done = Client(url, engine=engine), threading.Event()
+    client, done = Client(url), threading.Event()
 
     @client.on_message
     def handle(message: Message) -> None:
@@ -108,10 +100,10 @@ def in_a_client(url: str, count: int, late: Late, engine: str) -> None:
             raise RuntimeError(f"{len(late)} of {count} messages: {client.stats()}")
 
 
-async def in_an_async_client(url: str, count: int, late: Late, engine: str) -> None:
+async def in_an_async_client(url: str, count: int, late: Late) -> None:
     from datastream_ws import AsyncClient
 
-    client, done = AsyncClient(url, engine=engine), asyncio.Event()
+    client, done = AsyncClient(url), asyncio.Event()
 
     @client.on_message
     async def handle(message: Message) -> None:
@@ -128,14 +120,13 @@ async def in_an_async_client(url: str, count: int, late: Late, engine: str) -> N
 def measure(scale: Scale) -> Figures:
     rounds = scale.rounds(5)
     found, aims = [], []
-    for name, baseline, aim in scale.pick(PAIRS, PAIRS[:2]):
+    for name, baseline, aim in PAIRS:
         both = pairs(partial(at_pace, name), partial(at_pace, baseline), rounds)
         ratios = [own["p50"] / other["p50"] for own, other in both]
         found.append(
             {"name": name, "baseline": baseline, "ratio": spread(ratios).json(), **of(both)}
         )
-        if aim is not None:
-            aims.append(aim.json(ratios))
+        aims.append(aim.json(ratios))
     return {"aims": aims, "pairs": found}
 
 

@@ -1,14 +1,13 @@
-"""Our client in its variants: engine, codec or what the handler does, kind of handler.
+"""Our client in its variants: codec or what the handler does, kind of handler.
 
-Names read ``ours[-engine][-body]-handler``; what is left out is the default:
-``ours-sync``, ``ours-picows-msgspec-async``, ``ours-struct-sync``.
+Names read ``ours[-body]-handler``; what is left out is the default:
+``ours-sync``, ``ours-msgspec-async``, ``ours-struct-sync``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import itertools
 import tempfile
 import threading
@@ -23,17 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Variant", "tick_struct"]
 
-ENGINES = ("websockets", "picows")
 BODIES = ("json", "orjson", "msgspec", "struct", "raw")
 HANDLERS = ("sync", "async", "loop", "iterate")
 
 Tick = Callable[[], bool]
 
 # Speed in terms of the bare loop, roughly; see Contestant.pace.
-PACE = {
-    "websockets": {"json": 1.2, "orjson": 1.5, "msgspec": 1.5, "struct": 1.5, "raw": 2.0},
-    "picows": {"json": 1.5, "orjson": 2.5, "msgspec": 2.5, "struct": 2.5, "raw": 3.5},
-}
+PACE = {"json": 1.2, "orjson": 1.5, "msgspec": 1.5, "struct": 1.5, "raw": 2.0}
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,6 @@ class Variant:
     One way to use our client.
 
     Args:
-        engine: The option.
         body: What a handler does: ``json``, ``orjson`` and ``msgspec`` are ``message.json()`` with
             that codec, ``struct`` is ``decode_as``, ``raw`` leaves the message alone.
         handler: ``sync``: plain function of a ``Client``; ``async``: coroutine function of an
@@ -53,7 +47,6 @@ class Variant:
 
     """
 
-    engine: str = "websockets"
     body: str = "json"
     handler: str = "sync"
     extras: dict[str, Any] = field(default_factory=dict)
@@ -61,9 +54,8 @@ class Variant:
 
     @property
     def name(self) -> str:
-        engine = [] if self.engine == "websockets" else [self.engine]
         body = [] if self.body == "json" else [self.body]
-        return "-".join(["ours", *engine, *body, self.handler])
+        return "-".join(["ours", *body, self.handler])
 
     @property
     def about(self) -> str:
@@ -78,16 +70,15 @@ class Variant:
             "loop": "Client, coroutine handler",
             "iterate": "AsyncClient, async for",
         }[self.handler]
-        return f"{handler}, engine {self.engine}: {body}"
+        return f"{handler}: {body}"
 
     @property
     def options(self) -> dict[str, Any]:
         codec = self.body if self.body in ("orjson", "msgspec") else "json"
-        return {"engine": self.engine, "codec": codec, **self.extras}
+        return {"codec": codec, **self.extras}
 
     def contestant(self, name: str = "", about: str = "") -> Contestant:
-        pace = PACE[self.engine][self.body]
-        return Contestant(name or self.name, about or self.about, self.run, pace)
+        return Contestant(name or self.name, about or self.about, self.run, PACE[self.body])
 
     def run(self, url: str, count: int) -> float:
         """See :class:`benchmarks.contestants.Contestant`."""
@@ -226,24 +217,13 @@ def enter(found: Contestant) -> None:
 
 
 def enter_all() -> None:
-    for engine, body, handler in itertools.product(ENGINES, BODIES, HANDLERS):
+    for body, handler in itertools.product(BODIES, HANDLERS):
         if handler in ("sync", "async") or body == "json":
-            enter(Variant(engine, body, handler).contestant())
-    for engine, handler in itertools.product(ENGINES, ("sync", "async")):
-        full = Variant(engine, "json", handler, features=True)
+            enter(Variant(body, handler).contestant())
+    for handler in ("sync", "async"):
+        full = Variant("json", handler, features=True)
         name = full.name.replace(f"-{handler}", f"-full-{handler}")
         enter(full.contestant(name, f"{full.about}, all features on"))
 
 
-def enter_uvloop() -> None:
-    """The option loop: of the loop thread, hence a ``Client``'s."""
-    for engine, handler in itertools.product(ENGINES, ("sync", "loop")):
-        other = Variant(engine, "json", handler, extras={"loop": "uvloop"})
-        name = other.name.replace(f"-{handler}", f"-uvloop-{handler}")
-        enter(other.contestant(name, f"{other.about}, loop uvloop"))
-
-
 enter_all()
-with contextlib.suppress(ImportError):
-    importlib.import_module("uvloop")
-    enter_uvloop()

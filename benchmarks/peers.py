@@ -116,7 +116,7 @@ async def picows_loop(url: str, count: int, decode: Decode | None) -> float:
 
     watch = Stopwatch(count)
 
-    class Listener(WSListener):
+    class Listener(WSListener):  # type: ignore[misc]  # not installed for lint
         def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
             if decode is not None:
                 decode(frame.get_payload_as_utf8_text())

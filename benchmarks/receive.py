@@ -1,7 +1,7 @@
 """How fast messages are received and handled, as ratios to the bare `websockets` loop.
 
     python -m benchmarks.receive [NAME …] [--rounds 7] [--count 200000] [--size 139]
-    python -m benchmarks.receive ours-picows-raw-async --baseline picows-websockets-raw
+    python -m benchmarks.receive ours-raw-async --baseline picows-websockets-raw
     python -m benchmarks.receive bare                       # the noise: bare against itself
     python -m benchmarks.contestants                        # the names there are
 

@@ -28,12 +28,9 @@ PICTURED = {
         "ours-sync",
         "ours-async",
         "ours-msgspec-sync",
-        "ours-picows-sync",
-        "ours-picows-async",
-        "ours-picows-msgspec-sync",
-        "ours-picows-msgspec-async",
-        "ours-picows-raw-sync",
-        "ours-picows-raw-async",
+        "ours-msgspec-async",
+        "ours-raw-sync",
+        "ours-raw-async",
     ],
 }
 BEYOND = (

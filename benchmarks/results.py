@@ -22,7 +22,6 @@ PACKAGES = [
     "schematichq",
     "orjson",
     "msgspec",
-    "uvloop",
 ]
 
 

@@ -28,13 +28,12 @@ TEXT = json.dumps(OBJECT)
 
 AIM = Aim(f"{THREADS} threads sending / bare loop sending from one", 1.5)
 
-# what is sent, engine, threads, aim
-WAYS: list[tuple[str, str, int, Aim | None]] = [
-    ("text", "websockets", THREADS, AIM),
-    ("text", "websockets", 1, None),
-    ("text", "picows", THREADS, None),
-    ("object", "websockets", THREADS, None),
-    ("object", "websockets", 1, None),
+# what is sent, threads, aim
+WAYS: list[tuple[str, int, Aim | None]] = [
+    ("text", THREADS, AIM),
+    ("text", 1, None),
+    ("object", THREADS, None),
+    ("object", 1, None),
 ]
 
 
@@ -61,11 +60,11 @@ async def bare_loop(url: str, count: int, what: str) -> float:
         return count / (time.perf_counter() - began)
 
 
-def threaded(url: str, count: int, what: str, engine: str, threads: int) -> float:
+def threaded(url: str, count: int, what: str, threads: int) -> float:
     """Messages per second of `client.send()`, from so many threads at once."""
     from datastream_ws import Client
 
-    client, done = Client(url, engine=engine), threading.Event()
+    client, done = Client(url), threading.Event()
 
     @client.on_message
     def handle(message: Message) -> None:
@@ -95,16 +94,16 @@ def measure(scale: Scale) -> Figures:
     count = scale.count(COUNT)
     found, aims = [], []
     with Blaster(Load(count=0, sink=count)) as blaster:
-        for what, engine, threads, aim in scale.pick(WAYS, WAYS[:1]):
+        for what, threads, aim in scale.pick(WAYS, WAYS[:1]):
             words = {"url": blaster.url, "count": count, "what": what}
-            own = partial(fresh, "sending", "threaded", engine=engine, threads=threads, **words)
+            own = partial(fresh, "sending", "threaded", threads=threads, **words)
             both = pairs(own, partial(fresh, "sending", "bare", **words), scale.rounds(7))
             ratios = [mine / other for mine, other in both]
             rates = {
                 "rate": median(x for x, _ in both),
                 "baseline_rate": median(y for _, y in both),
             }
-            name = f"{what}, engine {engine}, {threads} thread{'s' if threads > 1 else ''}"
+            name = f"{what}, {threads} thread{'s' if threads > 1 else ''}"
             found.append({"name": name, "ratio": spread(ratios).json(), **rates})
             if aim is not None:
                 aims.append(aim.json(ratios))

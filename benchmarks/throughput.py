@@ -17,16 +17,10 @@ COUNT = 100_000  # messages a run of the bare loop is given, about half a second
 
 # own, baseline, aim
 AIMS = [
-    ("ours-sync", "bare", Aim("default engine / bare `websockets`", 1.2)),
-    ("ours-sync", "websocket-client", Aim("default engine / `WebSocketApp`", 6)),
-    ("ours-sync", "schematichq", Aim("default engine / `schematichq`'s client", 1.35)),
-    ("ours-picows-msgspec-sync", "bare", Aim("picows + msgspec / bare `websockets`", 5)),
-    ("ours-picows-msgspec-sync", "aiohttp", Aim("picows + msgspec / `aiohttp`", 1.5)),
-    (
-        "ours-picows-raw-async",
-        "picows-websockets-raw",
-        Aim("picows, raw data, async handler / bare `picows.websockets`", 0.8),
-    ),
+    ("ours-sync", "bare", Aim("ours / bare `websockets`", 1.2)),
+    ("ours-sync", "websocket-client", Aim("ours / `WebSocketApp`", 6)),
+    ("ours-sync", "schematichq", Aim("ours / `schematichq`'s client", 1.35)),
+    ("ours-msgspec-sync", "aiohttp", Aim("ours, msgspec / `aiohttp`", 1.5)),
 ]
 
 PEERS = [
@@ -49,18 +43,9 @@ IN_EVERY_SIZE = [
     "ours-sync",
     "ours-async",
     "ours-msgspec-sync",
-    "ours-picows-sync",
-    "ours-picows-async",
-    "ours-picows-msgspec-sync",
-    "ours-picows-raw-async",
+    "ours-raw-async",
 ]
 SIZES = {64: 100_000, 512: 80_000, 4096: 25_000, 65536: 2_500}  # bytes: messages for the bare loop
-LOOPS = [
-    ("ours-uvloop-sync", "ours-sync"),
-    ("ours-uvloop-loop", "ours-loop"),
-    ("ours-picows-uvloop-sync", "ours-picows-sync"),
-    ("ours-picows-uvloop-loop", "ours-picows-loop"),
-]
 ADAPTERS = [
     ("ours-unlimited", "ours-sync"),
     ("ours-spool-idle", "ours-unlimited"),
@@ -98,13 +83,10 @@ def measure_names(
 
 
 def variants() -> list[str]:
-    """Our client with every engine, codec and kind of handler on asyncio's loop."""
+    """Our client with every codec and kind of handler."""
     named(BASELINE)
-    return [name for name in CONTESTANTS if name.startswith("ours-") and not others(name)]
-
-
-def others(name: str) -> bool:
-    return "uvloop" in name or name in {name for pair in ADAPTERS for name in pair[:1]}
+    adapted = {name for name, _ in ADAPTERS}
+    return [name for name in CONTESTANTS if name.startswith("ours-") and name not in adapted]
 
 
 def measure_peers(scale: Scale) -> Figures:
@@ -112,7 +94,7 @@ def measure_peers(scale: Scale) -> Figures:
 
 
 def measure_variants(scale: Scale) -> Figures:
-    quick = ["ours-sync", "ours-async", "ours-picows-msgspec-sync", "ours-picows-raw-async"]
+    quick = ["ours-sync", "ours-async", "ours-msgspec-sync", "ours-raw-async"]
     return measure_names(scale, scale.pick(variants(), quick), count=COUNT * 6 // 10, rounds=3)
 
 
@@ -133,7 +115,7 @@ def about(name: str) -> str:
 
 def measure_size(scale: Scale, size: int) -> Figures:
     count, rounds = scale.count(SIZES[size]), scale.rounds(3)
-    names = scale.pick(IN_EVERY_SIZE, ["aiohttp", "ours-sync", "ours-picows-msgspec-sync"])
+    names = scale.pick(IN_EVERY_SIZE, ["aiohttp", "ours-sync", "ours-msgspec-sync"])
     packing = [name for name in names if named(name).deflate]
     plain = play(names, Load(size, count), rounds)
     packed = play(packing, Load(size, count // 2, compress=True), rounds)
@@ -195,8 +177,7 @@ def beside_part(name: str, title: str, both: Sequence[tuple[str, str]]) -> Part:
 PARTS = [
     Part("aims", "", measure_aims, show_aims),
     Part("peers", "What people use instead", measure_peers, show_scores),
-    Part("variants", "Ours: engine, codec, handler", measure_variants, show_scores),
+    Part("variants", "Ours: codec, handler", measure_variants, show_scores),
     *map(size_part, SIZES),
-    beside_part("loops", "uvloop", LOOPS),
     beside_part("adapters", "Spool, Django, Flask", ADAPTERS),
 ]

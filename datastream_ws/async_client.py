@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from .codecs import frame_of
 from .connection.connection import Connection
-from .connection.engine import Frame, engine_type
+from .connection.engine import Frame
 from .connection.subscriptions import Subscriptions
 from .events import State
 from .exceptions import ConfigurationError, HandlerError, NotConnectedError, SendTimeoutError
@@ -144,8 +144,10 @@ class AsyncClient(Decorators):
         if not self.state.is_final:
             return
         lease = lease_for(self.options.lease, self.name)
-        # Imported now: a child of a fork amid an import waits for ever when it imports the same.
-        engine = engine_type(self.options.engine)
+        # Imported now, a tenth of a second the first time: a child of a fork amid an import waits
+        # for ever when it imports the same.
+        from .connection.websockets_engine import WebsocketsEngine
+
         if self.state is not State.IDLE:
             self._begin_anew()
         self._close_requested = False
@@ -162,7 +164,7 @@ class AsyncClient(Decorators):
             epoch=self._epoch,
             submit=pool.submit,
             spawn=pool.call,
-            engine=engine,
+            engine=WebsocketsEngine,
             held=held,
             lease=lease,
             budget=self._budget,

@@ -121,7 +121,7 @@ class Client(Decorators):
         """
         if not self.state.is_final:
             return
-        use = self._loop_use = use_loop(self, self.options.loop)
+        use = self._loop_use = use_loop(self)
         if use.thread.is_current:
             self._begin(use)
         else:

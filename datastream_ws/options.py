@@ -6,7 +6,6 @@ import logging
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 from .codecs import Codec, codec_for
@@ -126,8 +125,6 @@ class ClientOptions:
     ssl: ssl_module.SSLContext | bool | None = option(None, ssl_option)
     subprotocols: Sequence[str] | None = option(None, subprotocols_option)
     origin: str | None = option(None, optional_text)
-    engine: str = option("websockets", one_of("websockets", "picows"))
-    loop: str = option("asyncio", one_of("asyncio", "uvloop"))
     lease: str | Lease | None = option(None, lease_option)
     lease_ttl: float = option(15.0, seconds)
 
@@ -167,8 +164,6 @@ class ClientOptions:
                 raise ConfigurationError(f"{each.name}: {wrong} (given: {type(value).__name__})")
         if follows:
             self._set("ping_interval", _ping_interval(self.pong_timeout))
-        for name in ("engine", "loop"):
-            _check_installed(name, getattr(self, name))
         self._set("codec", codec_for(self.codec))
         if isinstance(self.headers, Mapping):
             stripped = {name: value.strip(" \t") for name, value in self.headers.items()}
@@ -249,13 +244,6 @@ def _refuse_unknown(cls: type[ClientOptions], options: Mapping[str, Any]) -> Non
             raise ConfigurationError(
                 f"{name}: is no option (given: {type(value).__name__}){_nearest(name, names)}"
             )
-
-
-def _check_installed(option: str, package: str) -> None:
-    if find_spec(package) is None:
-        raise ConfigurationError(
-            f"{option}: {package} is not installed: pip install 'datastream-ws[fast]'"
-        )
 
 
 def _ping_interval(pong_timeout: float | None) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -11,7 +10,6 @@ import pytest
 pytest.register_assert_rewrite("kit")  # asserts in helpers explain themselves, too
 
 # Only what is imported later is rewritten.
-from kit.engine import ENGINES, by_default  # noqa: E402
 from kit.guard import leak_guard  # noqa: E402
 from kit.services import url_of  # noqa: E402
 
@@ -24,15 +22,6 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("here")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--engine",
-        choices=ENGINES,
-        default="websockets",
-        help="the engine of every client that names none",
-    )
-
-
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "leaks_allowed(reason): may leave threads, tasks or descriptors behind"
@@ -43,25 +32,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "fault(*ids): shows what happens in these faults of kit/faultbook.py"
     )
-    config.addinivalue_line("markers", "both_engines: runs once over each engine")
-    config.addinivalue_line("markers", "only_engine(name, reason): what it shows is this engine's")
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    asked_for = metafunc.config.getoption("--engine") != ENGINES[0]
-    if not asked_for and metafunc.definition.get_closest_marker("both_engines") is not None:
-        metafunc.parametrize("default_engine", ENGINES, indirect=True)
-
-
-@pytest.fixture(autouse=True)
-def default_engine(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The engine of every client of the test that names none."""
-    engine: str = getattr(request, "param", request.config.getoption("--engine"))
-    only = request.node.get_closest_marker("only_engine")
-    if only is not None and only.args[0] != engine:
-        pytest.skip(f"{only.args[0]} only: {only.args[1]}")
-    with by_default(engine):
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What both engines make of a server's answers: our words for its refusals and its endings."""
+"""What we make of a server's answers: our words for its refusals and its endings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_FRAGMENTS = 4096  # of one message: empty ones cost memory, too, and no siz
 
 
 class QuietLogger(logging.LoggerAdapter[logging.Logger]):
-    """The libraries print headers, tokens, payloads and what peers say: nothing is made of it."""
+    """The library prints headers, tokens, payloads and what peers say: nothing is made of it."""
 
     def isEnabledFor(self, level: int) -> bool:
         return False  # whatever matters ends a connection, and is reported with it
@@ -37,7 +37,7 @@ class QuietLogger(logging.LoggerAdapter[logging.Logger]):
 
 @functools.cache
 def quiet_logger() -> QuietLogger:
-    """Return the logger that is given to the libraries."""
+    """Return the logger that is given to the library."""
     return QuietLogger(logging.getLogger("datastream_ws.engine"), {})
 
 

@@ -1,7 +1,7 @@
 """
 One WebSocket, from open to close, over an engine; never reused.
 
-Keepalive, the write queue and the close deadline live here, on one timer, for every engine.
+Keepalive, the write queue and the close deadline live here, on one timer.
 Any byte from the peer proves life. While reading is paused (a full inbox) pings go on but
 nothing is judged: the pongs wait unread.
 """

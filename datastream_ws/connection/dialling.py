@@ -2,7 +2,8 @@
 A TCP connection to whichever address of a host answers first.
 
 asyncio offers the same as ``happy_eyeballs_delay``, but loses the socket of an attempt that is
-cancelled in the moment it succeeds: ``close()`` would leave it open. uvloop does not offer it.
+cancelled in the moment it succeeds: ``close()`` would leave it open. uvloop, whose loop may be the
+user's, does not offer it.
 
 Source: RFC 8305.
 """

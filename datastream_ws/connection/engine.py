@@ -1,21 +1,18 @@
 """
-The WebSocket libraries we stand on, behind one small protocol.
+The WebSocket library we stand on, behind one small protocol.
 
 An engine opens one connection, writes frames, and hands received ones to its receiver. It
-knows no states, no timers and no retry. ``websockets_engine`` and ``picows_engine`` are the only
-importers of the two libraries.
+knows no states, no timers and no retry. ``websockets_engine`` and ``deflate`` are the only
+importers of the library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..exceptions import ConfigurationError
-from ..options import ClientOptions
-
-__all__ = ["Ended", "Engine", "Frame", "Receiver", "engine_type"]
+__all__ = ["Ended", "Engine", "Frame", "Receiver"]
 
 Frame = tuple[bool, bytes]
 """An outgoing message: whether it is text, and its payload (UTF-8 for text)."""
@@ -101,22 +98,3 @@ class Engine(Protocol):
     def descriptor(self) -> int:
         """The socket's file descriptor; -1 when there is none."""
         ...
-
-
-def engine_type(name: str) -> Callable[[ClientOptions], Engine]:
-    """
-    Import an engine, which takes a tenth of a second the first time.
-
-    Raises:
-        ConfigurationError: If its library cannot be imported.
-
-    """
-    if name == "websockets":
-        from .websockets_engine import WebsocketsEngine
-
-        return WebsocketsEngine
-    try:
-        from .picows_engine import PicowsEngine
-    except ImportError as error:
-        raise ConfigurationError(f"engine: picows cannot be imported: {error}") from error
-    return PicowsEngine

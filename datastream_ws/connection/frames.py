@@ -1,5 +1,5 @@
 """
-Cuts whole messages out of the received bytes, in front of a library's parser.
+Cuts whole messages out of the received bytes, in front of the library's parser.
 
 Nearly all traffic is messages in one uncompressed frame. In one loop they cost a fraction of
 what any call per frame does, a C parser's call-back included (docs/performance.md).

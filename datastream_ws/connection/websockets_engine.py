@@ -1,5 +1,5 @@
 """
-The default engine, over the ``websockets`` library.
+The engine, over the ``websockets`` library.
 
 A subclass of its connection, put in place by the ``create_connection`` argument, takes messages
 before ``recv()``: a :class:`FrameCutter` cuts most of them out of the received bytes; every other
@@ -244,7 +244,7 @@ class Connect(connect):
 
 
 class WebsocketsEngine:
-    """See :class:`datastream_ws.engines.Engine`."""
+    """See :class:`datastream_ws.connection.engine.Engine`."""
 
     def __init__(self, options: ClientOptions, *, hooked: bool = HOOKED) -> None:
         self._options = options
@@ -288,7 +288,7 @@ class WebsocketsEngine:
             additional_headers=headers,
             user_agent_header=f"datastream-ws/{__version__}",
             proxy=options.proxy,  # type: ignore[arg-type]  # False is refused by the options
-            # Time limits, keepalive and the close deadline are ours, for every engine.
+            # Time limits, keepalive and the close deadline are ours.
             open_timeout=None,
             ping_interval=None,
             close_timeout=None,

@@ -18,9 +18,8 @@ T = TypeVar("T")
 class LoopThread:
     """An event loop on a daemon thread, for all clients of the process."""
 
-    def __init__(self, kind: str, pool: HandlerThreads) -> None:
-        self.kind = kind
-        self.loop = _new_loop(kind)
+    def __init__(self, pool: HandlerThreads) -> None:
+        self.loop = asyncio.new_event_loop()
         self.loop.set_default_executor(DaemonExecutor(pool))
         self._thread = threading.Thread(target=self._run, name="datastream-loop", daemon=True)
         self._thread.start()
@@ -50,12 +49,3 @@ class LoopThread:
         self._thread.join()
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
-
-
-def _new_loop(kind: str) -> asyncio.AbstractEventLoop:
-    if kind == "asyncio":
-        return asyncio.new_event_loop()
-    import uvloop
-
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop

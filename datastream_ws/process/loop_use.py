@@ -72,12 +72,12 @@ def threads() -> HandlerThreads:
     return _process.pool
 
 
-def use_loop(client: Closable, kind: str) -> LoopUse:
-    """Take the loop's thread into use for a client that starts; the first one decides its kind."""
+def use_loop(client: Closable) -> LoopUse:
+    """Take the loop's thread into use for a client that starts."""
     process = _process
     with process.lock:
         if process.loop_thread is None:
-            process.loop_thread = LoopThread(kind, process.pool)
+            process.loop_thread = LoopThread(process.pool)
         use = LoopUse(client, process.loop_thread)
         process.uses.add(use)
         return use

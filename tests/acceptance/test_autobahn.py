@@ -19,20 +19,19 @@ from datastream_ws import AsyncClient, DataStreamError, Message, NotConnectedErr
 
 kosoku = pytest.importorskip("kosoku")
 
-ENGINES = ["websockets", "picows"]
 FRAMING = [f"{group}.*" for group in (1, 2, 3, 4, 5, 6, 7, 10)]
-KNOWN = {"websockets": {"7.1.5"}, "picows": {"7.1.2"}}
+KNOWN = {"7.1.5"}  # a close frame amid a fragmented message is answered with 1002
 LONG = ["9.*", "12.*", "13.*"]
-# A message of more than 4,096 fragments is refused, by both.
+# A message of more than 4,096 fragments is refused.
 FRAGMENTED = {"9.3.1", "9.3.2", "9.4.1", "9.4.2"}
 # The library does not offer client_no_context_takeover: "unimplemented", in the words of the cases.
 UNOFFERED = {f"13.{group}.{n}" for group in (2, 5, 6) for n in range(1, 19)}
-KNOWN_LONG = {"websockets": FRAGMENTED | UNOFFERED, "picows": FRAGMENTED}
+KNOWN_LONG = FRAGMENTED | UNOFFERED
 LONGEST = 500.0  # seconds that a case may take by its own words
 
 
 @asynccontextmanager
-async def stream(url: str, **options: Any) -> AsyncIterator[AsyncClient]:
+async def stream(url: str) -> AsyncIterator[AsyncClient]:
     # A case ends with its connection, however long it was, and a ping would end it, too.
     once: dict[str, Any] = {
         "max_reconnect_attempts": 1,
@@ -40,7 +39,7 @@ async def stream(url: str, **options: Any) -> AsyncIterator[AsyncClient]:
         "ping_interval": None,
     }
     async with AsyncClient(
-        url, max_size=2**26, logger=Silent(), pong_timeout=None, **once, **options
+        url, max_size=2**26, logger=Silent(), pong_timeout=None, **once
     ) as client:
         yield client
 
@@ -60,9 +59,9 @@ async def until_over(client: AsyncClient) -> None:
         await client.wait_closed(LONGEST)
 
 
-async def echo(url: str, **options: Any) -> None:
+async def echo(url: str) -> None:
     """Run one case: send back what comes until the connection ends."""
-    async with stream(url, **options) as client:
+    async with stream(url) as client:
 
         @client.on_message
         async def back(message: Message) -> None:
@@ -79,14 +78,14 @@ async def count(base: str) -> int:
     raise AssertionError("no count")
 
 
-async def run_cases(cases: list[str], **options: Any) -> set[str]:
-    """Run cases with a client of these options; return the ids of those that did not pass."""
+async def run_cases(cases: list[str]) -> set[str]:
+    """Run cases; return the ids of those that did not pass."""
     async with kosoku.run_fuzzingserver(cases, port=0) as server:
         take_what_came_uncompressed()
         base = f"ws://127.0.0.1:{server.port}"
         for number in range(1, await count(base) + 1):
             begun = time.monotonic()
-            await echo(f"{base}/runCase?case={number}&agent=us", **options)
+            await echo(f"{base}/runCase?case={number}&agent=us")
             if time.monotonic() - begun > 5:
                 print(f"case {number} of {cases}: {time.monotonic() - begun:.1f} s", flush=True)
         async with stream(f"{base}/updateReports?agent=us") as client:
@@ -121,10 +120,9 @@ def take_what_came_uncompressed() -> None:
 @pytest.mark.fault("45", "47", "58")
 @pytest.mark.leaks_allowed("the runtime of kosoku stays")
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("engine", ENGINES)
-async def test_framing_cases_pass(engine: str) -> None:
+async def test_framing_cases_pass() -> None:
     """Cases 1 to 7 and 10: only what upstream fails fails."""
-    assert await run_cases(FRAMING, engine=engine) <= KNOWN[engine]
+    assert await run_cases(FRAMING) <= KNOWN
 
 
 @pytest.mark.fault("50")
@@ -132,7 +130,6 @@ async def test_framing_cases_pass(engine: str) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.filterwarnings("ignore:.*kosoku/shim/autobahntestsuite")  # files it leaves open
-@pytest.mark.parametrize("engine", ENGINES)
-async def test_limits_and_compression_cases_pass(engine: str) -> None:
+async def test_limits_and_compression_cases_pass() -> None:
     """Cases 9, 12 and 13: sizes, many fragments, permessage-deflate."""
-    assert await run_cases(LONG, engine=engine) <= KNOWN_LONG[engine]
+    assert await run_cases(LONG) <= KNOWN_LONG

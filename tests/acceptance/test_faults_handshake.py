@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-import select
-import socket
-import struct
-
 import pytest
 
-from datastream_ws import Client, HandshakeError, ReconnectError, State
-from datastream_ws.connection.dialling import dialled
+from datastream_ws import Client, HandshakeError, State
 from kit.rawserver import RawServer, Respond, Rst, Script, Send, Stall, Upgrade
 from kit.seen import FAST, eventually
 
@@ -33,14 +27,13 @@ RETRIED: dict[str, Script] = {
 
 
 @pytest.mark.fault("38", "39", "40", "43")
-@pytest.mark.parametrize("engine", ["websockets", "picows"])
 @pytest.mark.parametrize("answer", RETRIED)
-def test_answers_that_are_tried_again(answer: str, engine: str) -> None:
+def test_answers_that_are_tried_again(answer: str) -> None:
     """Two failed attempts, then READY; for what they cost see test_faults_memory.py."""
     script = RETRIED[answer]
     with (
         RawServer(script, script, [Upgrade(), Stall()]) as server,
-        Client(server.url, engine=engine, **OPTIONS) as client,
+        Client(server.url, **OPTIONS) as client,
     ):
         client.wait_ready(30)
         assert client.stats().attempts == 3
@@ -84,27 +77,3 @@ def test_answers_that_take_too_long(pace: str) -> None:
         assert 0.4 <= second - first <= 0.5 + 2.0
         client.wait_ready(30)
         assert client.stats().attempts == 2
-
-
-def test_a_reset_before_the_handshake_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    """picows takes it for one that was not dialled yet, and dials it."""
-
-    async def dialled_and_reset(host: str, port: int) -> socket.socket:
-        sock = await dialled(host, port)
-        connection, _ = listening.accept()
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.close()
-        assert select.select([sock], [], [], 10) == ([sock], [], [])
-        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0  # which clears it
-        dials.append(port)
-        return sock
-
-    dials: list[int] = []
-    monkeypatch.setattr("datastream_ws.connection.picows_engine.dialled", dialled_and_reset)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        url = f"ws://127.0.0.1:{listening.getsockname()[1]}"
-        client = Client(url, engine="picows", proxy=None, max_reconnect_attempts=1)
-        with pytest.raises(ReconnectError, match="ConnectionResetError"):
-            client.run()
-    assert len(dials) == 1
-    gc.collect()  # a socket that nobody has closed is a ResourceWarning

@@ -34,7 +34,6 @@ from kit.rawserver import (
 )
 from kit.streams import StreamProcess, until
 
-engines = pytest.mark.parametrize("engine", ["websockets", "picows"])
 COMPRESSED = 4
 DEFLATE = Upgrade(["Sec-WebSocket-Extensions: permessage-deflate"])
 
@@ -73,40 +72,36 @@ def deflated(size: int) -> bytes:
 
 
 @pytest.mark.fault("46")
-@engines
 @pytest.mark.parametrize("limit", [2**20, 2**41])
-def test_announced_bytes_are_not_reserved(tmp_path: Path, engine: str, limit: int) -> None:
+def test_announced_bytes_are_not_reserved(tmp_path: Path, limit: int) -> None:
     """The header of a frame of 2^40 bytes: below 1 MB, whatever max_size says."""
     fault: Script = [Frame(BINARY, b"x", size=2**40), Fin()]
-    assert growth(tmp_path, fault, engine=engine, max_size=limit) < MEGABYTE
+    assert growth(tmp_path, fault, max_size=limit) < MEGABYTE
 
 
 @pytest.mark.fault("49")
-@engines
-def test_a_compression_bomb(tmp_path: Path, engine: str) -> None:
+def test_a_compression_bomb(tmp_path: Path) -> None:
     """200 MB in 200 kB: below 5 MB."""
     bomb = Frame(BINARY, deflated(200), rsv=COMPRESSED)
-    assert growth(tmp_path, [bomb, ExpectFrame(CLOSE), Fin()], engine=engine) < 5 * MEGABYTE
+    assert growth(tmp_path, [bomb, ExpectFrame(CLOSE), Fin()]) < 5 * MEGABYTE
 
 
 @pytest.mark.fault("39")
-@engines
-def test_endless_headers(tmp_path: Path, engine: str) -> None:
+def test_endless_headers(tmp_path: Path) -> None:
     """A header line of 20 kB, 500 headers, and lines without an end: below 2 MB."""
     answers: list[Script] = [
         [Send(b"HTTP/1.1 101 x\r\nX: " + b"a" * 20_000 + b"\r\n\r\n")],
         [Send(b"HTTP/1.1 101 x\r\n" + b"X: a\r\n" * 500 + b"\r\n")],
         [Send(b"HTTP/1.1 101 x\r\nX: " + b"a" * 20 * MEGABYTE)],
     ]
-    assert growth(tmp_path, [Fin()], *answers, engine=engine) < 2 * MEGABYTE
+    assert growth(tmp_path, [Fin()], *answers) < 2 * MEGABYTE
 
 
 @pytest.mark.fault("40")
-@engines
-def test_a_large_body(tmp_path: Path, engine: str) -> None:
+def test_a_large_body(tmp_path: Path) -> None:
     """503 with 5 MB: below 3 MB."""
     answer = [Respond(503, body=bytes(5 * MEGABYTE))]
-    assert growth(tmp_path, [Fin()], answer, engine=engine) < 3 * MEGABYTE
+    assert growth(tmp_path, [Fin()], answer) < 3 * MEGABYTE
 
 
 @pytest.mark.fault("64")

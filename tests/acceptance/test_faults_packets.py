@@ -35,8 +35,7 @@ def first(process: StreamProcess, state: str, since: float) -> float:
 
 @pytest.mark.fault("4", "5")
 @pytest.mark.parametrize("fault", ["drop", "unplug"])
-@pytest.mark.parametrize("engine", ["websockets", "picows"])
-def test_every_packet_is_dropped(network: Network, fault: str, engine: str, tmp_path: Path) -> None:
+def test_every_packet_is_dropped(network: Network, fault: str, tmp_path: Path) -> None:
     """
     Noticed within pong_timeout + 0.5 s; each attempt ends at open_timeout; then all is well.
     """
@@ -45,7 +44,7 @@ def test_every_packet_is_dropped(network: Network, fault: str, engine: str, tmp_
     ) as server:
         options = {"pong_timeout": PATIENCE, "ping_interval": 0.3, "open_timeout": OPEN}
         with StreamProcess(
-            server.url, tmp_path / "log", prefix=network.at_client, engine=engine, **options
+            server.url, tmp_path / "log", prefix=network.at_client, **options
         ) as client:
             client.wait_state("ready")
             begun = time.monotonic()

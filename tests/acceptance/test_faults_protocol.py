@@ -64,17 +64,15 @@ BROKEN: dict[str, tuple[Script, int]] = {
 
 
 @pytest.mark.fault("45", "46", "47", "48", "58", "G24")
-@pytest.mark.parametrize("engine", ["websockets", "picows"])
 @pytest.mark.parametrize("what", BROKEN)
-def test_frames_that_break_the_rules(what: str, engine: str) -> None:
+def test_frames_that_break_the_rules(what: str) -> None:
     """The messages before are delivered, the close code is right, attempts are counted."""
-    pytest.importorskip(engine)
     frames, code = BROKEN[what]
     seen = Seen[Message]()
     script: Script = [Upgrade(), Frame(TEXT, "good"), *frames, ExpectFrame(CLOSE), Drain()]
     with RawServer(script) as server:
         options = OPTIONS | {"max_reconnect_attempts": 2, "close_timeout": 0.1}
-        client = Client(server.url, engine=engine, **options)
+        client = Client(server.url, **options)
         client.on_message(seen)
         client.start()
         eventually(lambda: client.state is State.FAILED)

@@ -27,8 +27,6 @@ from kit.rawserver import (
 )
 from kit.seen import FAST, eventually
 
-pytestmark = pytest.mark.both_engines
-
 HURRY = FAST | {"max_reconnect_attempts": 3}
 CA = trustme.CA()
 TRUSTING = ssl.create_default_context()

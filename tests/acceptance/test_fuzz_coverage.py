@@ -38,12 +38,12 @@ ANSWER = (
 
 @pytest.mark.fuzz
 @pytest.mark.timeout(SECONDS + 120)
-def test_engines_understand_what_the_reference_understands(tmp_path: Path) -> None:
+def test_the_engine_understands_what_the_reference_understands(tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="atheris is not installed: pip install --group fuzz")
     corpus = tmp_path / "corpus"
     corpus.mkdir()
-    for n in range(8):  # see fuzztarget: engine, stream or answer, compression
-        (corpus / f"{n}").write_bytes(bytes([n, 5]) + (ANSWER if n & 2 else STREAM))
+    for n in range(4):  # see fuzztarget: stream or answer, compression
+        (corpus / f"{n}").write_bytes(bytes([n, 5]) + (ANSWER if n & 1 else STREAM))
     options = [f"-max_total_time={SECONDS}", f"-max_len={LONGEST}", f"-artifact_prefix={tmp_path}/"]
     run = subprocess.run(
         [sys.executable, "-m", "kit.fuzztarget", *options, str(corpus)],

@@ -22,8 +22,6 @@ from datastream_ws import (
 from datastream_ws.testing import StreamServer
 from kit.seen import FAST, Seen, eventually
 
-pytestmark = pytest.mark.both_engines
-
 C, D, R, W = State.CONNECTING, State.CONNECTED, State.READY, State.WAITING
 
 

@@ -24,8 +24,6 @@ from kit.rawserver import (
 )
 from kit.seen import FAST, Seen, eventually
 
-pytestmark = pytest.mark.both_engines
-
 
 @pytest.mark.fault("65", "P9", "T2")
 def test_a_slow_handler_on_a_full_inbox_causes_no_reconnect() -> None:

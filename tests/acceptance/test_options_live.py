@@ -34,8 +34,6 @@ from kit.numbered import check_ledger
 from kit.rawserver import TEXT, Drain, Frame, RawServer, Send, Stall, Upgrade
 from kit.seen import FAST, Seen, eventually
 
-pytestmark = pytest.mark.both_engines
-
 
 class Held:
     """A handler that holds the first message until it is let go."""

@@ -394,7 +394,7 @@ def test_a_child_may_start_the_same_client() -> None:
 
 
 FORK_AT_ONCE = """
-client = Client(url, engine=sys.argv[2], **options)
+client = Client(url, **options)
 client.start()
 pid = os.fork()
 client.start()
@@ -405,10 +405,9 @@ if pid:
 
 
 @fork_only
-@pytest.mark.parametrize("engine", ["websockets", "picows"])
-def test_a_fork_right_after_the_start(engine: str) -> None:
+def test_a_fork_right_after_the_start() -> None:
     """As gunicorn's --preload does. What is imported then would be locked in the child for ever."""
-    with StreamServer() as server, program(FORK_AT_ONCE, server.url, engine) as running:
+    with StreamServer() as server, program(FORK_AT_ONCE, server.url) as running:
         assert running.hear() == {"code": 0}
         assert running.end() == 0
         assert len(server.connections) == 2

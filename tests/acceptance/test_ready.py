@@ -23,8 +23,6 @@ from datastream_ws import (
 from datastream_ws.testing import StreamServer
 from kit.seen import FAST, Seen, eventually
 
-pytestmark = pytest.mark.both_engines
-
 
 def answer(connection: Any, data: str | bytes) -> None:
     """Before each reply, 100 other messages."""

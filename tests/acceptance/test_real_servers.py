@@ -18,7 +18,6 @@ from kit.realservers import CAN_DROP, CAN_FRAGMENT, SERVERS, Nginx, RealServer, 
 from kit.seen import FAST, Seen, eventually
 
 OPTIONS = FAST | {"close_timeout": 2.0}
-ENGINES = ["websockets", "picows"]
 MEGABYTE = 2**20
 
 
@@ -68,12 +67,11 @@ class Talk:
 
 
 @each(SERVERS)
-@pytest.mark.parametrize("engine", ENGINES)
-def test_messages_both_ways(server: RealServer, engine: str) -> None:
+def test_messages_both_ways(server: RealServer) -> None:
     """Text, binary, empty, large, many: as they were, in order, and closed with 1000."""
     sent: list[str | bytes] = ["grüße", b"\x00\xff", "", b"", "x" * (MEGABYTE - 1), bytes(MEGABYTE)]
     sent += [f"number {n}" for n in range(200)]
-    with Talk(server.url, engine=engine) as talk:
+    with Talk(server.url) as talk:
         for each_one in sent:
             talk.client.send(each_one, wait=10)
         assert [message.data for message in talk.seen.wait(len(sent))] == sent
@@ -83,13 +81,12 @@ def test_messages_both_ways(server: RealServer, engine: str) -> None:
 
 
 @each(SERVERS)
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("compression", ["deflate", None])
-def test_compression(server: RealServer, engine: str, compression: str | None) -> None:
+def test_compression(server: RealServer, compression: str | None) -> None:
     """100,000 characters are a few on the wire, and the next message knows what was before."""
     with (
         FaultProxy(server.url) as proxy,
-        Talk(proxy.url, engine=engine, compression=compression) as talk,
+        Talk(proxy.url, compression=compression) as talk,
     ):
         for n in range(3):
             talk.order("send", size=100_000)
@@ -101,24 +98,22 @@ def test_compression(server: RealServer, engine: str, compression: str | None) -
             assert proxy.bytes_up > 100_000
         else:
             assert proxy.bytes_down < 10_000
-            assert (proxy.bytes_up < 10_000) is (engine == "websockets")  # picows inflates only
+            assert proxy.bytes_up < 10_000
 
 
 @each(CAN_FRAGMENT)
-@pytest.mark.parametrize("engine", ENGINES)
-def test_fragments(server: RealServer, engine: str) -> None:
+def test_fragments(server: RealServer) -> None:
     """A message in pieces, a ping amid them, is one message."""
-    with Talk(server.url, engine=engine) as talk:
+    with Talk(server.url) as talk:
         talk.order("fragments", of=["grü", "ße", "", "x" * 70_000])
         talk.client.send("after")
         assert [m.data for m in talk.seen.wait(2)] == ["grüße" + "x" * 70_000, "after"]
 
 
 @each(SERVERS)
-@pytest.mark.parametrize("engine", ENGINES)
-def test_closed_by_the_server(server: RealServer, engine: str) -> None:
+def test_closed_by_the_server(server: RealServer) -> None:
     """Its code and reason are told, and the next connection comes."""
-    with Talk(server.url, engine=engine) as talk:
+    with Talk(server.url) as talk:
         talk.order("close", code=4000, reason="bye")
         event = talk.ended.wait()[0]
         assert (event.code, event.reason, event.will_retry) == (4000, "bye", True)
@@ -128,10 +123,9 @@ def test_closed_by_the_server(server: RealServer, engine: str) -> None:
 
 
 @each(CAN_DROP)
-@pytest.mark.parametrize("engine", ENGINES)
-def test_dropped_by_the_server(server: RealServer, engine: str) -> None:
+def test_dropped_by_the_server(server: RealServer) -> None:
     """Without a close frame: 1006, and the next connection comes."""
-    with Talk(server.url, engine=engine) as talk:
+    with Talk(server.url) as talk:
         talk.order("drop")
         assert talk.ended.wait()[0].code == 1006
         eventually(lambda: talk.client.stats().connections == 2 and talk.client.is_ready)
@@ -168,14 +162,13 @@ def test_a_stopped_server_is_noticed(tmp_path: Path) -> None:
         eventually(lambda: talk.client.is_ready)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 def test_a_server_that_cuts_off_who_does_not_answer_its_pings(
-    engine: str, tmp_path: Path, pytestconfig: pytest.Config
+    tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     """ws's own recipe, every 0.2 s: answered while a handler is at work for a second."""
     with (
         made("ws", tmp_path, pytestconfig, ping=0.2) as server,
-        Talk(server.url, engine=engine, ping_interval=None) as talk,
+        Talk(server.url, ping_interval=None) as talk,
     ):
         talk.client.on_message(lambda message: time.sleep(1.0))
         talk.client.send("slow")

@@ -49,7 +49,7 @@ def shown(
 ) -> Callable[..., str]:
     """Give a function that returns everything that was logged (at DEBUG) and printed."""
     caplog.set_level(logging.DEBUG)
-    for name in ("datastream_ws", "websockets", "websockets.client", "asyncio", "picows"):
+    for name in ("datastream_ws", "websockets", "websockets.client", "asyncio"):
         caplog.set_level(logging.DEBUG, name)
 
     def everything() -> str:
@@ -156,10 +156,9 @@ def with_locals(error: BaseException) -> str:
     return "".join(told.format())
 
 
-@pytest.mark.parametrize("engine", ["websockets", "picows"])
 @pytest.mark.parametrize("kind", ["mapping", "callable"])
 @pytest.mark.parametrize("failure", ["401", "wrong accept", "hang-up", "RST", "away"])
-def test_local_variables_hide_headers(failure: str, kind: str, engine: str) -> None:
+def test_local_variables_hide_headers(failure: str, kind: str) -> None:
     """The names of the headers are told, so it is seen that one is there."""
     errors = Seen[BaseException]()
     headers = {"Authorization": HIDDEN}
@@ -168,7 +167,6 @@ def test_local_variables_hide_headers(failure: str, kind: str, engine: str) -> N
             server.url if failure != "away" else "ws://127.0.0.1:9",
             headers=headers if kind == "mapping" else lambda: headers,
             proxy=None,
-            engine=engine,
             **SHORT,
         )
         client.on_error(errors)

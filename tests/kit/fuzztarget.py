@@ -1,7 +1,7 @@
 """
 What a server may send, chosen by coverage: ``python -m kit.fuzztarget [libFuzzer's options]``.
 
-Needs atheris. Fails with the bytes in a file named ``crash-…`` when an engine and the reference
+Needs atheris. Fails with the bytes in a file named ``crash-…`` when the engine and the reference
 reader do not agree, or something escapes.
 """
 
@@ -11,7 +11,7 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["datastream_ws.engines", "websockets"]):
+with atheris.instrument_imports(include=["datastream_ws.connection", "websockets"]):
     from datastream_ws import HandshakeError
 
     from .reference import LIMIT, check, meaning, read, reads
@@ -19,23 +19,22 @@ with atheris.instrument_imports(include=["datastream_ws.engines", "websockets"])
 
 
 def one(data: bytes) -> None:
-    """The first byte says which engine, how it is cut, and whether it is a stream or an answer."""
+    """The first byte says whether it is an answer or a stream, and packed; the second, how cut."""
     if len(data) < 2:
         return
     choice, size, data = data[0], data[1], data[2:]
-    engine = "picows" if choice & 1 else "websockets"
     parts = reads(data, [size % 61 + 1])
-    if choice & 2:
-        answer(engine, parts)
+    if choice & 1:
+        answer(parts)
     elif b"\x7e" not in data and b"\x7f" not in data:  # lengths in more bytes than they need
-        deflate = bool(choice & 4)
-        wire = read(engine, parts, deflate=deflate)
-        check(wire, meaning(data, LIMIT, deflate=deflate), exact=engine != "picows")
+        deflate = bool(choice & 2)
+        wire = read(parts, deflate=deflate)
+        check(wire, meaning(data, LIMIT, deflate=deflate))
 
 
-def answer(engine: str, parts: list[bytes]) -> None:
+def answer(parts: list[bytes]) -> None:
     try:
-        with Wire(engine) as wire:
+        with Wire() as wire:
             wire.answer(*parts)
     except HandshakeError:
         pass

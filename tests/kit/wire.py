@@ -1,7 +1,7 @@
 """
 An engine whose server is the test: bytes in, bytes out, without a network and without waiting.
 
-    with Wire("picows", max_size=1000) as wire:
+    with Wire(max_size=1000) as wire:
         wire.open()                        # the handshake, with an answer of the test's
         wire.feed(frame, other)            # two reads
         wire.end()                         # FIN
@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from datastream_ws import ClientOptions
-from datastream_ws.connection.engine import Ended, Engine, engine_type
+from datastream_ws.connection.engine import Ended, Engine
+from datastream_ws.connection.websockets_engine import WebsocketsEngine
 
 from .rawsteps import GUID
 
@@ -33,10 +34,9 @@ TURNS = 4  # of the loop, after which everything that was to follow a read has f
 
 class Wire:
     """
-    One connection of one engine; ``with`` ends it.
+    One connection of an engine; ``with`` ends it.
 
     Args:
-        engine: Its name.
         options: Of the client.
 
     Attributes:
@@ -47,8 +47,8 @@ class Wire:
 
     """
 
-    def __init__(self, engine: str = "websockets", **options: Any) -> None:
-        self._options = ClientOptions("ws://192.0.2.1/", engine=engine, proxy=None, **options)
+    def __init__(self, **options: Any) -> None:
+        self._options = ClientOptions("ws://192.0.2.1/", proxy=None, **options)
         self.messages: list[str | bytes] = []
         self.pongs: list[bytes] = []
         self.end_seen: Ended | None = None
@@ -97,7 +97,7 @@ class Wire:
         self._finish(engine)
 
     def _begin(self) -> asyncio.Task[None]:
-        self.engine: Engine = engine_type(self._options.engine)(self._options)
+        self.engine: Engine = WebsocketsEngine(self._options)
         opening = self._loop.create_task(self.engine.open(self._options.url, {}, self))  # type: ignore[arg-type]
         for _ in range(50):
             if self._transport is not None and self.sent.endswith(b"\r\n\r\n"):
@@ -208,14 +208,8 @@ class MemoryTransport(asyncio.Transport):
 
     def receive(self, data: bytes) -> None:
         """Give *data* to the protocol, unless the engine has closed the connection."""
-        while data and not self._is_closing:
-            if not isinstance(self._protocol, asyncio.BufferedProtocol):
-                self._protocol.data_received(data)
-                return
-            room: Any = self._protocol.get_buffer(-1)
-            part, data = data[: len(room)], data[len(room) :]
-            room[: len(part)] = part
-            self._protocol.buffer_updated(len(part))
+        if not self._is_closing:
+            self._protocol.data_received(data)
 
     def lose(self, error: Exception | None = None) -> None:
         if self._is_lost:
@@ -246,13 +240,6 @@ class MemoryTransport(asyncio.Transport):
 
     def is_closing(self) -> bool:
         return self._is_closing
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        protocol: asyncio.BaseProtocol = self._protocol
-        return protocol
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self._protocol = protocol
 
     def get_write_buffer_size(self) -> int:
         return 0

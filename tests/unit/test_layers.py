@@ -37,7 +37,7 @@ LEAVES = set(ROWS[-1])
 ADAPTERS = {"datastream_ws_django", "datastream_ws_flask"}
 FRAMEWORKS = {"django", "flask", "celery", "redis"}
 EXTRAS = {
-    *FRAMEWORKS, "blinker", "kombu", "picows", "orjson", "msgspec", "uvloop",
+    *FRAMEWORKS, "blinker", "kombu", "orjson", "msgspec",
     "rich", "prometheus_client", "opentelemetry",
 }  # fmt: skip
 
@@ -131,9 +131,9 @@ def test_pure_modules_know_no_io_and_no_clock() -> None:
     assert [str(found) for found in pure if found.top in IO_AND_CLOCK] == []
 
 
-def test_engines_alone_know_the_websocket_libraries() -> None:
-    outside = (found for found in imports() if found.unit not in {"connection"})
-    known = [found for found in outside if found.top in {"websockets", "picows"}]
+def test_engines_alone_know_the_websocket_library() -> None:
+    outside = (found for found in imports() if found.unit != "connection")
+    known = [found for found in outside if found.top == "websockets"]
     assert [str(found) for found in known if not serves_the_test_server(found)] == []
 
 

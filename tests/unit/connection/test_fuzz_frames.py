@@ -1,7 +1,7 @@
 """
 Whatever a server sends: exactly the messages that it sent, in order, and nothing escapes.
 
-Each engine is compared with a slow reader of the two RFCs (``kit/reference.py``), on valid streams,
+The engine is compared with a slow reader of the two RFCs (``kit/reference.py``), on valid streams,
 on broken ones and on noise, cut into reads at any byte.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import zlib
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +18,6 @@ from kit.reference import LIMIT, check, meaning, read, reads
 
 COMPRESSED = 4
 
-engines = pytest.mark.parametrize("engine", ["websockets", "picows"])
 few = settings(max_examples=50)
 
 
@@ -107,48 +105,39 @@ wild = st.lists(
 cuts = st.lists(st.integers(1, 60), max_size=5)
 
 
-@engines
 @few
 @given(data=good, cuts=cuts)
-def test_good_messages_come_whole_and_in_order(engine: str, data: bytes, cuts: list[int]) -> None:
+def test_good_messages_come_whole_and_in_order(data: bytes, cuts: list[int]) -> None:
     expected = meaning(data, LIMIT)
     assert not expected.faults
-    wire = read(engine, reads(data, cuts))
+    wire = read(reads(data, cuts))
     check(wire, expected)
     assert pongs(wire.sent) == expected.pings
 
 
-@engines
 @few
 @given(data=packed, cuts=cuts)
-def test_compressed_messages_come_whole(engine: str, data: bytes, cuts: list[int]) -> None:
+def test_compressed_messages_come_whole(data: bytes, cuts: list[int]) -> None:
     """Also after a block that says that it is the last one."""
     expected = meaning(data, LIMIT, deflate=True)
-    check(read(engine, reads(data, cuts), deflate=True), expected)
+    check(read(reads(data, cuts), deflate=True), expected)
 
 
-@engines
 @given(data=wild, cuts=cuts, deflate=st.booleans())
 @settings(max_examples=100)
-def test_broken_streams_end_where_they_break(
-    engine: str, data: bytes, cuts: list[int], deflate: bool
-) -> None:
+def test_broken_streams_end_where_they_break(data: bytes, cuts: list[int], deflate: bool) -> None:
     """What came before is delivered, nothing after, and the code says what was wrong."""
     expected = meaning(data, LIMIT, deflate=deflate)
-    wire = read(engine, reads(data, cuts), deflate=deflate)
-    # The parser of picows is one frame ahead: of two faults in one read the second may be named.
-    check(wire, expected, exact=engine != "picows")
+    wire = read(reads(data, cuts), deflate=deflate)
+    check(wire, expected)
 
 
-@engines
 @few
 @given(before=good, noise=st.binary(max_size=60), cuts=cuts, deflate=st.booleans())
-def test_noise_is_survived(
-    engine: str, before: bytes, noise: bytes, cuts: list[int], deflate: bool
-) -> None:
+def test_noise_is_survived(before: bytes, noise: bytes, cuts: list[int], deflate: bool) -> None:
     """Nothing escapes, nothing is too big, and where the reads end makes no difference."""
-    whole = read(engine, [before + noise], deflate=deflate)
-    parts = read(engine, reads(before + noise, cuts), deflate=deflate)
+    whole = read([before + noise], deflate=deflate)
+    parts = read(reads(before + noise, cuts), deflate=deflate)
     assert parts.messages == whole.messages
     assert all(len(message) <= LIMIT for message in whole.messages)
     sent_before = meaning(before, LIMIT).messages
