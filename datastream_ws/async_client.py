@@ -79,7 +79,7 @@ class AsyncClient(Decorators):
     def _begin_anew(self) -> None:
         self._lock = threading.Lock()
         self._state: Observable[State] = Observable(State.IDLE)
-        self._errors: ErrorBuffer[BaseException] = ErrorBuffer()
+        self._errors: ErrorBuffer = ErrorBuffer()
 
     # --- facts ---
 

@@ -11,6 +11,7 @@ import pytest
 
 from datastream_ws import Client, ConfigurationError, State
 from datastream_ws.process import loop_use
+from datastream_ws.process.loop_thread import LoopThread
 from datastream_ws.runner import EXIT_FAILED, EXIT_FORCED, EXIT_OK, SIGNAL, Runner
 
 FAST = {"min_reconnect_delay": 0.01, "max_reconnect_delay": 0.01, "max_reconnect_attempts": None}
@@ -86,7 +87,7 @@ def test_a_loop_that_is_blocked_is_not_waited_for(signals: int) -> None:
         return "ws://localhost:1"
 
     other, stuck = client("other"), Client(url, name="stuck", **FAST)
-    thread: list[loop_use.LoopThread | None] = []
+    thread: list[LoopThread | None] = []
     stuck.on_state(lambda event: thread.append(stuck._loop_thread))
     runner = Runner([other, stuck], shutdown_timeout=0.1 if signals == 1 else 30, beat_interval=60)
     began = time.monotonic()

@@ -54,9 +54,8 @@ def test_the_first_use_begins_and_the_last_one_ends_the_thread(process: module.P
     assert second.thread.responds(5)
     end_loop_use(second)
     assert second.thread.loop.is_closed()
-    assert process.loop_thread is None
+    assert not process.uses
     end_loop_use(second)
-    assert process.uses == set()
 
 
 def test_a_new_use_after_the_last_one_has_a_new_thread() -> None:
