@@ -103,7 +103,7 @@ async def test_a_function_that_hangs_is_shared(desk: Desk, kind: str) -> None:
     both = asyncio.gather(desk.calls.call(function), desk.calls.call(function))
     await asyncio.sleep(0)
     token.go.set()
-    assert await both == [1, 1]
+    assert list(await both) == [1, 1]
     assert await desk.calls.call(function) == 2, "after its end it is called again"
 
 
