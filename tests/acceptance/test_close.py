@@ -485,7 +485,7 @@ def resources() -> dict[str, int]:
     """Count what a client is made of: threads, descriptors, objects of the package's classes."""
     gc.collect()
     folder = "/proc/self/fd"
-    owned = [each for each in gc.get_objects() if is_engine_room(type(each).__module__)]
+    owned = [each for each in gc.get_objects() if is_engine_room(str(type(each).__module__))]
     return {
         "threads": threading.active_count(),
         "descriptors": len(os.listdir(folder)) if os.path.isdir(folder) else 0,
