@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 from .codecs import Codec, converter_for, object_converter, straight_converter
 from .exceptions import ConfigurationError
 from .messages import undecodable
-from .process.forks import in_child
 
 if TYPE_CHECKING:
     from .exceptions import HandlerError
@@ -209,12 +208,13 @@ class Handlers:
         """
         self._followed: tuple[Handlers, ...] = ()
         self._followers: weakref.WeakSet[Handlers] | None = None
-        in_child(self.renew_lock)
 
     def renew_lock(self) -> None:
         """After a fork: the lock may be held by a thread that is gone."""
         self._lock = threading.Lock()
         self.added = set()
+        for other in self._followed:
+            other.renew_lock()
 
     def follow(self, other: Handlers) -> None:
         """

@@ -6,16 +6,39 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from .events import State
 from .stats import Stats
 
-__all__ = ["StreamHealth", "describe", "is_healthy", "read_health_file", "write_health_file"]
+__all__ = [
+    "DEAD",
+    "HEALTHY",
+    "MAX_AGE",
+    "StreamHealth",
+    "describe",
+    "is_fresh",
+    "is_healthy",
+    "read_health_file",
+    "write_health_file",
+]
 
-HEALTHY = (State.READY, State.STANDBY, State.PAUSED)
+# Values of State: as health files, status rows and views have them.
+HEALTHY = frozenset(state.value for state in (State.READY, State.STANDBY, State.PAUSED))
+DEAD = frozenset(state.value for state in State if state.is_final)
+MAX_AGE = 30.0  # seconds after which a runner's word is stale; it beats every 5
+LARGEST_FILE = 16 * 2**20  # bytes that are read of a health file
+
+# What JSON may give for the fields of StreamHealth, by their types.
+KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "str | None": (str, type(None)),
+    "int": (int,),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+}
 
 
 class Described(Protocol):
@@ -80,10 +103,14 @@ def describe(client: Described, at: float) -> StreamHealth:
     )
 
 
-def is_healthy(health: StreamHealth, now: float, max_age: float) -> bool:
+def is_healthy(health: StreamHealth, now: float, max_age: float = MAX_AGE) -> bool:
     """Whether a stream was well, at most *max_age* seconds ago."""
-    fresh = now - health.at <= max_age
-    return fresh and health.state in {state.value for state in HEALTHY}
+    return is_fresh(health, now, max_age) and health.state in HEALTHY
+
+
+def is_fresh(health: StreamHealth, now: float, max_age: float = MAX_AGE) -> bool:
+    """Whether this was said at most *max_age* seconds ago; a time to come is no more to be had."""
+    return abs(now - health.at) <= max_age
 
 
 def write_health_file(path: str, streams: Iterable[StreamHealth]) -> None:
@@ -104,15 +131,28 @@ def write_health_file(path: str, streams: Iterable[StreamHealth]) -> None:
 
 def read_health_file(path: str) -> list[StreamHealth]:
     """
-    Return what the last writer said.
+    Return what the last writer said; never blocks, whatever *path* names.
 
     Raises:
         OSError: If there is no such file.
         ValueError: If it is no health file.
 
     """
-    content: Any = json.loads(Path(path).read_text())
+    with open(path, "rb", opener=_without_waiting) as file:
+        text = file.read(LARGEST_FILE)
     try:
-        return [StreamHealth(**stream) for stream in content["streams"]]
-    except (TypeError, KeyError):
+        return [_checked(StreamHealth(**stream)) for stream in json.loads(text)["streams"]]
+    except (TypeError, KeyError, ValueError, RecursionError):
         raise ValueError("not a health file of datastream-ws") from None
+
+
+def _checked(health: StreamHealth) -> StreamHealth:
+    for field in fields(StreamHealth):
+        if not isinstance(getattr(health, field.name), KINDS[str(field.type)]):
+            raise TypeError(field.name)
+    return health
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a FIFO in its place must not hold up a health view."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

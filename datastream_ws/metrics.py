@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .client import Client
+from .embedding import check_stream, client_of, fields, name_of
 from .events import State
 from .exceptions import ConfigurationError
-from .log_fields import fields
 from .stats import Stats
 
 __all__ = ["METRICS", "Exported", "Metric", "Reading", "readings"]
@@ -126,7 +125,7 @@ class Exported:
             ConfigurationError: If it is none, or another one has its name.
 
         """
-        _check(given, flask_app)
+        check_stream(given, flask_app, "metrics")
         alive = [(ref, app) for ref, app in self._sources if ref() is not None]
         for ref, app in alive:
             other = ref()
@@ -146,33 +145,11 @@ class Exported:
         return [reading for reading in read if reading is not None]
 
 
-def name_of(given: Any) -> str:
-    """Return a stream's name, without reading settings: a Django stream's is its alias."""
-    name: str = given.alias if hasattr(type(given), "prepare") else given.name
-    return name
-
-
 def _read(given: Any, flask_app: Any) -> Reading | None:
     try:
-        if flask_app is None:
-            return Reading(name_of(given), given.state, given.stats())
-        with flask_app.app_context():
-            client = given.client
+        client = client_of(given, flask_app)
         return Reading(name_of(given), client.state, client.stats())
     except Exception as error:  # of wrong settings, for example: the others are still of use
         name = name_of(given)
         log.warning("stream %s: no figures: %s", name, error, extra=fields(name))
         return None
-
-
-def _check(given: Any, flask_app: Any) -> None:
-    is_flask = hasattr(type(given), "init_app")
-    if not (isinstance(given, Client) or hasattr(type(given), "stats") or is_flask
-            or hasattr(type(given), "prepare")):  # fmt: skip
-        raise ConfigurationError(
-            f"needs a Client, or a stream of Django's or Flask's, not {type(given).__name__}"
-        )
-    if is_flask and flask_app is None:
-        raise ConfigurationError("a Flask stream needs its app: flask_app=…")
-    if flask_app is not None and not is_flask:
-        raise ConfigurationError("flask_app goes with a Flask stream only")

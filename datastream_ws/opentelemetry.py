@@ -26,8 +26,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from . import Postponed, __version__
-from .handlers import Call
-from .metrics import METRICS, Exported, Metric, name_of, readings
+from .embedding import Call, name_of
+from .metrics import METRICS, Exported, Metric, readings
 
 try:
     from opentelemetry import metrics, trace

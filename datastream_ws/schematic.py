@@ -31,11 +31,10 @@ from urllib.parse import urlsplit
 import datastream_ws as core
 
 from . import ConfigurationError, DecodeError, Message, __version__
-from .option_checks import check_headers, check_url
-from .redaction import peer_text
+from .embedding import check_headers, check_url, peer_text
 
 if TYPE_CHECKING:
-    from .client import Queued
+    from .embedding import Queued
 
 __all__ = [
     "API_URL",

@@ -68,11 +68,9 @@ class StreamSettings:
             raise _wrong(alias, f"must be a dict, not {type(mapping).__name__}")
         _refuse_unknown(alias, mapping)
         own = {key.lower(): mapping[key] for key in OWN if key in mapping}
-        made = cls(alias, {key: mapping[key] for key in mapping if key not in OWN}, **own)
-        made._check_own()
-        return made
+        return cls(alias, {key: mapping[key] for key in mapping if key not in OWN}, **own)
 
-    def _check_own(self) -> None:
+    def __post_init__(self) -> None:
         for name in ("enabled", "autostart"):
             if not isinstance(getattr(self, name), bool):
                 raise self.wrong(f"{name.upper()}: must be True or False")

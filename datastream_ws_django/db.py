@@ -21,7 +21,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections, reset_queries
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from datastream_ws.process.handler_threads import is_handler_thread
+from datastream_ws.embedding import is_handler_thread
 
 __all__ = ["Hygiene", "clean_connections", "is_passing", "moment"]
 

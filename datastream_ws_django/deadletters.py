@@ -13,8 +13,7 @@ from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 
 from datastream_ws import HandlerError, Message
-from datastream_ws.handlers import Handler
-from datastream_ws.log_fields import about, fields
+from datastream_ws.embedding import Handler, about, fields
 
 from .conf import streams_settings
 from .db import moment

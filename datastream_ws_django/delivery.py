@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import async_to_sync
 
 from datastream_ws import ClientOptions, HandlerError, Message
-from datastream_ws.handlers import Handler
-from datastream_ws.handling.callers import InlineCaller, drive
-from datastream_ws.handling.contexts import HandlerRun
-from datastream_ws.log_fields import about, fields, write
-from datastream_ws.messages import Origin
+from datastream_ws.embedding import (
+    Handler,
+    HandlerRun,
+    InlineCaller,
+    Origin,
+    about,
+    drive,
+    fields,
+    write,
+)
 
 if TYPE_CHECKING:
     from .streams import Stream

@@ -12,7 +12,7 @@ from typing import Any
 from django.db import connections
 from django.utils import timezone
 
-from datastream_ws.health import StreamHealth
+from datastream_ws.embedding import StreamHealth
 
 from . import deadletters
 from .db import moment

@@ -12,7 +12,7 @@ from django.db import connections, router
 from django.db.models import F
 from django.utils import timezone
 
-from datastream_ws.lease.liveness import Liveness
+from datastream_ws.embedding import Liveness
 
 from .models import StreamLease
 

@@ -17,8 +17,7 @@ from typing import Any, Self
 from django.db import transaction
 
 from datastream_ws import Client, Handlers
-from datastream_ws.handlers import Decorators
-from datastream_ws.log_fields import fields
+from datastream_ws.embedding import Decorators, fields
 
 from .conf import StreamSettings, streams_settings
 from .db import Hygiene

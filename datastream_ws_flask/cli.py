@@ -18,10 +18,10 @@ from flask import Flask
 from flask.cli import AppGroup, ScriptInfo, pass_script_info
 
 from datastream_ws import Client, ConfigurationError, SpoolError, State
-from datastream_ws.health import StreamHealth, is_healthy, read_health_file
+from datastream_ws.embedding import MAX_AGE, StreamHealth, is_healthy, read_health_file
 from datastream_ws.runner import Runner
 
-from .settings import HEALTH_FILE, MAX_AGE, NAMED
+from .settings import HEALTH_FILE, NAMED
 from .streams import AppStream, streams_of
 
 __all__ = ["group"]

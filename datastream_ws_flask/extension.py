@@ -7,7 +7,7 @@ from typing import Any
 from flask import Flask, current_app
 
 from datastream_ws import Client, ConfigurationError, Handlers
-from datastream_ws.handlers import Decorators
+from datastream_ws.embedding import Decorators
 
 from .cli import group
 from .streams import AppStream, streams_of

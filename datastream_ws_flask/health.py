@@ -14,22 +14,31 @@ the health file of ``flask datastream run``. There are no details: anybody may a
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Callable
 
 from flask import Blueprint, Response, current_app
 
-from datastream_ws import ConfigurationError, State
-from datastream_ws.health import StreamHealth, describe, is_healthy, read_health_file
+from datastream_ws.embedding import (
+    DEAD,
+    HEALTHY,
+    StreamHealth,
+    describe,
+    is_fresh,
+    peer_text,
+    read_health_file,
+)
 
-from .settings import HEALTH_FILE, MAX_AGE
+from .settings import HEALTH_FILE
 from .streams import AppStream, streams_of
 
 __all__ = ["blueprint"]
 
-blueprint = Blueprint("datastream_health", __name__)
+log = logging.getLogger("datastream_ws")
 
-DEAD = {state.value for state in State if state.is_final}
+blueprint = Blueprint("datastream_health", __name__)
 
 
 @blueprint.get("/live/")
@@ -41,27 +50,26 @@ def live() -> Response:
 @blueprint.get("/ready/")
 def ready() -> Response:
     """200: each stream is ready, paused, or stands by."""
-    return _answer(lambda health: is_healthy(health, health.at, MAX_AGE))
+    return _answer(lambda health: health.state in HEALTHY)
 
 
 def _answer(is_well: Callable[[StreamHealth], bool]) -> Response:
     now = time.time()
-    well = all(
-        health is not None and now - health.at <= MAX_AGE and is_well(health)
-        for health in _streams(now)
-    )
+    try:
+        found = _streams(now)
+        well = all(health and is_fresh(health, now) and is_well(health) for health in found)
+    except Exception as error:  # whatever is wrong, an orchestrator is to hear 503
+        log.warning("health: %s: %s", type(error).__name__, peer_text(error))
+        well = False
     text = "ok\n" if well else "unavailable\n"
     return Response(text, 200 if well else 503, {"Cache-Control": "no-store"}, "text/plain")
 
 
 def _streams(now: float) -> list[StreamHealth | None]:
-    """Return the health of each enabled stream; ``None``: unknown."""
-    try:
-        streams = [s for s in streams_of(current_app).values() if s.is_enabled]
-        written = _written() if any(not s.is_autostarted for s in streams) else {}
-        return [_health(stream, written, now) for stream in streams]
-    except ConfigurationError:
-        return [None]
+    """Return the health of each enabled stream; ``None``: no runner has written."""
+    streams = [stream for stream in streams_of(current_app).values() if stream.is_enabled]
+    written = _written() if any(not stream.is_autostarted for stream in streams) else {}
+    return [_health(stream, written, now) for stream in streams]
 
 
 def _health(stream: AppStream, written: dict[str, StreamHealth], now: float) -> StreamHealth | None:
@@ -69,8 +77,10 @@ def _health(stream: AppStream, written: dict[str, StreamHealth], now: float) -> 
 
 
 def _written() -> dict[str, StreamHealth]:
-    try:
-        found = read_health_file(current_app.config[HEALTH_FILE])
-    except (KeyError, OSError, ValueError):
+    path = current_app.config.get(HEALTH_FILE)
+    if not path:
         return {}
-    return {health.name: health for health in found}
+    try:
+        return {health.name: health for health in read_health_file(os.fspath(path))}
+    except FileNotFoundError:
+        return {}

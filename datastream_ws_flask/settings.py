@@ -4,41 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from flask import Flask
-from werkzeug.utils import ImportStringError, import_string
 
 from datastream_ws import ClientOptions, ConfigurationError, Handlers
+from datastream_ws.embedding import embedded_options, resolved
 
-__all__ = ["HEALTH_FILE", "MAX_AGE", "NAMED", "Settings"]
+__all__ = ["HEALTH_FILE", "NAMED", "Settings"]
 
 PREFIX = "DATASTREAM_"
 NAMED = "DATASTREAMS"
 HEALTH_FILE = "DATASTREAM_HEALTH_FILE"  # of the process, not of a stream
-MAX_AGE = 30.0  # seconds until a runner's health is stale; it beats every 5
-FATAL_DELAY = 300.0  # seconds; a serving process outlives a wrong key
-
-# Options that take a callable or an object take its dotted path, too.
-TAKE_OBJECTS = {
-    "URL",
-    "HEADERS",
-    "MESSAGE_HANDLER",
-    "CONNECTION_READY_HANDLER",
-    "LOGGER",
-    "SSL",
-    "HEARTBEAT",
-    "LEASE",
-    "RETRY",
-    "RETRY_MESSAGE",
-    "CONFLATE",
-    "ORDERING_KEY",
-    "CODEC",
-    "ROUTE",
-}
-DOTTED_PATH = re.compile(r"[^\W\d]\w*(?:[.:][^\W\d]\w*)+")
 
 
 class Settings:
@@ -69,23 +47,16 @@ class Settings:
                 f"stream {self._name} has no URL: set {self._key('URL')} = 'wss://…'"
             )
         given = {key: self._resolved(key, value) for key, value in self._mapping.items()}
-        defaults = {
-            "name": self._name,
-            "handlers": handlers,
-            "max_reconnect_attempts": None,
-            "fatal_delay": FATAL_DELAY,
-            "retry_message": lost_database_connection,
-        }
         try:
-            return ClientOptions.from_mapping(given, **defaults)
+            return embedded_options(
+                given,
+                name=self._name,
+                handlers=handlers,
+                retry_message=lost_database_connection,
+            )
         except ConfigurationError as error:
             option, _, wrong = str(error).partition(": ")
             raise ConfigurationError(f"{self._key(option.upper())}: {wrong}") from None
-
-    @property
-    def foreground_defaults(self) -> dict[str, Any]:
-        """Options that differ in a process that a supervisor starts again, unless they are set."""
-        return {} if "FATAL_DELAY" in self._mapping else {"fatal_delay": None}
 
     def _found(self) -> dict[str, Any]:
         found = self._named()
@@ -126,16 +97,11 @@ class Settings:
         return value
 
     def _resolved(self, key: str, value: Any) -> Any:
-        if key in TAKE_OBJECTS and isinstance(value, str) and DOTTED_PATH.fullmatch(value):
-            try:
-                value = import_string(value)
-            except ImportStringError as error:
-                raise ConfigurationError(
-                    f"{self._key(key)}: looks like a dotted path, but cannot be imported"
-                ) from error
-        if key in ("URL", "HEADERS") and callable(value):
-            return within(self._app, value)
-        return value
+        try:
+            found = resolved(key, value)
+        except ImportError as error:
+            raise ConfigurationError(f"{self._key(key)}: {error}") from error
+        return within(self._app, found) if key in ("URL", "HEADERS") and callable(found) else found
 
 
 def within(app: Flask, function: Callable[[], Any]) -> Callable[[], Any]:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from flask import Flask, request
 
-from datastream_ws import Client, ConfigurationError, Handlers
-from datastream_ws.log_fields import about, fields
+from datastream_ws import Client, Handlers
+from datastream_ws.embedding import about, fields, prepare
 
 from .settings import Settings
 from .signals import Announcer
@@ -100,10 +100,8 @@ class AppStream:
 
     def foreground_client(self, *, lease: bool = True) -> Client:
         """Return the client as a process of its own runs it: it fails where it cannot go on."""
-        client, changes = self.client, self.settings.foreground_defaults
-        if not lease:
-            changes["lease"] = None
-        client.aio.options = client.options.replace(**changes)
+        client = self.client
+        prepare(client, foreground=True, lease=lease)
         return client
 
     def autostart(self) -> None:
@@ -114,7 +112,7 @@ class AppStream:
         try:
             if self.is_autostarted:
                 self.start()
-        except ConfigurationError as error:  # the app serves without the stream
+        except Exception as error:  # the app serves without the stream
             extra = fields(self.name, **about(error))
             self.app.logger.error("stream %s is not started: %s", self.name, error, extra=extra)
 

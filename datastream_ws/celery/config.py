@@ -20,7 +20,6 @@ log = logging.getLogger("datastream_ws.celery")
 
 KEYS = ("enabled", "on_fatal")
 ON_FATAL = ("log", "shutdown")
-FATAL_DELAY = 300.0  # seconds; a worker that has other work outlives a wrong key
 TRUE, FALSE = {"1", "true", "t", "yes", "y", "on"}, {"", "0", "false", "f", "no", "n", "off"}
 
 
@@ -49,11 +48,6 @@ class WorkerConfig:
             enabled = conf.get("enabled", False)
         chosen = tuple(filter(None, map(str.strip, names.split(",")))) if names else None
         return cls(enabled, chosen, conf.get("on_fatal") == "shutdown")
-
-    @property
-    def fatal_delay(self) -> float | None:
-        """Default of the option in a worker; one that stops leaves the rest to its supervisor."""
-        return None if self.stops else FATAL_DELAY
 
 
 def _checked(conf: Any) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from celery.worker.control import control_command, inspect_command
 
 from .. import Client, NotConnectedError
-from ..health import describe
+from ..embedding import describe
 from .sources import Stream
 
 __all__: list[str] = []

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import ConfigurationError, Message
+from ..embedding import name_of
 from .payload import argument_for, shown, task_id_for
 from .publisher import Publisher
 
@@ -189,8 +190,7 @@ def app_of(client: Any, task: Any = None) -> Any:
 def publisher_of(client: Any) -> Publisher:
     """Return the publisher of a stream; made on first use."""
     if client not in _publishers:
-        name = getattr(client, "alias", None) or getattr(client, "name", None) or "stream"
-        _publishers.setdefault(client, Publisher(name))
+        _publishers.setdefault(client, Publisher(name_of(client)))
     return _publishers[client]
 
 

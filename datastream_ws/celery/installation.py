@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable
 from typing import Any
 
 from .forwarding import bind, note_installed
-from .sources import Installation
+from .sources import Installation, installations
 
-__all__ = ["install", "installation_of"]
-
-_installations: weakref.WeakKeyDictionary[Any, Installation] = weakref.WeakKeyDictionary()
+__all__ = ["install"]
 
 
 def install(app: Any, client: Any = None, *, flask_app: Any = None) -> None:
@@ -32,9 +29,9 @@ def install(app: Any, client: Any = None, *, flask_app: Any = None) -> None:
 
     """
     app = app._get_current_object() if hasattr(app, "_get_current_object") else app
-    installation = _installations.get(app)
+    installation = installations.get(app)
     if installation is None:
-        installation = _installations[app] = Installation()
+        installation = installations[app] = Installation()
         _install_step(app)
         note_installed(app)
     several = isinstance(client, Iterable) and not hasattr(client, "on_message")
@@ -42,11 +39,6 @@ def install(app: Any, client: Any = None, *, flask_app: Any = None) -> None:
         installation.add(given, flask_app)
         if given is not None:
             bind(given, app)
-
-
-def installation_of(app: Any) -> Installation:
-    """Return what was installed in *app*."""
-    return _installations[app]
 
 
 def _install_step(app: Any) -> None:

@@ -9,18 +9,15 @@ that thread, and for no longer than LIMIT.
 from __future__ import annotations
 
 import logging
-import os
 import random
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
 from .. import Postponed
-from ..log_fields import about, fields
-from ..redaction import peer_text
+from ..embedding import about, fields, peer_text, watch_forks
 from .broker import BrokerConnection
 
 __all__ = ["LIMIT", "Publisher"]
@@ -52,10 +49,11 @@ class Publisher:
     def __init__(self, name: str) -> None:
         self._name = peer_text(name)
         self._said: set[str] = set()
-        self._begin_anew()
-        _publishers.add(self)
+        self.forget_parent()
+        watch_forks(self)
 
-    def _begin_anew(self) -> None:
+    def forget_parent(self) -> None:
+        """Begin anew, in a forked child too: thread, lock and connection are the parent's."""
         self._lock = threading.Lock()
         self._worker: Worker | None = None
         self._abandoned: list[Worker] = []
@@ -154,10 +152,6 @@ class Publisher:
             worker.end()
             worker.join(max(0.0, deadline - time.monotonic()))
 
-    def renew(self) -> None:
-        """After a fork: thread, lock and connection are the parent's."""
-        self._begin_anew()
-
 
 class Job:
     """One publish; *done* is released when it is over."""
@@ -223,15 +217,3 @@ class Worker:
 
     def join(self, timeout: float) -> None:
         self._thread.join(timeout)
-
-
-_publishers: weakref.WeakSet[Publisher] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for publisher in list(_publishers):
-        publisher.renew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .. import Client, ConfigurationError
+from .. import AsyncClient, Client, ConfigurationError
+from ..embedding import check_stream, client_of, name_of
 
-__all__ = ["Installation", "Source", "Stream", "is_django_stream"]
+__all__ = ["Installation", "Source", "Stream", "installations"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +56,8 @@ class Source:
         return flask_streams(self.given, self.flask_app)
 
 
-def name_of(given: Any) -> str:
-    """Return the name of a client or stream, without building anything."""
-    # A Django stream's name is its alias; asking for `name` would read the settings.
-    name: str = given.alias if is_django_stream(given) else given.name
-    return name
-
-
-def is_django_stream(given: Any) -> bool:
-    """Whether *given* is a stream of ``DATASTREAMS``."""
-    return hasattr(type(given), "prepare")
-
-
 def _stream(given: Any) -> Stream:
-    client = given if isinstance(given, Client) else given.client
-    return Stream(name_of(given), given, client)
+    return Stream(name_of(given), given, client_of(given))
 
 
 def _is_enabled(given: Any) -> bool:
@@ -96,8 +85,7 @@ def flask_streams(given: Any, flask_app: Any) -> list[Stream]:
     found = streams_of(app).get(given.name)
     if found is not None and not found.is_enabled:
         return []
-    with app.app_context():
-        return [Stream(given.name, given, given.client)]
+    return [Stream(given.name, given, client_of(given, app))]
 
 
 class Installation:
@@ -149,23 +137,17 @@ class Installation:
         return [streams[name] for name in wanted]
 
 
+installations: weakref.WeakKeyDictionary[Any, Installation] = weakref.WeakKeyDictionary()
+"""By Celery app: what ``install()`` was given."""
+
+
 def _check(given: Any, flask_app: Any) -> None:
-    if given is None:
-        if flask_app is not None:
-            raise ConfigurationError(
-                "install: name the stream, install(app, datastream, flask_app=…)"
-            )
-        return
-    if isinstance(given, Client) or hasattr(type(given), "client"):
-        is_flask = hasattr(type(given), "init_app")
-        if is_flask and flask_app is None:
-            raise ConfigurationError("install: a Flask stream needs its app: flask_app=…")
-        if flask_app is not None and not is_flask:
-            raise ConfigurationError("install: flask_app goes with a Flask stream only")
-        return
-    raise ConfigurationError(
-        f"install: needs a Client, or a stream of Django's or Flask's, not {type(given).__name__}"
-    )
+    if isinstance(given, AsyncClient):
+        raise ConfigurationError("install: needs a Client, not an AsyncClient")
+    if given is not None:
+        check_stream(given, flask_app, "install")
+    elif flask_app is not None:
+        raise ConfigurationError("install: name the stream, install(app, datastream, flask_app=…)")
 
 
 def _two_of(name: str) -> ConfigurationError:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import Client
-from ..health import describe
+from ..embedding import describe
 
 __all__ = ["StatusRows"]
 

@@ -14,15 +14,12 @@ from celery.signals import worker_shutting_down
 from celery.worker import state as worker_state
 
 from .. import ConfigurationError, State, StateEvent
-from ..health import describe
-from ..lease import lease_for
-from ..log_fields import fields
+from ..embedding import describe, fields, is_stream_of_settings, lease_for, prepare
 from .broker import set_timeouts
 from .commandline import refusing
 from .config import WorkerConfig, spool_path
 from .forwarding import bind, forwarders, publisher_of
-from .installation import installation_of
-from .sources import Stream, is_django_stream
+from .sources import Stream, installations
 from .status import StatusRows
 
 __all__ = ["DatastreamStep"]
@@ -78,7 +75,7 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
 
     def _create(self, worker: Any) -> None:
         _refuse_green_pool(worker.pool_cls)
-        self.streams = installation_of(worker.app).streams(self.config.names)
+        self.streams = installations[worker.app].streams(self.config.names)
         for stream in self.streams:
             bind(stream.source, worker.app)
             for forwarder in forwarders(stream.source):
@@ -90,7 +87,9 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
 
     def start(self, worker: Any) -> None:
         """Start the clients; returns at once, whatever the network is like."""
-        if found := [stream.client for stream in self.streams if is_django_stream(stream.source)]:
+        if found := [
+            stream.client for stream in self.streams if is_stream_of_settings(stream.source)
+        ]:
             self.rows = StatusRows(found)
         for stream in self.streams:
             stream.client.start()
@@ -156,10 +155,7 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
     def _prepare(self, stream: Stream, worker: Any) -> None:
         """Give the client what it has not chosen itself."""
         client, options = stream.client, stream.client.options
-        defaults: dict[str, Any] = {
-            "max_reconnect_attempts": None,
-            "fatal_delay": self.config.fatal_delay,
-        }
+        defaults: dict[str, Any] = {}
         if forwarders(stream.source) and options.conflate is None and "spool" not in options.chosen:
             defaults["spool"] = spool_path(worker.app.main, worker.hostname)
             if defaults["spool"] is None:
@@ -169,7 +165,7 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
                     stream.name,
                     extra=fields(stream.name),
                 )
-        client.aio.options = options.with_defaults(**defaults)
+        prepare(client, foreground=self.config.stops, **defaults)
         if self.config.stops:
             client.on_state(stop_when_failed)
 

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from ..exceptions import said
+from ..embedding import said
 from ..runner import EXIT_CONFIGURATION
 
 __all__ = ["main"]

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import HandshakeError, ReconnectError, StreamClosedError
-from ..exceptions import said
-from ..redaction import peer_text
+from ..embedding import peer_text, said
 
 __all__ = [
     "Trouble",

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..option_checks import check_headers, check_url
-from ..redaction import peer_text
+from ..embedding import check_headers, check_url, peer_text
 from ..runner import EXIT_USAGE
 
 __all__ = ["parse"]

@@ -23,9 +23,7 @@ from .. import (
     State,
     StateEvent,
 )
-from ..exceptions import said
-from ..process.signals import signals_to
-from ..redaction import peer_text, shown_url
+from ..embedding import peer_text, said, shown_url, signals_to
 from ..runner import EXIT_CONFIGURATION, EXIT_OK, Runner
 from .lines import Lines
 from .recording import Recorder

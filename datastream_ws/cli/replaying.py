@@ -13,9 +13,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 
 from .. import ConfigurationError
-from ..exceptions import said
-from ..process.signals import signals_to
-from ..redaction import peer_text
+from ..embedding import peer_text, said, signals_to
 from ..runner import EXIT_OK
 from ..testing import StreamServer
 from ..testing.connection import StreamConnection, check_close

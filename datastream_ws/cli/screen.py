@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from .. import Client, Message, State, StateEvent, Stats
-from ..redaction import escaped
+from ..embedding import escaped
 
 __all__ = ["Screen", "duration", "message_text", "status_text"]
 

@@ -50,7 +50,7 @@ class Reporter:
         options: ClientOptions,
         handlers: Handlers,
         state: Observable[State],
-        errors: ErrorBuffer,
+        errors: ErrorBuffer[BaseException],
         traffic: Traffic,
         attempt: Callable[[], int],
         submit: Callable[[Callable[[], Any]], Future[Any]],

@@ -127,14 +127,14 @@ def _message(reply: Any) -> Any:
     """Return *reply* as a message; what has ``data`` is one."""
     if hasattr(reply, "data"):
         return reply
-    from ..codecs import codec_for
-    from ..messages import Message, Origin
+    from .. import Message
+    from ..embedding import Origin, codec_for
 
     origin = Origin("captured", 0, 0, codec_for("json"), "type")
     return Message(_encoded(reply), origin, 0, time.time())
 
 
 def _encoded(obj: Any) -> str | bytes:
-    from ..codecs import codec_for
+    from ..embedding import codec_for
 
     return obj if isinstance(obj, str | bytes) else codec_for("json").encode(obj)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -107,14 +108,31 @@ def test_commands_start_nothing(app: Flask, stream: DataStream) -> None:
     assert state_of(app, stream) is State.IDLE
 
 
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        pytest.param({"DATASTREAM_URL": ""}, "DATASTREAM_URL", id="url"),
+        pytest.param({"DATASTREAM_CODEC": "badmodule.Codec"}, "DATASTREAM_CODEC", id="import"),
+        pytest.param({"DATASTREAMS": 7}, "DATASTREAMS", id="not-a-dict"),
+    ],
+)
 def test_a_wrong_config_leaves_the_app_serving(
-    app: Flask, caplog: pytest.LogCaptureFixture
+    app: Flask,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    config: dict[str, object],
+    told: str,
 ) -> None:
-    app.config["DATASTREAM_URL"] = ""
+    """Whatever is wrong, an import that fails for reasons of its own too: one line in the log."""
+    (tmp_path / "badmodule.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    app.config.update(config)
     for _ in range(2):
         assert app.test_client().get("/", environ_base=SERVED).text == "hello"
+    assert statuses(app) == (503, 503)
     assert caplog.text.count("stream default is not started") == 1
-    assert "DATASTREAM_URL" in caplog.text
+    assert told in caplog.text
 
 
 # --- health views ---------------------------------------------------------------------------------
@@ -165,6 +183,34 @@ def test_health_of_a_stream_in_another_process(
         assert statuses(app) == (503, 503)  # long ago
         write_health_file(file, [describe(stream.client, at=time.time())])
     assert statuses(app) == (200, 200)
+
+
+@pytest.mark.parametrize("value", [7, True, "\0", ["health"], "/proc/self/mem"])
+def test_health_of_an_odd_file_setting(app: Flask, value: object) -> None:
+    app.config.update(DATASTREAM_AUTOSTART=False, DATASTREAM_HEALTH_FILE=value)
+    assert statuses(app) == (503, 503)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff",
+        b"[" * 100_000,
+        b'{"streams": 7}',
+        b'{"streams": [{"name": "default", "at": "now"}]}',
+        None,
+    ],
+    ids=["bytes", "deep", "number", "text", "fifo"],
+)
+def test_health_of_an_odd_file(app: Flask, tmp_path: Path, content: bytes | None) -> None:
+    """503: what nobody can read says nothing of the stream."""
+    path = tmp_path / "health"
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    app.config.update(DATASTREAM_AUTOSTART=False, DATASTREAM_HEALTH_FILE=str(path))
+    assert statuses(app) == (503, 503)
 
 
 def test_a_disabled_stream_is_nobody_s_worry(app: Flask) -> None:

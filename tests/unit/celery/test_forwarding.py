@@ -19,8 +19,8 @@ from datastream_ws import Client, ConfigurationError, Postponed  # noqa: E402
 from datastream_ws.celery import forward, forwarding, install  # noqa: E402
 from datastream_ws.celery import publisher as publishing  # noqa: E402
 from datastream_ws.celery.config import WorkerConfig, spool_path  # noqa: E402
-from datastream_ws.celery.installation import installation_of  # noqa: E402
 from datastream_ws.celery.publisher import Publisher  # noqa: E402
+from datastream_ws.celery.sources import installations  # noqa: E402
 from datastream_ws.celery.step import DatastreamStep  # noqa: E402
 
 URL = "ws://127.0.0.1:9/stream"
@@ -163,7 +163,7 @@ def test_install_twice_changes_nothing(app: Any) -> None:
         install(app, [client])
     assert len(app.user_options["worker"]) == 2
     assert list(app.steps["worker"]) == [DatastreamStep]
-    assert [stream.client for stream in installation_of(app).streams()] == [client]
+    assert [stream.client for stream in installations[app].streams()] == [client]
 
 
 def test_two_clients_of_one_name(app: Any) -> None:

@@ -1,0 +1,237 @@
+"""
+The one seam: what adapters and leaves may use of the core besides its public names.
+
+An adapter for another framework imports ``datastream_ws``, this module and
+``datastream_ws.runner``, and nothing else. What is imported here is handed on from the module
+where it lives; what is defined here all adapters have in common.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from importlib import import_module
+from typing import Any
+
+from .client import Client, Queued
+from .codecs import codec_for
+from .exceptions import ConfigurationError, said
+from .handlers import Call, Decorators, Handler
+from .handling.budget import Budget
+from .handling.callers import InlineCaller, drive
+from .handling.contexts import HandlerRun
+from .health import (
+    DEAD,
+    HEALTHY,
+    MAX_AGE,
+    StreamHealth,
+    describe,
+    is_fresh,
+    is_healthy,
+    read_health_file,
+    write_health_file,
+)
+from .lease import lease_for
+from .lease.liveness import Liveness
+from .log_fields import about, fields, write
+from .messages import Origin
+from .option_checks import check_headers, check_url
+from .options import ClientOptions
+from .process.handler_threads import is_handler_thread
+from .process.loop_use import watch_forks
+from .process.signals import signals_to
+from .redaction import escaped, peer_text, shown_url
+
+__all__ = [
+    "DEAD",
+    "FATAL_DELAY",
+    "HEALTHY",
+    "MAX_AGE",
+    "Call",
+    "Decorators",
+    "Handler",
+    "HandlerRun",
+    "InlineCaller",
+    "Liveness",
+    "Origin",
+    "Queued",
+    "StreamHealth",
+    "about",
+    "check_headers",
+    "check_stream",
+    "check_url",
+    "client_of",
+    "codec_for",
+    "describe",
+    "drive",
+    "embedded_options",
+    "escaped",
+    "fields",
+    "finished",
+    "is_dotted_path",
+    "is_fresh",
+    "is_handler_thread",
+    "is_healthy",
+    "is_stream_of_settings",
+    "lease_for",
+    "limit_messages",
+    "name_of",
+    "peer_text",
+    "prepare",
+    "read_health_file",
+    "request_close",
+    "resolved",
+    "said",
+    "shown_url",
+    "signals_to",
+    "watch_forks",
+    "write",
+    "write_health_file",
+]
+
+FATAL_DELAY = 300.0  # seconds between attempts after a fatal error, where no supervisor restarts
+
+
+# --- a client in a process that a framework runs ---------------------------------------------
+
+
+def embedded_defaults(*, foreground: bool) -> dict[str, Any]:
+    """
+    Return the options that an adapter's clients have unless settings say otherwise.
+
+    Args:
+        foreground: For a command that a supervisor restarts: a fatal error ends it. Elsewhere
+            the process has other work, and outlives an invalid key.
+
+    """
+    return {
+        "max_reconnect_attempts": None,
+        "fatal_delay": None if foreground else FATAL_DELAY,
+    }
+
+
+def embedded_options(
+    settings: Mapping[str, Any], *, foreground: bool = False, **defaults: Any
+) -> ClientOptions:
+    """Return options made of upper-case settings and of an adapter's defaults."""
+    return ClientOptions.from_mapping(
+        settings, **embedded_defaults(foreground=foreground) | defaults
+    )
+
+
+def prepare(client: Client, *, foreground: bool, lease: bool = True, **defaults: Any) -> None:
+    """
+    Give a client that is not started yet an adapter's defaults for what it has not chosen itself.
+
+    Args:
+        foreground: As of :func:`embedded_defaults`.
+        lease: Whether a lease that was chosen is used.
+        **defaults: More options.
+
+    """
+    options = client.options.with_defaults(**embedded_defaults(foreground=foreground) | defaults)
+    client.aio.options = options if lease else options.replace(lease=None)
+
+
+def finished(client: Client) -> Future[None] | None:
+    """Return what is done once the client has closed or failed; ``None``: it is not started."""
+    return client.aio._finished
+
+
+def request_close(client: Client, timeout: float | None = None) -> None:
+    """Have a client close within *timeout* seconds (``None``: ``close_timeout``); never blocks."""
+    client._ask_close(timeout)
+
+
+def limit_messages(
+    clients: Sequence[Client], messages: int, on_spent: Callable[[], object]
+) -> None:
+    """Have clients that are not started yet handle so many messages in all, then none."""
+    budget = Budget(messages, lambda: void(on_spent()))
+    for client in clients:
+        client.aio._budget = budget
+
+
+def void(_: object) -> None:
+    """Drop a result."""
+
+
+# --- streams, whatever framework they are of -------------------------------------------------
+
+
+def is_stream_of_settings(given: Any) -> bool:
+    """Whether *given* is a stream of Django's ``DATASTREAMS``."""
+    return hasattr(type(given), "prepare")
+
+
+def name_of(given: Any) -> str:
+    """Return the name of a client or stream, without building anything."""
+    # A Django stream's name is its alias; asking for `name` would read the settings.
+    name: str = given.alias if is_stream_of_settings(given) else given.name
+    return name
+
+
+def client_of(given: Any, flask_app: Any = None) -> Any:
+    """Return the client of this process behind a stream; raises what wrong settings raise."""
+    if flask_app is not None:
+        with flask_app.app_context():
+            return given.client
+    return given.client if is_stream_of_settings(given) else given
+
+
+def check_stream(given: Any, flask_app: Any, verb: str) -> None:
+    """
+    Refuse what is neither a client nor a stream.
+
+    Args:
+        verb: The function that was given it, for the error.
+
+    Raises:
+        ConfigurationError: Also if a Flask stream comes without its app, or an app without one.
+
+    """
+    is_flask = hasattr(type(given), "init_app")
+    if not (hasattr(type(given), "stats") or is_flask or is_stream_of_settings(given)):
+        kind = type(given).__name__
+        raise ConfigurationError(
+            f"{verb}: needs a Client, or a stream of Django's or Flask's, not {kind}"
+        )
+    if is_flask and flask_app is None:
+        raise ConfigurationError(f"{verb}: a Flask stream needs its app: flask_app=…")
+    if flask_app is not None and not is_flask:
+        raise ConfigurationError(f"{verb}: flask_app goes with a Flask stream only")
+
+
+# --- dotted paths in settings ----------------------------------------------------------------
+
+# Options that take a callable, a class or an object; elsewhere a text is a text.
+DOTTED = {
+    *("URL", "HEADERS", "MESSAGE_HANDLER", "CONNECTION_READY_HANDLER", "LOGGER", "RETRY"),
+    *("HEARTBEAT", "SSL", "LEASE", "CONFLATE", "ORDERING_KEY", "RETRY_MESSAGE", "CODEC", "ROUTE"),
+}
+OBJECTS = {"MESSAGE_HANDLER", "CONNECTION_READY_HANDLER", "LOGGER", "LEASE", "CODEC"}
+DOTTED_PATH = re.compile(r"[^\W\d]\w*(?:[.:][^\W\d]\w*)+")
+
+
+def is_dotted_path(value: Any) -> bool:
+    """Whether a setting names something to import; a text with ``://`` is a URL."""
+    return isinstance(value, str) and DOTTED_PATH.fullmatch(value) is not None
+
+
+def resolved(key: str, value: Any) -> Any:
+    """
+    Return what a setting stands for: a dotted path is imported, a class of objects is made one.
+
+    Raises:
+        ImportError: If there is nothing at the end of the path, or what is there fails itself.
+
+    """
+    if key not in DOTTED or not is_dotted_path(value):
+        return value
+    module, _, name = value.replace(":", ".").rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+        return found() if key in OBJECTS and isinstance(found, type) else found
+    except Exception as error:
+        raise ImportError(f"{value!r} cannot be imported: {said(error)}") from error
