@@ -93,6 +93,19 @@ class MsgspecCodec:
         return decode
 
 
+class _NoCodec:
+    """Stands in while a ``decode_as`` is checked, before any client has a codec."""
+
+    def decode(self, data: str | bytes) -> Any:
+        raise NotImplementedError
+
+    def encode(self, obj: Any) -> str | bytes:
+        raise NotImplementedError
+
+
+NO_CODEC = _NoCodec()
+
+
 def codec_for(name: str | Codec) -> Codec:
     """
     Return the codec an option names.

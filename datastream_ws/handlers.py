@@ -1,4 +1,4 @@
-"""The registry behind ``on_message``, ``on_batch`` and the hooks: which handlers a message has."""
+"""The registry behind ``on_message``, ``on_batch``, the hooks and ``use()``."""
 
 from __future__ import annotations
 
@@ -6,109 +6,46 @@ import functools
 import inspect
 import threading
 import weakref
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, overload
 
-from .codecs import Codec, converter_for, object_converter, straight_converter
-from .exceptions import ConfigurationError
-from .messages import undecodable
-
-if TYPE_CHECKING:
-    from .exceptions import HandlerError
-    from .messages import Message
+from .codecs import NO_CODEC, converter_for
+from .events import DisconnectEvent, GapEvent, StateEvent
+from .exceptions import ConfigurationError, HandlerError
+from .messages import Message
+from .routing import Handler, Routing
 
 __all__ = ["Call", "ContextFactory", "Decorators", "Handler", "Handlers"]
 
-F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+R = TypeVar("R")
 
-HOOKS = (
-    "on_connect",
-    "on_ready",
-    "on_disconnect",
-    "on_gap",
-    "on_state",
-    "on_error",
-)
+# Each decorator returns the function that it is given, its type unchanged.
+MessageFunction = TypeVar("MessageFunction", bound=Callable[[Message], object])
+BatchFunction = TypeVar("BatchFunction", bound=Callable[[list[Message]], object])
+Hook = TypeVar("Hook", bound=Callable[[], object])
+DisconnectHook = TypeVar("DisconnectHook", bound=Callable[[DisconnectEvent], object])
+GapHook = TypeVar("GapHook", bound=Callable[[GapEvent], object])
+StateHook = TypeVar("StateHook", bound=Callable[[StateEvent], object])
+ErrorHook = TypeVar("ErrorHook", bound=Callable[[BaseException], object])
 
+# What a hook is given; "": nothing.
+HOOKS = {
+    "on_connect": "",
+    "on_ready": "",
+    "on_closing": "",
+    "on_disconnect": "event",
+    "on_gap": "event",
+    "on_state": "event",
+    "on_error": "error",
+}
+DECORATORS = ("on_message", "on_batch", *HOOKS, "use")
+
+Per = Literal["call", "run"]
 
 LONGEST_WAIT = 1e9  # seconds; what timers can wait for ends at about 9e9
-
-
-# What makes a handler's ``decode_as``, and whether of the payload or of what json() returns.
-Converter = tuple[Callable[[Any], Any], bool]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Handler:
-    """
-    One registered callable.
-
-    Attributes:
-        route, when, default: Which messages it takes; none of them: every message.
-        decode_as: Type of what it is given in place of the message; ``None``: the message.
-        max_size, max_wait: Of a batch, in messages and seconds; 0 for a plain handler.
-
-    """
-
-    function: Callable[..., Any]
-    is_async: bool
-    route: str | None = None
-    when: Callable[[Message], Any] | None = None
-    default: bool = False
-    decode_as: Any = None
-    max_size: int = 0
-    max_wait: float = 0.0
-    _converters: dict[Codec, Converter] = field(default_factory=dict, repr=False)
-
-    @property
-    def name(self) -> str:
-        """Module and name of the callable, for logs."""
-        function = self.function
-        found = getattr(function, "__qualname__", None) or type(function).__qualname__
-        return f"{getattr(function, '__module__', None) or ''}.{found}".lstrip(".")
-
-    @property
-    def is_batch(self) -> bool:
-        return self.max_size > 0
-
-    @property
-    def kind(self) -> str:
-        return "batch" if self.is_batch else "message"
-
-    @property
-    def is_conditional(self) -> bool:
-        """Whether its route alone does not say that it takes a message."""
-        return self.when is not None or self.default
-
-    def argument(self, message: Message) -> Any:
-        """Return what the callable is given for *message*; may raise DecodeError."""
-        if self.decode_as is None:
-            return message
-        convert, is_straight = self._converters.get(message.origin.codec) or self._add(message)
-        try:
-            return convert(message.data if is_straight else message.json())
-        except Exception as error:
-            raise undecodable(error, message.data) from None
-
-    def _add(self, message: Message) -> Converter:
-        codec = message.origin.codec
-        straight = straight_converter(self.decode_as, codec)
-        converter = (straight or object_converter(self.decode_as), straight is not None)
-        self._converters[codec] = converter
-        return converter
-
-    def same_call(self, other: Handler) -> bool:
-        """Whether both would call the same function with the same argument."""
-        return (
-            self.function == other.function
-            and self.decode_as is other.decode_as
-            and self.is_batch is other.is_batch
-        )
-
-
-# The handlers of a route, and whether any of them looks at more than the route.
-Candidates = tuple[tuple[Handler, ...], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +64,10 @@ class Call:
     hook: str = ""
 
 
+Context = AbstractContextManager[Any] | AbstractAsyncContextManager[Any]
+Factory = TypeVar("Factory", bound=Callable[[], Context] | Callable[[Call], Context])
+
+
 @dataclass(frozen=True, slots=True)
 class ContextFactory:
     """
@@ -138,7 +79,7 @@ class ContextFactory:
     """
 
     factory: Callable[..., Any]
-    per: Literal["call", "run"]
+    per: Per
     takes_call: bool = False
 
     def context(self, call: Call | None = None) -> Any:
@@ -150,147 +91,95 @@ class ContextFactory:
         return context
 
 
-def takes_call(factory: Callable[..., Any]) -> bool:
-    """Whether *factory* cannot be called without an argument."""
-    try:
-        parameters = inspect.signature(factory).parameters.values()
-    except (TypeError, ValueError):  # of a builtin
-        return False
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return any(p.kind in positional and p.default is p.empty for p in parameters)
-
-
-def _check_conditions(decorator: str, route: Any, when: Any) -> None:
-    if route is not None and not isinstance(route, str):
-        raise ConfigurationError(f"{decorator}: the route must be a string")
-    if when is not None and not callable(when):
-        raise ConfigurationError(f"{decorator}: when must be callable")
-
-
-def is_coroutine_callable(function: Any) -> bool:
-    """Whether calling *function* gives a coroutine (partials and ``__call__`` included)."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    if inspect.iscoroutinefunction(function):
-        return True
-    call = getattr(function, "__call__", None)  # noqa: B004 - the bound method is wanted
-    return inspect.iscoroutinefunction(call)
-
-
-class Handlers:
+class Decorators:
     """
-    The handlers of a stream; the decorators of a client, before any client exists.
+    The decorators of a registry, on whatever has one as its attribute ``handlers``.
 
-    Pass it as the option ``handlers``; several clients may share one. Registration is allowed
-    from any thread and at any time, also while messages are handled.
+    They may be used from any thread and at any time, also while messages are handled.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._handlers: tuple[Handler, ...] = ()
-        self._by_route: dict[str | None, Candidates] = {}
-        self._routeless: Candidates = ((), False)
-        self.every: tuple[Handler, ...] | None = ()
-        """The handlers, if each of them takes every message."""
-        self.all_async = self.none_async = True
-        """Whether every message handler is a coroutine function, or a plain one."""
-        self._peeks = False  # nobody will look at the rest of a message, but of a type of its own
-        self.batches: tuple[Handler, ...] = ()
-        self.hooks: dict[str, tuple[Handler, ...]] = dict.fromkeys(HOOKS, ())
-        self.context_factories: tuple[ContextFactory, ...] = ()
-        self.added: set[Callable[[], None]] = set()
-        """Called after a message handler was registered; for those who hold messages back."""
-        self.on_failure: list[Callable[[HandlerError], None]] = []
-        """
-        Called with each failure of a message handler before it is reported, in the handler's thread
-        (of a coroutine handler: in a thread, while the message waits). For what must not be lost
-        in a queue, as a row that keeps the message.
-        """
-        self._followed: tuple[Handlers, ...] = ()
-        self._followers: weakref.WeakSet[Handlers] | None = None
+    handlers: Handlers
 
-    def renew_lock(self) -> None:
-        """After a fork: the lock may be held by a thread that is gone."""
-        self._lock = threading.Lock()
-        self.added = set()
-        for other in self._followed:
-            other.renew_lock()
-
-    def follow(self, other: Handlers) -> None:
-        """
-        Have everything here that is registered with *other*, so far and from now on.
-
-        For handlers that serve several clients, each with contexts (:meth:`use`) and handlers of
-        its own besides. *other* holds no reference to this registry.
-        """
-        with other._lock:
-            other._followers = other._followers or weakref.WeakSet()
-            other._followers.add(self)
-            hooks = [(kind, hook) for kind, added in other.hooks.items() for hook in added]
-            handlers, context_factories = other._handlers, other.context_factories
-        self._followed += (other,)
-        for unit in context_factories:
-            self._add_context_factory(unit)
-        for kind, hook in hooks:
-            self._add_hook(kind, hook)
-        for handler in handlers:
-            self._add(handler)
-
-    # --- registration ---
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in DECORATORS:
+            if getattr(cls, name) is not getattr(Decorators, name):
+                raise ConfigurationError(
+                    f"{cls.__name__}.{name} would never be called, because it replaces the "
+                    f"decorator {name}. Rename the method, and register it in __init__ with "
+                    f"self.{name}(self.new_name)."
+                )
 
     @overload
-    def on_message(self, route: F, /) -> F: ...
+    def on_message(self, route: MessageFunction, /) -> MessageFunction: ...
 
     @overload
     def on_message(
         self,
-        route: str | None = None,
+        route: str | int | None = None,
         *,
-        when: Callable[[Message], Any] | None = None,
+        when: Callable[[Message], object] | None = None,
         default: bool = False,
-        decode_as: Any = None,
-    ) -> Callable[[F], F]: ...
+        decode_as: None = None,
+        inline: bool = False,
+    ) -> Callable[[MessageFunction], MessageFunction]: ...
+
+    @overload
+    def on_message(
+        self,
+        route: str | int | None = None,
+        *,
+        when: Callable[[Message], object] | None = None,
+        default: bool = False,
+        decode_as: type[T],
+        inline: bool = False,
+    ) -> Callable[[Callable[[T], R]], Callable[[T], R]]: ...
 
     def on_message(
         self,
         route: Any = None,
         *,
-        when: Callable[[Message], Any] | None = None,
+        when: Callable[[Message], object] | None = None,
         default: bool = False,
-        decode_as: Any = None,
+        decode_as: type | None = None,
+        inline: bool = False,
     ) -> Any:
         """
         Register a handler of messages; a decorator, with or without arguments.
 
         Args:
-            route: Only messages with this route; ``None``: every message.
-            when: Only messages for which ``when(message)`` is true.
+            route: Only messages with this route, a string or a whole number. ``None``: every
+                message.
+            when: Only messages for which ``when(message)`` is true. If it raises, this handler
+                has failed for the message; the others are called.
             default: Only messages that no other handler took.
             decode_as: A dataclass or ``msgspec.Struct`` the payload is decoded into; the handler
                 is given that instead of the message.
+            inline: Call the function on the event loop's thread the moment a message is received,
+                before those that wait. It must not be a coroutine function, nor block.
 
         Raises:
-            ConfigurationError: If *decode_as* is neither, or *default* has another condition.
+            ConfigurationError: If *decode_as* is neither, *default* has another condition, or
+                the function cannot be called with one argument.
 
         """
-        if callable(route):
-            self._add(Handler(route, is_coroutine_callable(route)))
-            return route
+        function, route = (route, None) if callable(route) else (None, route)
         _check_conditions("on_message", route, when)
-        if default and (route is not None or when is not None):
-            raise ConfigurationError("on_message: default=True goes without route and when")
+        if default and (route is not None or when is not None or inline):
+            raise ConfigurationError("on_message: default=True goes without route, when and inline")
         if decode_as is not None:
-            converter_for(decode_as, _NO_CODEC)
+            converter_for(decode_as, NO_CODEC)
 
-        def register(function: F) -> F:
+        def register(function: Any) -> Any:
             is_async = is_coroutine_callable(function)
-            self._add(Handler(function, is_async, route, when, default, decode_as))
+            handler = Handler(function, is_async, route, when, default, decode_as, inline=inline)
+            self.handlers.add(handler)
             return function
 
-        return register
+        return register if function is None else register(function)
 
     @overload
-    def on_batch(self, max_size: F, /) -> F: ...
+    def on_batch(self, max_size: BatchFunction, /) -> BatchFunction: ...
 
     @overload
     def on_batch(
@@ -298,17 +187,17 @@ class Handlers:
         max_size: int = 100,
         max_wait: float = 0.5,
         *,
-        route: str | None = None,
-        when: Callable[[Message], Any] | None = None,
-    ) -> Callable[[F], F]: ...
+        route: str | int | None = None,
+        when: Callable[[Message], object] | None = None,
+    ) -> Callable[[BatchFunction], BatchFunction]: ...
 
     def on_batch(
         self,
         max_size: Any = 100,
         max_wait: Any = 0.5,
         *,
-        route: str | None = None,
-        when: Callable[[Message], Any] | None = None,
+        route: Any = None,
+        when: Callable[[Message], object] | None = None,
     ) -> Any:
         """
         Register a handler of lists of messages, in order of arrival.
@@ -320,54 +209,65 @@ class Handlers:
             when: Only messages for which ``when(message)`` is true.
 
         """
-        if callable(max_size):
-            return self.on_batch()(max_size)
+        function, max_size = (max_size, 100) if callable(max_size) else (None, max_size)
         if not isinstance(max_size, int) or isinstance(max_size, bool) or max_size < 1:
             raise ConfigurationError("on_batch: max_size must be a whole number of at least 1")
         if not isinstance(max_wait, int | float) or not 0 <= max_wait <= LONGEST_WAIT:
             raise ConfigurationError("on_batch: max_wait must be a number of seconds, 0 or more")
         _check_conditions("on_batch", route, when)
 
-        def register(function: F) -> F:
+        def register(function: Any) -> Any:
             is_async = is_coroutine_callable(function)
             batch = Handler(function, is_async, route, when, max_size=max_size, max_wait=max_wait)
-            self._add(batch)
+            self.handlers.add(batch)
             return function
 
-        return register
+        return register if function is None else register(function)
 
-    def on_connect(self, function: F) -> F:
-        """Register a hook called without arguments after each opening handshake."""
-        return self._hook("on_connect", function)
+    def on_connect(self, function: Hook) -> Hook:
+        """
+        Register a hook called without arguments after each opening handshake.
 
-    def on_ready(self, function: F) -> F:
+        It is the place to log in: nothing else is sent before it has returned. One that raises,
+        or takes longer than ``ready_timeout``, makes the attempt a failed one.
+        """
+        return self.handlers.add_hook("on_connect", function)
+
+    def on_ready(self, function: Hook) -> Hook:
         """
         Register a hook called without arguments on each connection before it counts as ready.
 
         Messages are handled meanwhile, so it may wait for replies. One that raises, or takes
         longer than ``ready_timeout``, makes the attempt a failed one.
         """
-        return self._hook("on_ready", function)
+        return self.handlers.add_hook("on_ready", function)
 
-    def on_disconnect(self, function: F) -> F:
+    def on_closing(self, function: Hook) -> Hook:
+        """
+        Register a hook called without arguments when the client begins to close.
+
+        It is called while there is still a connection, and awaited within ``close_timeout``;
+        messages are still received. It is the place to say goodbye.
+        """
+        return self.handlers.add_hook("on_closing", function)
+
+    def on_disconnect(self, function: DisconnectHook) -> DisconnectHook:
         """Register a hook given a :class:`DisconnectEvent`."""
-        return self._hook("on_disconnect", function)
+        return self.handlers.add_hook("on_disconnect", function)
 
-    def on_gap(self, function: F) -> F:
+    def on_gap(self, function: GapHook) -> GapHook:
         """Register a hook given a :class:`GapEvent`, before ``on_ready`` of the new connection."""
-        return self._hook("on_gap", function)
+        return self.handlers.add_hook("on_gap", function)
 
-    def on_state(self, function: F) -> F:
+    def on_state(self, function: StateHook) -> StateHook:
         """Register a hook given a :class:`StateEvent`."""
-        return self._hook("on_state", function)
+        return self.handlers.add_hook("on_state", function)
 
-    def on_error(self, function: F) -> F:
+    def on_error(self, function: ErrorHook) -> ErrorHook:
         """Register a hook given every reported error, the network's too."""
-        return self._hook("on_error", function)
+        return self.handlers.add_hook("on_error", function)
 
-    def use(
-        self, factory: Callable[..., Any], per: Literal["call", "run"] = "call"
-    ) -> Callable[..., Any]:
+    def use(self, factory: Factory, per: Per = "call") -> Factory:
         """
         Enter what ``factory()`` returns around handlers, in the thread that handles.
 
@@ -388,21 +288,97 @@ class Handlers:
         wants_call = takes_call(factory)
         if wants_call and per == "run":
             raise ConfigurationError("use: a factory of per='run' must not need an argument")
-        self._add_context_factory(ContextFactory(factory, per, wants_call))
+        self.handlers.add_context_factory(ContextFactory(factory, per, wants_call))
         return factory
 
-    def _add_context_factory(self, unit: ContextFactory) -> None:
+
+class Handlers(Decorators):
+    """
+    The handlers of a stream; the decorators of a client, before any client exists.
+
+    Pass it as the option ``handlers``; several clients may share one. Registration is allowed
+    from any thread and at any time, also while messages are handled.
+
+    Attributes:
+        routing: Which handlers a message has; replaced as a whole when one is registered.
+        inline: The same of those that are called when a message is received.
+
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.routing = Routing()
+        self.inline = Routing()
+        self.hooks: dict[str, tuple[Handler, ...]] = dict.fromkeys(HOOKS, ())
+        self.context_factories: tuple[ContextFactory, ...] = ()
+        self.added: set[Callable[[], None]] = set()
+        """Called after a message handler was registered; for those who hold messages back."""
+        self.on_failure: list[Callable[[HandlerError], None]] = []
+        """
+        Called with each failure of a message handler before it is reported, in the handler's thread
+        (of a coroutine handler: in a thread, while the message waits). For what must not be lost
+        in a queue, as a row that keeps the message.
+        """
+        self._followed: tuple[Handlers, ...] = ()
+        self._followers: weakref.WeakSet[Handlers] | None = None
+
+    @property
+    def handlers(self) -> Handlers:  # type: ignore[override]  # what the decorators register with
+        return self
+
+    def renew_lock(self) -> None:
+        """After a fork: the lock may be held by a thread that is gone."""
+        self._lock = threading.Lock()
+        self.added = set()
+        for other in self._followed:
+            other.renew_lock()
+
+    def follow(self, other: Handlers) -> None:
+        """
+        Have everything here that is registered with *other*, so far and from now on.
+
+        For handlers that serve several clients, each with contexts (:meth:`use`) and handlers of
+        its own besides. *other* holds no reference to this registry.
+        """
+        with other._lock:
+            other._followers = other._followers or weakref.WeakSet()
+            other._followers.add(self)
+            hooks = [(kind, hook) for kind, added in other.hooks.items() for hook in added]
+            handlers, context_factories = other._all, other.context_factories
+        self._followed += (other,)
+        for unit in context_factories:
+            self.add_context_factory(unit)
+        for kind, hook in hooks:
+            self._add_hook(kind, hook)
+        for handler in handlers:
+            self._add(handler)
+
+    # --- registration ---
+
+    def add(self, handler: Handler) -> None:
+        """Register a handler of messages. Raises ConfigurationError if it cannot be called."""
+        name = f"on_{handler.kind}"
+        check_function(name, handler.function, "messages" if handler.is_batch else "message")
+        if handler.inline and handler.is_async:
+            raise ConfigurationError(
+                f"{name}: an inline handler must be a synchronous function, and {handler.name} is "
+                "a coroutine function. Define it with def, or leave out inline=True."
+            )
+        self._add(handler)
+
+    def add_hook(self, kind: str, function: T) -> T:
+        """Register a hook, and return it. Raises ConfigurationError if it cannot be called."""
+        check_function(kind, function, HOOKS[kind])
+        callable_: Any = function
+        self._add_hook(kind, Handler(callable_, is_coroutine_callable(function)))
+        return function
+
+    def add_context_factory(self, unit: ContextFactory) -> None:
         with self._lock:
             self.context_factories += (unit,)
             followers = tuple(self._followers or ())
         for follower in followers:
-            follower._add_context_factory(unit)
-
-    def _hook(self, kind: str, function: F) -> F:
-        if not callable(function):
-            raise ConfigurationError(f"{kind}: must be given a callable")
-        self._add_hook(kind, Handler(function, is_coroutine_callable(function)))
-        return function
+            follower.add_context_factory(unit)
 
     def _add_hook(self, kind: str, handler: Handler) -> None:
         with self._lock:
@@ -412,26 +388,20 @@ class Handlers:
             follower._add_hook(kind, handler)
 
     def _add(self, handler: Handler) -> None:
-        if not callable(handler.function):
-            raise ConfigurationError(f"on_{handler.kind}: must be given a callable")
         with self._lock:
-            self._keep(handler)
+            self._keep((*self._all, handler))
             followers = tuple(self._followers or ())
         for callback in tuple(self.added):
             callback()
         for follower in followers:
             follower._add(handler)
 
-    def _keep(self, handler: Handler) -> None:
-        if handler.is_batch:
-            self.batches += (handler,)
-        self._handlers += (handler,)
-        self._file(handler)
-        plain = all(h.route is None and not h.is_conditional for h in self._handlers)
-        self.every = self._routeless[0] if plain else None
-        self.all_async = all(each.is_async for each in self._handlers)
-        self.none_async = not any(each.is_async for each in self._handlers)
-        self._peeks = all(h.decode_as is not None and h.when is None for h in self._handlers)
+    def _keep(self, handlers: tuple[Handler, ...]) -> None:
+        self._all = handlers
+        self.routing = Routing(tuple(each for each in handlers if not each.inline))
+        self.inline = Routing(tuple(each for each in handlers if each.inline))
+
+    _all: tuple[Handler, ...] = ()
 
     def remove(self, function: Callable[..., Any]) -> None:
         """
@@ -441,20 +411,7 @@ class Handlers:
         """
         with self._lock:
             self.hooks = {kind: _without(function, hooks) for kind, hooks in self.hooks.items()}
-            rest = Handlers()  # whoever looks up meanwhile must not find half of them
-            for handler in _without(function, self._handlers):
-                rest._keep(handler)
-            for name in (
-                "_by_route",
-                "_routeless",
-                "every",
-                "all_async",
-                "none_async",
-                "_peeks",
-                "batches",
-                "_handlers",
-            ):
-                setattr(self, name, getattr(rest, name))
+            self._keep(_without(function, self._all))
             followers = tuple(self._followers or ())
         for follower in followers:
             follower.remove(function)
@@ -463,21 +420,37 @@ class Handlers:
 
     @property
     def has_message_handlers(self) -> bool:
-        return bool(self._handlers)
+        return bool(self._all)
 
     @property
     def message_functions(self) -> tuple[Callable[..., Any], ...]:
         """What was registered for messages."""
-        return tuple(handler.function for handler in self._handlers)
+        return tuple(handler.function for handler in self._all)
+
+    @property
+    def batches(self) -> tuple[Handler, ...]:
+        return self.routing.batches
+
+    @property
+    def all_async(self) -> bool:
+        """Whether every message handler is a coroutine function, but for inline ones."""
+        return self.routing.all_async
+
+    @property
+    def every(self) -> tuple[Handler, ...] | None:
+        """The handlers that every message has; ``None``: :meth:`match` says which."""
+        routing = self.routing
+        return None if not routing.handlers and self.inline.has_routes else routing.every
 
     def is_direct(self, is_async: bool) -> bool:
         """
         Return whether every handler is of this kind and is only to be called: in no batch, and
         a coroutine function within no contexts.
         """
-        if self.batches or (is_async and self.context_factories):
+        routing = self.routing
+        if routing.batches or (is_async and self.context_factories):
             return False
-        return self.all_async if is_async else self.none_async
+        return routing.all_async if is_async else routing.none_async
 
     @property
     def only(self) -> Handler | None:
@@ -492,153 +465,97 @@ class Handlers:
             return None
         return every[0]
 
-    def has_contexts(self, per: Literal["call", "run"]) -> bool:
+    def has_contexts(self, per: Per) -> bool:
         """Whether there are contexts to enter around each call, or each run."""
         return any(unit.per == per for unit in self.context_factories)
 
-    def match(self, message: Message) -> tuple[Handler, ...]:
+    def match(self, message: Message, taken: bool = False) -> tuple[Handler, ...]:
         """
-        Return the handlers of *message*, in order of registration, each once.
+        Return the handlers of *message* but for inline ones, in order of registration, each once.
+
+        A handler whose ``when`` raised is among them as one that fails, see :class:`Routing`.
+
+        Args:
+            taken: An inline handler has the message (``inline.match(message)``).
 
         Raises:
-            Exception: Whatever the user's ``route`` or ``when`` raised.
+            DecodeError: If no handler takes it, and its route cannot be read.
+            Exception: Whatever the user's callable ``route`` raised.
 
         """
-        if self.every is not None:
-            return self.every
-        route = message.find_route() if self._peeks else message.route
-        candidates, conditional = self._by_route.get(route, self._routeless)
-        return _chosen(candidates, message) if conditional else candidates
+        chosen = self.routing.match(message, taken)
+        if not chosen and not taken:
+            self._refuse_unreadable(message)
+        return chosen
 
-    def _file(self, handler: Handler) -> None:
-        """
-        Add a handler to the candidates of each route that some handler names.
+    def _refuse_unreadable(self, message: Message) -> None:
+        waited_for = self.routing.has_routes or self.inline.has_routes
+        if waited_for and not callable(message.origin.route) and message.route is None:
+            message.json()
 
-        All other routes share one entry: they are the peer's, made-up ones must not fill memory.
-        """
-        if handler.route is not None:
-            found = _with(handler, self._by_route.get(handler.route, self._routeless))
-            self._by_route = {**self._by_route, handler.route: found}
-            return
-        self._by_route = {route: _with(handler, found) for route, found in self._by_route.items()}
-        self._routeless = _with(handler, self._routeless)
+
+# --- what may be registered ---
+
+
+def _check_conditions(decorator: str, route: Any, when: Any) -> None:
+    if route is not None and (not isinstance(route, str | int) or isinstance(route, bool)):
+        raise ConfigurationError(f"{decorator}: the route must be a string or a whole number")
+    if when is not None and not callable(when):
+        raise ConfigurationError(f"{decorator}: when must be callable")
+
+
+def check_function(decorator: str, function: Any, argument: str) -> None:
+    """
+    Refuse what cannot be called as *decorator* calls it: with one *argument*, or with none.
+
+    Raises:
+        ConfigurationError: With the form it should have.
+
+    """
+    if not callable(function):
+        raise ConfigurationError(f"{decorator}: must be given a callable")
+    try:
+        # What functools.wraps() points to may well have other parameters than its wrapper.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):  # of a builtin
+        return
+    try:
+        signature.bind(*[argument] * bool(argument))
+    except TypeError:
+        name = getattr(function, "__name__", None) or type(function).__name__
+        raise ConfigurationError(f"{decorator}: {_misfit(name, signature, argument)}") from None
+
+
+def _misfit(name: str, signature: inspect.Signature, argument: str) -> str:
+    given = f"one argument, the {argument}" if argument else "no arguments"
+    parameters = list(signature.parameters)
+    text = f"{name}({', '.join(parameters)}) is called with {given}. Define {name}({argument})."
+    if parameters[:1] == ["self"]:
+        return f"{text} Register a method through its object, in __init__ for example."
+    if len(parameters) > 1:
+        return f"{text} The client is not passed: use the variable that holds it."
+    return text
+
+
+def is_coroutine_callable(function: Any) -> bool:
+    """Whether calling *function* gives a coroutine (partials and ``__call__`` included)."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.iscoroutinefunction(function):
+        return True
+    call = getattr(function, "__call__", None)  # noqa: B004 - the bound method is wanted
+    return inspect.iscoroutinefunction(call)
+
+
+def takes_call(factory: Callable[..., Any]) -> bool:
+    """Whether *factory* cannot be called without an argument."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # of a builtin
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(p.kind in positional and p.default is p.empty for p in parameters)
 
 
 def _without(function: Callable[..., Any], handlers: tuple[Handler, ...]) -> tuple[Handler, ...]:
     return tuple(handler for handler in handlers if handler.function != function)
-
-
-def _with(handler: Handler, candidates: Candidates) -> Candidates:
-    """Add a handler, unless one that always takes the message makes the same call."""
-    kept, conditional = candidates
-    if any(not other.is_conditional and handler.same_call(other) for other in kept):
-        return candidates
-    return (*kept, handler), conditional or handler.is_conditional
-
-
-def _chosen(candidates: tuple[Handler, ...], message: Message) -> tuple[Handler, ...]:
-    taking = tuple(h for h in candidates if not h.default and (h.when is None or h.when(message)))
-    chosen = taking or tuple(h for h in candidates if h.default)
-    return _without_repeats(chosen) if len(chosen) > 1 else chosen
-
-
-def _without_repeats(handlers: Iterable[Handler]) -> tuple[Handler, ...]:
-    """Keep the first of handlers that would do the same call twice."""
-    kept: list[Handler] = []
-    for handler in handlers:
-        if not any(handler.same_call(other) for other in kept):
-            kept.append(handler)
-    return tuple(kept)
-
-
-class OnMessage(Protocol):
-    """The type of :meth:`Handlers.on_message`, for those who check types."""
-
-    @overload
-    def __call__(self, route: F, /) -> F: ...
-
-    @overload
-    def __call__(
-        self,
-        route: str | None = None,
-        *,
-        when: Callable[[Message], Any] | None = None,
-        default: bool = False,
-        decode_as: Any = None,
-    ) -> Callable[[F], F]: ...
-
-
-class OnBatch(Protocol):
-    """The type of :meth:`Handlers.on_batch`."""
-
-    @overload
-    def __call__(self, max_size: F, /) -> F: ...
-
-    @overload
-    def __call__(
-        self,
-        max_size: int = 100,
-        max_wait: float = 0.5,
-        *,
-        route: str | None = None,
-        when: Callable[[Message], Any] | None = None,
-    ) -> Callable[[F], F]: ...
-
-
-class Decorators:
-    """The decorators of a :class:`Handlers` registry, on whatever has one."""
-
-    handlers: Handlers
-
-    @property
-    def on_message(self) -> OnMessage:
-        """See :meth:`Handlers.on_message`."""
-        return self.handlers.on_message
-
-    @property
-    def on_batch(self) -> OnBatch:
-        """See :meth:`Handlers.on_batch`."""
-        return self.handlers.on_batch
-
-    def on_connect(self, function: F) -> F:
-        """See :meth:`Handlers.on_connect`."""
-        return self.handlers.on_connect(function)
-
-    def on_ready(self, function: F) -> F:
-        """See :meth:`Handlers.on_ready`."""
-        return self.handlers.on_ready(function)
-
-    def on_disconnect(self, function: F) -> F:
-        """See :meth:`Handlers.on_disconnect`."""
-        return self.handlers.on_disconnect(function)
-
-    def on_gap(self, function: F) -> F:
-        """See :meth:`Handlers.on_gap`."""
-        return self.handlers.on_gap(function)
-
-    def on_state(self, function: F) -> F:
-        """See :meth:`Handlers.on_state`."""
-        return self.handlers.on_state(function)
-
-    def on_error(self, function: F) -> F:
-        """See :meth:`Handlers.on_error`."""
-        return self.handlers.on_error(function)
-
-    def use(
-        self, factory: Callable[..., Any], per: Literal["call", "run"] = "call"
-    ) -> Callable[..., Any]:
-        """See :meth:`Handlers.use`."""
-        return self.handlers.use(factory, per)
-
-
-class _NoCodec:
-    """Stands in while ``decode_as`` is checked, before any client has a codec."""
-
-    def decode(self, data: str | bytes) -> Any:
-        raise NotImplementedError
-
-    def encode(self, obj: Any) -> str | bytes:
-        raise NotImplementedError
-
-
-_NO_CODEC = _NoCodec()

@@ -35,7 +35,7 @@ class Origin:
         connection: int,
         epoch: int,
         codec: Codec,
-        route: str | Callable[[Message], str | None],
+        route: str | Callable[[Message], str | int | None],
     ) -> None:
         self.stream = stream
         self.connection = connection
@@ -112,14 +112,14 @@ class Message:
         return self._json
 
     @property
-    def route(self) -> str | None:
-        """The name ``on_message("name")`` goes by; ``None`` when the message has none."""
+    def route(self) -> str | int | None:
+        """The name or number that ``on_message("name")`` goes by; ``None``: there is none."""
         if self._route is _UNSET:
             self._route = self._find_route()
-        route: str | None = self._route
+        route: str | int | None = self._route
         return route
 
-    def find_route(self) -> str | None:
+    def find_route(self) -> str | int | None:
         """Return :attr:`route`, found without decoding the whole payload where that can be."""
         find = self.origin.finder
         if self._route is _UNSET and self._json is _UNSET and find is not None:
@@ -127,10 +127,10 @@ class Message:
                 found = find(self.data)
             except Exception:
                 return self.route
-            self._route = found if isinstance(found, str) else None
+            self._route = _as_route(found)
         return self.route
 
-    def _find_route(self) -> str | None:
+    def _find_route(self) -> str | int | None:
         field = self.origin.route
         if callable(field):
             return field(self)
@@ -138,8 +138,7 @@ class Message:
             obj = self.json()
         except DecodeError:
             return None
-        found = obj.get(field) if isinstance(obj, dict) else None
-        return found if isinstance(found, str) else None
+        return _as_route(obj.get(field)) if isinstance(obj, dict) else None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Message):
@@ -155,6 +154,11 @@ class Message:
 
     def __repr__(self) -> str:
         return f"<Message {peer_text(self.stream)} #{self.seq}, {_size(self.data)}>"
+
+
+def _as_route(found: object) -> str | int | None:
+    """Return what names a message: a string or a whole number, which true and false are not."""
+    return found if isinstance(found, str | int) and not isinstance(found, bool) else None
 
 
 def payload_bytes(data: str | bytes) -> int:

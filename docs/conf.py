@@ -65,7 +65,10 @@ nitpick_ignore_regex = [
     ),
     ("py:.*", r"(opentelemetry|prometheus_client|websockets)\..*"),
     # What annotations of ours name and the pages do not show.
-    ("py:class", r"datastream_ws\.handlers\.(Decorators|F|Handler|OnBatch|OnMessage)"),
+    (
+        "py:class",
+        r"datastream_ws\.handlers\.(BatchFunction|Decorators|DisconnectHook|ErrorHook|Factory|GapHook|Handler|Hook|MessageFunction|Per|R|StateHook|T)",
+    ),
     (
         "py:class",
         r"datastream_ws\.(client\.Queued|health\.StreamHealth|schematic\.EntityDecorators)",

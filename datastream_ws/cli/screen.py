@@ -157,8 +157,8 @@ def message_text(message: Message) -> Text:
     line.append(_clock(message.received_at), "dim").append("  ")
     if isinstance(message.data, bytes):
         return line.append(binary_text(message.data), "magenta")
-    if message.route:
-        line.append(escaped(message.route[:40]), "cyan").append("  ")
+    if message.route not in (None, ""):
+        line.append(escaped(str(message.route)[:40]), "cyan").append("  ")
     line.append(escaped(message.data[:LONGEST]))
     if len(message.data) > LONGEST:
         line.append(f"… ({len(message.data):,} characters)", "dim")

@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from datastream_ws import ClientOptions, ConfigurationError, DecodeError, Handlers, Message
+from datastream_ws import (
+    AsyncClient,
+    Client,
+    ClientOptions,
+    ConfigurationError,
+    DecodeError,
+    Handlers,
+    Message,
+)
 from datastream_ws.handlers import HOOKS, Handler, is_coroutine_callable
 from datastream_ws.messages import Origin
 
@@ -137,16 +145,85 @@ def test_route_callable() -> None:
     assert names(handlers, given) == ["even"]
 
 
-@pytest.mark.parametrize("what", ["route", "when"])
-def test_errors_of_the_users_conditions_come_through(what: str) -> None:
-    """Who matches reports them; nothing is swallowed here."""
+def test_an_error_of_the_users_route_comes_through() -> None:
+    """Whoever matches reports it; nothing is swallowed here."""
     handlers = Handlers()
     handlers.on_message("a")(function("only_a"))
-    given = message("a", by=(lambda message: 1 / 0) if what == "route" else "type")
-    if what == "when":
-        handlers.on_message(when=lambda message: 1 / 0)(function("never"))
     with pytest.raises(ZeroDivisionError):
-        handlers.match(given)
+        handlers.match(message("a", by=lambda message: 1 / 0))
+
+
+@dataclass
+class Typed:
+    type: str
+
+
+@pytest.mark.parametrize("decorator", ["on_message", "on_batch"])
+def test_a_condition_that_raises_fails_its_handler_only(decorator: str) -> None:
+    """The others are called; what fails bears the name of the handler and raises that error."""
+    handlers, never = Handlers(), function("never")
+    handlers.on_message("a")(function("only_a"))
+    getattr(handlers, decorator)(when=lambda message: 1 / 0)(never)
+    handlers.on_message(default=True)(function("default"))
+    only_a, failing = handlers.match(message("a"))
+    assert only_a.function.__name__ == "only_a"
+    assert failing.name == f"{__name__}.{never.__qualname__}"
+    assert failing.function.__wrapped__ is never  # type: ignore[attr-defined]
+    assert not failing.is_batch
+    with pytest.raises(ZeroDivisionError):
+        failing.function(failing.argument(message("a")))
+
+
+def test_whole_numbers_are_routes() -> None:
+    """As ``{"op": 10}`` has; true is none, nor is 10.0 or "10"."""
+    handlers = Handlers()
+    handlers.on_message(10)(function("ten"))
+    handlers.on_message(1)(function("one"))
+    handlers.on_message(0)(function("zero"))
+    given = [10, 1, 0, True, False, 10.0, "10", None]
+    found = [names(handlers, message(by="op", op=op)) for op in given]
+    assert found == [["ten"], ["one"], ["zero"], [], [], [], [], []]
+
+
+@pytest.mark.parametrize("decode_as", [None, Typed])
+def test_a_message_whose_route_cannot_be_read_has_failed(decode_as: Any) -> None:
+    """Not silently unrouted, for it may have been for one of the handlers."""
+    handlers: Any = Handlers()
+    handlers.on_message("a", decode_as=decode_as)(function("only_a"))
+    unreadable = Message(b"\xff\x00", Origin("default", 1, 1, CODEC, "type"), 1, 0.0)
+    with pytest.raises(DecodeError):
+        handlers.match(unreadable)
+    assert handlers.match(unreadable, taken=True) == ()
+    own = Origin("default", 1, 1, CODEC, lambda message: None)
+    assert handlers.match(Message(b"\xff\x00", own, 1, 0.0)) == ()  # it has been read: no route
+    assert handlers.match(message("other")) == handlers.match(message()) == ()
+    handlers.on_message(default=True)(function("default"))
+    assert names(handlers, unreadable) == ["default"]
+
+
+def test_inline_handlers_are_matched_apart() -> None:
+    """They are called when a message is received; what only they take is nobody else's."""
+    handlers = Handlers()
+    handlers.on_message("ping", inline=True)(function("pong"))
+    handlers.on_message(default=True)(function("default"))
+    ping = message("ping")
+    assert [each.function.__name__ for each in handlers.inline.match(ping)] == ["pong"]
+    assert handlers.inline.match(message("a")) == ()
+    assert handlers.match(ping, taken=True) == ()
+    assert names(handlers, message("a")) == ["default"]
+    assert handlers.has_message_handlers
+    assert [each.__name__ for each in handlers.message_functions] == ["pong", "default"]
+    handlers.remove(handlers.message_functions[0])
+    assert not handlers.inline.handlers
+
+
+def test_an_unreadable_message_fails_where_only_inline_handlers_have_routes() -> None:
+    handlers = Handlers()
+    handlers.on_message("ping", inline=True)(function("pong"))
+    unreadable = Message("{", Origin("default", 1, 1, CODEC, "type"), 1, 0.0)
+    assert handlers.every is None
+    with pytest.raises(DecodeError):
+        handlers.match(unreadable)
 
 
 # --- each once --------------------------------------------------------------------------------
@@ -180,7 +257,7 @@ def odd(message: Message) -> bool:
 )
 def test_stacked_decorators_call_once(decorators: list[dict[str, Any]], times: int) -> None:
     """However many decorators of one function match, a message reaches it once."""
-    handlers = Handlers()
+    handlers: Any = Handlers()
     stacked = function("stacked")
     for arguments in decorators:
         handlers.on_message(**arguments)(stacked)
@@ -189,11 +266,6 @@ def test_stacked_decorators_call_once(decorators: list[dict[str, Any]], times: i
 
 def test_different_calls_of_one_function_are_all_made() -> None:
     """With another argument it is another call: a message, a batch, a decoded object."""
-
-    @dataclass
-    class Typed:
-        type: str
-
     handlers = Handlers()
     same = function("same")
     handlers.on_message(same)
@@ -220,6 +292,9 @@ def test_bound_methods_are_known_again() -> None:
 
 
 async def coroutine(message: Message, extra: int = 0) -> None: ...
+
+
+async def any_coroutine(*arguments: object) -> None: ...
 
 
 class Callable_:
@@ -282,7 +357,7 @@ def test_decorators_return_the_function() -> None:
     assert handlers.on_batch(5, 1.0)(plain) is plain
     assert handlers.use(nullcontext) is nullcontext
     for hook in HOOKS:
-        assert getattr(handlers, hook)(plain) is plain
+        assert getattr(handlers, hook)(print) is print
 
 
 # --- batches, types, hooks, contexts ----------------------------------------------------------
@@ -326,7 +401,7 @@ def test_without_type_the_message_is_given() -> None:
 def test_hooks_are_kept_in_order(hook: str) -> None:
     """By kind, each function as often as it was registered; none is a message handler."""
     handlers = Handlers()
-    first, second = function("first"), coroutine
+    first, second = print, any_coroutine
     getattr(handlers, hook)(first)
     getattr(handlers, hook)(second)
     assert [(h.function, h.is_async) for h in handlers.hooks[hook]] == [
@@ -360,7 +435,7 @@ REGISTRY: Any = Handlers()
 @pytest.mark.parametrize(
     ("register", "named"),
     [
-        (lambda: REGISTRY.on_message(5), "on_message: the route"),
+        (lambda: REGISTRY.on_message(5.0), "on_message: the route"),
         (lambda: REGISTRY.on_message(["a", "b"]), "on_message: the route"),
         (lambda: REGISTRY.on_message(when="big"), "on_message: when"),
         (lambda: REGISTRY.on_message("a", default=True), "on_message: default"),
@@ -378,7 +453,7 @@ REGISTRY: Any = Handlers()
         (lambda: REGISTRY.on_batch(max_wait=None), "on_batch: max_wait"),
         (lambda: REGISTRY.on_batch(max_wait=float("nan")), "on_batch: max_wait"),
         (lambda: REGISTRY.on_batch(max_wait=float("inf")), "on_batch: max_wait"),
-        (lambda: REGISTRY.on_batch(route=5), "on_batch: the route"),
+        (lambda: REGISTRY.on_batch(route=True), "on_batch: the route"),
         (lambda: REGISTRY.on_batch(when=5), "on_batch: when"),
         (lambda: REGISTRY.on_batch()(5), "on_batch: must be given a callable"),
         *[
@@ -400,15 +475,95 @@ def test_refused(register: Callable[[], object], named: str) -> None:
     assert not any(REGISTRY.hooks.values())
 
 
+def two(ws: object, message: object) -> None: ...
+
+
+class Owner:
+    def method(self, message: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("register", "says"),
+    [
+        (
+            lambda: REGISTRY.on_message(two),
+            r"on_message: two\(ws, message\) is called with one argument, the message\. "
+            r"Define two\(message\)\. The client is not passed",
+        ),
+        (lambda: REGISTRY.on_message("a", decode_as=Flag)(two), r"on_message: two\(ws, message\)"),
+        (lambda: REGISTRY.on_message(Owner.method), r"\(self, message\).*through its object"),
+        (lambda: REGISTRY.on_message(lambda: None), r"Define <lambda>\(message\)\.$"),
+        (lambda: REGISTRY.on_batch(5)(two), r"on_batch: two\(ws, message\).*the messages\."),
+        *[
+            (
+                functools.partial(lambda hook: getattr(REGISTRY, hook)(two), hook),
+                rf"{hook}: two\(ws, message\) is called with {said}\.",
+            )
+            for hook, said in {
+                "on_connect": "no arguments",
+                "on_ready": "no arguments",
+                "on_closing": "no arguments",
+                "on_disconnect": "one argument, the event",
+                "on_gap": "one argument, the event",
+                "on_state": "one argument, the event",
+                "on_error": "one argument, the error",
+            }.items()
+        ],
+    ],
+)
+def test_a_function_whose_parameters_do_not_fit_is_refused(
+    register: Callable[[], object], says: str
+) -> None:
+    """When it is registered, not at the first message; with what it has to look like."""
+    with pytest.raises(ConfigurationError, match=says):
+        register()
+    assert not REGISTRY.has_message_handlers
+
+
+def test_a_wrapper_is_called_and_not_what_it_wraps() -> None:
+    """``functools.wraps`` shows the parameters of a function that is given more, or less."""
+
+    @functools.wraps(two)
+    def with_client(message: object) -> None:
+        two(None, message)
+
+    handlers = Handlers()
+    handlers.on_message(with_client)
+    handlers.on_message(Owner().method)
+    handlers.on_message(functools.partial(two, None))
+    handlers.on_message(dict)  # type: ignore[type-var]  # no signature can be read
+    assert len(handlers.message_functions) == 4
+
+
+@pytest.mark.parametrize("conditions", [{"default": True}, {"coroutine": True}])
+def test_what_cannot_be_inline_is_refused(conditions: dict[str, Any]) -> None:
+    function = any_coroutine if conditions.pop("coroutine", False) else print
+    with pytest.raises(ConfigurationError, match=r"^on_message: .*inline"):
+        REGISTRY.on_message(inline=True, **conditions)(function)
+    assert not REGISTRY.has_message_handlers
+
+
+@pytest.mark.parametrize("base", [Handlers, Client, AsyncClient])
+@pytest.mark.parametrize("name", ["on_message", "on_ready", "use"])
+def test_a_subclass_must_not_have_a_decorators_name(base: type, name: str) -> None:
+    """A method of that name would never be called: as in other clients, which call it."""
+    says = rf"^Mine\.{name} would never be called.*self\.{name}\(self\.new_name\)"
+    with pytest.raises(ConfigurationError, match=says):
+        type("Mine", (base,), {name: lambda self, message: None})
+    mixin = type("Mixin", (), {name: lambda self, message: None})
+    with pytest.raises(ConfigurationError, match=says):
+        type("Mine", (mixin, base), {})
+
+
 # --- at any time ------------------------------------------------------------------------------
 
 
 def test_made_up_routes_fill_no_memory(handlers: Handlers) -> None:
     """Routes are the peer's: ten thousand names leave nothing behind."""
-    before = len(handlers._by_route)
+    before = len(handlers.routing._by_route)
     for n in range(10_000):
         assert names(handlers, message(f"made up {n}")) == ["every"]
-    assert len(handlers._by_route) == before
+    assert len(handlers.routing._by_route) == before
 
 
 def test_a_handler_counts_from_its_registration_on() -> None:
@@ -427,7 +582,7 @@ def test_registration_tells_those_who_hold_messages_back() -> None:
     handlers = Handlers()
     told: list[bool] = []
     handlers.added.add(lambda: told.append(handlers.has_message_handlers))
-    handlers.on_connect(function("hook"))
+    handlers.on_connect(print)
     assert told == []
     handlers.on_message(function("every"))
     handlers.on_batch(function("batch"))

@@ -85,7 +85,10 @@ def test_json_of_something_else() -> None:
         ('{"type": "tick"}', "tick"),
         (b'{"type": "tick"}', "tick"),
         ('{"type": ""}', ""),
-        ('{"type": 5}', None),
+        ('{"type": 5}', 5),
+        ('{"type": -5}', -5),
+        ('{"type": 5.0}', None),
+        ('{"type": true}', None),
         ('{"type": null}', None),
         ('{"type": ["tick"]}', None),
         ('{"Type": "tick"}', None),
@@ -100,8 +103,8 @@ def test_json_of_something_else() -> None:
     ],
     ids=lambda value: repr(value)[:20],
 )
-def test_route(data: str | bytes, route: str | None) -> None:
-    """The string in the field `type` of an object; everything else has no route."""
+def test_route(data: str | bytes, route: str | int | None) -> None:
+    """String or whole number in the field `type` of an object; everything else has no route."""
     assert message(data).route == route
     assert message(data).find_route() == route
 

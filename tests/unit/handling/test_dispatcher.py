@@ -77,7 +77,8 @@ class Stream:
 
         function = coroutine if is_async else plain
         function.__qualname__ = name
-        self.handlers.on_message(**when)(function)
+        register: Any = self.handlers.on_message
+        register(**when)(function)
 
     @property
     def errors(self) -> list[str]:
@@ -451,7 +452,7 @@ async def test_again_means_contexts_anew(why: str) -> None:
 async def test_context_that_cannot_be_entered(per: Any, is_async: bool) -> None:
     """The message failed, with that error; the stream goes on."""
     async with stream() as s:
-        s.handlers.use(lambda: 1 / 0, per=per)
+        s.handlers.use(lambda: 1 / 0, per=per)  # type: ignore[type-var]
         s.handler(is_async=is_async)
         s.put("a", "b")
         counts = await s.drain()
@@ -464,7 +465,7 @@ async def test_context_that_cannot_be_entered(per: Any, is_async: bool) -> None:
 async def test_what_is_no_context(per: Any, is_async: bool) -> None:
     """A factory of something else is an error; else nothing of it would ever run."""
     async with stream() as s:
-        s.handlers.use(lambda: iter([]), per=per)
+        s.handlers.use(lambda: iter([]), per=per)  # type: ignore[type-var]
         s.handler(is_async=is_async)
         s.put("a")
         counts = await s.drain()

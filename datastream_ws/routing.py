@@ -1,0 +1,194 @@
+"""Which handlers a message has: by its route, by a condition, or because no other took it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
+
+from .codecs import Codec, object_converter, straight_converter
+from .messages import Message, undecodable
+
+__all__ = ["Handler", "Routing"]
+
+
+# What makes a handler's ``decode_as``, and whether of the payload or of what json() returns.
+Converter = tuple[Callable[[Any], Any], bool]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Handler:
+    """
+    One registered callable.
+
+    Attributes:
+        route, when, default: Which messages it takes; none of them: every message.
+        decode_as: Type of what it is given in place of the message; ``None``: the message.
+        max_size, max_wait: Of a batch, in messages and seconds; 0 for a plain handler.
+        inline: Called on the loop's thread the moment a message is received.
+
+    """
+
+    function: Callable[..., Any]
+    is_async: bool
+    route: str | int | None = None
+    when: Callable[[Message], object] | None = None
+    default: bool = False
+    decode_as: Any = None
+    max_size: int = 0
+    max_wait: float = 0.0
+    inline: bool = False
+    _converters: dict[Codec, Converter] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Module and name of the callable, for logs."""
+        function = self.function
+        found = getattr(function, "__qualname__", None) or type(function).__qualname__
+        return f"{getattr(function, '__module__', None) or ''}.{found}".lstrip(".")
+
+    @property
+    def is_batch(self) -> bool:
+        return self.max_size > 0
+
+    @property
+    def kind(self) -> str:
+        return "batch" if self.is_batch else "message"
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether its route alone does not say that it takes a message."""
+        return self.when is not None or self.default
+
+    def argument(self, message: Message) -> Any:
+        """Return what the callable is given for *message*; may raise DecodeError."""
+        if self.decode_as is None:
+            return message
+        convert, is_straight = self._converters.get(message.origin.codec) or self._add(message)
+        try:
+            return convert(message.data if is_straight else message.json())
+        except Exception as error:
+            raise undecodable(error, message.data) from None
+
+    def _add(self, message: Message) -> Converter:
+        codec = message.origin.codec
+        straight = straight_converter(self.decode_as, codec)
+        converter = (straight or object_converter(self.decode_as), straight is not None)
+        self._converters[codec] = converter
+        return converter
+
+    def same_call(self, other: Handler) -> bool:
+        """Whether both would call the same function with the same argument."""
+        return (
+            self.function == other.function
+            and self.decode_as is other.decode_as
+            and self.is_batch is other.is_batch
+        )
+
+
+# The handlers of a route, and whether any of them looks at more than the route.
+Candidates = tuple[tuple[Handler, ...], bool]
+
+
+class Routing:
+    """
+    Which of some handlers a message has. Never changes, so that a look-up needs no lock.
+
+    Attributes:
+        every: The handlers, if each of them takes every message; else ``None``.
+        all_async, none_async: Whether every handler is a coroutine function, or a plain one.
+
+    """
+
+    def __init__(self, handlers: tuple[Handler, ...] = ()) -> None:
+        self.handlers = handlers
+        self.batches = tuple(each for each in handlers if each.is_batch)
+        self.all_async = all(each.is_async for each in handlers)
+        self.none_async = not any(each.is_async for each in handlers)
+        self.has_routes = any(each.route is not None for each in handlers)
+        self._by_route, self._routeless = _filed(handlers)
+        conditional = self.has_routes or any(each.is_conditional for each in handlers)
+        self.every = None if conditional else self._routeless[0]
+        # Whether nobody will look at the rest of a message, but of a type of its own.
+        self._peeks = all(h.decode_as is not None and h.when is None for h in handlers)
+
+    def match(self, message: Message, taken: bool = False) -> tuple[Handler, ...]:
+        """
+        Return the handlers of *message*, in order of registration, each once.
+
+        One whose ``when`` raised is among them, under its name, with a function that raises the
+        same error: it fails as a handler does, and the others are called.
+
+        Args:
+            taken: Another handler has the message, so that ``default`` ones have not.
+
+        Raises:
+            Exception: Whatever the user's callable ``route`` raised.
+
+        """
+        if self.every is not None:
+            return self.every
+        route = message.find_route() if self._peeks else message.route
+        candidates, conditional = self._by_route.get(route, self._routeless)
+        return _chosen(candidates, message, taken) if conditional else candidates
+
+
+def _filed(handlers: Iterable[Handler]) -> tuple[dict[str | int | None, Candidates], Candidates]:
+    """
+    Return the candidates of each route that some handler names, and those of all others.
+
+    The others share one entry: they are the peer's, made-up ones must not fill memory.
+    """
+    by_route: dict[str | int | None, Candidates] = {}
+    routeless: Candidates = ((), False)
+    for handler in handlers:
+        if handler.route is not None:
+            by_route[handler.route] = _with(handler, by_route.get(handler.route, routeless))
+            continue
+        for route, candidates in by_route.items():
+            by_route[route] = _with(handler, candidates)
+        routeless = _with(handler, routeless)
+    return by_route, routeless
+
+
+def _with(handler: Handler, candidates: Candidates) -> Candidates:
+    """Add a handler, unless one that always takes the message makes the same call."""
+    kept, conditional = candidates
+    if any(not other.is_conditional and handler.same_call(other) for other in kept):
+        return candidates
+    return (*kept, handler), conditional or handler.is_conditional
+
+
+def _chosen(candidates: tuple[Handler, ...], message: Message, taken: bool) -> tuple[Handler, ...]:
+    asked = (_asked(handler, message) for handler in candidates if not handler.default)
+    chosen = tuple(handler for handler in asked if handler is not None)
+    if not chosen and not taken:
+        chosen = tuple(handler for handler in candidates if handler.default)
+    return _without_repeats(chosen) if len(chosen) > 1 else chosen
+
+
+def _asked(handler: Handler, message: Message) -> Handler | None:
+    """Return the handler if it takes *message*, or one that fails for it if ``when`` raises."""
+    try:
+        return handler if handler.when is None or handler.when(message) else None
+    except Exception as error:
+        return _failing(handler, error)
+
+
+def _failing(handler: Handler, error: Exception) -> Handler:
+    def fail(*_: object) -> NoReturn:
+        raise error
+
+    # Of the same name, so that logs, counters and dead letters speak of the user's function.
+    function = functools.wraps(handler.function)(fail)
+    return replace(handler, function=function, when=None, decode_as=None, max_size=0)
+
+
+def _without_repeats(handlers: Iterable[Handler]) -> tuple[Handler, ...]:
+    """Keep the first of handlers that would do the same call twice."""
+    kept: list[Handler] = []
+    for handler in handlers:
+        if not any(handler.same_call(other) for other in kept):
+            kept.append(handler)
+    return tuple(kept)
