@@ -27,9 +27,10 @@ from .lifecycle.machine import Lifecycle
 from .log_fields import about, fields, write
 from .messages import Message, Origin
 from .options import ClientOptions
+from .process.forks import bury, notice_fork, watch_forks
 from .process.futures import ErrorBuffer, Observable, wait_for
 from .process.handler_threads import HandlerThreads
-from .process.loop_use import bury, notice_fork, threads, watch_forks
+from .process.loop_use import threads
 from .process.signals import signals_to
 from .redaction import peer_text, shown_url
 from .stats import Stats
@@ -78,7 +79,7 @@ class AsyncClient(Decorators):
     def _begin_anew(self) -> None:
         self._lock = threading.Lock()
         self._state: Observable[State] = Observable(State.IDLE)
-        self._errors: ErrorBuffer[BaseException] = ErrorBuffer()
+        self._errors: ErrorBuffer = ErrorBuffer()
 
     # --- facts ---
 
@@ -511,7 +512,6 @@ class AsyncClient(Decorators):
         life, self._life = self._life, None
         self._begin_anew()
         self._subscriptions.renew_lock()
-        self.handlers.renew_lock()
         if life is not None:
             bury(life, life.abandon())
 

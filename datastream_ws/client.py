@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -14,19 +16,35 @@ from .connection.connection import Connection
 from .events import State
 from .exceptions import ConfigurationError, SendTimeoutError
 from .handlers import Decorators, Handlers
+from .handling.budget import Budget
 from .handling.callers import InlineCaller, drive
 from .handling.contexts import HandlerRun
 from .handling.current import handling
+from .log_fields import fields, write
 from .messages import Message
 from .options import ClientOptions
+from .process.forks import notice_fork, watch_forks
+from .process.futures import Observable
 from .process.loop_thread import LoopThread
-from .process.loop_use import LoopUse, end_loop_use, notice_fork, threads, use_loop, watch_forks
+from .process.loop_use import (
+    CLOSE_GRACE,
+    LoopUse,
+    abandon_loop,
+    end_loop_use,
+    threads,
+    use_loop,
+)
 from .process.signals import signals_to
+from .redaction import peer_text
 from .stats import Stats
 
 __all__ = ["Client"]
 
 T = TypeVar("T")
+
+# How long the loop may take to get round to a callback before it counts as blocked.
+START_SECONDS = 5.0
+RESPONSE_SECONDS = 0.1
 
 
 class Client(Decorators):
@@ -122,16 +140,41 @@ class Client(Decorators):
         if not self.state.is_final:
             return
         use = self._loop_use = use_loop(self)
-        if use.thread.is_current:
-            self._begin(use)
-        else:
-            use.thread.run(_as_coroutine(lambda: self._begin(use)))
+        if not use.thread.is_current and not use.thread.responds(START_SECONDS):
+            self._log_blocked(use, "this client starts on another one")
+            abandon_loop(use.thread)
+            self._end_use_soon(use)
+            use = self._loop_use = use_loop(self)
+        try:
+            if use.thread.is_current:
+                self._begin(use)
+            else:
+                use.thread.run(_as_coroutine(lambda: self._begin(use)))
+        except BaseException:
+            self._loop_use = None
+            if use.thread.is_current or handling.get() is not None:
+                self._end_use_soon(use)
+            else:
+                end_loop_use(use)
+            raise
 
     def _begin(self, use: LoopUse) -> None:
         self.aio._begin(held=False)
         use.finished = self.aio._finished
         assert use.finished is not None
-        use.finished.add_done_callback(lambda _: threads().call(lambda: end_loop_use(use)))
+        use.finished.add_done_callback(lambda _: self._end_use_soon(use))
+
+    def _end_use_soon(self, use: LoopUse) -> None:
+        threads().call(lambda: end_loop_use(use))
+
+    @property
+    def _finished(self) -> Future[None] | None:
+        """Done once the client has closed or failed, hooks included; ``None``: not started."""
+        return self.aio._finished
+
+    def _share(self, budget: Budget) -> None:
+        """Handle no more messages than *budget* has, from the next ``start()`` on."""
+        self.aio._budget = budget
 
     @property
     def _loop_thread(self) -> LoopThread | None:
@@ -144,9 +187,23 @@ class Client(Decorators):
         In the main thread the first SIGINT or SIGTERM closes it (what was received is handled),
         a second one does so at once.
         """
-        with signals_to(lambda number: self.request_close()):
+        news: SimpleQueue[str] = SimpleQueue()  # its put() may be called in a signal handler
+        with signals_to(lambda number: news.put("signal")):
             self.start()
-            self.wait_closed()
+            finished = self._finished
+            assert finished is not None
+            finished.add_done_callback(lambda _: news.put("finished"))
+            if news.get() == "signal":
+                self._end_after_signal(news)
+        self.aio._raise_if_failed()
+
+    def _end_after_signal(self, news: SimpleQueue[str]) -> None:
+        """Close; at once after another signal."""
+        deadline = self._ask_close(None)
+        with suppress(Empty):
+            if news.get(timeout=max(0.0, deadline - time.monotonic())) == "signal":
+                deadline = self._ask_close(0.0)
+        self._end_by(deadline)
 
     def request_close(self) -> None:
         """Have the client close soon, without waiting; a second request: at once."""
@@ -167,24 +224,61 @@ class Client(Decorators):
 
         """
         notice_fork()
+        deadline = self._ask_close(timeout)
         use = self._loop_use
-        if use is None or use.finished is None:
-            return
-        if not use.finished.done():
-            self._ask_close(timeout)
-            if handling.get() is self or use.thread.is_current:
-                return
-            use.finished.result()
-        if handling.get() is None and not use.thread.is_current:
-            end_loop_use(use)
+        if use is not None and handling.get() is not self and not use.thread.is_current:
+            self._end_by(deadline)
 
-    def _ask_close(self, timeout: float | None) -> None:
-        """Have the client close within *timeout* seconds, without waiting."""
+    def _ask_close(self, timeout: float | None) -> float:
+        """Have the client close within *timeout* seconds; return when it must have ended."""
+        limit = self.options.close_timeout if timeout is None else timeout
         life, thread = self.aio._life, self._loop_thread
         if life is not None and thread is not None and not life.finished.done():
-            limit = self.options.close_timeout if timeout is None else timeout
             with suppress(RuntimeError):  # it has just ended, and the loop with it
                 thread.loop.call_soon_threadsafe(life.ask_close, limit)
+        return time.monotonic() + limit + CLOSE_GRACE
+
+    def _end_by(self, deadline: float) -> None:
+        """Wait for the end until *deadline*, whatever user code does."""
+        use = self._loop_use
+        if use is None:
+            return
+        if not use.wait(deadline):
+            if use.thread.responds(RESPONSE_SECONDS):
+                self._log("warning", "close() returns although the client is still closing")
+                return
+            self._log_blocked(use, "the client is closed without it")
+            self._abandon(use)
+            deadline = 0.0
+        if handling.get() is None:
+            end_loop_use(use, deadline)
+
+    def _log_blocked(self, use: LoopUse, what_follows: str) -> None:
+        self._log(
+            "error",
+            "user code blocks the event loop; %s. Code that blocks belongs in a plain function, "
+            "which runs on a thread. The loop's thread is here:\n%s",
+            what_follows,
+            use.thread.stack(),
+        )
+
+    def _log(self, level: str, text: str, *arguments: Any) -> None:
+        name = peer_text(self.name)
+        with suppress(Exception):  # a logger is the user's code
+            write(
+                self.options.logger, level, f"stream %s: {text}", name, *arguments,
+                exc_info=None, extra=fields(self.name),
+            )  # fmt: skip
+
+    def _abandon(self, use: LoopUse) -> None:
+        """Be closed, as others see it. When user code returns, the rest ends without a word."""
+        abandon_loop(use.thread)
+        state, self.aio._state = self.aio._state, Observable(State.CLOSED)
+        state.set(State.CLOSED)
+        self.aio._errors.end()
+        with suppress(InvalidStateError):  # it has just ended
+            if use.finished is not None:
+                use.finished.set_result(None)
 
     def __enter__(self) -> Self:
         self.start()

@@ -9,8 +9,7 @@ where it lives; what is defined here all adapters have in common.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -18,7 +17,6 @@ from .client import Client, Queued
 from .codecs import codec_for
 from .exceptions import ConfigurationError, said
 from .handlers import Call, Decorators, Handler
-from .handling.budget import Budget
 from .handling.callers import InlineCaller, drive
 from .handling.contexts import HandlerRun
 from .health import (
@@ -38,8 +36,8 @@ from .log_fields import about, fields, write
 from .messages import Origin
 from .option_checks import check_headers, check_url
 from .options import ClientOptions
+from .process.forks import in_child
 from .process.handler_threads import is_handler_thread
-from .process.loop_use import watch_forks
 from .process.signals import signals_to
 from .redaction import escaped, peer_text, shown_url
 
@@ -68,24 +66,21 @@ __all__ = [
     "embedded_options",
     "escaped",
     "fields",
-    "finished",
+    "in_child",
     "is_dotted_path",
     "is_fresh",
     "is_handler_thread",
     "is_healthy",
     "is_stream_of_settings",
     "lease_for",
-    "limit_messages",
     "name_of",
     "peer_text",
     "prepare",
     "read_health_file",
-    "request_close",
     "resolved",
     "said",
     "shown_url",
     "signals_to",
-    "watch_forks",
     "write",
     "write_health_file",
 ]
@@ -132,29 +127,6 @@ def prepare(client: Client, *, foreground: bool, lease: bool = True, **defaults:
     """
     options = client.options.with_defaults(**embedded_defaults(foreground=foreground) | defaults)
     client.aio.options = options if lease else options.replace(lease=None)
-
-
-def finished(client: Client) -> Future[None] | None:
-    """Return what is done once the client has closed or failed; ``None``: it is not started."""
-    return client.aio._finished
-
-
-def request_close(client: Client, timeout: float | None = None) -> None:
-    """Have a client close within *timeout* seconds (``None``: ``close_timeout``); never blocks."""
-    client._ask_close(timeout)
-
-
-def limit_messages(
-    clients: Sequence[Client], messages: int, on_spent: Callable[[], object]
-) -> None:
-    """Have clients that are not started yet handle so many messages in all, then none."""
-    budget = Budget(messages, lambda: void(on_spent()))
-    for client in clients:
-        client.aio._budget = budget
-
-
-def void(_: object) -> None:
-    """Drop a result."""
 
 
 # --- streams, whatever framework they are of -------------------------------------------------

@@ -15,6 +15,7 @@ from .codecs import NO_CODEC, converter_for
 from .events import DisconnectEvent, GapEvent, StateEvent
 from .exceptions import ConfigurationError, HandlerError
 from .messages import Message
+from .process.forks import in_child
 from .routing import Handler, Routing
 
 __all__ = ["Call", "ContextFactory", "Decorators", "Handler", "Handlers"]
@@ -321,6 +322,7 @@ class Handlers(Decorators):
         """
         self._followed: tuple[Handlers, ...] = ()
         self._followers: weakref.WeakSet[Handlers] | None = None
+        in_child(self.renew_lock)
 
     @property
     def handlers(self) -> Handlers:  # type: ignore[override]  # what the decorators register with
@@ -330,8 +332,6 @@ class Handlers(Decorators):
         """After a fork: the lock may be held by a thread that is gone."""
         self._lock = threading.Lock()
         self.added = set()
-        for other in self._followed:
-            other.renew_lock()
 
     def follow(self, other: Handlers) -> None:
         """

@@ -79,16 +79,23 @@ class Runner:
         self._check()
         self._share_budget()
         with signals_to(lambda number: self._words.put(SIGNAL)):
-            for client in self._clients:
-                client.on_state(lambda event: self._words.put("state"))
-                client.start()
-                self._watch(client)
+            self._start()
             stop = self._wait_for({SIGNAL, ENDED, SPENT})
             forced = self._drain()
         self._beat()
         if any(client.state is State.FAILED for client in self._clients):
             return EXIT_FAILED
         return EXIT_FORCED if forced or (stop != SPENT and self._left_behind()) else EXIT_OK
+
+    def _start(self) -> None:
+        try:
+            for client in self._clients:
+                client.on_state(lambda event: self._words.put("state"))
+                client.start()
+                self._watch(client)
+        except BaseException:
+            self._drain()
+            raise
 
     def _check(self) -> None:
         for client in self._clients:
@@ -110,38 +117,37 @@ class Runner:
         if self._max_messages is not None:
             budget = Budget(self._max_messages, partial(self._words.put, SPENT))
             for client in self._clients:
-                client.aio._budget = budget
+                client._share(budget)
 
     def _watch(self, client: Client) -> None:
-        finished = client.aio._finished
+        finished = client._finished
         assert finished is not None
         finished.add_done_callback(lambda _: self._words.put(ENDED))
 
-    def _wait_for(self, wanted: set[str]) -> str:
-        """Beat until one of the wanted words comes."""
-        while True:
+    def _wait_for(self, wanted: set[str], deadline: float = float("inf")) -> str | None:
+        """Beat until one of the wanted words comes; ``None``: none did before *deadline*."""
+        while (left := deadline - time.monotonic()) > 0:
             self._beat()
             try:
-                word = self._words.get(timeout=self._beat_interval)
+                word = self._words.get(timeout=min(left, self._beat_interval))
             except Empty:
                 continue
             if word in wanted:
                 return word
+        return None
 
     def _drain(self) -> bool:
-        """Close all clients; return whether a second signal cut it short."""
-        closing = [client.aio._finished for client in self._clients]
-        for client in self._clients:
-            client._ask_close(self._shutdown_timeout)
+        """Close all clients; return whether it was cut short, by a second signal or the clock."""
+        closing = [client._finished for client in self._clients]
+        deadlines = [client._ask_close(self._shutdown_timeout) for client in self._clients]
         forced = False
-        while not all(finished is None or finished.done() for finished in closing):
-            if self._wait_for({SIGNAL, ENDED}) == SIGNAL:
-                forced = True
-                break
-        for client in self._clients:
-            if forced:
-                client._ask_close(0.0)
-            client.close()
+        while not forced and not all(finished is None or finished.done() for finished in closing):
+            word = self._wait_for({SIGNAL, ENDED}, max(deadlines))
+            forced = word != ENDED
+            if word == SIGNAL:
+                deadlines = [client._ask_close(0.0) for client in self._clients]
+        for client, deadline in zip(self._clients, deadlines, strict=True):
+            client._end_by(deadline)
         return forced
 
     def _left_behind(self) -> bool:

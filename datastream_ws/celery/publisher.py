@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from .. import Postponed
-from ..embedding import about, fields, peer_text, watch_forks
+from ..embedding import about, fields, in_child, peer_text
 from .broker import BrokerConnection
 
 __all__ = ["LIMIT", "Publisher"]
@@ -50,7 +50,7 @@ class Publisher:
         self._name = peer_text(name)
         self._said: set[str] = set()
         self.forget_parent()
-        watch_forks(self)
+        in_child(self.forget_parent)
 
     def forget_parent(self) -> None:
         """Begin anew, in a forked child too: thread, lock and connection are the parent's."""

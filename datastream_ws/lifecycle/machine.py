@@ -69,7 +69,7 @@ class Lifecycle:
         options: ClientOptions,
         handlers: Handlers,
         state: Observable[State],
-        errors: ErrorBuffer[BaseException],
+        errors: ErrorBuffer,
         subscriptions: Subscriptions,
         epoch: int,
         submit: Callable[[Callable[[], Any]], Future[Any]],

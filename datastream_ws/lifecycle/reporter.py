@@ -50,7 +50,7 @@ class Reporter:
         options: ClientOptions,
         handlers: Handlers,
         state: Observable[State],
-        errors: ErrorBuffer[BaseException],
+        errors: ErrorBuffer,
         traffic: Traffic,
         attempt: Callable[[], int],
         submit: Callable[[Callable[[], Any]], Future[Any]],

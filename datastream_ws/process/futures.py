@@ -1,4 +1,4 @@
-"""One way to wait for a fact, for threads and for coroutines."""
+"""Ways to wait for a fact, for threads and for coroutines; errors that can be waited for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
+
+from ..exceptions import HandlerError
+from ..messages import payload_bytes
 
 __all__ = ["ErrorBuffer", "LoopEvent", "Observable"]
 
@@ -97,73 +100,97 @@ class LoopEvent:
         return future
 
 
-class ErrorBuffer(Generic[T]):
+class ErrorBuffer:
     """
-    The latest values, for readers that each see all of them; bounded.
+    The latest errors, for readers that each see all of them; bounded.
 
     When nobody reads, the oldest go; ``lost`` counts those that no reader ever saw.
+
+    Args:
+        size: Most errors that are kept.
+        size_bytes: Most bytes of payload that they keep in memory, the latest error's aside;
+            ``None``: no limit. An error of a handler has its messages with it.
+
     """
 
-    def __init__(self, size: int = 1000) -> None:
+    def __init__(self, size: int = 1000, size_bytes: int | None = None) -> None:
         self._size = size
+        self._size_bytes = float("inf") if size_bytes is None else size_bytes
+        self._bytes = 0
         self._seen = 0  # up to which number some reader has read
         self._count: Observable[tuple[int, bool]] = Observable((0, False))
         self.lost = 0
 
     @functools.cached_property
-    def _values(self) -> deque[tuple[int, T]]:
+    def _errors(self) -> deque[tuple[int, BaseException]]:
         """Numbered from 1. Made at need: it takes room, and all may go well."""
-        return deque(maxlen=self._size)
+        return deque()
 
-    def put(self, value: T) -> None:
-        """Add a value; from one thread at a time."""
+    def put(self, error: BaseException) -> None:
+        """Add an error; from one thread at a time."""
         number, ended = self._count.value
-        if len(self._values) == self._values.maxlen and self._values[0][0] > self._seen:
-            self.lost += 1
-        self._values.append((number + 1, value))
+        self._bytes += pinned_bytes(error)
+        self._errors.append((number + 1, error))
+        while len(self._errors) > 1 and self._is_over_limit():
+            self._drop_oldest()
         self._count.set((number + 1, ended))
+
+    def _is_over_limit(self) -> bool:
+        return len(self._errors) > self._size or self._bytes > self._size_bytes
+
+    def _drop_oldest(self) -> None:
+        number, error = self._errors.popleft()
+        self._bytes -= pinned_bytes(error)
+        self.lost += number > self._seen
 
     def end(self) -> None:
         """Let the readers stop once they have read everything."""
         self._count.set((self._count.value[0], True))
 
-    def _after(self, cursor: int) -> tuple[int, list[T]]:
-        """Return the values since number *cursor*, and the number of the last one."""
-        # The numbers are with the values, as a value may be put while this looks at them.
-        found = [pair for pair in self._values.copy() if pair[0] > cursor]
+    def _after(self, cursor: int) -> tuple[int, list[BaseException]]:
+        """Return the errors since number *cursor*, and the number of the last one."""
+        # The numbers are with the errors, as one may be put while this looks at them.
+        found = [pair for pair in self._errors.copy() if pair[0] > cursor]
         last = found[-1][0] if found else cursor
         self._seen = max(self._seen, last)
-        return last, [value for _, value in found]
+        return last, [error for _, error in found]
 
-    def read(self, timeout: float | None) -> Iterator[T]:
-        """Yield values in the calling thread until the end, or *timeout* seconds without one."""
+    def read(self, timeout: float | None) -> Iterator[BaseException]:
+        """Yield errors in the calling thread until the end, or *timeout* seconds without one."""
         cursor = 0
         while True:
             try:
                 _, ended = self._more(cursor).result(timeout)
             except TimeoutError:
                 return
-            cursor, values = self._after(cursor)
-            yield from values
+            cursor, errors = self._after(cursor)
+            while errors:  # by and by: none stays in memory while the next one is waited for
+                yield errors.pop(0)
             if ended and cursor >= self._count.value[0]:
                 return
 
     def _more(self, cursor: int) -> Future[tuple[int, bool]]:
         return self._count.when(lambda state: state[0] > cursor or state[1])
 
-    async def read_async(self, timeout: float | None) -> AsyncIterator[T]:
-        """Yield values in a coroutine, as :meth:`read` does in a thread."""
+    async def read_async(self, timeout: float | None) -> AsyncIterator[BaseException]:
+        """Yield errors in a coroutine, as :meth:`read` does in a thread."""
         cursor = 0
         while True:
             try:
                 _, ended = await wait_for(self._more(cursor), timeout)
             except TimeoutError:
                 return
-            cursor, values = self._after(cursor)
-            for value in values:
-                yield value
+            cursor, errors = self._after(cursor)
+            while errors:
+                yield errors.pop(0)
             if ended and cursor >= self._count.value[0]:
                 return
+
+
+def pinned_bytes(error: BaseException) -> int:
+    """Return how many bytes of payload stay in memory with an error."""
+    messages = error.messages if isinstance(error, HandlerError) else ()
+    return sum(payload_bytes(message.data) for message in messages)
 
 
 async def wait_for(future: Future[T], timeout: float | None) -> T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -86,6 +87,7 @@ class HandlerThreads:
         while (function := self._next()) is not None:
             self._busy.add(thread)
             function()
+            del function  # else the client or message in it would live as long as the thread idles
             self._busy.discard(thread)
 
     def _next(self) -> Callable[[], None] | None:
@@ -101,18 +103,23 @@ class HandlerThreads:
             return self._calls.popleft()
 
     def join(self, timeout: float) -> None:
-        """Wait for the idle threads to end; not for one whose handler is stuck."""
+        """Wait up to *timeout* seconds for idle threads to end; not for one that is at work."""
+        deadline = time.monotonic() + timeout
         with self._wake:
             ending = [] if self._keep else list(self._alive - self._busy)
         for thread in ending:
             # is_alive: one that is only about to start cannot be joined
             if thread is not threading.current_thread() and thread.is_alive():
-                thread.join(timeout)
+                thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _settle(future: Future[T], function: Callable[..., T], args: tuple[Any, ...]) -> None:
     try:
         future.set_result(function(*args))
+    except StopIteration as error:  # asyncio's futures refuse it, and whoever awaits would hang
+        failure = RuntimeError("a function called on a thread raised StopIteration")
+        failure.__cause__ = error
+        future.set_exception(failure)
     except BaseException as error:
         future.set_exception(error)
 

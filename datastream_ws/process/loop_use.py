@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import atexit
-import os
+import logging
 import threading
-import weakref
-from concurrent.futures import Future
-from contextlib import suppress
-from typing import Any, Protocol
+import time
+from concurrent.futures import Future, wait
+from typing import Protocol
 
+from .forks import bury, in_child, notice_fork
 from .handler_threads import HandlerThreads
 from .loop_thread import LoopThread
 
-__all__ = ["notice_fork", "threads", "use_loop"]
+__all__ = ["CLOSE_GRACE", "LoopUse", "abandon_loop", "end_loop_use", "threads", "use_loop"]
+
+# Seconds that a close() may take beyond its timeout, and of these, what the thread's end may.
+CLOSE_GRACE = 1.0
+STOP_SECONDS = 0.25
 
 
 class Closable(Protocol):
     """A running client, as the exit rule sees it."""
 
-    def _ask_close(self, timeout: float | None) -> None: ...
+    def _ask_close(self, timeout: float | None) -> float: ...
 
-    def close(self) -> None: ...
-
-
-class Forkable(Protocol):
-    """A client, as the fork rule sees it."""
-
-    def forget_parent(self) -> None:
-        """In a forked child: become idle without touching the parent's objects."""
-        ...
+    def _end_by(self, deadline: float) -> None: ...
 
 
 class LoopUse:
@@ -46,25 +42,25 @@ class LoopUse:
         self.thread = thread
         self.finished: Future[None] | None = None
 
+    def wait(self, deadline: float) -> bool:
+        """Wait for the end; return whether it came, with time left for that of the thread."""
+        if self.finished is None:
+            return True
+        seconds = deadline - STOP_SECONDS - time.monotonic()
+        return bool(wait([self.finished], max(0.0, seconds)).done)
+
 
 class Process:
     """The clients of this process, and the loop's thread while there is one."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
         self.lock = threading.Lock()
-        self.stopping = threading.Lock()
         self.pool = HandlerThreads()
         self.loop_thread: LoopThread | None = None
         self.uses: set[LoopUse] = set()
 
 
 _process = Process()
-
-# The parent's objects, kept alive in a child: their finalisers would touch what is shared.
-_graveyard: list[Any] = []
-
-_forkable: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 
 def threads() -> HandlerThreads:
@@ -83,69 +79,53 @@ def use_loop(client: Closable) -> LoopUse:
         return use
 
 
-def end_loop_use(use: LoopUse) -> None:
+def end_loop_use(use: LoopUse, deadline: float | None = None) -> None:
     """
     End a use, or do nothing if it has ended; the last one ends the loop's thread and the others.
 
-    Waits for them; not to be called on the loop's thread.
+    Waits for them until *deadline* (``time.monotonic()``; ``None``: a second); not to be called on
+    the loop's thread.
     """
+    process, thread = _process, use.thread
+    if deadline is None:
+        deadline = time.monotonic() + CLOSE_GRACE
+    with process.lock:
+        process.uses.discard(use)
+        if any(other.thread is thread for other in process.uses):
+            return
+        is_current = process.loop_thread is thread
+        if is_current:
+            process.loop_thread = None
+    if not thread.stop(deadline - time.monotonic()) and is_current:
+        logging.getLogger("datastream_ws").warning(
+            "user code blocks the event loop, which ends once it returns; it is here:\n%s",
+            thread.stack(),
+        )
+    process.pool.join(deadline - time.monotonic())
+
+
+def abandon_loop(thread: LoopThread) -> None:
+    """Give the clients that start from now on another thread: user code blocks this one."""
     process = _process
-    with process.stopping:
-        with process.lock:
-            process.uses.discard(use)
-            if process.uses or process.loop_thread is None:
-                return
-            ended, process.loop_thread = process.loop_thread, None
-        ended.stop()
-    process.pool.join(1.0)  # outside, because one of them may be about to end the same use
-
-
-def watch_forks(client: Forkable) -> None:
-    """Have *client* told in forked children; holds no reference to it."""
-    _forkable.add(client)
-
-
-def notice_fork() -> None:
-    """Do what the hook does, where a fork in C (uWSGI's) has called no hook."""
-    if _process.pid != os.getpid():
-        _after_fork_in_child()
+    with process.lock:
+        if process.loop_thread is thread:
+            process.loop_thread = None
 
 
 def _close_all() -> None:
-    """At interpreter exit: all clients drain together, each within its ``close_timeout``."""
+    """At interpreter exit: all clients drain together, each within its ``close_timeout`` + 1 s."""
     notice_fork()
     clients = {use.client for use in list(_process.uses)}
-    for client in clients:
-        client._ask_close(None)
-    for client in clients:
-        client.close()
+    deadlines = [(client, client._ask_close(None)) for client in clients]
+    for client, deadline in deadlines:
+        client._end_by(deadline)
 
 
-def _after_fork_in_child() -> None:
+def _renew() -> None:
     global _process
-    _graveyard.append(_process)
+    bury(_process, [])
     _process = Process()
-    for client in list(_forkable):
-        client.forget_parent()
 
 
-def bury(remains: Any, descriptors: list[int]) -> None:
-    """
-    In a forked child: keep the parent's objects alive, and let go of its sockets.
-
-    The descriptors are pointed at /dev/null.
-    A plain close would free the numbers, and a later finaliser of the parent's objects would
-    close whatever had been given one of them since.
-    """
-    _graveyard.append(remains)
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in filter(lambda number: number >= 0, descriptors):
-        with suppress(OSError):
-            os.dup2(null, descriptor, inheritable=False)
-    os.close(null)
-
-
+in_child(_renew)
 atexit.register(_close_all)
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

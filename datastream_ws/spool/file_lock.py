@@ -12,6 +12,7 @@ from contextlib import suppress
 from types import ModuleType
 
 from ..exceptions import SpoolError
+from ..process.forks import in_child
 
 fcntl: ModuleType | None
 try:
@@ -27,6 +28,14 @@ NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 # the id, because a forked child has none of its parent's locks.
 _locked: set[tuple[int, str]] = set()
 _guard = threading.Lock()
+
+
+def _renew_guard() -> None:
+    global _guard
+    _guard = threading.Lock()
+
+
+in_child(_renew_guard)
 
 
 def path_for(option: str, name: str) -> str:

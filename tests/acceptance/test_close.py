@@ -485,7 +485,7 @@ def resources() -> dict[str, int]:
     """Count what a client is made of: threads, descriptors, objects of the package's classes."""
     gc.collect()
     folder = "/proc/self/fd"
-    owned = [each for each in gc.get_objects() if is_engine_room(type(each).__module__)]
+    owned = [each for each in gc.get_objects() if is_engine_room(str(type(each).__module__))]
     return {
         "threads": threading.active_count(),
         "descriptors": len(os.listdir(folder)) if os.path.isdir(folder) else 0,
@@ -570,3 +570,51 @@ def test_the_upgrade_that_was_under_way_is_not_leaked() -> None:
             client.close(1)
         for connection in server.connections:
             assert connection.done.wait(30)
+
+
+# --- bounds -----------------------------------------------------------------------------------
+
+
+def test_close_returns_while_a_coroutine_handler_blocks(caplog: pytest.LogCaptureFixture) -> None:
+    """The log says where it blocks; the connection ends once it returns."""
+    begun, go = threading.Event(), threading.Event()
+    with StreamServer() as server:
+        client = Client(server.url, **FAST)
+
+        @client.on_message
+        async def stuck(message: Message) -> None:
+            begun.set()
+            go.wait(30)
+
+        client.start()
+        client.wait_ready(30)
+        server.send("x")
+        assert begun.wait(30)
+        began = time.monotonic()
+        client.close(0.5)
+        took = time.monotonic() - began
+        go.set()
+        assert took < 1.5
+        assert client.state is State.CLOSED
+        assert "user code blocks the event loop" in caplog.text
+        assert "go.wait(30)" in caplog.text
+        assert server.connections[0].closed.wait(30)
+
+
+def test_close_where_a_loop_runs() -> None:
+    """As in a notebook's cell: nothing is raised, nothing is left."""
+
+    async def cell(url: str) -> list[Message]:
+        client, seen = Client(url, **FAST), Seen[Message]()
+        client.on_message(seen)
+        client.start()
+        client.wait_ready(30)
+        client.send("x")
+        await asyncio.to_thread(seen.wait, 1)
+        client.close()
+        assert client.state is State.CLOSED
+        return seen.all
+
+    with StreamServer(on_message=lambda connection, data: connection.send(data)) as server:
+        for _ in range(5):
+            assert len(asyncio.run(cell(server.url))) == 1

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 
 import pytest
 
+from datastream_ws.codecs import JSON
+from datastream_ws.exceptions import HandlerError
+from datastream_ws.messages import Message, Origin
 from datastream_ws.process.futures import ErrorBuffer, LoopEvent, Observable, wait_for
 
 
@@ -159,112 +164,186 @@ def test_future_seen_from_two_loops() -> None:
 # --- ErrorBuffer ------------------------------------------------------------------------------
 
 
-def filled(*values: int, size: int = 1000) -> ErrorBuffer[int]:
-    feed: ErrorBuffer[int] = ErrorBuffer(size)
-    for value in values:
-        feed.put(value)
-    return feed
+def filled(*numbers: int, size: int = 1000, size_bytes: int | None = None) -> ErrorBuffer:
+    errors = ErrorBuffer(size, size_bytes)
+    for number in numbers:
+        errors.put(Exception(number))
+    return errors
 
 
-async def read_all(feed: ErrorBuffer[int], timeout: float | None) -> list[int]:
-    return [value async for value in feed.read_async(timeout)]
+def number_of(error: BaseException) -> int:
+    number: int = error.args[0]
+    return number
 
 
-def test_feed_gives_what_was_put() -> None:
+def read(errors: ErrorBuffer, timeout: float | None = 0) -> list[int]:
+    return list(map(number_of, errors.read(timeout)))
+
+
+async def read_all(errors: ErrorBuffer, timeout: float | None) -> list[int]:
+    return [number_of(error) async for error in errors.read_async(timeout)]
+
+
+def test_buffer_gives_what_was_put() -> None:
     """In order, until time is up without a new one."""
-    assert list(filled(1, 2, 3).read(0)) == [1, 2, 3]
-    assert list(filled().read(0)) == []
+    assert read(filled(1, 2, 3)) == [1, 2, 3]
+    assert read(filled()) == []
 
 
 @pytest.mark.fault("G8")
 def test_every_reader_sees_all() -> None:
     """One that comes later, too."""
-    feed = filled(1, 2)
-    assert list(feed.read(0)) == [1, 2]
-    feed.put(3)
-    assert list(feed.read(0)) == [1, 2, 3]
+    errors = filled(1, 2)
+    assert read(errors) == [1, 2]
+    errors.put(Exception(3))
+    assert read(errors) == [1, 2, 3]
 
 
-def test_feed_ends() -> None:
+def test_buffer_ends() -> None:
     """Once everything is read; without a timeout, too."""
-    feed = filled(1, 2)
-    feed.end()
-    assert list(feed.read(None)) == [1, 2]
-    assert list(feed.read(None)) == [1, 2]
+    errors = filled(1, 2)
+    errors.end()
+    assert read(errors, None) == [1, 2]
+    assert read(errors, None) == [1, 2]
 
 
-async def test_feed_in_a_coroutine() -> None:
+async def test_buffer_in_a_coroutine() -> None:
     """The same."""
-    feed = filled(1, 2)
-    assert await read_all(feed, 0.001) == [1, 2]
-    feed.end()
-    assert await read_all(feed, None) == [1, 2]
+    errors = filled(1, 2)
+    assert await read_all(errors, 0.001) == [1, 2]
+    errors.end()
+    assert await read_all(errors, None) == [1, 2]
 
 
-async def test_feed_wakes_its_readers() -> None:
+async def test_buffer_wakes_its_readers() -> None:
     """A thread and a coroutine that wait are told of each value and of the end."""
-    feed: ErrorBuffer[int] = ErrorBuffer()
-    in_thread = asyncio.to_thread(lambda: list(feed.read(5)))
-    readers = [asyncio.ensure_future(in_thread), asyncio.ensure_future(read_all(feed, 5))]
+    errors = ErrorBuffer()
+    in_thread = asyncio.to_thread(lambda: read(errors, 5))
+    readers = [asyncio.ensure_future(in_thread), asyncio.ensure_future(read_all(errors, 5))]
     for value in range(10):
-        feed.put(value)
+        errors.put(Exception(value))
         await asyncio.sleep(0)
-    feed.end()
+    errors.end()
     assert await asyncio.gather(*readers) == [list(range(10))] * 2
     await asyncio.get_running_loop().shutdown_default_executor()
 
 
 def test_the_oldest_go() -> None:
     """When nobody reads; and that is counted."""
-    feed = filled(*range(10), size=4)
-    assert feed.lost == 6
-    assert list(feed.read(0)) == [6, 7, 8, 9]
+    errors = filled(*range(10), size=4)
+    assert errors.lost == 6
+    assert read(errors) == [6, 7, 8, 9]
 
 
 def test_what_was_read_is_not_lost() -> None:
     """It may go without being counted."""
-    feed = filled(0, 1, 2, size=3)
-    assert list(feed.read(0)) == [0, 1, 2]
-    feed.put(3)
-    feed.put(4)
-    assert feed.lost == 0
+    errors = filled(0, 1, 2, size=3)
+    assert read(errors) == [0, 1, 2]
+    errors.put(Exception(3))
+    errors.put(Exception(4))
+    assert errors.lost == 0
     for value in (5, 6, 7):
-        feed.put(value)
-    assert feed.lost == 2
-    assert list(feed.read(0)) == [5, 6, 7]
+        errors.put(Exception(value))
+    assert errors.lost == 2
+    assert read(errors) == [5, 6, 7]
 
 
 def test_a_slow_reader_goes_on_with_what_is_left() -> None:
     """It misses what went meanwhile, and sees nothing twice."""
-    feed = filled(0, 1, size=3)
-    reader = feed.read(0)
-    assert next(reader) == 0
+    errors = filled(0, 1, size=3)
+    reader = errors.read(0)
+    assert number_of(next(reader)) == 0
     for value in range(2, 10):
-        feed.put(value)
-    assert list(reader) == [1, 7, 8, 9]
+        errors.put(Exception(value))
+    assert [number_of(error) for error in reader] == [1, 7, 8, 9]
 
 
-def test_polling_an_idle_feed_leaves_nothing_behind() -> None:
+def test_polling_an_idle_buffer_leaves_nothing_behind() -> None:
     """`errors(timeout=0)` once a second, for a day without errors."""
-    feed = filled()
+    errors = filled()
     for _ in range(100):
-        assert list(feed.read(0)) == []
-    assert len(feed._count._waiters) <= 1
+        assert read(errors) == []
+    assert len(errors._count._waiters) <= 1
 
 
 def test_readers_beside_a_writer_miss_and_double_nothing() -> None:
     """Three threads read 20,000 values while they are put."""
-    feed: ErrorBuffer[int] = ErrorBuffer(20_000)
+    errors = ErrorBuffer(20_000)
     seen: list[list[int]] = [[], [], []]
-    readers = [threading.Thread(target=lambda s=s: s.extend(feed.read(10))) for s in seen]
+    readers = [threading.Thread(target=lambda s=s: s.extend(read(errors, 10))) for s in seen]
     for reader in readers:
         reader.start()
     for value in range(20_000):
-        feed.put(value)
-    feed.end()
+        errors.put(Exception(value))
+    errors.end()
     for reader in readers:
         reader.join()
     assert all(each == list(range(20_000)) for each in seen)
+
+
+def failed(number: int, *payloads: str | bytes) -> HandlerError:
+    origin = Origin("test", 1, 1, JSON, "type")
+    messages = tuple(Message(data, origin, 1, 0.0) for data in payloads)
+    error = HandlerError("a handler failed", handler=None, messages=messages)
+    error.args = (number,)
+    return error
+
+
+def test_payloads_that_errors_keep_in_memory_are_bounded() -> None:
+    """A thousand failures of 1 MiB messages would keep 1 GB; errors without any cost nothing."""
+    errors = filled(0, size_bytes=100)
+    errors.put(failed(1, "x" * 40))
+    errors.put(failed(2, b"x" * 20, "ü" * 20))
+    assert read(errors) == [0, 1, 2]
+    errors.put(Exception(3))
+    errors.put(failed(4, b"x"))
+    assert read(errors) == [2, 3, 4], "0 is older, and went first"
+    assert errors.lost == 0
+    errors.put(failed(5, b"x" * 100))
+    assert read(errors) == [5]
+    for number in (6, 7):
+        errors.put(failed(number, b"x" * 1000))
+    assert read(errors) == [7], "the latest is kept in any case"
+    assert errors.lost == 1
+    errors.put(Exception(8))
+    assert read(errors) == [8]
+
+
+class Failure(Exception):
+    """Can be referred to weakly, as Exception cannot."""
+
+
+async def test_a_reader_that_waits_keeps_no_error_in_memory() -> None:
+    errors = ErrorBuffer()
+    errors.put(Failure(1))
+    reader = errors.read_async(None)
+    gone = weakref.ref(await anext(reader))
+    waiting = asyncio.ensure_future(anext(reader))
+    await asyncio.sleep(0)
+    errors._errors.clear()  # as newer ones do
+    gc.collect()
+    assert gone() is None
+    errors.end()
+    with pytest.raises(StopAsyncIteration):
+        await waiting
+
+
+def test_a_thread_that_waits_keeps_no_error_in_memory() -> None:
+    errors = ErrorBuffer()
+    errors.put(Failure(1))
+    reader = errors.read(30)
+    gone = weakref.ref(next(reader))
+    left: list[BaseException] = []
+    waiting = threading.Thread(target=lambda: left.extend(reader))
+    waiting.start()
+    while not errors._count._waiters:
+        pass
+    errors._errors.clear()
+    gc.collect()
+    assert gone() is None
+    errors.end()
+    waiting.join()
+    assert left == []
 
 
 # --- LoopEvent -----------------------------------------------------------------------------------

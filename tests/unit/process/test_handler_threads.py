@@ -1,0 +1,149 @@
+"""The threads of handlers: as many as are needed, and gone when idle."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import threading
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from datastream_ws.process import handler_threads as module
+from datastream_ws.process.handler_threads import (
+    DaemonExecutor,
+    HandlerThreads,
+    is_handler_thread,
+)
+
+
+@pytest.fixture
+def pool() -> Iterator[HandlerThreads]:
+    threads = HandlerThreads()
+    yield threads
+    threads.join(5)
+    assert not threads._alive
+
+
+def test_results_and_errors(pool: HandlerThreads) -> None:
+    assert pool.submit(divmod, 7, 2).result(5) == (3, 1)
+    assert pool.submit(is_handler_thread).result(5)
+    assert not is_handler_thread()
+    with pytest.raises(ZeroDivisionError):
+        pool.submit(divmod, 1, 0).result(5)
+
+
+def test_what_a_future_of_asyncio_refuses(pool: HandlerThreads) -> None:
+    """`url=iterator.__next__`: whoever awaits it would hang."""
+    with pytest.raises(RuntimeError, match="StopIteration") as caught:
+        pool.submit(next, iter(())).result(5)
+    assert isinstance(caught.value.__cause__, StopIteration)
+
+
+def test_a_held_pool_keeps_two_threads_and_uses_them_again(pool: HandlerThreads) -> None:
+    pool.hold()
+    pool.hold()
+    used = {pool.submit(threading.get_ident).result(5) for _ in range(20)}
+    assert len(pool._alive) == 2
+    assert used <= {thread.ident for thread in pool._alive}
+    pool.let_go()
+    assert len(pool._alive) == 2
+    pool.join(5)
+    assert len(pool._alive) == 2, "somebody still holds it"
+    pool.let_go()
+
+
+def test_calls_that_hang_get_threads_of_their_own(pool: HandlerThreads) -> None:
+    go = threading.Event()
+    stuck = [pool.submit(go.wait, 10) for _ in range(5)]
+    assert pool.submit(int).result(5) == 0
+    pool.join(0.01)  # not for those
+    go.set()
+    assert [future.result(5) for future in stuck] == [True] * 5
+
+
+def test_idle_threads_end_after_a_while(
+    pool: HandlerThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "IDLE_THREAD_SECONDS", 0.01)
+    pool.hold()
+    go = threading.Event()
+    more = [pool.submit(go.wait, 10) for _ in range(6)]
+    go.set()
+    for future in more:
+        future.result(5)
+    while len(pool._alive) > 2:
+        pool.submit(int).result(5)
+    pool.let_go()
+
+
+def test_an_idle_thread_keeps_nothing_alive(pool: HandlerThreads) -> None:
+    """Neither a client nor a message, for the ten seconds or for ever."""
+
+    class Thing:
+        def method(self) -> None: ...
+
+    thing = Thing()
+    gone = weakref.ref(thing)
+    pool.hold()
+    pool.submit(thing.method).result(5)
+    del thing
+    done = threading.Event()
+    while gone() is not None and not done.wait(0.001):
+        gc.collect()
+    pool.let_go()
+
+
+def test_at_interpreter_exit_a_kept_thread_takes_the_call(
+    pool: HandlerThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.hold()
+    go = threading.Event()
+    stuck = [pool.submit(go.wait, 10) for _ in range(2)]
+
+    def no_more(self: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_more)
+        waiting = pool.submit(int)
+    assert len(pool._alive) == 2
+    go.set()
+    assert waiting.result(5) == 0
+    assert all(future.result(5) for future in stuck)
+    pool.let_go()
+
+
+def test_join_on_a_thread_of_the_pool(pool: HandlerThreads) -> None:
+    """A handler may end the last use of the loop: it does not wait for itself."""
+    assert pool.submit(pool.join, 5).result(5) is None
+
+
+def test_lookups_of_one_name_share_a_thread(
+    pool: HandlerThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, calls = threading.Event(), list[Any]()
+
+    def hanging(*arguments: Any) -> list[Any]:
+        calls.append(arguments)
+        go.wait(10)
+        return [arguments]
+
+    monkeypatch.setattr(socket, "getaddrinfo", hanging)
+    executor = DaemonExecutor(pool)
+    look_up: Any = socket.getaddrinfo
+    first: Future[Any] = executor.submit(look_up, "a", 1)
+    second: Future[Any] = executor.submit(look_up, "a", 1)
+    other: Future[Any] = executor.submit(look_up, "b", 1)
+    assert first is second
+    assert other is not first
+    go.set()
+    assert first.result(5) == [("a", 1)]
+    assert other.result(5) == [("b", 1)]
+    assert executor.submit(look_up, "a", 1).result(5) == [("a", 1)]
+    assert sorted(calls) == [("a", 1), ("a", 1), ("b", 1)]
+    assert executor.submit(divmod, 7, 2).result(5) == (3, 1)
+    executor.shutdown()

@@ -1,0 +1,218 @@
+"""However user code blocks the loop: start(), close(), run() and exit come to an end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from datastream_ws import Client, ConfigurationError, NotConnectedError, State
+from datastream_ws import client as module
+from datastream_ws.process import loop_use
+
+FAST = {"min_reconnect_delay": 0.01, "max_reconnect_delay": 0.01}
+
+
+@pytest.fixture(autouse=True)
+def process(monkeypatch: pytest.MonkeyPatch) -> loop_use.Process:
+    own = loop_use.Process()
+    monkeypatch.setattr(loop_use, "_process", own)
+    return own
+
+
+class Blocking:
+    """A URL that blocks the loop on which it is awaited, and nothing is dialled."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.go = threading.Event()
+
+    async def url(self) -> str:
+        self.begun.set()
+        self.go.wait(30)
+        return "ws://localhost:1"
+
+    def __enter__(self) -> Blocking:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.go.set()
+
+
+@pytest.fixture
+def blocking() -> Iterator[Blocking]:
+    with Blocking() as it:
+        yield it
+
+
+def started(blocking: Blocking) -> Client:
+    client = Client(blocking.url, name="stuck", **FAST)
+    client.start()
+    assert blocking.begun.wait(5)
+    return client
+
+
+@pytest.mark.parametrize("where", ["plain", "in a loop"])
+def test_close_returns_in_time(
+    blocking: Blocking, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = started(blocking)
+    thread = client._loop_thread
+
+    async def close() -> None:
+        client.close(0.2)
+
+    began = time.monotonic()
+    if where == "plain":
+        client.close(0.2)
+    else:
+        asyncio.run(close())
+    assert time.monotonic() - began < 1.2
+    assert client.state is State.CLOSED
+    assert "stream stuck: user code blocks the event loop" in caplog.text
+    assert "self.go.wait(30)" in caplog.text
+    client.wait_closed(0)
+    assert list(client.errors()) == [], "it ends, too"
+    with pytest.raises(NotConnectedError):
+        client.wait_ready(0)
+    client.close(0)
+    blocking.go.set()
+    assert thread is not None
+    assert thread.stop(5), "what is left ends once user code returns"
+    assert client.state is State.CLOSED
+
+
+def test_a_client_that_was_abandoned_may_start_again(blocking: Blocking) -> None:
+    client = started(blocking)
+    first = client._loop_thread
+    client.close(0)
+    blocking.begun.clear()
+    client.start()
+    assert blocking.begun.wait(5)
+    assert client._loop_thread is not first
+    assert client.state is State.CONNECTING
+    blocking.go.set()
+    client.close(0)
+
+
+def test_the_clients_of_a_process_end_together(blocking: Blocking) -> None:
+    clients = [
+        Client("ws://localhost:1", name=f"n{n}", close_timeout=0.3, **FAST) for n in range(5)
+    ]
+    for client in clients:
+        client.start()
+    stuck = Client(blocking.url, close_timeout=0.1)
+    stuck.start()
+    assert blocking.begun.wait(5)
+    began = time.monotonic()
+    loop_use._close_all()
+    assert time.monotonic() - began < 2
+    assert {client.state for client in [stuck, *clients]} == {State.CLOSED}
+
+
+def test_start_beside_a_loop_that_is_blocked(
+    blocking: Blocking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "START_SECONDS", 0.05)
+    stuck = started(blocking)
+    with Client("ws://localhost:1", name="next", **FAST) as client:
+        assert client._loop_thread is not stuck._loop_thread
+        assert "stream next: user code blocks the event loop; this client starts" in caplog.text
+    stuck.close(0)
+
+
+def test_a_client_that_is_only_slow_to_close_keeps_its_state(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its loop is alive: it will be closed soon, and says so itself."""
+    client = Client("ws://localhost:1", **FAST)
+    go = threading.Event()
+    client.start()
+    life = client.aio._life
+    assert life is not None
+
+    async def slow() -> int:
+        await asyncio.to_thread(go.wait, 30)
+        return 0
+
+    monkeypatch.setattr(life, "_close_spool", slow)
+    client.close(0)
+    assert client.state is not State.CLOSED
+    assert "close() returns although the client is still closing" in caplog.text
+    go.set()
+    client.wait_closed(5)
+
+
+def test_a_start_that_raises_leaves_nothing(process: loop_use.Process) -> None:
+    client = Client("ws://localhost:1", lease="redis://localhost:notaport")
+    with pytest.raises(ConfigurationError):
+        client.start()
+    assert process.uses == set()
+    assert process.loop_thread is None
+    client.close()
+
+
+def test_a_start_on_the_loop_that_raises_leaves_nothing(process: loop_use.Process) -> None:
+    client = Client("ws://localhost:1", lease="redis://localhost:notaport")
+    use = loop_use.use_loop(client)
+
+    async def start() -> None:
+        with pytest.raises(ConfigurationError):
+            client.start()
+
+    use.thread.run(start(), 5)
+    while process.uses != {use}:
+        pass
+    loop_use.end_loop_use(use)
+    assert process.loop_thread is None
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]])
+def test_run_ends_after_a_signal(blocking: Blocking, signals: list[signal.Signals]) -> None:
+    client = Client(blocking.url, close_timeout=0.2 if len(signals) == 1 else 30)
+
+    def kill() -> None:
+        assert blocking.begun.wait(5)
+        for number in signals:
+            os.kill(os.getpid(), number)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    began = time.monotonic()
+    client.run()
+    assert time.monotonic() - began < 3
+    killer.join()
+    assert client.state is State.CLOSED
+
+
+EXIT = """
+import threading
+from datastream_ws import Client
+
+async def url():
+    begun.set()
+    STEP
+
+begun = threading.Event()
+clients = [Client("ws://localhost:1", close_timeout=0.2) for _ in range(3)]
+clients.append(Client(url, close_timeout=0.2))
+for client in clients:
+    client.start()
+begun.wait()
+"""
+
+
+@pytest.mark.parametrize("step", ["threading.Event().wait()", "while True: pass"])
+def test_the_interpreter_exits(step: str) -> None:
+    """Whether the loop's thread waits or computes."""
+    code = EXIT.replace("STEP", step)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0
+    assert done.stderr.count("in url") == 4
