@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .messages import Message
 
-__all__ = ["DisconnectEvent", "GapEvent", "State", "StateEvent"]
+__all__ = ["DisconnectEvent", "GapEvent", "Handshake", "State", "StateEvent"]
 
 
 class State(Enum):
@@ -94,3 +95,19 @@ class GapEvent:
     ended_at: float
     seconds: float
     last_message: Message | None
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """
+    What the server answered when it accepted a connection.
+
+    Attributes:
+        subprotocol: The one that the server selected; ``None`` without one.
+        headers: Of the response, by any spelling of their names; values of a header that came more
+            than once are joined by ``", "``. Not in the ``repr``, they may be secrets.
+
+    """
+
+    subprotocol: str | None
+    headers: Mapping[str, str] = field(repr=False)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
-__all__ = ["escaped", "peer_text", "shown_url"]
+__all__ = ["Hidden", "escaped", "peer_text", "shown_url"]
+
+T = TypeVar("T")
 
 UNREADABLE = "(unreadable URL)"
 SHOWN_TEXT = 200  # characters of a peer's text that logs, errors and pages show
@@ -21,8 +24,32 @@ class HiddenHeaders(dict[str, str]):
         return f"<headers: {', '.join(self)}>"
 
 
+class Hidden(Generic[T]):
+    """
+    A value that nothing shows by accident.
+
+    Tools that collect errors walk mappings, sequences and dataclasses among the local variables
+    of each frame; of anything else they show the ``repr``.
+    """
+
+    __slots__ = ("_shown", "_value")
+
+    def __init__(self, value: T, shown: str = "(hidden)") -> None:
+        self._value = value
+        self._shown = shown
+
+    def reveal(self) -> T:
+        """Return the value, to be used in the same expression."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return self._shown
+
+
 def shown_url(url: str) -> str:
     """Return scheme, host, port and path of *url*: no userinfo, query or fragment."""
+    if url.startswith("ws+unix:"):
+        return peer_text(url.partition("?")[0])
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""

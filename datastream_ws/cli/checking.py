@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import Client, State
-from ..connection.websockets_engine import proxy_for
+from ..connection.opening import proxy_for
 from ..option_checks import check_url
 from ..redaction import escaped, peer_text, shown_url
 from .advice import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import ssl
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from ..options import ClientOptions
 
 __all__ = [
     "MOST_FRAGMENTS",
+    "ResponseHeaders",
     "closed_by_peer",
     "cut_by_peer",
     "default_ssl_context",
@@ -22,6 +24,7 @@ __all__ = [
     "retry_after_seconds",
     "same_origin",
     "status_error",
+    "tls_refusal",
 ]
 
 LONGEST_RETRY_AFTER = 300.0  # seconds
@@ -41,6 +44,30 @@ def quiet_logger() -> QuietLogger:
     return QuietLogger(logging.getLogger("datastream_ws.engine"), {})
 
 
+class ResponseHeaders(Mapping[str, str]):
+    """The headers of an answer, by any spelling of their names; the ``repr`` shows no value."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, items: Iterable[tuple[str, str]]) -> None:
+        self._values: dict[str, str] = {}
+        for name, value in items:
+            before = self._values.get(name.lower())
+            self._values[name.lower()] = value if before is None else f"{before}, {value}"
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name.lower()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"<headers: {', '.join(self._values)}>"
+
+
 @functools.cache
 def _verifying_context() -> ssl.SSLContext:
     return ssl.create_default_context()
@@ -52,9 +79,13 @@ def default_ssl_context(options: ClientOptions) -> ssl.SSLContext:
 
 
 def same_origin(url: str, other: str) -> bool:
-    """Whether two URLs share scheme, host and port; False when one cannot be read."""
+    """
+    Whether two URLs share scheme, host and port, and name no user.
+
+    False when one cannot be read. With a user the library would send an Authorization header.
+    """
     try:
-        return _origin(url) == _origin(other)
+        return _origin(url) == _origin(other) and "@" not in urlsplit(url).netloc
     except ValueError:
         return False
 
@@ -64,13 +95,25 @@ def _origin(url: str) -> tuple[str, str | None, int]:
     return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
 
 
+def tls_refusal(error: BaseException) -> ssl.SSLError | None:
+    """Return the error of a server that refuses our TLS by an alert; ``None``: it is another."""
+    reason = getattr(error, "reason", None)
+    if not isinstance(error, ssl.SSLError) or "ALERT" not in str(reason):
+        return None
+    if reason == "TLSV13_ALERT_CERTIFICATE_REQUIRED":
+        text = "the server requires a client certificate: pass ssl=… with one loaded"
+        error.args = (error.errno, text)
+        error.strerror = text
+    return error
+
+
 def status_error(status: int, retry_after: str | None, now: datetime) -> HandshakeError:
     """Return the error of an HTTP answer that is no upgrade."""
     text = f"the server answered HTTP {status} to the handshake"
     if status in (401, 403):
         return UnauthorizedError(f"{text}: check the credentials in headers or url", status=status)
     if 300 <= status < 400:
-        text += ": a redirect to another origin is not followed, headers would go there too"
+        text += ": a redirect to another origin is not followed, headers would go there, too"
     wait = retry_after_seconds(retry_after, now) if retry_after is not None else None
     return HandshakeError(text, status=status, retry_after=wait)
 

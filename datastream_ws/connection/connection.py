@@ -12,12 +12,13 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 
 from ..exceptions import NotConnectedError, SendTimeoutError, StreamClosedError
 from ..options import ClientOptions
+from .endpoint import Endpoint
 from .engine import Ended, Engine, Frame
 
 __all__ = ["Connection"]
@@ -68,6 +69,7 @@ class Connection:
         self._room: list[Future[None]] = []
         self._flushed: list[asyncio.Future[None]] = []
         self.is_open = False
+        self.peer_close: tuple[int, str] | None = None
 
         self._timer: asyncio.TimerHandle | None = None
         self._heard_at = self._pinged_at = self._loop.time()
@@ -78,9 +80,9 @@ class Connection:
         self._progress_at = NEVER  # when writing last moved on; NEVER: nothing waits
         self._close_at = NEVER
 
-    async def open(self, url: str, headers: Mapping[str, str]) -> None:
+    async def open(self, endpoint: Endpoint) -> None:
         """Do the opening handshake. Raises what :meth:`Engine.open` raises."""
-        await self._engine.open(url, headers, self)
+        await self._engine.open(endpoint, self)
         if self.closed.done():
             return
         self.is_open = True
@@ -121,7 +123,9 @@ class Connection:
         self._note_progress()
         self._pump()
 
-    def closing(self) -> None:
+    def closing(self, code: int | None, reason: str) -> None:
+        if code is not None:
+            self.peer_close = code, reason
         self._stop_sending()
         self._begin_close(self._options.close_timeout)
 

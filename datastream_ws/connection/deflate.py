@@ -1,7 +1,13 @@
-"""The ``websockets`` library's permessage-deflate, reading past final blocks (RFC 7692)."""
+"""
+permessage-deflate, bounded and past final blocks (RFC 7692).
+
+The ``websockets`` library negotiates it, compresses, and inflates fragments; messages in one frame
+are inflated where they are cut (:mod:`.frames`), by the same decompressor.
+"""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,34 +18,64 @@ from websockets.extensions.permessage_deflate import (
 )
 from websockets.typing import ExtensionParameter
 
-from .inflate import Decompressor
-
-__all__ = ["DeflateFactory"]
+__all__ = ["Decompressor", "Deflate", "DeflateFactory", "TooBig"]
 
 SETTINGS = {"memLevel": 5}  # as the library's own `compression="deflate"`
+TAIL = b"\x00\x00\xff\xff"  # RFC 7692 section 7.2.2
+MOST_FINAL_BLOCKS = 64  # in what is inflated at once; each costs a few kB and a copy of the rest
 
 
-class DeflateFactory(ClientPerMessageDeflateFactory):
-    """Offers the extension as the library does."""
+class TooBig(Exception):
+    """A message inflates to more than it may."""
 
-    def __init__(self) -> None:
-        super().__init__(compress_settings=SETTINGS)
 
-    def process_response_params(
-        self, params: Sequence[ExtensionParameter], accepted_extensions: Sequence[Extension]
-    ) -> PerMessageDeflate:
-        agreed = super().process_response_params(params, accepted_extensions)
-        return Deflate(
-            agreed.remote_no_context_takeover,
-            agreed.local_no_context_takeover,
-            agreed.remote_max_window_bits,
-            agreed.local_max_window_bits,
-            agreed.compress_settings,
-        )
+class Decompressor:
+    """
+    ``zlib.decompressobj`` that goes on after a final block, as RFC 7692 section 7.2.3.4 wants.
+
+    zlib's own says no more after one: later messages would be empty, and what the peer sends
+    would be kept for ever.
+
+    Args:
+        window_bits: Base-two logarithm of the peer's window, 8 to 15.
+
+    Attributes:
+        unconsumed_tail: As zlib's: what was not looked at because of the limit.
+
+    """
+
+    __slots__ = ("_stream", "_window_bits", "unconsumed_tail")
+
+    def __init__(self, window_bits: int) -> None:
+        self._window_bits = window_bits
+        self._stream = zlib.decompressobj(-window_bits)
+        self.unconsumed_tail = b""
+
+    def decompress(self, data: bytes, max_length: int = 0) -> bytes:
+        """Return at most *max_length* bytes (0: no limit); zlib.error when *data* is corrupt."""
+        inflated = self._stream.decompress(data, max_length)
+        self.unconsumed_tail = self._stream.unconsumed_tail
+        return inflated if not self._stream.eof else self._go_on(inflated, max_length)
+
+    def _go_on(self, inflated: bytes, max_length: int) -> bytes:
+        """Inflate what follows a final block, with a new window: the peer's is not known."""
+        for _ in range(MOST_FINAL_BLOCKS):
+            rest = self._stream.unused_data
+            self._stream = zlib.decompressobj(-self._window_bits)
+            room = max_length - len(inflated)
+            more = self._stream.decompress(rest, max_length and max(1, room))
+            if more and max_length and room <= 0:
+                self.unconsumed_tail = rest
+                return inflated
+            inflated += more
+            self.unconsumed_tail = self._stream.unconsumed_tail
+            if not self._stream.eof:
+                return inflated
+        raise zlib.error("too many final blocks")
 
 
 class Deflate(PerMessageDeflate):
-    """Whatever the library makes its decoder of, it is ours."""
+    """The library's, but whatever it makes its decoder of, it is ours."""
 
     @property
     def decoder(self) -> Any:
@@ -52,3 +88,40 @@ class Deflate(PerMessageDeflate):
     @decoder.deleter
     def decoder(self) -> None:
         del self._decoder
+
+    def inflate(self, payload: bytes, limit: int) -> bytes:
+        """
+        Inflate the payload of a message in one frame.
+
+        Raises:
+            TooBig: If the message is longer than *limit* bytes.
+            zlib.error: If it is corrupt.
+
+        """
+        if self.remote_no_context_takeover:
+            decoder = Decompressor(self.remote_max_window_bits)
+        else:
+            decoder = self._decoder
+        inflated = decoder.decompress(payload + TAIL, limit + 1)
+        if len(inflated) > limit or decoder.unconsumed_tail:
+            raise TooBig
+        return inflated
+
+
+class DeflateFactory(ClientPerMessageDeflateFactory):
+    """Offers the extension as the library does."""
+
+    def __init__(self) -> None:
+        super().__init__(compress_settings=SETTINGS)
+
+    def process_response_params(
+        self, params: Sequence[ExtensionParameter], accepted_extensions: Sequence[Extension]
+    ) -> Deflate:
+        agreed = super().process_response_params(params, accepted_extensions)
+        return Deflate(
+            agreed.remote_no_context_takeover,
+            agreed.local_no_context_takeover,
+            agreed.remote_max_window_bits,
+            agreed.local_max_window_bits,
+            agreed.compress_settings,
+        )

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["dialled"]
+__all__ = ["dialled", "dialled_unix"]
 
 ATTEMPT_DELAY = 0.25  # seconds, RFC 8305 section 5
 
@@ -48,6 +48,11 @@ async def dialled(host: str, port: int) -> socket.socket:
             if attempt is not winner:
                 attempt.cancel()
                 attempt.add_done_callback(_discard)
+
+
+async def dialled_unix(path: str) -> socket.socket:
+    """Return a non-blocking socket that is connected to the Unix socket at *path*."""
+    return await _connected((socket.AF_UNIX, socket.SOCK_STREAM, 0, "", path))
 
 
 async def _first(

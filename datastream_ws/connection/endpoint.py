@@ -1,45 +1,165 @@
-"""Where to connect and with which headers: the options, or what their callables return now."""
+"""Where an attempt connects, and with what: the options, or what their callables return."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
 from ..exceptions import ConfigurationError
-from ..option_checks import check_headers, check_url
+from ..option_checks import check_headers, check_url, subprotocols_option
 from ..options import ClientOptions
-from ..process.user_calls import call_user
-from ..redaction import HiddenHeaders
+from ..redaction import Hidden, shown_url
 
-__all__ = ["current_headers", "current_url"]
+__all__ = ["Call", "Endpoint", "Endpoints", "ascii_url", "escaped_path"]
 
-Submit = Callable[[Callable[[], Any]], Future[Any]]
+Call = Callable[[Callable[[], Any]], Awaitable[Any]]
+"""Calls a function of the user's, plain or not, where it may block."""
+
+UNIX = "ws+unix://"
+# What a path or query may contain (RFC 3986 section 3.3), and "%": what is escaped stays so.
+ALLOWED = ":/?#[]@!$&'()*+,;=%"
 
 
-async def current_url(options: ClientOptions, submit: Submit) -> str:
+class Endpoint:
     """
-    Return the URL of this attempt; a plain callable runs on a handler thread.
+    What one attempt needs. Opaque: URL and headers may be secrets, and are in no ``repr``.
 
-    Raises:
-        ConfigurationError: If what the callable returned cannot be used; it is not shown.
+    Args:
+        url: A ``ws://``, ``wss://`` or ``ws+unix://`` URL.
+        headers: Of the handshake.
+        subprotocols: Offered, in order of preference.
 
     """
-    url = options.url
-    if isinstance(url, str):
-        return url
-    made = await call_user(url, submit)
-    if wrong := check_url(made):
-        raise ConfigurationError(f"url: what the callable returned {wrong}")
-    return str(made)
+
+    __slots__ = ("_headers", "_url", "subprotocols")
+
+    def __init__(
+        self,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        subprotocols: Sequence[str] | None = None,
+    ) -> None:
+        self._url = url
+        self._headers = headers or {}
+        self.subprotocols = subprotocols
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._headers
+
+    @property
+    def url(self) -> str:
+        """The URL to ask for, in ASCII; over a Unix socket that of ``localhost``."""
+        if self._url.startswith(UNIX):
+            return ascii_url("ws://localhost/" + self._url.removeprefix(UNIX).partition(":/")[2])
+        return ascii_url(self._url)
+
+    @property
+    def unix_path(self) -> str | None:
+        """The path of the Unix socket; ``None``: over TCP."""
+        if not self._url.startswith(UNIX):
+            return None
+        return unquote(self._url.removeprefix(UNIX).partition(":/")[0])
+
+    @property
+    def shown(self) -> str:
+        """The URL for logs: without its query."""
+        return shown_url(self._url)
+
+    def __repr__(self) -> str:
+        return f"<Endpoint {self.shown}, headers: {', '.join(self._headers) or 'none'}>"
 
 
-async def current_headers(options: ClientOptions, submit: Submit) -> Mapping[str, str]:
-    """Return the headers of this attempt; see :func:`current_url`."""
-    headers = options.headers
-    if isinstance(headers, Mapping):
-        return headers
-    made = await call_user(headers, submit)
-    if wrong := check_headers(made):
-        raise ConfigurationError(f"headers: what the callable returned {wrong}")
-    return HiddenHeaders((name, value.strip(" \t")) for name, value in made.items())
+class Endpoints:
+    """
+    The endpoints of a stream's attempts, one after another.
+
+    Args:
+        call: Calls the user's functions.
+
+    """
+
+    def __init__(self, options: ClientOptions, call: Call) -> None:
+        self._options = options
+        self._call = call
+        url: Any = options.url
+        self._urls: Sequence[Any] = [url] if isinstance(url, str) or callable(url) else url
+        self._at = 0
+        self._refusals = 0  # since an attempt has succeeded
+        self._refused: set[int] = set()
+
+    async def current(self) -> Endpoint:
+        """
+        Return the endpoint of this attempt.
+
+        Raises:
+            ConfigurationError: If what a callable returned cannot be used; it is not shown.
+
+        """
+        options = self._options
+        url = await self._value("url", self._urls[self._at], check_url)
+        headers = await self._value("headers", options.headers, check_headers)
+        subprotocols = await self._value("subprotocols", options.subprotocols, subprotocols_option)
+        return Endpoint(url.reveal(), _stripped(headers), subprotocols.reveal())
+
+    async def _value(
+        self, name: str, given: Any, check: Callable[[Any], str | None]
+    ) -> Hidden[Any]:
+        if not callable(given):
+            return Hidden(given)
+        made = Hidden(await self._call(given))
+        if wrong := check(made.reveal()):
+            raise ConfigurationError(f"{name}: what the callable returned {wrong}")
+        return made
+
+    def failed(self, *, refused: bool = False) -> None:
+        """
+        The attempt with the current endpoint has failed: go on to the next URL of a list.
+
+        Args:
+            refused: The server answered, and answered no (HTTP 4xx).
+
+        """
+        if refused:
+            self._refusals += 1
+            self._refused.add(self._at)
+        self._at = (self._at + 1) % len(self._urls)
+
+    def opened(self) -> None:
+        """An attempt has succeeded: earlier refusals do not count."""
+        self._refusals = 0
+        self._refused.clear()
+
+    @property
+    def all_refused(self) -> bool:
+        """
+        Whether no other attempt could fare better.
+
+        That is when each URL has been refused, and one attempt more has been when the callables
+        may have returned something else for it.
+        """
+        options = self._options
+        may_change = callable(options.url) or callable(options.headers)
+        count = len(self._urls)
+        return len(self._refused) == count and self._refusals >= count + may_change
+
+
+def _stripped(headers: Hidden[Mapping[str, str]]) -> Mapping[str, str]:
+    return {name: value.strip(" \t") for name, value in headers.reveal().items()}
+
+
+def ascii_url(url: str) -> str:
+    """Return *url* with what HTTP cannot carry escaped, and nothing else."""
+    parts = urlsplit(url)
+    netloc = parts.netloc
+    if not netloc.isascii():
+        port = "" if parts.port is None else f":{parts.port}"
+        netloc = (parts.hostname or "").encode("idna").decode() + port
+    query = f"?{escaped_path(parts.query)}" if parts.query else ""
+    return f"{parts.scheme}://{netloc}{escaped_path(parts.path)}{query}"
+
+
+def escaped_path(text: str | bytes) -> str:
+    """Return a path or query with what RFC 3986 does not allow there percent-encoded, once."""
+    return quote(text, safe=ALLOWED)

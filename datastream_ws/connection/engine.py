@@ -2,15 +2,18 @@
 The WebSocket library we stand on, behind one small protocol.
 
 An engine opens one connection, writes frames, and hands received ones to its receiver. It
-knows no states, no timers and no retry. ``websockets_engine`` and ``deflate`` are the only
-importers of the library.
+knows no states, no timers and no retry. ``websockets_engine``, ``opening`` and ``deflate`` are the
+only importers of the library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from ..events import Handshake
+from .endpoint import Endpoint
 
 __all__ = ["Ended", "Engine", "Frame", "Receiver"]
 
@@ -53,8 +56,14 @@ class Receiver(Protocol):
     def writing_resumed(self) -> None:
         """Everything written is with the kernel."""
 
-    def closing(self) -> None:
-        """A close frame was received or sent: the peer must end the connection soon."""
+    def closing(self, code: int | None, reason: str) -> None:
+        """
+        A close frame was received or sent: the peer must end the connection soon.
+
+        Args:
+            code, reason: Of the peer's close frame; ``None`` and nothing if ours was first.
+
+        """
 
     def ended(self, ended: Ended) -> None:
         """Called once, last."""
@@ -63,9 +72,9 @@ class Receiver(Protocol):
 class Engine(Protocol):
     """One connection, used once. Every method is called on the event loop's thread."""
 
-    async def open(self, url: str, headers: Mapping[str, str], receiver: Receiver) -> None:
+    async def open(self, endpoint: Endpoint, receiver: Receiver) -> None:
         """
-        Open the connection; cancellable at any await.
+        Open the connection; cancellable at any await. No error shows what *endpoint* holds.
 
         Raises:
             ConfigurationError: An option cannot work.
@@ -90,8 +99,22 @@ class Engine(Protocol):
     def resume(self) -> None: ...
 
     @property
+    def handshake(self) -> Handshake:
+        """What the server answered, once :meth:`open` has returned."""
+        ...
+
+    @property
     def unsent(self) -> int:
         """Bytes written but not yet with the kernel."""
+        ...
+
+    @property
+    def written(self) -> int:
+        """
+        Bytes that are with the kernel, of messages, control frames and the handshake alike.
+
+        It only ever grows, and no more once the connection is lost.
+        """
         ...
 
     @property

@@ -12,51 +12,38 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urljoin
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
+from websockets.client import ClientProtocol
 from websockets.exceptions import (
     ConnectionClosed,
     InvalidHandshake,
-    InvalidHeader,
     InvalidProxy,
-    InvalidProxyStatus,
-    InvalidStatus,
-    InvalidUpgrade,
     InvalidURI,
-    NegotiationError,
-    SecurityError,
 )
 from websockets.frames import CloseCode, Opcode
-from websockets.protocol import OPEN
-from websockets.proxy import get_proxy
-from websockets.uri import parse_uri
+from websockets.protocol import CLOSING, OPEN
 
-from ..exceptions import ConfigurationError, HandshakeError
+from ..events import Handshake
 from ..options import ClientOptions
-from ..version import __version__
-from .answers import (
-    MOST_FRAGMENTS,
-    closed_by_peer,
-    cut_by_peer,
-    default_ssl_context,
-    peer_fault,
-    quiet_logger,
-    same_origin,
-    status_error,
-)
-from .deflate import DeflateFactory
-from .dialling import dialled
+from .answers import MOST_FRAGMENTS, ResponseHeaders, closed_by_peer, cut_by_peer, peer_fault
+from .deflate import Deflate
+from .endpoint import Endpoint
 from .engine import Ended, Frame, Receiver
-from .frames import FrameCutter, read_in_pieces
+from .frames import FrameCutter, payload_at, read_in_pieces
+from .opening import Connect, our_error, request_for
 
-__all__ = ["HOOKED", "WebsocketsEngine", "proxy_for"]
+__all__ = ["HOOKED", "WebsocketsEngine"]
 
 _TEXT, _BINARY, _CONT, _PONG = Opcode.TEXT, Opcode.BINARY, Opcode.CONT, Opcode.PONG
+PING = 0x89  # the first byte of a ping
+LONGEST_PING = 125  # bytes, RFC 6455 section 5.5
+
+# What close frames say of 1002 and 1007; beside 1009 it is told what was too big.
+SAID = {1002: "decompression failed", 1007: "invalid UTF-8"}
 
 HOOKED = (
     "process_event" in ClientConnection.data_received.__code__.co_names
@@ -64,8 +51,27 @@ HOOKED = (
 )
 
 
+EXPECTED = (
+    OSError,
+    EOFError,
+    ImportError,
+    InvalidHandshake,
+    InvalidProxy,
+    InvalidURI,
+    ConnectionClosed,
+)  # of an attempt to connect
+
+
 class HookedConnection(ClientConnection):
-    """The library's connection, with received messages going straight to the receiver."""
+    """
+    The library's connection, with received messages going straight to the receiver.
+
+    Attributes:
+        open: The receiver is told of the end.
+        broken: What the peer has sent that must not be, if the library let it through.
+        lost_with: What ended the connection, if it was an error.
+
+    """
 
     # A dict with these, too, would be no shared one any more: 1.2 KiB more for each connection.
     __slots__ = (
@@ -73,26 +79,41 @@ class HookedConnection(ClientConnection):
         "_cutter",
         "_fragments",
         "_fragments_are_text",
+        "_given",
         "_hooked",
+        "_ping",
         "_receiver",
         "_seen",
         "_splits",
+        "_written",
         "broken",
+        "lost_with",
         "open",
     )
 
-    def __init__(self, receiver: Receiver, hooked: bool, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        receiver: Receiver,
+        hooked: bool,
+        endpoint: Endpoint,
+        protocol: ClientProtocol,
+        **settings: Any,
+    ) -> None:
+        super().__init__(protocol, **settings)
+        protocol.connect = functools.partial(request_for, protocol, endpoint)  # type: ignore[method-assign]
         self._receiver = receiver
         self._hooked = hooked
-        self._cutter = FrameCutter(self.protocol.max_message_size, self._parse)
+        self._cutter = FrameCutter(protocol.max_message_size, self._parse, self._break_off)
         self._fragments: list[bytes] = []
         self._fragments_are_text = False
         self._seen = b""  # the end of the HTTP response, as far as it has come
         self._splits = False
+        self._ping: bytes | None = None  # payload of the latest, not answered yet
+        self._given = self._written = 0  # bytes given to the transport, and by it to the kernel
         self._closing = False
         self.open = False
         self.broken: Exception | None = None
+        self.lost_with: Exception | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         read_in_pieces(transport)
@@ -104,11 +125,13 @@ class HookedConnection(ClientConnection):
         self._receiver.bytes_received()
         if self._splits:
             self._cutter.feed(data)
+            read_in_pieces(self.transport, self._cutter.missing)
         elif self.response is None:
             self._read_response(data)
         else:
             super().data_received(data)
         self._hand_over()
+        self._answer_ping()
 
     def _read_response(self, data: bytes) -> None:
         """
@@ -122,19 +145,53 @@ class HookedConnection(ClientConnection):
         if end < 4 - len(self._seen):
             self._seen = seen[-3:]
             super().data_received(data)
+            self._stop_reading_refused()
             return
         super().data_received(data[:end])
+        self._stop_reading_refused()
         self._splits = self._hooked and self.protocol.state is OPEN
         if self._splits:
-            self._cutter.feed(data[end:])
+            self._cut_frames(data[end:])
         elif end < len(data):
             super().data_received(data[end:])
 
+    def _stop_reading_refused(self) -> None:
+        """End an answer that is wrong: the library would read on as long as the peer sends."""
+        if self.protocol.handshake_exc is not None and self.response is None:
+            self.transport.abort()
+
+    def _cut_frames(self, data: bytes) -> None:
+        """Begin to cut frames out of what is received, by what the handshake has agreed on."""
+        for extension in self.protocol.extensions:
+            if isinstance(extension, Deflate):
+                self._cutter.inflates(extension.inflate)
+        self._cutter.feed(data)
+
     def _parse(self, data: bytes) -> None:
-        """Have the library look at what the splitter does not take."""
+        """Have the library look at what the splitter does not take; pings are answered here."""
+        if data[0] == PING and not self._cutter.is_over:
+            start, length = payload_at(data, 0)
+            if length <= LONGEST_PING:
+                self._ping = data[start:]
+                return
         super().data_received(data)
         self._cutter.takes = not self._fragments
         self._cutter.is_over |= self.protocol.state is not OPEN
+
+    def _answer_ping(self) -> None:
+        """
+        Answer the latest ping, once all that was written before is with the kernel.
+
+        One answer may do for several pings (RFC 6455 section 5.5.3); so that answers to a peer
+        that reads nothing do not pile up.
+        """
+        protocol = self.protocol
+        if self._ping is None or self.transport.get_write_buffer_size():
+            return
+        payload, self._ping = self._ping, None
+        if protocol.close_rcvd is None and protocol.state in (OPEN, CLOSING):
+            protocol.send_pong(payload)
+            self.send_data()
 
     def _hand_over(self) -> None:
         messages, size = self._cutter.handed_over()
@@ -142,7 +199,14 @@ class HookedConnection(ClientConnection):
             self._receiver.messages_received(messages, size)
         if self.open and not self._closing and self.protocol.close_expected():
             self._closing = True
-            self._receiver.closing()
+            code, reason = self._closed_by_peer()
+            self._receiver.closing(code, reason)
+
+    def _closed_by_peer(self) -> tuple[int | None, str]:
+        received = self.protocol.close_rcvd
+        if received is None or not self.protocol.close_rcvd_then_sent:
+            return None, ""
+        return int(received.code), received.reason
 
     def process_event(self, event: Any) -> None:
         if self.response is None or not self._hooked:
@@ -176,12 +240,11 @@ class HookedConnection(ClientConnection):
             # RFC 6455 section 8.1: fail the connection.
             self._break_off(CloseCode.INVALID_DATA, error)
 
-    def _break_off(self, code: CloseCode, error: Exception) -> None:
-        """Fail the connection over what the library's parser has let through."""
+    def _break_off(self, code: int, error: Exception) -> None:
+        """Fail the connection over what the library's parser has let through, or not seen."""
         self.broken = error
         self._fragments.clear()
-        invalid = code is CloseCode.INVALID_DATA
-        self.protocol.fail(code, "invalid UTF-8" if invalid else str(error))
+        self.protocol.fail(code, SAID.get(code, str(error)))
         self.send_data()
 
     # --- flow control and the end ---
@@ -193,10 +256,36 @@ class HookedConnection(ClientConnection):
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._answer_ping()
         if self.open:
             self._receiver.writing_resumed()
 
+    def send_data(self) -> None:
+        """Write what the library wants to; nothing on a connection that is lost."""
+        for data in self.protocol.data_to_send():
+            if data:
+                self.write(data)
+            elif self.transport.can_write_eof():
+                with suppress(OSError, RuntimeError):  # uvloop's
+                    self.transport.write_eof()
+            else:
+                self.transport.close()
+
+    def write(self, data: bytes) -> None:
+        if not self.transport.is_closing():  # else asyncio complains of each
+            self._given += len(data)
+            self.transport.write(data)
+
+    @property
+    def written(self) -> int:
+        transport = self.transport
+        if not transport.is_closing():
+            unsent = transport.get_write_buffer_size() + _below_tls(transport)
+            self._written = max(self._written, self._given - unsent)
+        return self._written
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self.lost_with = exc
         super().connection_lost(exc)
         if self.open:
             self.open = False
@@ -207,40 +296,19 @@ class HookedConnection(ClientConnection):
         fault = self.broken or protocol.parser_exc
         sent = protocol.close_sent
         if fault is not None and sent is not None and protocol.close_rcvd is None:
-            return Ended(sent.code, "", peer_fault(sent.code, sent.reason), peer_fault=True)
+            code = int(sent.code)  # the library's may be an enum
+            return Ended(code, "", peer_fault(code, sent.reason), peer_fault=True)
         if protocol.close_rcvd is not None:
-            code, reason = protocol.close_rcvd.code, protocol.close_rcvd.reason
+            code, reason = int(protocol.close_rcvd.code), protocol.close_rcvd.reason
             began = protocol.close_rcvd_then_sent is False
             return Ended(code, reason, None if began else closed_by_peer(code, reason))
         return Ended(1006, "", cut_by_peer(exc))
 
 
-class Connect(connect):
-    """One attempt; a new object each time, because it keeps the URL it was redirected to."""
-
-    async def open_tcp_connection(self) -> ClientConnection:
-        """Without a proxy, dial by ourselves. Should a release not call this, it dials itself."""
-        proxy = get_proxy(self.ws_uri) if self.proxy is True else self.proxy
-        if proxy is not None:
-            return await super().open_tcp_connection()
-        arguments = self.create_connection_kwargs
-        arguments["sock"] = await dialled(self.ws_uri.host, self.ws_uri.port)
-        try:
-            return await super().open_tcp_connection()
-        finally:
-            del arguments["sock"]  # no redirect is followed with one
-
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        """Follow redirects within the origin only: any header may be a credential."""
-        if not isinstance(exc, InvalidStatus) or "Location" not in exc.response.headers:
-            return exc
-        try:
-            target = urljoin(self.uri, exc.response.headers["Location"])
-            if not same_origin(target, self.uri):
-                return exc
-            return super().process_redirect(exc)
-        except (ValueError, InvalidURI, LookupError):
-            return exc
+def _below_tls(transport: asyncio.Transport) -> int:
+    """Return the bytes that asyncio's TLS has written to a transport of its own, still unsent."""
+    below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    return 0 if below is None else below.get_write_buffer_size()
 
 
 class WebsocketsEngine:
@@ -253,56 +321,28 @@ class WebsocketsEngine:
         self._pump: asyncio.Task[None] | None = None
         self.descriptor = -1
 
-    async def open(self, url: str, headers: Mapping[str, str], receiver: Receiver) -> None:
+    async def open(self, endpoint: Endpoint, receiver: Receiver) -> None:
+        connecting: Connect | None = None
         try:
-            connection = await self._connect(url, headers, receiver)
-        except InvalidHandshake as error:
-            raise _handshake_error(error) from None
-        except InvalidURI:
-            raise ConfigurationError("url: is not a WebSocket URL") from None
-        except InvalidProxy:
-            raise ConfigurationError("proxy: is not a proxy URL that can be used") from None
-        except ImportError:
-            raise ConfigurationError(
-                "proxy: a SOCKS proxy needs python-socks: pip install python-socks"
-            ) from None
-        except (EOFError, ConnectionClosed) as error:
-            raise HandshakeError("the server hung up during the handshake") from error
+            connecting = Connect(
+                endpoint,
+                self._options,
+                functools.partial(HookedConnection, receiver, self._hooked, endpoint),
+            )
+            connection = await connecting
+        except EXPECTED as error:
+            made: Any = connecting and connecting.reached
+            failure = our_error(error, made and made.lost_with)
+        else:
+            self._start(connection, receiver)
+            return
+        # Nothing of the library's: its frames hold headers, and passwords of proxies.
+        failure.__cause__ = failure.__context__ = None
+        raise failure.with_traceback(None)
+
+    def _start(self, connection: Any, receiver: Receiver) -> None:
         self._connection = connection
         self.descriptor = connection.transport.get_extra_info("socket").fileno()
-        self._start(connection, receiver)
-
-    async def _connect(
-        self, url: str, headers: Mapping[str, str], receiver: Receiver
-    ) -> HookedConnection:
-        options = self._options
-        extra: dict[str, Any] = {}
-        if url.startswith("wss:"):
-            extra["ssl"] = default_ssl_context(options)
-        connection = await Connect(
-            url,
-            origin=options.origin,  # type: ignore[arg-type]  # a NewType of theirs
-            subprotocols=options.subprotocols,  # type: ignore[arg-type]
-            compression=None,  # not the library's own
-            extensions=None if options.compression is None else [DeflateFactory()],
-            additional_headers=headers,
-            user_agent_header=f"datastream-ws/{__version__}",
-            proxy=options.proxy,  # type: ignore[arg-type]  # False is refused by the options
-            # Time limits, keepalive and the close deadline are ours.
-            open_timeout=None,
-            ping_interval=None,
-            close_timeout=None,
-            max_size=options.max_size,
-            max_queue=None,
-            write_limit=0,  # tells us of every byte that waits
-            logger=quiet_logger(),
-            create_connection=functools.partial(HookedConnection, receiver, self._hooked),  # type: ignore[arg-type]
-            **extra,
-        )
-        assert isinstance(connection, HookedConnection)
-        return connection
-
-    def _start(self, connection: HookedConnection, receiver: Receiver) -> None:
         connection.open = True
         if connection.connection_lost_waiter.done():
             connection.open = False
@@ -328,8 +368,7 @@ class WebsocketsEngine:
                 protocol.send_text(payload)
             else:
                 protocol.send_binary(payload)
-        # One system call for the lot.
-        self._connection.transport.write(b"".join(protocol.data_to_send()))
+        self._connection.write(b"".join(protocol.data_to_send()))  # one system call for the lot
 
     def ping(self, payload: bytes) -> None:
         protocol = self._connection.protocol
@@ -353,30 +392,16 @@ class WebsocketsEngine:
         self._connection.transport.resume_reading()
 
     @property
+    def handshake(self) -> Handshake:
+        response = self._connection.response
+        assert response is not None
+        headers = ResponseHeaders(response.headers.raw_items())
+        return Handshake(self._connection.subprotocol, headers)
+
+    @property
+    def written(self) -> int:
+        return self._connection.written
+
+    @property
     def unsent(self) -> int:
         return self._connection.transport.get_write_buffer_size()
-
-
-def proxy_for(url: str) -> str | None:
-    """Return the proxy that the environment names for a stream's URL; it may hold a password."""
-    return get_proxy(parse_uri(url))
-
-
-def _handshake_error(error: InvalidHandshake) -> Exception:
-    """Say it in our words: theirs may show a header's value or a proxy's password."""
-    if isinstance(error, InvalidStatus):
-        headers = error.response.headers
-        waits = headers.get_all("Retry-After")
-        wait = waits[0] if len(waits) == 1 else None
-        return status_error(error.response.status_code, wait, datetime.now(UTC))
-    if isinstance(error, InvalidProxyStatus):
-        status = error.response.status_code
-        return HandshakeError(f"the proxy answered HTTP {status}", status=status)
-    if isinstance(error, InvalidUpgrade):
-        return HandshakeError("the answer is no WebSocket upgrade")
-    if isinstance(error, NegotiationError | InvalidHeader):
-        what = error.name if isinstance(error, InvalidHeader) else "a subprotocol or extension"
-        return HandshakeError(f"the server broke the handshake: {what}", status=101)
-    if isinstance(error, SecurityError):
-        return HandshakeError("the answer to the handshake exceeds what is safe to read")
-    return HandshakeError("there was no valid HTTP answer to the handshake")

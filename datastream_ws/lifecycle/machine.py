@@ -18,7 +18,7 @@ from typing import Any
 
 from ..codecs import frame_of
 from ..connection.connection import Connection
-from ..connection.endpoint import current_headers, current_url
+from ..connection.endpoint import Endpoints
 from ..connection.engine import Ended, Engine
 from ..connection.subscriptions import Subscriptions
 from ..events import State
@@ -33,7 +33,6 @@ from ..messages import Origin
 from ..options import ClientOptions
 from ..process.futures import ErrorBuffer, LoopEvent, Observable
 from ..process.user_calls import call_user
-from ..redaction import shown_url
 from ..spool import SpooledInbox, SpoolThread
 from ..stats import Stats, Traffic
 from .plan import Attempts, Outcome, Plan
@@ -91,6 +90,7 @@ class Lifecycle:
         self._subscriptions = subscriptions
         self._submit = submit
         self._make_engine = engine
+        self._endpoints = Endpoints(options, lambda function: call_user(function, submit))
         self._attempts = Attempts(options, lambda error: self.reporter.report(error))
         self.reporter = Reporter(
             owner=owner,
@@ -374,10 +374,9 @@ class Lifecycle:
         )
         try:
             async with asyncio.timeout(options.open_timeout):
-                url = await current_url(options, self._submit)
-                headers = await current_headers(options, self._submit)
-                self.reporter.log("info", "connecting to %s", shown_url(url))
-                await connection.open(url, headers)
+                endpoint = await self._endpoints.current()
+                self.reporter.log("info", "connecting to %s", endpoint.shown)
+                await connection.open(endpoint)
         except TimeoutError:
             limit = options.open_timeout
             raise TimeoutError(f"not open within open_timeout ({limit} s)") from None

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from datastream_ws import ClientOptions
+from datastream_ws.connection.endpoint import Endpoint
 from datastream_ws.connection.engine import Ended, Engine
 from datastream_ws.connection.websockets_engine import WebsocketsEngine
 
@@ -37,18 +38,25 @@ class Wire:
     One connection of an engine; ``with`` ends it.
 
     Args:
+        url: Where to.
         options: Of the client.
 
     Attributes:
         messages: What the engine has handed on.
         end_seen: How it ended; ``None`` before.
+        peer_close: Code and reason of the close frame that the server sent first.
+        is_stuck: The server takes nothing; what is written waits in the transport.
         request: The handshake request.
         sent: What the engine wrote after that.
 
     """
 
-    def __init__(self, **options: Any) -> None:
-        self._options = ClientOptions("ws://192.0.2.1/", proxy=None, **options)
+    def __init__(self, url: str = "ws://192.0.2.1/", **options: Any) -> None:
+        self._options = ClientOptions("ws://192.0.2.1/", **{"proxy": None} | options)
+        self.endpoint = Endpoint(url, options.get("headers"), options.get("subprotocols"))
+        self.events: list[str] = []  # writing paused and resumed
+        self.peer_close: tuple[int, str] | None = None
+        self.is_stuck = False
         self.messages: list[str | bytes] = []
         self.pongs: list[bytes] = []
         self.end_seen: Ended | None = None
@@ -74,7 +82,7 @@ class Wire:
         self, *behind: bytes, headers: Sequence[str] = (), status: str = "101 Switching Protocols"
     ) -> None:
         """Do the handshake; *behind* comes in the same reads as its answer. Raises as open()."""
-        engine = self._begin()
+        engine = self.begin()
         lines = [
             f"HTTP/1.1 {status}",
             "Upgrade: websocket",
@@ -89,16 +97,17 @@ class Wire:
 
     def answer(self, *reads: bytes) -> None:
         """Do the handshake with an answer of these bytes, then FIN. Raises as open()."""
-        engine = self._begin()
+        engine = self.begin()
         self.feed(*reads)
         for _ in range(REDIRECTS):  # each is a connection of its own, and ends at once
             if not engine.done():
                 self.end()
         self._finish(engine)
 
-    def _begin(self) -> asyncio.Task[None]:
+    def begin(self) -> asyncio.Task[None]:
+        """Let the engine send its request; return what opens it."""
         self.engine: Engine = WebsocketsEngine(self._options)
-        opening = self._loop.create_task(self.engine.open(self._options.url, {}, self))  # type: ignore[arg-type]
+        opening = self._loop.create_task(self.engine.open(self.endpoint, self))
         for _ in range(50):
             if self._transport is not None and self.sent.endswith(b"\r\n\r\n"):
                 break
@@ -133,6 +142,13 @@ class Wire:
             self._loop.call_soon(self._transport.lose, error)
             self._turn()
 
+    def drain(self) -> None:
+        """Let the server take what waits in the transport."""
+        self.is_stuck = False
+        if self._transport is not None:
+            self._transport.drain()
+            self._turn()
+
     def do(self, method: str, *args: Any) -> None:
         """Call a method of the engine on its loop's thread."""
         self._loop.call_soon(lambda: getattr(self.engine, method)(*args))
@@ -159,13 +175,16 @@ class Wire:
     def pong_received(self, payload: bytes) -> None:
         self.pongs.append(payload)
 
-    def writing_paused(self) -> None: ...
+    def writing_paused(self) -> None:
+        self.events.append("paused")
 
-    def writing_resumed(self) -> None: ...
+    def writing_resumed(self) -> None:
+        self.events.append("resumed")
 
-    def closing(self) -> None:
+    def closing(self, code: int | None, reason: str) -> None:
         assert not self.is_closing, "told twice"
         self.is_closing = True
+        self.peer_close = None if code is None else (code, reason)
 
     def ended(self, ended: Ended) -> None:
         assert self.end_seen is None, "ended twice"
@@ -205,6 +224,7 @@ class MemoryTransport(asyncio.Transport):
         self._sock = sock
         self._is_closing = False
         self._is_lost = False
+        self._unsent = b""
 
     def receive(self, data: bytes) -> None:
         """Give *data* to the protocol, unless the engine has closed the connection."""
@@ -215,6 +235,7 @@ class MemoryTransport(asyncio.Transport):
         if self._is_lost:
             return
         self._is_lost = True
+        self._unsent = b""
         if error is None and not self._is_closing:
             self._protocol.eof_received()
         self._is_closing = True
@@ -224,7 +245,20 @@ class MemoryTransport(asyncio.Transport):
             self._sock.close()
 
     def write(self, data: Any) -> None:
-        self._wire.sent += bytes(data)
+        assert not self._is_closing, "asyncio would complain"
+        if not self._wire.is_stuck:
+            self._wire.sent += bytes(data)
+            return
+        was_empty = not self._unsent
+        self._unsent += bytes(data)
+        if was_empty:
+            self._protocol.pause_writing()
+
+    def drain(self) -> None:
+        unsent, self._unsent = self._unsent, b""
+        self._wire.sent += unsent
+        if unsent:
+            self._protocol.resume_writing()
 
     def write_eof(self) -> None: ...
 
@@ -242,7 +276,7 @@ class MemoryTransport(asyncio.Transport):
         return self._is_closing
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        return len(self._unsent)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
+import zlib
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datastream_ws.connection.frames import FrameCutter
+from datastream_ws.connection.deflate import Deflate
+from datastream_ws.connection.frames import FrameCutter, read_in_pieces
 
 TEXT, BINARY, CONTINUATION, PING, FIN = 0x1, 0x2, 0x0, 0x9, 0x80
 
@@ -27,12 +31,16 @@ class Seen:
     """A splitter before a library that keeps what it is given, as it came among the messages."""
 
     def __init__(self, max_size: int | None = None) -> None:
-        self.splitter = FrameCutter(max_size, self._library)
+        self.splitter = FrameCutter(max_size, self._library, self._broken)
         self.all: list[str | bytes | tuple[bytes]] = []
+        self.broken: list[int] = []
 
     def _library(self, data: bytes) -> None:
         self._note()
         self.all.append((data,))
+
+    def _broken(self, code: int, error: Exception) -> None:
+        self.broken.append(code)
 
     def _note(self) -> None:
         messages, size = self.splitter.handed_over()
@@ -77,7 +85,7 @@ def test_any_frames_in_any_pieces(frames: list[tuple[int, int]], cuts: list[int]
         for (first, size), whole in zip(frames, encoded, strict=True)
     ]
     found = Seen().feed(*pieces, data).all
-    # Whole messages of up to a byte may end a read, and of 64 KiB and more are rare: the library's.
+    # A whole message of up to a byte may end a read: the library's.
     assert [same(each) for each in found] == [same(each) for each in expected]
 
 
@@ -112,16 +120,35 @@ def test_what_is_wrong_is_the_librarys_for_ever(wrong: bytes) -> None:
     assert seen.feed(good + wrong, good).all == ["good", (wrong,), (good,)]
 
 
-@pytest.mark.parametrize(
-    "odd", [frame(FIN | TEXT, b"\xff"), b"\x81\x7e\x00\x05hello", frame(FIN | PING, b"x" * 5)]
-)
-def test_what_is_odd_is_the_librarys(odd: bytes) -> None:
-    """No UTF-8, or a length in more bytes than it needs: one frame; a ping has no max_size."""
+def test_a_ping_is_the_librarys() -> None:
+    """One frame, and it has no max_size."""
     seen = Seen(max_size=4)
-    good = frame(FIN | TEXT, b"good")
-    if odd[1] == 126:
-        seen = Seen()
-    assert seen.feed(odd + good).all == [(odd,), "good"]
+    ping, good = frame(FIN | PING, b"x" * 5), frame(FIN | TEXT, b"good")
+    assert seen.feed(ping + good).all == [(ping,), "good"]
+
+
+@pytest.mark.parametrize("head", [b"\x81\x7e\0\5", b"\x81\x7f\0\0\0\0\0\0\0\5"])
+def test_a_length_in_more_bytes_than_it_needs(head: bytes) -> None:
+    assert Seen().feed(head + b"hello").all == ["hello"]
+
+
+@pytest.mark.parametrize("size", [65_535, 65_536, 2**20])
+def test_long_lengths(size: int) -> None:
+    """In one read, amid others; in two."""
+    short, long = frame(FIN | TEXT, b"aa"), frame(FIN | BINARY, b"x" * size)
+    expected = ["aa", b"x" * size, "aa"]
+    assert Seen().feed(short + long + short).all == expected
+    assert Seen().feed(short + long[:5], long[5:] + short).all == expected
+
+
+@pytest.mark.parametrize("cut", [4, 3, 2])
+def test_what_is_not_utf_8_ends_it(cut: int) -> None:
+    """Also in two reads; what comes behind it is not looked at."""
+    good, bad = frame(FIN | TEXT, b"good"), frame(FIN | TEXT, b"a\xff")
+    seen = Seen().feed(good + bad[:cut], bad[cut:] + good)
+    assert seen.broken == [1007]
+    assert seen.all.count("good") == 1
+    assert seen.splitter.is_over
 
 
 def test_a_large_frame_is_put_together_once() -> None:
@@ -130,8 +157,85 @@ def test_a_large_frame_is_put_together_once() -> None:
     whole = frame(FIN | TEXT, b"x" * 60_000)
     for at in range(0, len(whole), 100):
         seen.splitter.feed(whole[at : at + 100])
-        assert len(seen.splitter._cut) <= 200
+        assert all(len(part) <= 100 for part in seen.splitter._parts)
     assert seen.feed().all == ["x" * 60_000]
+
+
+class Transport:
+    """As asyncio's own."""
+
+    max_size = 256 * 1024
+
+
+def test_reads_grow_with_what_is_missing() -> None:
+    """64 KiB, or as much as a message lacks, up to 1 MiB; a loop of another's reads as it likes."""
+    transport: Any = Transport()
+    for missing, size in ((0, 2**16), (10, 2**16), (100_000, 100_000), (2**24, 2**20)):
+        read_in_pieces(transport, missing)
+        assert transport.max_size == size
+    read_in_pieces(asyncio.Transport(), 10)
+
+
+# --- compressed -------------------------------------------------------------------------------
+
+
+PACKED = 0x40
+
+
+def packed(text: bytes, first: int = FIN | TEXT, final: bool = False) -> bytes:
+    engine = zlib.compressobj(9, zlib.DEFLATED, -15)
+    data = engine.compress(text)
+    if final:  # RFC 7692 section 7.2.3.4
+        return frame(first | PACKED, data + engine.flush(zlib.Z_FINISH) + b"\0")
+    return frame(first | PACKED, (data + engine.flush(zlib.Z_SYNC_FLUSH))[:-4])
+
+
+def inflating(max_size: int | None = None, *, takeover: bool = False) -> Seen:
+    seen = Seen(max_size)
+    seen.splitter.inflates(Deflate(not takeover, False, 15, 15).inflate)
+    return seen
+
+
+@pytest.mark.parametrize("final", [False, True])
+@pytest.mark.parametrize("at", [0, 1, 2, 5, 9])
+def test_compressed_messages_are_inflated_where_they_are_cut(at: int, final: bool) -> None:
+    first, second = packed(b"one" * 90, final=final), packed(b"\xff\xff", FIN | BINARY)
+    plain = frame(FIN | TEXT, b"plain")
+    sent = first + plain + second + packed(b"end")
+    assert inflating().feed(sent[:at], sent[at:]).all == ["one" * 90, "plain", b"\xff\xff", "end"]
+
+
+def test_a_window_that_goes_on() -> None:
+    engine = zlib.compressobj(9, zlib.DEFLATED, -15)
+    sent = b""
+    for _ in range(3):
+        data = engine.compress(b"the same again") + engine.flush(zlib.Z_SYNC_FLUSH)
+        sent += frame(FIN | TEXT | PACKED, data[:-4])
+    assert inflating(takeover=True).feed(sent).all == ["the same again"] * 3
+
+
+def test_compressed_without_agreement_is_the_librarys() -> None:
+    wrong = packed(b"x")
+    assert Seen().feed(wrong).all == [(wrong,)]
+    assert Seen().feed(wrong[:3], wrong[3:]).all == [(wrong,)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        (packed(b"x" * 101), 1009),
+        (packed(b"x" * 101, final=True), 1009),
+        (packed(b"\xff"), 1007),
+        (frame(FIN | TEXT | PACKED, b"\xff\xff\xff"), 1002),
+    ],
+)
+@pytest.mark.parametrize("at", [0, 4])
+def test_compressed_messages_that_end_it(wrong: bytes, code: int, at: int) -> None:
+    """Above the limit once inflated, not UTF-8, corrupt; what came before is there."""
+    good = packed(b"x" * 100)
+    seen = inflating(100).feed(good + wrong[:at], wrong[at:] + good)
+    assert seen.broken == [code]
+    assert seen.all.count("x" * 100) == 1
 
 
 def test_byte_by_byte() -> None:

@@ -7,7 +7,7 @@ import zlib
 import pytest
 
 from datastream_ws import HandshakeError, UnauthorizedError
-from datastream_ws.connection.inflate import MOST_FINAL_BLOCKS, Decompressor
+from datastream_ws.connection.deflate import MOST_FINAL_BLOCKS, Decompressor
 from kit.rawsteps import BINARY, PING, TEXT, Close, Frame
 from kit.wire import Wire
 
@@ -124,3 +124,200 @@ def test_a_redirect_to_an_unusual_place_is_followed() -> None:
 def test_no_credentials() -> None:
     with Wire() as wire, pytest.raises(UnauthorizedError):
         wire.answer(b"HTTP/1.1 401 No\r\n\r\n")
+
+
+# --- the request ------------------------------------------------------------------------------
+
+
+def lines_of(wire: Wire) -> list[str]:
+    return wire.request.decode("latin-1").split("\r\n")
+
+
+@pytest.mark.parametrize("name", ["Host", "host"])
+def test_a_host_among_headers_takes_the_place_of_ours(name: str) -> None:
+    with Wire(headers={name: "final.example.com"}) as wire:
+        wire.open()
+    hosts = [line for line in lines_of(wire) if line.lower().startswith("host:")]
+    assert hosts == [f"{name}: final.example.com"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"user-agent": "Mine/1"}])
+def test_one_user_agent(headers: dict[str, str]) -> None:
+    with Wire(headers=headers) as wire:
+        wire.open()
+    agents = [line for line in lines_of(wire) if line.lower().startswith("user-agent:")]
+    assert len(agents) == 1
+    assert agents[0].endswith(headers.get("user-agent", agents[0][-1:]))
+
+
+def test_a_url_is_escaped_once() -> None:
+    with Wire("ws://192.0.2.1/Zürich?x=a%2Bb") as wire:
+        wire.open()
+    assert lines_of(wire)[0] == "GET /Z%C3%BCrich?x=a%2Bb HTTP/1.1"
+
+
+def test_subprotocols_are_offered_and_the_answer_is_known() -> None:
+    with Wire(subprotocols=["v2", "v1"]) as wire:
+        wire.open(headers=["Sec-WebSocket-Protocol: v1", "X-Session: s3cr3t", "X-A: 1", "x-a: 2"])
+        handshake = wire.engine.handshake
+    assert "Sec-WebSocket-Protocol: v2, v1" in lines_of(wire)
+    assert handshake.subprotocol == "v1"
+    assert handshake.headers["x-session"] == handshake.headers["X-Session"] == "s3cr3t"
+    assert handshake.headers["X-A"] == "1, 2"
+    assert "x-session" in list(handshake.headers)
+    assert len(handshake.headers) == 6
+    assert "s3cr3t" not in repr(handshake) + repr(handshake.headers)
+
+
+# --- answers that are wrong -------------------------------------------------------------------
+
+PATH = "HTTP/1.1 101 Switching Protocols\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ("Sec-WebSocket-Protocol: other", "subprotocol that was not offered"),
+        ("Sec-WebSocket-Protocol: extension", "subprotocol that was not offered"),
+        ("Sec-WebSocket-Extensions: other", "compression=None offers none"),
+        ("Sec-WebSocket-Extensions: permessage-deflate; x=1", "compression=None offers none"),
+        ("Sec-WebSocket-Protocol: v1, v2", "Sec-WebSocket-Protocol"),
+    ],
+)
+@pytest.mark.parametrize("subprotocols", [None, ["v1"]])
+def test_what_broke_the_handshake_is_named(
+    answer: str, text: str, subprotocols: list[str] | None
+) -> None:
+    if subprotocols is None and "v1" in answer:
+        text = "subprotocol that was not offered"
+    with Wire(subprotocols=subprotocols) as wire, pytest.raises(HandshakeError) as refused:
+        wire.open(headers=[answer])
+    assert text in str(refused.value)
+    assert "other" not in str(refused.value)
+    assert refused.value.status == 101
+
+
+@pytest.mark.parametrize(
+    "endless", [b"X: y\r\n", b"x" * 60_000, b"HTTP/1.1 101 " + b"x" * 9000, b"X: " + b"y" * 9000]
+)
+def test_an_answer_without_end_is_ended(endless: bytes) -> None:
+    """The library would read on, at the cost of a processor, until open_timeout."""
+    with Wire() as wire:
+        opening = wire.begin()
+        wire.feed(b"HTTP/1.1 101 Switching Protocols\r\n" + endless)
+        wire.feed(*[endless] * 200)
+        assert isinstance(opening.exception(), HandshakeError)
+
+
+@pytest.mark.parametrize("location", ["ws://user:password@192.0.2.1/", "//a@192.0.2.1/"])
+def test_a_redirect_that_names_a_user_is_not_followed(location: str) -> None:
+    """The library would send an Authorization header of the server's choice."""
+    with Wire() as wire, pytest.raises(HandshakeError, match="redirect"):
+        wire.answer(f"HTTP/1.1 302 Found\r\nLocation: {location}\r\n\r\n".encode())
+    assert wire.sent == b""
+
+
+@pytest.mark.parametrize(
+    "location", ["", "Location: /a\r\nLocation: /b\r\n", "Location: ws://[\r\n"]
+)
+def test_redirects_to_nowhere(location: str) -> None:
+    with Wire() as wire, pytest.raises(HandshakeError) as refused:
+        wire.answer(f"HTTP/1.1 302 Found\r\n{location}\r\n".encode())
+    assert refused.value.status == 302
+
+
+def test_a_redirect_is_escaped_as_it_came() -> None:
+    with Wire() as wire, pytest.raises(HandshakeError):
+        wire.answer("HTTP/1.1 302 Found\r\nLocation: /größe?a=%2B\r\n\r\n".encode())
+    assert b"GET /gr%C3%B6%C3%9Fe?a=%2B HTTP/1.1" in wire.sent
+
+
+def test_redirects_are_counted() -> None:
+    with Wire() as wire:
+        opening = wire.begin()
+        for _ in range(20):
+            wire.feed(b"HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n")
+        assert "exceeds what is safe" in str(opening.exception())
+    assert wire.sent.count(b"GET /again") == 5
+
+
+# --- the end ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [(Close(1000), (1000, "")), (Close(4001, b"go"), (4001, "go")), (Frame(8, b""), (1005, ""))],
+)
+def test_the_peers_close_frame_is_told_at_once(frame: Frame, expected: tuple[int, str]) -> None:
+    """Before TCP ends; its code is an int and nothing else."""
+    with Wire() as wire:
+        wire.open(frame.data)
+        told, ended = wire.peer_close, wire.end_seen
+        wire.end()
+    assert (told, ended) == (expected, None)
+    assert wire.end_seen is not None
+    assert {type(each) for each in (told or ())} == {int, str}
+    assert type(wire.end_seen.code) is int
+    assert (wire.end_seen.code, wire.end_seen.reason) == expected
+
+
+def test_when_we_close_first_the_peers_is_no_news() -> None:
+    with Wire() as wire:
+        wire.open()
+        wire.do("close", 1000, "")
+        wire.feed(Close(1000).data)
+        assert wire.is_closing
+        assert wire.peer_close is None
+        wire.end()
+    assert wire.end_seen is not None
+    assert wire.end_seen.error is None
+
+
+def test_the_code_of_a_fault_is_a_plain_int() -> None:
+    with Wire() as wire:
+        wire.open(Frame(TEXT, b"\xff").data)
+        wire.end()
+    assert wire.end_seen is not None
+    assert type(wire.end_seen.code) is int
+
+
+# --- progress ---------------------------------------------------------------------------------
+
+
+def test_written_is_what_the_kernel_has() -> None:
+    """Messages, control frames and what the library writes; it grows, and stops with the end."""
+    seen = []
+    with Wire() as wire:
+        wire.open()
+        before = wire.engine.written
+        wire.is_stuck = True
+        wire.do("write", [(True, b"12345")])
+        wire.do("ping", b"")
+        wire.feed(Frame(PING, "").data)
+        assert (wire.engine.written, wire.engine.unsent) == (before, 11 + 6)
+        wire.drain()
+        seen.append(wire.engine.written)
+        assert wire.engine.unsent == 0
+        assert wire.engine.written == before + 11 + 6 + 6
+        wire.is_stuck = True
+        wire.do("write", [(True, b"never sent")])
+        wire.do("abort")
+        seen.append(wire.engine.written)
+    assert seen[0] == seen[1]
+
+
+class Below:
+    """The transport of asyncio's that lies below its TLS."""
+
+    def get_write_buffer_size(self) -> int:
+        return 7
+
+
+def test_written_knows_what_lies_below_tls() -> None:
+    with Wire() as wire:
+        wire.open()
+        before = wire.engine.written
+        protocol = type("Tls", (), {"_transport": Below()})()
+        wire._transport._ssl_protocol = protocol  # type: ignore[union-attr]
+        wire.do("write", [(True, b"12345")])
+        assert wire.engine.written == before + 11 - 7

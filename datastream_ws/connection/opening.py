@@ -1,0 +1,233 @@
+"""The library's way to an open connection: dialling, proxies, redirects, refusals."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urljoin
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.client import ClientProtocol
+from websockets.exceptions import (
+    InvalidHandshake,
+    InvalidHeader,
+    InvalidProxy,
+    InvalidProxyMessage,
+    InvalidProxyStatus,
+    InvalidStatus,
+    InvalidUpgrade,
+    InvalidURI,
+    NegotiationError,
+    ProxyError,
+    SecurityError,
+)
+from websockets.http11 import Request
+from websockets.proxy import get_proxy
+from websockets.uri import parse_uri
+
+from ..exceptions import ConfigurationError, HandshakeError
+from ..options import ClientOptions
+from ..version import __version__
+from .answers import (
+    default_ssl_context,
+    quiet_logger,
+    same_origin,
+    status_error,
+    tls_refusal,
+)
+from .deflate import DeflateFactory
+from .dialling import dialled, dialled_unix
+from .endpoint import Endpoint, escaped_path
+
+__all__ = ["Connect", "our_error", "proxy_for", "request_for"]
+
+USER_AGENT = f"datastream-ws/{__version__}"
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+MOST_REDIRECTS = 5
+
+
+class Connect(connect):
+    """
+    One attempt; a new object each time, because it keeps the URL it was redirected to.
+
+    Args:
+        make: Makes a connection for a protocol and the library's settings.
+
+    Attributes:
+        reached: The latest connection that was made; ``None`` while there is no way to the server.
+
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, options: ClientOptions, make: Callable[..., ClientConnection]
+    ) -> None:
+        self.reached: ClientConnection | None = None
+        self._endpoint = endpoint
+        self._options = options
+        self._make = make
+        self._redirects = 0
+        secure = endpoint.url.startswith("wss:")
+        extra: dict[str, Any] = {"ssl": default_ssl_context(options)} if secure else {}
+        super().__init__(
+            endpoint.url,
+            origin=options.origin,  # type: ignore[arg-type]  # a NewType of theirs
+            subprotocols=endpoint.subprotocols,  # type: ignore[arg-type]
+            compression=None,  # not the library's own
+            extensions=None if options.compression is None else [DeflateFactory()],
+            user_agent_header=USER_AGENT,  # to a proxy
+            proxy=options.proxy,  # type: ignore[arg-type]  # False is refused by the options
+            # Time limits, keepalive and the close deadline are ours.
+            open_timeout=None,
+            ping_interval=None,
+            close_timeout=None,
+            max_size=options.max_size,
+            max_queue=None,
+            write_limit=0,  # tells us of every byte that waits
+            logger=quiet_logger(),
+            create_connection=self._made,  # type: ignore[arg-type]
+            **extra,
+        )
+
+    def _made(self, *args: Any, **kwargs: Any) -> ClientConnection:
+        self.reached = self._make(*args, **kwargs)
+        return self.reached
+
+    async def open_tcp_connection(self) -> ClientConnection:
+        """Without a proxy, dial by ourselves. Should a release not call this, it dials itself."""
+        self.reached = None
+        unix_path = self._endpoint.unix_path
+        if unix_path is not None:
+            return await self._over(dialled_unix(unix_path))
+        if self.proxy is True:
+            self.proxy = get_proxy(self.ws_uri)
+        if self.proxy is None:
+            return await self._over(dialled(self.ws_uri.host, self.ws_uri.port))
+        return await self._through_proxy()
+
+    async def _over(self, dialling: Any) -> ClientConnection:
+        arguments = self.create_connection_kwargs
+        arguments["sock"] = await dialling
+        try:
+            return await super().open_tcp_connection()
+        finally:
+            del arguments["sock"]  # no redirect is followed with one
+
+    async def _through_proxy(self) -> ClientConnection:
+        proxy_ssl = getattr(self._options, "proxy_ssl", None)
+        if proxy_ssl is not None and str(self.proxy).startswith("https:"):
+            self.create_connection_kwargs["proxy_ssl"] = proxy_ssl
+        try:
+            return await super().open_tcp_connection()
+        except OSError as error:
+            if self.reached is None:  # made once the proxy has let us through
+                _name_proxy(error)
+            raise
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """Follow redirects within the origin only: any header may be a credential."""
+        if not isinstance(exc, InvalidStatus) or exc.response.status_code not in REDIRECTS:
+            return exc
+        locations = exc.response.headers.get_all("Location")
+        if len(locations) != 1:
+            return exc
+        try:
+            # The library reads bytes as Latin-1; they may be UTF-8, and are escaped as they came.
+            target = urljoin(self.uri, escaped_path(locations[0].encode("latin-1")))
+        except ValueError:
+            return exc
+        if not same_origin(target, self.uri):
+            return exc
+        self._redirects += 1
+        if self._redirects > MOST_REDIRECTS:
+            return SecurityError(f"more than {MOST_REDIRECTS} redirects")
+        return target
+
+
+def request_for(protocol: ClientProtocol, endpoint: Endpoint) -> Request:
+    """Return the handshake's request; of what the library sets, a ``Host`` may be replaced."""
+    request = ClientProtocol.connect(protocol)
+    if any(name.lower() == "host" for name in endpoint.headers):
+        del request.headers["Host"]
+    request.headers.update(endpoint.headers)
+    request.headers.setdefault("User-Agent", USER_AGENT)
+    return request
+
+
+def proxy_for(url: str) -> str | None:
+    """Return the proxy that the environment names for a stream's URL; it may hold a password."""
+    return get_proxy(parse_uri(url))
+
+
+def _name_proxy(error: OSError) -> None:
+    """Have the text of an error say that it is between us and the proxy."""
+    text = error.strerror or str(error) or type(error).__name__
+    what = "the proxy's certificate" if isinstance(error, ssl.SSLError) else "the proxy"
+    error.args = (error.errno, f"{what}: {text}")
+    error.strerror = f"{what}: {text}"
+
+
+def our_error(error: Exception, lost_with: BaseException | None) -> Exception:
+    """
+    Say why an attempt failed in our words: the library's may show a header or a password.
+
+    Args:
+        lost_with: What ended the connection, if it was made.
+
+    """
+    if isinstance(error, InvalidURI):
+        return ConfigurationError("url: is not a WebSocket URL")
+    if isinstance(error, InvalidProxy):
+        return ConfigurationError("proxy: is not a proxy URL that can be used")
+    if isinstance(error, ImportError):
+        return ConfigurationError(
+            "proxy: a SOCKS proxy needs python-socks: pip install python-socks"
+        )
+    if isinstance(error, OSError):
+        return tls_refusal(error) or error
+    if lost_with is not None and (refusal := tls_refusal(lost_with)):
+        return refusal  # in TLS 1.3 it comes behind the handshake
+    if isinstance(error, InvalidHandshake):
+        return _handshake_error(error)
+    return HandshakeError("the server hung up during the handshake")
+
+
+def _handshake_error(error: InvalidHandshake) -> Exception:
+    if isinstance(error, InvalidStatus):
+        headers = error.response.headers
+        waits = headers.get_all("Retry-After")
+        wait = waits[0] if len(waits) == 1 else None
+        return status_error(error.response.status_code, wait, datetime.now(UTC))
+    if isinstance(error, ProxyError):
+        return _proxy_error(error)
+    if isinstance(error, InvalidUpgrade):
+        return HandshakeError("the answer is no WebSocket upgrade")
+    if isinstance(error, NegotiationError | InvalidHeader):
+        return HandshakeError(f"the server broke the handshake: {_broken(error)}", status=101)
+    if isinstance(error, SecurityError) or isinstance(error.__cause__, SecurityError):
+        return HandshakeError("the answer to the handshake exceeds what is safe to read")
+    return HandshakeError("there was no valid HTTP answer to the handshake")
+
+
+def _broken(error: NegotiationError | InvalidHeader) -> str:
+    """Say what the server selected that it must not; not its text, which may be anything."""
+    if isinstance(error, InvalidHeader):
+        return error.name
+    if "subprotocol" in str(error).partition(":")[0]:
+        return "it selected a subprotocol that was not offered; see the option subprotocols"
+    return "it uses an extension that was not agreed on; compression=None offers none"
+
+
+def _proxy_error(error: ProxyError) -> Exception:
+    if isinstance(error, InvalidProxyStatus):
+        status = error.response.status_code
+        cure = {403: ": it does not allow this host", 407: ": it wants other credentials in proxy"}
+        text = f"the proxy answered HTTP {status}{cure.get(status, '')}"
+        return HandshakeError(text, status=status)
+    if isinstance(error, InvalidProxyMessage):
+        return HandshakeError("the proxy gave no valid HTTP answer")
+    why = str(error.__cause__)  # of python-socks: its own words, or a fixed one for each code
+    if "uthentication" in why:
+        return ConfigurationError("proxy: the SOCKS proxy does not accept the user and password")
+    return HandshakeError(f"the SOCKS proxy does not connect: {why}")
