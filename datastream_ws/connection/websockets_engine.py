@@ -41,6 +41,7 @@ __all__ = ["HOOKED", "WebsocketsEngine"]
 _TEXT, _BINARY, _CONT, _PONG = Opcode.TEXT, Opcode.BINARY, Opcode.CONT, Opcode.PONG
 PING = 0x89  # the first byte of a ping
 LONGEST_PING = 125  # bytes, RFC 6455 section 5.5
+MOST_PINGS = 16  # of one read, and the latest, are answered
 
 # What close frames say of 1002 and 1007; beside 1009 it is told what was too big.
 SAID = {1002: "decompression failed", 1007: "invalid UTF-8"}
@@ -81,7 +82,7 @@ class HookedConnection(ClientConnection):
         "_fragments_are_text",
         "_given",
         "_hooked",
-        "_ping",
+        "_pings",
         "_receiver",
         "_seen",
         "_splits",
@@ -108,7 +109,7 @@ class HookedConnection(ClientConnection):
         self._fragments_are_text = False
         self._seen = b""  # the end of the HTTP response, as far as it has come
         self._splits = False
-        self._ping: bytes | None = None  # payload of the latest, not answered yet
+        self._pings: list[bytes] = []  # payloads of the latest, not answered yet
         self._given = self._written = 0  # bytes given to the transport, and by it to the kernel
         self._closing = False
         self.open = False
@@ -131,7 +132,7 @@ class HookedConnection(ClientConnection):
         else:
             super().data_received(data)
         self._hand_over()
-        self._answer_ping()
+        self._answer_pings()
 
     def _read_response(self, data: bytes) -> None:
         """
@@ -172,26 +173,29 @@ class HookedConnection(ClientConnection):
         if data[0] == PING and not self._cutter.is_over:
             start, length = payload_at(data, 0)
             if length <= LONGEST_PING:
-                self._ping = data[start:]
+                self._pings.append(data[start:])
+                del self._pings[:-MOST_PINGS]
                 return
         super().data_received(data)
         self._cutter.takes = not self._fragments
         self._cutter.is_over |= self.protocol.state is not OPEN
 
-    def _answer_ping(self) -> None:
+    def _answer_pings(self) -> None:
         """
-        Answer the latest ping, once all that was written before is with the kernel.
+        Answer what came in this read; the latest ping alone while something is unsent.
 
-        One answer may do for several pings (RFC 6455 section 5.5.3); so that answers to a peer
-        that reads nothing do not pile up.
+        Once all that was written before is with the kernel, so that answers to a peer that reads
+        nothing do not pile up. One answer may do for several pings (RFC 6455 section 5.5.3).
         """
         protocol = self.protocol
-        if self._ping is None or self.transport.get_write_buffer_size():
-            return
-        payload, self._ping = self._ping, None
-        if protocol.close_rcvd is None and protocol.state in (OPEN, CLOSING):
-            protocol.send_pong(payload)
-            self.send_data()
+        if self._pings and self.transport.get_write_buffer_size():
+            del self._pings[:-1]
+        elif self._pings:
+            pings, self._pings = self._pings, []
+            if protocol.close_rcvd is None and protocol.state in (OPEN, CLOSING):
+                for payload in pings:
+                    protocol.send_pong(payload)
+                self.write(b"".join(protocol.data_to_send()))
 
     def _hand_over(self) -> None:
         messages, size = self._cutter.handed_over()
@@ -256,7 +260,7 @@ class HookedConnection(ClientConnection):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._answer_ping()
+        self._answer_pings()
         if self.open:
             self._receiver.writing_resumed()
 
