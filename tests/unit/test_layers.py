@@ -49,7 +49,6 @@ MISPLACED: set[tuple[str, str]] = {
     ("datastream_ws/cli/checking.py", "connection"),
     ("datastream_ws/cli/checking.py", "option_checks"),
     ("datastream_ws/cli/checking.py", "redaction"),
-    ("datastream_ws/connection/endpoint.py", "process"),
     ("datastream_ws/handlers.py", "process"),
     ("datastream_ws/options.py", "lease"),
     ("datastream_ws/stats.py", "handling"),
