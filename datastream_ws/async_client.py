@@ -22,6 +22,7 @@ from .handling.budget import Budget
 from .handling.callers import InlineCaller, LoopCaller, drive
 from .handling.contexts import HandlerRun
 from .handling.current import belongs_here, handling
+from .handling.iteration import Iteration, Messages
 from .lease import lease_for
 from .lifecycle.machine import Lifecycle
 from .log_fields import about, fields, write
@@ -465,7 +466,11 @@ class AsyncClient(Decorators):
             raise ConfigurationError(
                 "on_message: a client has handlers or is iterated over, not both"
             )
-        return Messages(self)
+        return Messages(self._iterated, self._raise_if_failed)
+
+    def _iterated(self) -> tuple[Iteration, Future[None]]:
+        life = self._running()
+        return life.dispatcher.iteration, life.finished
 
     async def deliver(self, data: Any, robust: bool = False) -> None:
         """
@@ -519,37 +524,6 @@ class AsyncClient(Decorators):
         url = self.options.url
         where = shown_url(url) if isinstance(url, str) else "(callable)"
         return f"<{type(self).__name__} {peer_text(self.name)}: {where}, {self.state.value}>"
-
-
-class Messages:
-    """The messages of a client, one at a time; each is handled once the next is asked for."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
-        self._life: Lifecycle | None = None
-        self._message: Message | None = None
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Message:
-        self._done()
-        life = self._life = self._life or self._client._running()
-        while (message := life.dispatcher.pop()) is None:
-            if life.finished.done():
-                self._client._raise_if_failed()
-                raise StopAsyncIteration
-            await life.dispatcher.arrivals()
-        self._message = message
-        return message
-
-    def _done(self) -> None:
-        if self._message is not None and self._life is not None:
-            self._life.dispatcher.done(self._message)
-            self._message = None
-
-    def __del__(self) -> None:
-        self._done()
 
 
 def _options(url: Any, options: dict[str, Any]) -> ClientOptions:

@@ -94,11 +94,6 @@ def tls_trouble(host: str, error: BaseException) -> Trouble:
         return Trouble("the server does not speak TLS on this port", "is it ws:// there?")
     if isinstance(error, ssl.SSLEOFError):
         return Trouble("the server hung up on TLS", "is it ws:// there, is the port right?")
-    if reason == "TLSV13_ALERT_CERTIFICATE_REQUIRED":
-        return Trouble(
-            "the server requires a client certificate",
-            "in programs: the option ssl, a context with load_cert_chain()",
-        )
     if isinstance(error, ssl.SSLError):
         return Trouble(f"no agreement on TLS: {reason or said(error)}", "is the port right?")
     if isinstance(error, TimeoutError):

@@ -20,7 +20,6 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import Client, State
-from ..connection.answers import tls_refusal
 from ..connection.opening import proxy_for
 from ..option_checks import check_url
 from ..redaction import escaped, peer_text, shown_url
@@ -40,7 +39,6 @@ T = TypeVar("T")
 
 MOST_ADDRESSES = 4
 PING_INTERVAL = 0.2  # seconds
-ALERT_TIMEOUT = 1.0  # seconds for a server to refuse us, or not
 STEPS = ("URL", "Proxy", "DNS", "TCP", "TLS", "Handshake", "Ping")
 
 
@@ -143,9 +141,7 @@ class Checking:
         try:
             with self._connected() as sock, context.wrap_socket(sock, server_hostname=host) as tls:
                 certificate: Any = tls.getpeercert() or {}
-                said = f"{tls.version()}, {certificate_text(certificate, time.time())}"
-                raise_refusal(tls)
-                return said
+                return f"{tls.version()}, {certificate_text(certificate, time.time())}"
         except (OSError, HTTPException) as error:  # of which SSLError is one
             raise tls_trouble(host, error) from error
 
@@ -227,22 +223,6 @@ class Report:
         grid.add_column(overflow="fold")
         grid.add_row(mark, name, text)
         self._console.print(grid)
-
-
-def raise_refusal(tls: ssl.SSLSocket) -> None:
-    """
-    Raise the alert by which a server refuses us behind the handshake, where TLS 1.3 puts it.
-
-    Hung up on, a server does the same, or has sent its alert before. (OpenSSL's own way to end
-    TLS takes an alert for an end as any other.)
-    """
-    tls.settimeout(ALERT_TIMEOUT)
-    try:
-        socket.socket.shutdown(tls, socket.SHUT_WR)
-        tls.recv(1)
-    except OSError as error:
-        if refusal := tls_refusal(error):
-            raise refusal from None
 
 
 def host_and_port(url: str) -> tuple[str, int]:

@@ -27,8 +27,19 @@ class Budget:
         """Pop from *store* while something is left; *on_spent* is told of the last one."""
         with self._lock:
             message = store.pop() if self._left > 0 else None
-            self._left -= message is not None
-            spent = message is not None and not self._left
+            spent = message is not None and self._spend()
         if spent:
             self._on_spent()
         return message
+
+    def spend(self) -> None:
+        """A message was handled that no store has had."""
+        with self._lock:
+            spent = self._spend()
+        if spent:
+            self._on_spent()
+
+    def _spend(self) -> bool:
+        """Return whether this was the last one."""
+        self._left -= 1
+        return self._left == 0

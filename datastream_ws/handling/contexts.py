@@ -51,11 +51,16 @@ class HandlerRun:
 
     They are entered before the first call; :meth:`leave` leaves them, and the next call
     enters them anew.
+
+    Attributes:
+        handler: The one that was called last.
+
     """
 
     def __init__(self, handlers: Handlers, caller: Caller) -> None:
         self._handlers = handlers
         self.caller = caller
+        self.handler: Handler | None = None
         self._stack: AsyncExitStack | None = None
         self._enclosed: dict[Handler, Callable[..., Any]] = {}
 
@@ -73,6 +78,7 @@ class HandlerRun:
             messages, hook: What the contexts may be told, see :class:`Call`.
 
         """
+        self.handler = handler
         await self.enter()
         if handler.is_async:
             call = Call(handler, messages, hook)

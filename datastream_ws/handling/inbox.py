@@ -2,25 +2,27 @@
 What waits between the socket and the handlers.
 
 Limits, overflow, conflation and order per key are decided here and nowhere else. A lock guards
-everything; there are no threads and no event loop. One side puts messages in, the other pops
-them one by one and says when each is done. Where nothing but their number limits what waits, a
-worker may go on for a stretch without the lock.
+everything; there are no threads and no event loop. One side puts messages in. The other pops
+them one by one and says when each is done, or, as the only worker, takes a portion of them.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ..messages import Message, payload_bytes
 from .budget import Budget
-from .stores import NO_KEYS, Fifo, Keyed, Keys, Store
-from .stretches import NO_END, Stretch, size_of
+from .stores import NO_KEYS, Fifo, Keyed, Keys, Store, size_of
 
-__all__ = ["Counts", "Inbox", "Put"]
+__all__ = ["Counts", "Inbox", "Portion", "Put"]
+
+PORTION = 100  # messages a worker takes at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Put:
     Attributes:
         taken: How many, from the first, are the inbox's now (dropped ones included).
         dropped: How many messages, new or old, overflow dropped.
+        untaken: How many old ones made room because nobody is there to take them.
         full: Stop reading until :meth:`Inbox.done` says there is room.
         disconnect: Overflow ends the connection.
 
@@ -40,6 +43,7 @@ class Put:
     dropped: int = 0
     full: bool = False
     disconnect: bool = False
+    untaken: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,58 @@ class Counts:
     spooled: int = 0
 
 
+class Portion:
+    """
+    Messages that the only worker took at once; until it begins with them they wait as before.
+
+    Attributes:
+        left: Those it has not begun with. The worker takes them from the left; the inbox takes
+            back from the right what is dropped meanwhile. A deque gives each to one of them.
+        handled: The last one it is through with; set by the worker after each.
+
+    """
+
+    __slots__ = ("_counted", "_taken", "handled", "left")
+
+    def __init__(self, taken: list[Message]) -> None:
+        self._taken = taken
+        self._counted = 0
+        self.left = deque(taken)
+        self.handled: Message | None = None
+
+    @property
+    def in_hand(self) -> Message | None:
+        """The one that was begun with last, unless it is handled."""
+        begun = len(self._taken) - len(self.left)
+        last = self._taken[begun - 1] if begun else None
+        return None if last is self.handled else last
+
+    def count(self) -> int:
+        """Return how many have been handled since this was asked last."""
+        begun = len(self._taken) - len(self.left)
+        unfinished = begun > 0 and self._taken[begun - 1] is not self.handled
+        before, self._counted = self._counted, max(self._counted, begun - unfinished)
+        return self._counted - before
+
+    @property
+    def oldest(self) -> Message | None:
+        """The first one that is not handled."""
+        if (message := self.in_hand) is not None:
+            return message
+        with suppress(IndexError):
+            return self.left[0]
+        return None
+
+    def take_back(self) -> list[Message]:
+        """Remove and return, in order, what has not been begun with; from any thread."""
+        back: deque[Message] = deque()
+        with suppress(IndexError):
+            while True:
+                back.appendleft(self.left.pop())
+        del self._taken[len(self._taken) - len(back) :]
+        return list(back)
+
+
 class Inbox:
     """
     Messages received but not handled yet. Every method may be called from any thread.
@@ -65,6 +121,11 @@ class Inbox:
         conflate, ordering_key: The user's callables; called outside the lock.
         report: Given what they raise; such a message has no key.
         budget: How many messages may be popped; ``None``: no limit.
+
+    Attributes:
+        is_untaken: Whether nobody takes messages at the moment: then the oldest make room.
+        finished: Messages that were popped and are handled, noted without the lock: by a
+            finalizer, which may run in whatever holds it. Counted by :meth:`settle_finished`.
 
     """
 
@@ -87,14 +148,22 @@ class Inbox:
         self._ordering_key = ordering_key
         self._report = report
         self._store: Store = Keyed() if conflate or ordering_key else Fifo()
-        # What most streams need, without a call a message.
         self._plain = self._store if isinstance(self._store, Fifo) else None
-        self._may_stretch = self._plain is not None and overflow == "block" and budget is None
-        self._stretch: Stretch | None = None
+        # A tenth, so that reading resumes at about half, however slow the handlers are.
+        self._most = PORTION if size is None else min(PORTION, max(1, size // 10))
+        # Where messages may be dropped from the old end, or are counted as they are popped, one
+        # that is taken too early would be in the way.
+        self._may_take_many = (
+            self._plain is not None and overflow != "drop_oldest" and budget is None
+        )
+        self._portion: Portion | None = None
+        self._in_hand: dict[int, Message] = {}
+        self.is_untaken: Callable[[], bool] = never
+        self.finished: deque[Message] = deque()
         self._lock = threading.Lock()
         self._closed = False
         self._blocked = False
-        self._bytes = 0  # of what waits, or more: a stretch does not measure what leaves
+        self._bytes = 0  # of what waits, or more: a portion is not measured when it leaves
         self._received = self._handled = self._failed = self._unrouted = 0
         self._dropped: Counter[str] = Counter()
         self._waiting = 0  # in the store or in hand
@@ -130,17 +199,29 @@ class Inbox:
         keys = self._keys(messages)
         with self._lock:
             self._settle()
-            before = self._dropped["overflow"]
             taken = self._take_fitting(messages, force)
-            for index in range(taken, len(messages)):
-                if not self._make_room(force):
-                    break
-                self._take(messages[index], keys[index] if keys else NO_KEYS)
-                taken += 1
-            dropped = self._dropped["overflow"] - before
-            if taken == len(messages) and not dropped and not self._is_full():
+            if taken == len(messages) and not self._is_full():
                 return Put(taken)
-            return self._put_full(taken, len(messages), dropped, force)
+            return self._put_rest(messages, keys, taken, force)
+
+    def _put_rest(
+        self, messages: Sequence[Message], keys: list[Keys] | None, taken: int, force: bool
+    ) -> Put:
+        """Put in what comes after *taken*, one by one; say what a full inbox asks for."""
+        overflow = "untaken" if self.is_untaken() else self._overflow
+        before = self._dropped["overflow"], self._dropped["untaken"]
+        for index in range(taken, len(messages)):
+            if not force and overflow in ("block", "disconnect") and self._is_full():
+                break
+            self._take(messages[index], keys[index] if keys else NO_KEYS, overflow)
+            taken += 1
+        dropped = self._dropped["overflow"] - before[0]
+        untaken = self._dropped["untaken"] - before[1]
+        if taken == len(messages) and not dropped and not self._is_full():
+            return Put(taken, untaken=untaken)
+        self._blocked = overflow == "block" and not force and self._is_full()
+        disconnect = overflow == "disconnect" and taken < len(messages)
+        return Put(taken, dropped, self._blocked, disconnect, untaken)
 
     def _take_fitting(self, messages: Sequence[Message], force: bool) -> int:
         """Take in one step what a plain queue has room for; return how many."""
@@ -161,23 +242,10 @@ class Inbox:
         self.last_message = taking[-1]
         return room
 
-    def _put_full(self, taken: int, offered: int, dropped: int, force: bool) -> Put:
-        self._blocked = self._overflow == "block" and not force and self._is_full()
-        if self._blocked and self._stretch is not None:
-            self._stretch.is_over = True
-        disconnect = self._overflow == "disconnect" and taken < offered
-        return Put(taken, dropped, self._blocked, disconnect)
-
-    def _make_room(self, force: bool) -> bool:
-        """Say whether another message can be taken; "drop_newest" takes it only to drop it."""
-        if force or self._overflow in ("drop_oldest", "drop_newest"):
-            return True
-        return not self._is_full()
-
-    def _take(self, message: Message, keys: Keys) -> None:
+    def _take(self, message: Message, keys: Keys, overflow: str) -> None:
         self._received += 1
         self.last_message = message
-        if self._overflow == "drop_newest" and self._is_full() and not self._has_place(keys):
+        if overflow == "drop_newest" and self._is_full() and not self._store.has_place(keys):
             self._dropped["overflow"] += 1
             return
         self._waiting += 1
@@ -185,13 +253,19 @@ class Inbox:
         replaced = self._store.push(message, keys)
         if replaced is not None:
             self._drop(replaced, "conflated")
-        if self._overflow == "drop_oldest":
+        if overflow in ("drop_oldest", "untaken"):
+            cause = "untaken" if overflow == "untaken" else "overflow"
             while self._is_over() and len(self._store) > 1:
-                self._drop(self._store.pop_oldest(), "overflow")
+                self._drop(self._store.pop_oldest(), cause)
 
-    def _has_place(self, keys: Keys) -> bool:
-        store = self._store
-        return isinstance(store, Keyed) and keys.conflation in store._place_of
+    def count_inline(self, message: Message, *, failed: bool) -> None:
+        """A message was received and handled, or failed, without having been in here."""
+        with self._lock:
+            self._received += 1
+            self.last_message = message
+            self._count(failed=failed)
+        if self._budget is not None:
+            self._budget.spend()
 
     def _drop(self, message: Message, cause: str) -> None:
         self._leave(message)
@@ -244,6 +318,15 @@ class Inbox:
             self._settle()
             return self._waiting
 
+    def oldest_waiting(self) -> float | None:
+        """Return how many seconds the oldest message has waited; ``None``: none waits."""
+        with self._lock:
+            in_hand = next(iter(self._in_hand.values()), None)
+            taken = None if self._portion is None else self._portion.oldest
+            found = (in_hand, taken, self._store.oldest())
+            times = [message.received_at for message in found if message is not None]
+        return max(0.0, time.time() - min(times)) if times else None
+
     def pop(self) -> Message | None:
         """Return the next message, now in hand; ``None`` when there is none to be had."""
         with self._lock:
@@ -252,76 +335,72 @@ class Inbox:
     def _pop(self) -> Message | None:
         if self._closed:
             return None
-        return self._store.pop() if self._budget is None else self._budget.pop(self._store)
+        message = self._store.pop() if self._budget is None else self._budget.pop(self._store)
+        if message is not None:
+            self._in_hand[id(message)] = message
+        return message
 
     def pop_after(self, message: Message) -> tuple[Message | None, bool]:
         """Count *message* as handled and pop the next one, in one step; see pop() and done()."""
         with self._lock:
+            self._lay_down(message)
             self._leave(message)
             self._handled += 1
-            self._store.release(message)
             return self._pop(), self._blocked and self._may_resume()
 
-    def stretch(self) -> Stretch | None:
+    def pop_many(self, most: int = PORTION) -> Portion | None:
         """
-        Let the only worker there is handle messages one after the other without the lock, until
-        it ends the stretch. ``None``: there are none, or here they have to be popped.
-        """
-        plain = self._plain
-        if plain is None or not self._may_stretch:
-            return None
-        with self._lock:
-            most = self._until_room() if self._blocked else NO_END
-            if not len(plain) or len(plain) < self._waiting or most < 1:
-                return None
-            self._stretch = Stretch(self, most)
-            return self._stretch
+        Return the next messages, *most* at most, for the only worker there is, until it settles
+        them.
 
-    def next_messages(self, stretch: Stretch) -> Iterator[Message] | None:
-        """Return what is handled next in a stretch; ``None``: there are no more."""
+        ``None``: there are none, or here they have to be popped.
+        """
+        with self._lock:
+            if self._plain is None or self._closed or not self._takes_many():
+                return None
+            taken = self._plain.pop_many(min(most, self._most))
+            self._portion = Portion(taken) if taken else None
+            return self._portion
+
+    def _takes_many(self) -> bool:
+        return self._may_take_many
+
+    def settle(self, portion: Portion) -> bool:
+        """
+        Count what is handled of a portion, take the rest back; return whether reading may resume.
+
+        A message that was begun with and is not handled is in hand from here on, as if popped.
+        """
         with self._lock:
             self._settle()
-            if self._plain is None or not len(self._plain) or self._closed:
-                return None
-            stretch.part = self._plain.take()
-            return stretch.part.messages
-
-    def _until_room(self) -> int:
-        """How many messages have to leave a full inbox before reading may resume; 0: unknown."""
-        size, size_bytes = self._size, self._size_bytes
-        if size is None or (size_bytes is not None and self._bytes > size_bytes // 2):
-            return 0
-        return self._waiting - size // 2
-
-    def end_stretch(self, stretch: Stretch, in_hand: Message | None) -> bool:
-        """See :meth:`Stretch.end`."""
-        with self._lock:
-            self._settle()
-            self._stretch = None
+            self._portion = None
+            if (message := portion.in_hand) is not None:
+                self._in_hand[id(message)] = message
             if self._plain is not None:
-                self._plain.put_back(stretch.part)
+                self._plain.give_back(portion.take_back())
                 if self._size_bytes is not None and self._bytes > self._size_bytes // 2:
-                    self._weigh(self._plain, in_hand)
+                    self._bytes = self._plain.size + size_of(list(self._in_hand.values()))
             return self._blocked and self._may_resume()
 
-    def _weigh(self, store: Fifo, in_hand: Message | None) -> None:
-        """Measure what waits, where it matters."""
-        if len(store) + (in_hand is not None) == self._waiting:
-            self._bytes = store.size() + (payload_bytes(in_hand.data) if in_hand else 0)
-
     def _settle(self) -> None:
-        """Count what has been handled in a stretch."""
-        stretch = self._stretch
-        if stretch is not None:
-            handled = stretch.handled - stretch.counted
-            stretch.counted += handled
+        """Count what has been handled of the portion so far."""
+        if self._portion is not None:
+            handled = self._portion.count()
             self._handled += handled
             self._waiting -= handled
             if not self._waiting:
                 self._bytes = 0
 
+    def settle_finished(self) -> bool:
+        """Count the messages in ``finished`` as handled; return whether reading may resume."""
+        room = False
+        with suppress(IndexError):
+            while True:
+                room = self.done(self.finished.popleft()) or room
+        return room
+
     def count_unrouted(self) -> None:
-        """A message that is handled in a stretch had no handler."""
+        """A message of a portion had no handler."""
         with self._lock:
             self._unrouted += 1
 
@@ -333,19 +412,27 @@ class Inbox:
     def done(self, message: Message, *, failed: bool = False, unrouted: bool = False) -> bool:
         """Count a message in hand as handled or failed; return whether reading may resume."""
         with self._lock:
-            self._store.release(message)
+            self._lay_down(message)
             self._leave(message)
-            if failed:
-                self._failed += 1
-            else:
-                self._handled += 1
-                self._unrouted += unrouted
+            self._count(failed=failed, unrouted=unrouted)
             return self._blocked and self._may_resume()
+
+    def _count(self, *, failed: bool, unrouted: bool = False) -> None:
+        if failed:
+            self._failed += 1
+        else:
+            self._handled += 1
+            self._unrouted += unrouted
+
+    def _lay_down(self, message: Message) -> None:
+        """It is in hand no more."""
+        self._in_hand.pop(id(message), None)
+        self._store.release(message)
 
     def discard(self, message: Message, cause: str) -> bool:
         """Count a message in hand as dropped; return whether reading may resume."""
         with self._lock:
-            self._store.release(message)
+            self._lay_down(message)
             self._drop(message, cause)
             return self._blocked and self._may_resume()
 
@@ -371,25 +458,31 @@ class Inbox:
             return self._drop_all(cause)
 
     def _drop_all(self, cause: str) -> int:
+        messages = self._take_all()
+        for message in messages:
+            self._leave(message)
+        if messages:
+            self._dropped[cause] += len(messages)
+        return len(messages)
+
+    def _take_all(self) -> list[Message]:
+        """Remove and return, from old to new, what is not in hand."""
         self._settle()
-        dropped = self._stretch.part.cut() if self._stretch is not None else 0
-        self._waiting -= dropped
+        messages = [] if self._portion is None else self._portion.take_back()
         while len(self._store):
-            self._leave(self._store.pop_oldest())
-            dropped += 1
-        if dropped:
-            self._dropped[cause] += dropped
-        return dropped
+            messages.append(self._store.pop_oldest())
+        return messages
 
     def abandon(self) -> None:
         """After a fork: forget everything; the lock may be held by a thread that is gone."""
         self._lock = threading.Lock()
         self._closed = True
-        if self._stretch is not None:
-            self._stretch.part.cut()
+        if self._portion is not None:
+            self._portion.take_back()
 
     def counts(self) -> Counts:
         """Return the counters of this moment."""
+        self.settle_finished()
         with self._lock:
             self._settle()
             return Counts(
@@ -401,3 +494,8 @@ class Inbox:
                 self._waiting,
                 self.spooled,
             )
+
+
+def never() -> bool:
+    """Return False: somebody takes what waits."""
+    return False

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 from ..messages import Message, payload_bytes
-from .stretches import Part
+from .parcel import Parcel
 
-__all__ = []
+__all__ = ["NO_KEYS", "Fifo", "Keyed", "Keys", "Store", "size_of"]
 
 
 class Store(Protocol):
@@ -24,8 +25,13 @@ class Store(Protocol):
     def push(self, message: Message, keys: Keys) -> Message | None:
         """Add a message; return the one whose place it took, if any."""
 
+    def has_place(self, keys: Keys) -> bool:
+        """Whether a message with these keys would take the place of another."""
+        ...
+
     def pop(self) -> Message | None: ...
     def pop_oldest(self) -> Message: ...
+    def oldest(self) -> Message | None: ...
     def release(self, message: Message) -> None: ...
 
 
@@ -38,6 +44,33 @@ class Keys:
 
 
 NO_KEYS = Keys()
+
+
+def size_of(messages: Sequence[Message]) -> int:
+    """Return the size of all payloads, in bytes."""
+    if isinstance(messages, Parcel):
+        return messages.size
+    return sum([payload_bytes(message.data) for message in messages])
+
+
+class Part:
+    """Messages that came together; *left* of them have not been taken yet."""
+
+    __slots__ = ("_given", "_messages", "left")
+
+    def __init__(self, given: Sequence[Message]) -> None:
+        self._given = given
+        self._messages = iter(given)  # a parcel makes each when it is taken
+        self.left = len(given)
+
+    def take(self, most: int) -> list[Message]:
+        taken = list(islice(self._messages, most))
+        self.left -= len(taken)
+        return taken
+
+    @property
+    def rest(self) -> Sequence[Message]:
+        return self._given[len(self._given) - self.left :]
 
 
 class Fifo:
@@ -59,19 +92,41 @@ class Fifo:
         self._count += 1
 
     def extend(self, messages: Sequence[Message]) -> None:
-        self._waiting.append(Part(messages))
-        self._count += len(messages)
+        if messages:
+            self._waiting.append(Part(messages))
+            self._count += len(messages)
+
+    def has_place(self, keys: Keys) -> bool:
+        return False
 
     def pop(self) -> Message | None:
-        while self._waiting:
-            first = self._waiting[0]
-            message = next(first.messages, None) if isinstance(first, Part) else first
-            if message is first or message is None:
-                self._waiting.popleft()
-            if message is not None:
-                self._count -= 1
-                return message
-        return None
+        if not self._waiting:
+            return None
+        self._count -= 1
+        first = self._waiting[0]
+        if isinstance(first, Message):
+            self._waiting.popleft()
+            return first
+        [message] = first.take(1)
+        if not first.left:
+            self._waiting.popleft()
+        return message
+
+    def pop_many(self, most: int) -> list[Message]:
+        """Remove and return the oldest messages, at most so many."""
+        taken: list[Message] = []
+        waiting = self._waiting
+        while waiting and (room := most - len(taken)) > 0:
+            first = waiting[0]
+            if isinstance(first, Message):
+                taken.append(first)
+                waiting.popleft()
+                continue
+            taken += first.take(room)
+            if not first.left:
+                waiting.popleft()
+        self._count -= len(taken)
+        return taken
 
     def pop_oldest(self) -> Message:
         message = self.pop()
@@ -79,31 +134,26 @@ class Fifo:
             raise IndexError("empty")
         return message
 
+    def oldest(self) -> Message | None:
+        if not self._waiting:
+            return None
+        first = self._waiting[0]
+        return first if isinstance(first, Message) else first.rest[0]
+
     def release(self, message: Message) -> None:
         pass
 
-    def take(self) -> Part:
-        """Remove and return the oldest messages; raises IndexError when there are none."""
-        first = self._waiting.popleft()
-        if isinstance(first, Message):
-            first = Part([first, *self._singles()])
-        self._count -= len(first)
-        return first
+    def give_back(self, messages: Sequence[Message]) -> None:
+        """These were taken too early: they are the oldest again."""
+        if messages:
+            self._waiting.appendleft(Part(messages))
+            self._count += len(messages)
 
-    def _singles(self) -> Iterator[Message]:
-        while self._waiting and isinstance(message := self._waiting[0], Message):
-            self._waiting.popleft()
-            yield message
-
-    def put_back(self, part: Part) -> None:
-        if len(part):
-            self._waiting.appendleft(part)
-            self._count += len(part)
-
+    @property
     def size(self) -> int:
         """Of all payloads, in bytes."""
         return sum(
-            each.size if isinstance(each, Part) else payload_bytes(each.data)
+            payload_bytes(each.data) if isinstance(each, Message) else size_of(each.rest)
             for each in self._waiting
         )
 
@@ -139,6 +189,9 @@ class Keyed:
             return replaced
         self._append(message, keys)
         return None
+
+    def has_place(self, keys: Keys) -> bool:
+        return keys.conflation is not None and keys.conflation in self._place_of
 
     def _append(self, message: Message, keys: Keys) -> None:
         place = self._next
@@ -179,6 +232,9 @@ class Keyed:
         if keys.order is not None:
             self._free_next(keys.order)
         return message
+
+    def oldest(self) -> Message | None:
+        return next(iter(self._places.values()))[0] if self._places else None
 
     def release(self, message: Message) -> None:
         order = self._out.pop(id(message), None)

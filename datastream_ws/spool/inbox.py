@@ -20,9 +20,8 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from ..handling.inbox import Inbox, Put
+from ..handling.inbox import Inbox, Portion, Put
 from ..handling.stores import NO_KEYS, Keys
-from ..handling.stretches import Stretch
 from ..messages import Message, Origin, payload_bytes
 from .file import Record, Row, fitting
 
@@ -99,7 +98,8 @@ class SpooledInbox(Inbox):
         **limits: Any,
     ) -> None:
         super().__init__(overflow="block", **limits)
-        self._may_stretch = self._may_stretch and not journal
+        # Those that have rows, or may be dropped from the old end, are popped one by one.
+        self._may_take_many = self._may_take_many and not journal and overflow != "drop_oldest"
         self.changed = threading.Condition(self._lock)
         self._journal = journal
         self._limit = spool_bytes
@@ -122,9 +122,6 @@ class SpooledInbox(Inbox):
         # without waiting for the file's thread.
         self._ahead: deque[tuple[Message, Keys]] = deque()
         self._ahead_bytes = 0
-        # Popped and neither done nor discarded; not of a journal, which has their rows.
-        self._in_hand: set[Message] = set()
-        self._last_of_stretch: Message | None = None  # that one which the end has cut off
         self._base = 0  # position of a message of this process, less its seq
         self._earlier = 0  # messages of earlier processes
         self._reading_stopped = False
@@ -265,12 +262,6 @@ class SpooledInbox(Inbox):
 
     # --- the handling side ---
 
-    def pop(self) -> Message | None:
-        message = super().pop()
-        if message is not None and not self._journal:
-            self._in_hand.add(message)
-        return message
-
     def done(self, message: Message, *, failed: bool = False, unrouted: bool = False) -> bool:
         """Reading is resumed by the file's thread: never here."""
         room = super().done(message, failed=failed, unrouted=unrouted)
@@ -280,25 +271,19 @@ class SpooledInbox(Inbox):
     def pop_after(self, message: Message) -> tuple[Message | None, bool]:
         following, room = super().pop_after(message)
         self._is_done(message, room)
-        if following is not None and not self._journal:
-            self._in_hand.add(following)
         return following, False
 
-    def stretch(self) -> Stretch | None:
+    def _takes_many(self) -> bool:
         """Only while nothing is in the file, nor on its way there."""
-        return None if self._filed or self._queue or self._loaded else super().stretch()
+        return super()._takes_many() and not (self._filed or self._queue or self._loaded)
 
-    def end_stretch(self, stretch: Stretch, in_hand: Message | None) -> bool:
-        if super().end_stretch(stretch, in_hand):
+    def settle(self, portion: Portion) -> bool:
+        if super().settle(portion):
             with self._lock:
                 self.changed.notify_all()
-        if in_hand is not None:
-            self._in_hand.add(in_hand)
         return False
 
     def _is_done(self, message: Message, room: bool) -> None:
-        if not self._journal:
-            self._in_hand.discard(message)
         first = bool(self._loaded) and self._remove_row(message)
         if room or first:
             with self._lock:
@@ -309,8 +294,7 @@ class SpooledInbox(Inbox):
     def discard(self, message: Message, cause: str) -> bool:
         """Nothing is dropped that the file can keep."""
         with self._lock:
-            self._in_hand.discard(message)
-            self._store.release(message)
+            self._lay_down(message)
             if self._ended and self._position(message) not in self._loaded:
                 self._drop(message, cause)
             else:
@@ -318,14 +302,7 @@ class SpooledInbox(Inbox):
         return False
 
     def _drop_all(self, cause: str) -> int:
-        messages: list[Message] = []
-        if self._stretch is not None:
-            self._last_of_stretch, left = self._stretch.part.cut_off()
-            messages.extend(left)
-        while len(self._store):
-            messages.append(self._store.pop_oldest())
-        self._settle()
-        self._put_back(messages)
+        self._put_back(self._take_all())
         return 0
 
     def _put_back(self, messages: Sequence[Message]) -> None:
@@ -686,11 +663,12 @@ class SpooledInbox(Inbox):
 
     def in_hand(self) -> list[Message]:
         """Return, in order, the messages that handlers still have and no row keeps."""
+        if self._journal:
+            return []
         with self._lock:
-            self._settle()
-            found = set(self._in_hand)
-            if self._last_of_stretch is not None and len(found) < self._waiting:
-                found.add(self._last_of_stretch)
+            found = list(self._in_hand.values())
+            if self._portion is not None and (message := self._portion.in_hand) is not None:
+                found.append(message)
             return sorted(found, key=self._position)
 
     def end(self) -> int:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import ssl
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import trustme
 
-from datastream_ws import Client, ConfigurationError, HandshakeError, ReconnectError, State
-from datastream_ws.cli import main
+from datastream_ws import Client, HandshakeError, ReconnectError, State
 from datastream_ws.testing import StreamServer
 from kit.rawserver import (
     Drain,
-    Fin,
     RawConnection,
     RawServer,
     Respond,
@@ -135,62 +130,6 @@ def test_servers_that_say_so_when_they_refuse_our_tls(
         assert len(server.connections) == 1
 
 
-class Refusing:
-    """
-    A TLS server that wants a client certificate, and reads on behind its alert.
-
-    One that closes at once may reset the connection before the alert is read.
-    """
-
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"wss://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.attempts = 0
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._serve, daemon=True).start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _serve(self) -> None:
-        context = wants_a_client_certificate()
-        with contextlib.suppress(OSError):
-            while True:
-                plain = self._listener.accept()[0]
-                self.attempts += 1
-                incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-                tls = context.wrap_bio(incoming, outgoing, server_side=True)
-                with plain:
-                    while data := plain.recv(65536):
-                        incoming.write(data)
-                        with contextlib.suppress(ssl.SSLError):
-                            tls.do_handshake()
-                        plain.sendall(outgoing.read())
-
-
-def test_a_server_that_wants_a_certificate_of_ours_in_tls_1_3() -> None:
-    """It says so in an alert behind the handshake: one attempt, and the text names the cure."""
-    with Refusing() as server:
-        error = failed(Client(server.url, ssl=TRUSTING, **HURRY))
-        assert isinstance(error, ssl.SSLError)
-        assert str(error).startswith("the server requires a client certificate: pass ssl=")
-        assert server.attempts == 1
-
-
-def test_check_shows_no_good_tls_line_then(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "ca.pem"
-    CA.cert_pem.write_to_path(str(path))
-    with Refusing() as server:
-        assert main(["check", server.url, "--cafile", str(path), "--timeout", "2"]) == 1
-    assert "✗  TLS" in (out := capsys.readouterr().out)
-    assert "the server requires a client certificate" in out
-
-
 @pytest.mark.fault("23", "24")
 @pytest.mark.parametrize("context", [wants_a_client_certificate, speaks_tls_1_1])
 def test_servers_that_refuse_our_tls_without_a_word(context: Callable[[], ssl.SSLContext]) -> None:
@@ -253,99 +192,6 @@ def test_a_proxy_that_refuses(status: int) -> None:
         assert len(proxy.connections) == 1
     assert isinstance(error, HandshakeError)
     assert error.status == status
-    assert str(error).startswith(f"the proxy answered HTTP {status}: ")
-
-
-@dataclass(frozen=True)
-class Socks:
-    """Answer a SOCKS5 client: greeting, its password if *user*, and its request with *reply*."""
-
-    user: bool = True
-    granted: bool = True
-    reply: int = 0
-
-    def run(self, connection: RawConnection) -> None:
-        sock = connection.sock
-        sock.recv(262)
-        if self.user:
-            sock.sendall(b"\x05\x02")
-            sock.recv(513)
-            sock.sendall(b"\x01\x00" if self.granted else b"\x01\x01")
-            if not self.granted:
-                return
-        else:
-            sock.sendall(b"\x05\x00")
-        sock.recv(262)
-        sock.sendall(b"\x05" + bytes([self.reply]) + b"\x00\x01\x7f\x00\x00\x01\x00\x50")
-
-
-def test_a_socks_proxy_that_does_not_accept_our_password() -> None:
-    """It will not change its mind, and the option is named, not the password."""
-    with RawServer([Socks(granted=False)]) as proxy:
-        error = failed(through(f"socks5h://user:s3cr3t@127.0.0.1:{proxy.port}"))
-        assert len(proxy.connections) == 1
-    assert isinstance(error, ConfigurationError)
-    assert str(error) == "proxy: the SOCKS proxy does not accept the user and password"
-
-
-def test_a_socks_proxy_that_cannot_connect() -> None:
-    """Named as the proxy's; the next attempt may fare better."""
-    with RawServer([Socks(user=False, reply=5), Fin()]) as proxy:
-        error = failed(through(f"socks5h://127.0.0.1:{proxy.port}"))
-    assert isinstance(error, ReconnectError)
-    assert str(error.__cause__).startswith("the SOCKS proxy does not connect: ")
-
-
-def test_a_proxy_that_is_not_one() -> None:
-    with RawServer([Send(b"220 smtp ready\r\n\r\n"), Fin()]) as proxy:
-        error = failed(through(f"http://127.0.0.1:{proxy.port}"))
-    assert str(error.__cause__) == "the proxy gave no valid HTTP answer"
-
-
-def test_a_proxys_certificate_is_named_as_the_proxys() -> None:
-    """Not the server's, whose certificate nobody has seen."""
-    with RawServer([Tunnel(), Fin()], ssl=serving("127.0.0.1")) as proxy:
-        error = failed(through(f"https://127.0.0.1:{proxy.port}"))
-    assert isinstance(error, ssl.SSLCertVerificationError)
-    assert str(error).startswith("the proxy's certificate: ")
-
-
-def test_a_servers_certificate_behind_a_proxy_is_the_servers() -> None:
-    with StreamServer(ssl=serving("elsewhere.invalid")) as server:
-        script: Script = [Relay(server.port)]
-        with RawServer(script) as proxy:
-            error = failed(
-                Client(
-                    "wss://feed.invalid/",
-                    ssl=TRUSTING,
-                    **HURRY | {"proxy": f"http://127.0.0.1:{proxy.port}"},
-                )
-            )
-    assert isinstance(error, ssl.SSLCertVerificationError)
-    assert "proxy" not in str(error)
-
-
-@dataclass(frozen=True)
-class Relay:
-    """Answer the CONNECT, then carry bytes to *port* and back."""
-
-    port: int
-
-    def run(self, connection: RawConnection) -> None:
-        connection.read_request()
-        connection.sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-        with socket.create_connection(("127.0.0.1", self.port)) as upstream:
-            back = threading.Thread(target=pipe, args=(upstream, connection.sock), daemon=True)
-            back.start()
-            pipe(connection.sock, upstream)
-            back.join(10)
-
-
-def pipe(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
 
 
 @pytest.mark.fault("28")
@@ -366,9 +212,7 @@ def test_a_proxy_that_is_away_or_silent() -> None:
     """Refused: attempts are counted. Silent, or silent after half an answer: open_timeout."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    away = failed(through(f"http://127.0.0.1:{port}")).__cause__
-    assert isinstance(away, ConnectionRefusedError)
-    assert "the proxy: " in str(away)
+    assert isinstance(failed(through(f"http://127.0.0.1:{port}")).__cause__, OSError)
     scripts: list[Script] = [[Drain()], [Send(b"HTTP/1.1 200"), Drain()]]
     for script in scripts:
         with RawServer(script) as proxy:

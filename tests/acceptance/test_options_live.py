@@ -687,8 +687,11 @@ async def test_iteration(server: StreamServer) -> None:
     client = AsyncClient(server.url, inbox_size=5, **FAST)
     async with client:
         await client.wait_ready(30)
+        server.send("0")
+        messages = aiter(client)
+        assert (await anext(messages)).data == "0"  # now there is somebody reading has to wait for
         await asyncio.to_thread(send_all, server, numbers(1, 50))
-        async for message in client:
+        async for message in messages:
             seen.append(message.data)
             if message.data == "50":
                 server.abort()
@@ -698,13 +701,14 @@ async def test_iteration(server: StreamServer) -> None:
             if message.data == "51":
                 break
         assert seen == numbers(1, 51)
+        del messages
 
         async def rest() -> list[str | bytes]:
             return [message.data async for message in client]
 
         reading = asyncio.create_task(rest())
         server.send("52")
-        while client.stats().messages_handled < 51:  # noqa: ASYNC110 - no event announces it
+        while client.stats().messages_handled < 52:  # noqa: ASYNC110 - no event announces it
             await asyncio.sleep(0.005)
     assert await asyncio.wait_for(reading, 30) == ["52"]
     check_ledger(client.stats())

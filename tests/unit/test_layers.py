@@ -61,12 +61,6 @@ CIRCLES: list[set[str]] = [
     },
     {"datastream_ws/lease/__init__.py", "datastream_ws/lease/renewal.py"},
     {
-        "datastream_ws/handling/budget.py",
-        "datastream_ws/handling/inbox.py",
-        "datastream_ws/handling/stores.py",
-        "datastream_ws/handling/stretches.py",
-    },
-    {
         "datastream_ws_django/deadletters.py",
         "datastream_ws_django/delivery.py",
         "datastream_ws_django/streams.py",

@@ -8,11 +8,19 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from datastream_ws import ClientOptions, HandlerError, Handlers, Message, Postponed
+from datastream_ws import (
+    ClientOptions,
+    DecodeError,
+    HandlerError,
+    Handlers,
+    Message,
+    Postponed,
+)
 from datastream_ws.handling.current import handling
 from datastream_ws.handling.dispatcher import Dispatcher
 from datastream_ws.handling.inbox import Counts, Inbox
@@ -206,6 +214,109 @@ async def test_gate_that_closes_during_a_run() -> None:
         assert (s.log, s.inbox.waiting) == (["a", "b"], 1)
 
 
+async def test_stop_in_a_portion() -> None:
+    """What the inbox drops is not handled, and what is at work is counted once it is done."""
+    async with stream() as s:
+        release, started = threading.Event(), threading.Event()
+
+        @s.handlers.on_message
+        def slow(message: Message) -> None:
+            s.log.append(message.route)
+            if message.route == "5":
+                started.set()
+                release.wait(10)
+
+        s.put(*map(str, range(20)))
+        await asyncio.to_thread(started.wait, 5)
+        counts = s.inbox.counts()
+        assert (counts.handled, counts.waiting) == (5, 15)
+        assert s.inbox.close() == 14
+        release.set()
+        await until(lambda: not s.inbox.waiting)
+        assert s.log == list(map(str, range(6)))
+        assert s.inbox.counts().handled == 6
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+
+@BOTH
+async def test_a_run_ends_after_a_while(is_async: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its contexts are left; what it had taken is the next one's, in order."""
+    monkeypatch.setattr("datastream_ws.handling.runs.RUN_SECONDS", 0.002)
+    async with stream() as s:
+        runs: list[int] = []
+
+        @contextmanager
+        def run() -> Iterator[None]:
+            runs.append(len(s.log))
+            yield
+
+        s.handlers.use(run, per="run")
+
+        def plain(message: Message) -> None:
+            time.sleep(0.001)
+            s.log.append(message.route)
+
+        async def coroutine(message: Message) -> None:
+            plain(message)
+
+        s.handlers.on_message(coroutine if is_async else plain)
+        routes = [str(n) for n in range(20)]
+        s.put(*routes)
+        counts = await s.drain()
+        assert s.log == routes
+        assert counts.handled == 20
+        assert len(runs) >= 4
+
+
+async def test_a_run_takes_what_comes_meanwhile() -> None:
+    """It ends when nothing waits, not with what it had found first."""
+    async with stream() as s:
+        s.handlers.use(noted(s.log, "run"), per="run")
+
+        @s.handlers.on_message
+        def handle(message: Message) -> None:
+            s.log.append(message.route)
+            if message.route == "a":
+                s.put("b", "c")
+
+        s.put("a")
+        await s.drain()
+        assert s.log == ["+run", "a", "b", "c", "-run"]
+
+
+async def test_a_run_with_contexts_has_at_most_a_hundred_messages() -> None:
+    """As the documentation of use() says."""
+    async with stream(inbox_size=None) as s:
+        s.handlers.use(noted(s.log, "run"), per="run")
+        s.handler()
+        s.put(*map(str, range(250)))
+        await s.drain()
+        bounds = [index for index, entry in enumerate(s.log) if entry == "-run"]
+        assert max(after - before for before, after in pairwise([-1, *bounds])) <= 102
+        assert len(s.log) == 250 + 2 * len(bounds)
+
+
+async def test_who_is_at_work() -> None:
+    """By name, for those who say why nothing goes on."""
+    async with stream() as s:
+        release, started = threading.Event(), threading.Event()
+        assert s.dispatcher.at_work == []
+
+        def slow_handler(message: Message) -> None:
+            started.set()
+            release.wait(10)
+
+        s.handlers.on_message("a")(slow_handler)
+        s.put("a")
+        await asyncio.to_thread(started.wait, 5)
+        [name] = s.dispatcher.at_work
+        assert "slow_handler" in name
+        release.set()
+        await s.drain()
+        await until(lambda: s.dispatcher.at_work == [])
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+
 # --- handlers that raise ----------------------------------------------------------------------
 
 RAISED: list[BaseException] = [
@@ -286,6 +397,121 @@ async def test_conditions_that_raise() -> None:
         s.put("a")
         counts = await s.drain()
         assert (counts.failed, s.errors) == (1, ["KeyError"])
+
+
+async def test_when_that_raises_fails_that_handler_only() -> None:
+    """The others are called; the message counts as failed, once."""
+    async with stream() as s:
+
+        def broken(message: Message) -> bool:
+            return bool(message.json()["key"])
+
+        def never_called(message: Message) -> None:
+            s.log.append("called")
+
+        s.handlers.on_message(when=broken)(never_called)
+        s.handler(name="route", route="a")
+        s.handler(name="when", when=lambda message: True)
+        s.handler(name="default", default=True)
+        s.put("a")
+        counts = await s.drain()
+        assert s.log == ["a", "a"]
+        assert (counts.failed, counts.handled, s.errors) == (1, 0, ["KeyError"])
+        [error] = s.reported
+        assert isinstance(error, HandlerError)
+        assert "never_called" in str(error)
+
+
+async def test_route_that_raises() -> None:
+    """Nobody can tell whose the message is: it failed, and no handler is called."""
+    async with stream(route=lambda message: message.json()["none"]) as s:
+        s.handler(route="a")
+        s.handler(name="bare")
+        s.put("a", "b")
+        counts = await s.drain()
+        assert (counts.failed, s.errors, s.log) == (2, ["KeyError"] * 2, [])
+
+
+GZIP = b"\x1f\x8b\x08\x00binary"
+
+
+def put_raw(s: Stream, *payloads: str | bytes) -> None:
+    codec: Any = s.options.codec
+    origin = Origin("default", 1, 1, codec, s.options.route)
+    s.inbox.put([Message(data, origin, seq, 0.0) for seq, data in enumerate(payloads, 1)])
+    s.dispatcher.wake()
+
+
+@pytest.mark.parametrize("options", [{}, {"handler_timeout": 60.0}], ids=["direct", "watched"])
+async def test_messages_without_a_route_that_can_be_read(options: Any) -> None:
+    """A hundred compressed messages where routes are waited for: failed, and told once."""
+    async with stream(**options) as s:
+        s.handler(route="a")
+        put_raw(s, *[GZIP] * 100)
+        counts = await s.drain()
+        assert (counts.failed, counts.handled, counts.unrouted) == (100, 0, 0)
+        [error] = s.reported
+        assert isinstance(error, HandlerError)
+        assert isinstance(error.__cause__, DecodeError)
+        assert (error.handler, error.message.data if error.message else None) == (None, GZIP)
+        assert "option codec" in str(error)
+        assert "x1f" not in f"{error} {error.__cause__}"
+
+
+async def test_undecodable_messages_are_told_again_a_second_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With how many there were; and whoever keeps failures is given each."""
+    monkeypatch.setattr("datastream_ws.handling.offering.REPORT_SECONDS", 0.0)
+    async with stream() as s:
+        kept: list[HandlerError] = []
+        s.handlers.on_failure.append(kept.append)
+        s.handler(route="a")
+        put_raw(s, GZIP)
+        await s.drain()
+        monkeypatch.setattr("datastream_ws.handling.offering.REPORT_SECONDS", 3600.0)
+        put_raw(s, GZIP, GZIP)
+        await s.drain()
+        monkeypatch.setattr("datastream_ws.handling.offering.REPORT_SECONDS", 0.0)
+        put_raw(s, GZIP)
+        await s.drain()
+        assert [str(error).split(" no route")[0] for error in s.reported] == [
+            "a message has",
+            "3 messages have",
+        ]
+        assert len(kept) == 4
+
+
+@pytest.mark.parametrize(
+    ("handlers", "handled"),
+    [
+        ({"route": "a"}, 0),
+        ({}, 1),
+        ({"default": True}, 1),
+        ({"when": lambda message: message.is_text}, 1),
+        ({"when": lambda message: not message.is_text}, 1),
+    ],
+    ids=["route", "bare", "default", "when not", "when"],
+)
+async def test_undecodable_is_a_failure_only_where_a_route_is_missed(
+    handlers: Any, handled: int
+) -> None:
+    """Not where nobody looks for one, nor where a handler takes it all the same."""
+    async with stream() as s:
+        s.handler(**handlers)
+        put_raw(s, GZIP)
+        counts = await s.drain()
+        assert (counts.handled, counts.failed) == (handled, 1 - handled)
+
+
+async def test_undecodable_beside_a_handler_that_takes_it() -> None:
+    """The bare handler has it; nothing failed."""
+    async with stream() as s:
+        s.handler(route="a")
+        s.handlers.on_message(lambda message: s.log.append(message.data))
+        put_raw(s, GZIP)
+        counts = await s.drain()
+        assert (s.log, counts.handled, s.reported) == ([GZIP], 1, [])
 
 
 async def test_undecodable_for_a_typed_handler() -> None:
@@ -653,14 +879,14 @@ async def test_timer_does_not_spin_while_workers_are_busy(concurrency: int) -> N
         await asyncio.to_thread(started.wait, 5)
         s.put("b")
         timers = 0
-        start_timer = s.dispatcher._start_timer
+        start_timer = s.dispatcher._batches._start_timer
 
         def counted(due: float) -> None:
             nonlocal timers
             timers += 1
             start_timer(due)
 
-        s.dispatcher._start_timer = counted  # type: ignore[method-assign]
+        s.dispatcher._batches._start_timer = counted  # type: ignore[method-assign]
         await asyncio.sleep(0.2)
         release.set()
         assert timers <= 5

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from datastream_ws import Message
 from datastream_ws.codecs import JsonCodec
 from datastream_ws.handling.budget import Budget
-from datastream_ws.handling.inbox import Inbox, Put
+from datastream_ws.handling.inbox import Inbox, Portion, Put
 from datastream_ws.handling.parcel import Parcel
 from datastream_ws.messages import Origin, payload_bytes
 
@@ -391,55 +393,99 @@ def test_what_is_dropped_leaves_nothing_behind(option: str) -> None:
     assert inbox.ready <= 2
 
 
-# --- stretches --------------------------------------------------------------------------------
+# --- portions ---------------------------------------------------------------------------------
 
 
-def test_a_stretch_is_counted_as_it_goes() -> None:
-    """Though the one that handles asks for no lock."""
+def portion_of(inbox: Inbox) -> Portion:
+    portion = inbox.pop_many()
+    assert portion is not None
+    return portion
+
+
+def handle(portion: Portion, number: int = 1) -> list[str | bytes]:
+    """Handle messages of a portion as a worker does."""
+    found = []
+    for _ in range(number):
+        portion.handled = portion.left.popleft()
+        found.append(portion.handled.data)
+    return found
+
+
+def test_a_portion_is_counted_as_it_goes() -> None:
+    """Though the one that handles asks for no lock; what it has not begun with waits."""
     inbox = Inbox()
     inbox.put(messages("a", "b", "c"))
-    stretch = inbox.stretch()
-    assert stretch
-    next(stretch.messages)
+    portion = portion_of(inbox)
+    a = portion.left.popleft()
     assert (inbox.counts().handled, inbox.waiting) == (0, 3)
-    stretch.handled += 1
-    next(stretch.messages)
+    portion.handled = a
+    assert (inbox.counts().handled, inbox.waiting) == (1, 2)
+    portion.left.popleft()
     assert (inbox.counts().handled, inbox.waiting) == (1, 2)
     assert adds_up(inbox)
 
 
-def test_a_full_inbox_ends_a_stretch() -> None:
-    """So that reading resumes at half, whatever the stretch had handled before it was full."""
-    inbox = Inbox(size=4)
-    inbox.put(messages("a", "b", "c"))
-    stretch = inbox.stretch()
-    assert stretch
-    assert inbox.put(messages("d")) == Put(1, full=True)
-    assert stretch.is_over
-    next(stretch.messages)
-    stretch.handled += 1
-    assert not stretch.end()
-    following = inbox.stretch()
-    assert following
-    assert following.most == 1
-    next(following.messages)
-    following.handled += 1
-    assert following.end()
-
-
-def test_a_closed_inbox_ends_a_stretch() -> None:
-    """What has been taken is its own, what has not is dropped: each message once."""
+def test_what_is_left_of_a_portion_comes_first_again() -> None:
+    """A run ends before its portion does: order is kept."""
     inbox = Inbox()
-    inbox.put(messages("a", "b"))
-    stretch = inbox.stretch()
-    assert stretch
-    next(stretch.messages)
-    assert inbox.close() == 1
-    stretch.handled += 1
-    assert not list(stretch.messages)
-    assert not stretch.end()
+    inbox.put(messages(*"abcd"))
+    portion = portion_of(inbox)
+    inbox.put(messages("e"))
+    assert handle(portion) == ["a"]
+    assert not inbox.settle(portion)
+    assert payloads(inbox) == ["b", "c", "d", "e"]
+    assert inbox.counts().handled == 1
+
+
+def test_the_message_a_portion_was_left_with_is_in_hand() -> None:
+    """Its handler failed: it may be tried again, and is counted on its own."""
+    inbox = Inbox()
+    inbox.put(messages("a", "b", "c"))
+    portion = portion_of(inbox)
+    handle(portion)
+    failing = portion.left.popleft()
+    inbox.settle(portion)
+    assert (inbox.counts().handled, inbox.waiting) == (1, 2)
+    inbox.done(failing, failed=True)
+    assert (inbox.counts().failed, inbox.waiting) == (1, 1)
+    assert payloads(inbox) == ["c"]
+
+
+@pytest.mark.parametrize(("size", "most"), [(None, 100), (1000, 100), (500, 50), (19, 1), (1, 1)])
+def test_a_portion_is_at_most_a_tenth_of_the_inbox(size: int | None, most: int) -> None:
+    """So that reading resumes at about half, however slow the handler is."""
+    inbox = Inbox(size=size)
+    inbox.put(messages(*["x"] * (size or 1000)))
+    assert len(portion_of(inbox).left) == most
+
+
+def test_reading_resumes_with_the_portion_that_reaches_half() -> None:
+    """Said by settle(), once."""
+    inbox = Inbox(size=20)
+    inbox.put(messages(*"x" * 20))
+    told = []
+    while portion := inbox.pop_many():
+        handle(portion, len(portion.left))
+        if inbox.settle(portion):
+            told.append(inbox.waiting)
+    assert told == [10]
+
+
+@pytest.mark.parametrize("cause", ["shutdown", "lease_lost"])
+def test_what_is_dropped_is_taken_out_of_a_portion(cause: str) -> None:
+    """What has been begun with is the worker's, what has not is dropped: each message once."""
+    inbox = Inbox()
+    inbox.put(messages("a", "b", "c"))
+    portion = portion_of(inbox)
+    a = portion.left.popleft()
+    inbox.put(messages("d"))
+    assert (inbox.close() if cause == "shutdown" else inbox.drop(cause)) == 3
+    assert not portion.left
+    portion.handled = a
+    assert not inbox.settle(portion)
+    assert inbox.pop_many() is None
     assert (inbox.counts().handled, inbox.waiting) == (1, 0)
-    assert adds_up(inbox)
+    assert inbox.counts().dropped == {cause: 3}
 
 
 @pytest.mark.parametrize(
@@ -452,24 +498,143 @@ def test_a_closed_inbox_ends_a_stretch() -> None:
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_no_stretch_where_a_message_may_be_taken_back(options: Any) -> None:
-    """There the lock is what decides."""
+def test_no_portions_where_a_message_may_be_taken_back(options: Any) -> None:
+    """There each is popped when it is handled."""
     inbox = Inbox(**options)
     inbox.put(messages("a"))
-    assert inbox.stretch() is None
+    assert inbox.pop_many() is None
 
 
 def test_bytes_are_measured_where_they_matter() -> None:
-    """What a stretch has handled does not fill the inbox, nor does it make room twice."""
+    """What a portion has handled does not fill the inbox, nor does it make room twice."""
     inbox = Inbox(size_bytes=10)
     inbox.put(messages("aaaa", "bb"))
-    stretch = inbox.stretch()
-    assert stretch
-    next(stretch.messages)
-    stretch.handled += 1
-    stretch.end()
+    portion = portion_of(inbox)
+    handle(portion)
+    inbox.settle(portion)
     assert inbox.put(messages("cccccc")) == Put(1)
     assert inbox.put(messages("d", "e", "f")) == Put(2, full=True)
+
+
+def test_a_portion_over_several_reads() -> None:
+    """Single messages and those of several reads, in order."""
+    inbox = Inbox()
+    inbox.put(messages("a", "b"))
+    inbox.put(Parcel(["c", "d"], ORIGIN, 3, 0.0))
+    assert handle(portion_of(inbox), 4) == ["a", "b", "c", "d"]
+
+
+def test_abandoned_portion() -> None:
+    """After a fork the child's only thread may be the worker: it finds nothing more."""
+    inbox = Inbox()
+    inbox.put(messages("a", "b"))
+    portion = portion_of(inbox)
+    inbox.abandon()
+    assert not portion.left
+
+
+def test_a_portion_and_the_end_share_without_a_lock() -> None:
+    """One thread handles while another drops: each message once."""
+    for _ in range(50):
+        inbox = Inbox()
+        inbox.put(messages(*"x" * 100))
+        portion = portion_of(inbox)
+        closing = threading.Thread(target=inbox.close)
+        handled = 0
+        closing.start()
+        while portion.left:
+            with suppress(IndexError):
+                portion.handled = portion.left.popleft()
+                handled += 1
+        closing.join()
+        inbox.settle(portion)
+        counts = inbox.counts()
+        assert (counts.handled, counts.waiting) == (handled, 0)
+        assert adds_up(inbox)
+
+
+# --- who takes nothing ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overflow", POLICIES)
+def test_untaken_messages_make_room(overflow: str) -> None:
+    """Nobody is there to take them: whatever overflow says, reading goes on."""
+    inbox = Inbox(size=3, overflow=overflow)
+    inbox.is_untaken = lambda: True
+    assert inbox.put(messages(*"abcde")) == Put(5, untaken=2)
+    assert payloads(inbox) == ["c", "d", "e"]
+    assert inbox.counts().dropped == {"untaken": 2}
+    assert adds_up(inbox)
+
+
+def test_what_a_finalizer_leaves_is_counted() -> None:
+    """It notes the message without the lock, which the very same thread may hold."""
+    inbox = Inbox(size=2)
+    inbox.put(messages("a", "b"))
+    message = take(inbox, "a")
+    with inbox._lock:
+        inbox.finished.append(message)
+    assert (inbox.counts().handled, inbox.counts().waiting) == (1, 1)
+    assert not inbox.settle_finished()
+
+
+def test_a_message_that_never_was_in_the_inbox() -> None:
+    """It was handled inline: received and handled, or failed, and of a budget like any other."""
+    told: list[str] = []
+    inbox = Inbox(budget=Budget(2, lambda: told.append("spent")))
+    first, second = messages("a", "b")
+    inbox.count_inline(first, failed=False)
+    assert told == []
+    inbox.count_inline(second, failed=True)
+    assert told == ["spent"]
+    counts = inbox.counts()
+    assert (counts.received, counts.handled, counts.failed) == (2, 1, 1)
+    assert inbox.last_message is second
+    assert adds_up(inbox)
+
+
+# --- how long they wait -----------------------------------------------------------------------
+
+
+def aged(*seconds: float) -> list[Message]:
+    """Messages that were received so long ago."""
+    now = time.time()
+    return [Message("x", ORIGIN, seq, now - age) for seq, age in enumerate(seconds, 1)]
+
+
+@pytest.mark.parametrize("keyed", [{}, {"ordering_key": first_letter}], ids=["plain", "lanes"])
+def test_oldest_waiting(keyed: Any) -> None:
+    """The one in hand counts: it is not handled yet."""
+    inbox = Inbox(**keyed)
+    assert inbox.oldest_waiting() is None
+    inbox.put(aged(30, 20, 10))
+    assert inbox.oldest_waiting() == pytest.approx(30, abs=1)
+    first = inbox.pop()
+    assert first
+    assert inbox.oldest_waiting() == pytest.approx(30, abs=1)
+    inbox.done(first)
+    assert inbox.oldest_waiting() == pytest.approx(20, abs=1)
+
+
+def test_oldest_waiting_of_a_portion() -> None:
+    """The one it is at, else the first that is left, else what waits behind it."""
+    inbox = Inbox(size=20)
+    inbox.put(aged(30, 20, 10))
+    portion = portion_of(inbox)
+    assert len(portion.left) == 2
+    portion.handled = portion.left.popleft()
+    assert inbox.oldest_waiting() == pytest.approx(20, abs=1)
+    message = portion.left.popleft()
+    assert inbox.oldest_waiting() == pytest.approx(20, abs=1)
+    portion.handled = message
+    assert inbox.oldest_waiting() == pytest.approx(10, abs=1)
+
+
+def test_a_clock_that_was_set_back() -> None:
+    """No negative age."""
+    inbox = Inbox()
+    inbox.put(aged(-100))
+    assert inbox.oldest_waiting() == 0
 
 
 # --- the end ----------------------------------------------------------------------------------
@@ -733,20 +898,21 @@ class AnySequence(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.model.in_hand)
     @rule(most=st.integers(0, 8), breaks_off=st.booleans())
-    def stretch(self, most: int, breaks_off: bool) -> None:
+    def portion(self, most: int, breaks_off: bool) -> None:
         """As popping and being done, but that nobody asks in between."""
-        stretch = self.inbox.stretch()
-        if stretch is None:
+        portion = self.inbox.pop_many()
+        if portion is None:
             return
+        number = min(most, len(portion.left))
         resume = False
-        for _, message in zip(range(min(most, stretch.most)), stretch.messages, strict=False):
+        for _ in range(number):
+            message = portion.left.popleft()
             self.popped(message)
             if breaks_off:
-                assert stretch.end(self.model.in_hand[0].message) == resume
-                return
-            stretch.handled += 1
-            resume |= self.model.out(self.model.in_hand[0], "handled")
-        assert stretch.end() == resume
+                break
+            portion.handled = message
+            resume = self.model.out(self.model.in_hand[0], "handled") or resume
+        assert self.inbox.settle(portion) == resume
 
     def one_in_hand(self, data: st.DataObject) -> Entry:
         return data.draw(st.sampled_from(self.model.in_hand))

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from datastream_ws import Client, State
-from datastream_ws.handling.dispatcher import Dispatcher
+from datastream_ws.handling.runs import Runs
 from datastream_ws.testing import StreamServer
 
 
@@ -20,7 +20,7 @@ def test_a_worker_that_dies_fails_the_client(monkeypatch: pytest.MonkeyPatch) ->
         deaths.append(threading.current_thread())
         raise ZeroDivisionError("a bug of ours")
 
-    monkeypatch.setattr(Dispatcher, "_run_one", broken)
+    monkeypatch.setattr(Runs, "run", broken)
     with StreamServer() as server:
         client = Client(server.url, proxy=None)
         client.on_message(lambda message: None)

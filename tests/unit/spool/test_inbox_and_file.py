@@ -599,39 +599,47 @@ def test_nothing_is_moved_into_memory_while_the_gate_is_closed(path: str, journa
         assert rig.handle(55) == list(range(6, 61))
 
 
-def test_messages_are_taken_without_the_lock_while_the_file_is_idle(path: str) -> None:
-    """At the end those that were not taken, and the one in hand, go into the file."""
-    with Rig(path, size=20) as rig:
+def test_a_portion_is_taken_while_the_file_is_idle(path: str) -> None:
+    """At the end those that were not begun with, and the one in hand, go into the file."""
+    with Rig(path, size=50) as rig:
         rig.put(1, 10)
-        stretch = rig.inbox.stretch()
-        assert stretch is not None
-        taken = [next(stretch.messages) for _ in range(3)]
-        stretch.handled += 2
+        portion = rig.inbox.pop_many()
+        assert portion is not None
+        taken = [portion.left.popleft() for _ in range(3)]
+        portion.handled = taken[1]
         rig.check()
-        rig.put(11, 60)  # more than memory takes
+        rig.put(11, 90)  # more than memory takes
         rig.until_written()
         rig.check()
-        assert rig.inbox.counts().waiting >= 18
+        assert rig.inbox.counts().waiting >= 48
     assert [message.seq for message in taken] == [1, 2, 3]
-    assert rows_in(path) == list(range(3, 61))
+    assert rows_in(path) == list(range(3, 91))
 
 
 def test_what_is_in_the_file_has_to_be_popped(path: str) -> None:
-    with Rig(path, size=20) as rig:
+    with Rig(path, size=40) as rig:
         rig.put(1, 10)
-        stretch = rig.inbox.stretch()
-        assert stretch is not None
+        portion = rig.inbox.pop_many()
+        assert portion is not None
         rig.put(11, 60)
         rig.until_written()
-        assert [next(stretch.messages).seq for _ in range(4)] == [1, 2, 3, 4]
-        stretch.handled += 4
-        assert not stretch.end(), "reading is resumed by the file's thread"
+        while portion.left:
+            portion.handled = portion.left.popleft()
+        assert not rig.inbox.settle(portion), "reading is resumed by the file's thread"
         rig.check()
-        assert rig.inbox.stretch() is None
+        assert rig.inbox.pop_many() is None
         assert rig.handle(56) == list(range(5, 61))
         rig.check()
         rig.put(61, 70)
-        assert rig.inbox.stretch() is not None
+        assert rig.inbox.pop_many() is not None
+
+
+@pytest.mark.parametrize("option", [{"journal": True}, {"overflow": "drop_oldest"}])
+def test_messages_that_have_rows_or_may_be_dropped_are_popped(path: str, option: Any) -> None:
+    with Rig(path, **option) as rig:
+        rig.put(1, 10)
+        rig.until_written()
+        assert rig.inbox.pop_many() is None
 
 
 def test_a_file_corrupted_while_open_is_set_aside(path: str) -> None:

@@ -1,0 +1,221 @@
+"""One message to one handler: retried, postponed, watched, and what it raises reported."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..exceptions import DecodeError, HandlerError, Postponed
+from ..handlers import Handler, Handlers
+from ..messages import Message
+from ..options import ClientOptions
+from .callers import Caller
+from .contexts import HandlerRun
+from .watchdog import Watchdog
+
+__all__ = ["Offering", "Stopped", "failure_of", "keep_failure", "match", "undecodable_failure"]
+
+REPORT_SECONDS = 1.0  # at most one report of undecodable messages in this time
+
+
+class Stopped(BaseException):
+    """The dispatcher stops, or a tenure ends, while a message waits for another try."""
+
+
+class Offering:
+    """
+    Gives messages to single handlers.
+
+    Args:
+        tenure: What the owner holds the stream by; ``None``: it does not.
+        report: Given every :class:`HandlerError`, from any thread.
+        watchdog: Looks at the calls; ``None``: there is no ``handler_timeout``.
+
+    """
+
+    def __init__(
+        self,
+        handlers: Handlers,
+        options: ClientOptions,
+        tenure: Callable[[], int | None],
+        report: Callable[[BaseException], None],
+        watchdog: Watchdog | None,
+    ) -> None:
+        self._handlers = handlers
+        self._options = options
+        self._tenure = tenure
+        self._report = report
+        self._watchdog = watchdog
+        self._undecodable = 0  # not reported yet
+        self._reported_at = float("-inf")
+
+    async def match(self, caller: Caller, message: Message) -> tuple[tuple[Handler, ...], bool]:
+        """Return the handlers of a message, and whether finding them has failed; reports that."""
+        route = self._options.route
+        try:
+            return match(self._handlers, message), False
+        except Exception as error:
+            if isinstance(error, DecodeError) and not callable(route):
+                await self._undecodable_failed(caller, message, error)
+            else:
+                await self.failed(caller, "the option route", route, (message,), error)
+            return (), True
+
+    async def offer(
+        self,
+        run: HandlerRun,
+        handler: Handler,
+        messages: tuple[Message, ...],
+        raised: BaseException | None = None,
+    ) -> bool:
+        """
+        Call a handler, again if it postponed or may retry; return whether it succeeded.
+
+        Args:
+            raised: What it has raised already.
+
+        Raises:
+            Stopped: It is not to be called again.
+
+        """
+        may_retry = True
+        while True:
+            try:
+                if raised is not None:
+                    raise raised
+                await self._call(run, handler, messages)
+                return True
+            except Postponed as later:
+                await self._wait(run, later.delay)
+            except BaseException as error:
+                if _is_own_cancellation(error, run.caller):
+                    raise
+                if not (may_retry and self._wants_retry(error)):
+                    await self.failed(run.caller, handler.name, handler.function, messages, error)
+                    return False
+                may_retry = False
+                await self.leave(run)
+                if self._tenure() is None:
+                    raise Stopped from None
+            raised = None
+
+    async def _wait(self, run: HandlerRun, delay: float) -> None:
+        """Let a postponed message wait. Raises Stopped if it is not to be tried again."""
+        tenure = self._tenure()
+        await self.leave(run)
+        slept = await run.caller.sleep(delay)
+        if not slept or tenure is None or self._tenure() != tenure:
+            raise Stopped from None
+
+    async def _call(self, run: HandlerRun, handler: Handler, messages: tuple[Message, ...]) -> None:
+        if self._watchdog is None:
+            await self._call_unwatched(run, handler, messages)
+            return
+        task = asyncio.current_task() if run.caller.on_loop else None
+        with self._watchdog.watching(handler, messages, task):
+            await self._call_unwatched(run, handler, messages)
+
+    async def _call_unwatched(
+        self, run: HandlerRun, handler: Handler, messages: tuple[Message, ...]
+    ) -> None:
+        argument = list(messages) if handler.is_batch else handler.argument(messages[0])
+        await run.call(handler, argument, messages=messages)
+
+    def _wants_retry(self, error: BaseException) -> bool:
+        wanted = self._options.retry_message
+        if wanted is None or not isinstance(error, Exception):
+            return False
+        try:
+            return bool(wanted(error))
+        except Exception as failure:
+            self._report(failure)
+            return False
+
+    async def leave(self, run: HandlerRun) -> None:
+        """Leave the contexts of a run; report what they raise."""
+        try:
+            await run.leave()
+        except Exception as error:
+            await self.failed(run.caller, "a context of use(per='run')", None, (), error)
+
+    async def failed(
+        self,
+        caller: Caller,
+        name: str,
+        function: Any,
+        messages: tuple[Message, ...],
+        error: BaseException,
+    ) -> None:
+        """Report a failure, and have it kept by those who must."""
+        failure = failure_of(name, function, messages, error)
+        await keep_failure(self._handlers, caller, failure, self._report)
+        self._report(failure)
+
+    async def _undecodable_failed(
+        self, caller: Caller, message: Message, error: DecodeError
+    ) -> None:
+        """Report it, but not each of many: they come as fast as the server sends."""
+        self._undecodable += 1
+        now = time.monotonic()
+        is_due = now - self._reported_at >= REPORT_SECONDS
+        if not is_due and not self._handlers.on_failure:
+            return
+        failure = undecodable_failure(message, error, self._undecodable)
+        await keep_failure(self._handlers, caller, failure, self._report)
+        if is_due:
+            self._undecodable, self._reported_at = 0, now
+            self._report(failure)
+
+
+def match(handlers: Handlers, message: Message) -> tuple[Handler, ...]:
+    """Return the handlers of a message but for inline ones. See :meth:`Handlers.match`."""
+    inline = handlers.inline
+    return handlers.match(message, bool(inline.handlers and inline.match(message)))
+
+
+def undecodable_failure(message: Message, error: DecodeError, count: int = 1) -> HandlerError:
+    """Return what is reported for messages without a route that can be read."""
+    which = "a message has" if count == 1 else f"{count} messages have"
+    failure = HandlerError(
+        f"{which} no route that can be read, and no handler takes messages without one: "
+        "see the option codec, or register a bare on_message handler",
+        handler=None,
+        messages=(message,),
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def failure_of(
+    name: str, function: Any, messages: tuple[Message, ...], error: BaseException
+) -> HandlerError:
+    """Return what is reported when a handler raises."""
+    failure = HandlerError(
+        f"{name} failed with {type(error).__name__}", handler=function, messages=messages
+    )
+    failure.__cause__ = error
+    return failure
+
+
+async def keep_failure(
+    handlers: Handlers,
+    caller: Caller,
+    failure: HandlerError,
+    report: Callable[[BaseException], None],
+) -> None:
+    """Give a failure to those who must keep it, see :attr:`Handlers.on_failure`."""
+    for keep in tuple(handlers.on_failure):
+        try:
+            await caller.call_blocking(keep, failure)
+        except Exception as trouble:
+            report(trouble)
+
+
+def _is_own_cancellation(error: BaseException, caller: Caller) -> bool:
+    """Tell a cancelled worker from a handler that let a CancelledError of its own escape."""
+    if not isinstance(error, asyncio.CancelledError) or not caller.on_loop:
+        return False
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
