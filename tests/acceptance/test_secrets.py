@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 import logging
 import ssl
 import traceback
@@ -11,7 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import rich.console
+import rich.traceback
+import sentry_sdk
 import trustme
+from sentry_sdk.envelope import Envelope
+from sentry_sdk.transport import Transport
+from sentry_sdk.utils import event_from_exception
 
 from datastream_ws import Client, ClientOptions, ConfigurationError, State
 from datastream_ws.testing import StreamServer
@@ -176,6 +184,92 @@ def test_local_variables_hide_headers(failure: str, kind: str) -> None:
     told = "".join(map(with_locals, errors.all))
     assert "Authorization" in told
     assert HIDDEN not in told
+
+
+class Kept(Transport):
+    """Keeps what would be sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[object] = []
+
+    def capture_envelope(self, envelope: Envelope) -> None:
+        self.events.append(envelope.get_event())
+
+
+def collected(errors: list[BaseException]) -> str:
+    """What the real sentry-sdk, by its defaults, sends of *errors*."""
+    kept = Kept()
+    collector = sentry_sdk.Client(
+        "http://key@127.0.0.1/1", transport=kept, default_integrations=False
+    )
+    for error in errors:
+        event, hint = event_from_exception(error, client_options=collector.options)
+        assert collector.capture_event(event, hint)
+    collector.close(0)
+    assert len(kept.events) == len(errors)
+    return json.dumps(kept.events)
+
+
+def as_rich_shows(errors: list[BaseException]) -> str:
+    console = rich.console.Console(file=io.StringIO(), width=200, record=True)
+    for error in errors:
+        told = rich.traceback.Traceback.from_exception(
+            type(error), error, error.__traceback__, show_locals=True, locals_max_string=10_000
+        )
+        console.print(told)
+    return console.export_text()
+
+
+UNREACHED = {
+    "away": "ws://127.0.0.1:9",
+    "no host": "ws://no-such-host.invalid",
+    "a proxy that is away": "http",
+    "a SOCKS proxy that is away": "socks5",
+}
+
+
+@pytest.mark.parametrize("kind", ["mapping", "callable"])
+@pytest.mark.parametrize("failure", ["401", "wrong accept", "hang-up", "RST", *UNREACHED])
+def test_error_collectors_find_nothing(failure: str, kind: str) -> None:
+    """They walk mappings, sequences and dataclasses in the frames of an error and its causes."""
+    errors = Seen[BaseException]()
+    headers, query = {"X-Schematic-Api-Key": HIDDEN}, f"/?token={HIDDEN}"
+    with RawServer(DIRECT.get(failure, [])) as server:
+        where = UNREACHED.get(failure, server.url)
+        proxy = None
+        if not where.startswith("ws:"):
+            proxy, where = f"{where}://user:{HIDDEN}@127.0.0.1:9", "ws://feed.invalid"
+        client = Client(
+            where + query if kind == "mapping" else lambda: where + query,
+            headers=headers if kind == "mapping" else lambda: headers,
+            proxy=proxy,
+            **SHORT,
+        )
+        client.on_error(errors)
+        client.start()
+        eventually(lambda: client.state is State.FAILED)
+        client.close()
+    assert errors.all
+    told = collected(errors.all) + as_rich_shows(errors.all)
+    assert "websockets_engine" in told
+    assert HIDDEN not in told
+
+
+@pytest.mark.parametrize("option", ["url", "headers"])
+def test_error_collectors_find_nothing_of_what_is_wrong(option: str) -> None:
+    """A secret read with its newline, returned by a callable."""
+    errors = Seen[BaseException]()
+    wrong = f"{HIDDEN}\n"
+    given: dict[str, Any] = {"url": f"ws://127.0.0.1:9/?{HIDDEN}", "headers": {"A": HIDDEN}}
+    given[option] = lambda: f"ws://h/?{wrong}" if option == "url" else {"A": wrong}
+    client = Client(**given, proxy=None, **SHORT)
+    client.on_error(errors)
+    client.start()
+    eventually(lambda: client.state is State.FAILED)
+    client.close()
+    assert isinstance(client.error, ConfigurationError)
+    assert HIDDEN not in collected(errors.all) + as_rich_shows(errors.all)
 
 
 PROXIED: dict[str, Script] = {
