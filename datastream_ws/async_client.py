@@ -533,13 +533,23 @@ def _options(url: Any, options: dict[str, Any]) -> ClientOptions:
 
 
 def _handlers(options: ClientOptions) -> Handlers:
-    """Return the registry, with the handlers that were given as options."""
-    handlers = options.handlers if options.handlers is not None else Handlers()
-    on_message, on_ready = options.message_handler, options.connection_ready_handler
+    """
+    Return the registry of a client: the shared one, or one of its own that follows it.
+
+    The handlers that were given as options are the client's own.
+    """
+    shared = options.handlers
+    on_message: Any = options.message_handler
+    on_ready: Any = options.connection_ready_handler
+    if shared is not None and on_message is None and on_ready is None:
+        return shared
+    handlers = Handlers() if shared is None else type(shared)()
     if on_message is not None:
         handlers.on_message(getattr(on_message, "handle_message", on_message))
     if on_ready is not None:
         handlers.on_ready(getattr(on_ready, "on_connection_ready", on_ready))
+    if shared is not None:
+        handlers.follow(shared)
     return handlers
 
 

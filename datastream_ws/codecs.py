@@ -6,11 +6,12 @@ import functools
 import importlib
 import inspect
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from .exceptions import ConfigurationError, DecodeError
+from .base_errors import ConfigurationError, DecodeError, EncodeError
 from .redaction import peer_text
 
 __all__ = [
@@ -36,7 +37,7 @@ class Codec(Protocol):
 
 
 class JsonCodec:
-    """The standard library's."""
+    """The standard library's; it reads NaN and Infinity, which JSON has not, and sends neither."""
 
     def __init__(self) -> None:
         self._raw_decode = json.JSONDecoder().raw_decode
@@ -50,7 +51,16 @@ class JsonCodec:
         return json.loads(data)
 
     def encode(self, obj: Any) -> str:
-        return json.dumps(obj, separators=(",", ":"), ensure_ascii=False, default=_plain)
+        try:
+            return json.dumps(
+                obj, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain
+            )
+        except ValueError:  # its text shows the number, or the object that contains itself
+            _refuse_nan(obj)
+            raise
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return codec_for, ("json",)
 
 
 JSON = JsonCodec()
@@ -63,6 +73,39 @@ def _plain(obj: Any) -> Any:
     raise TypeError(f"{type(obj).__name__} is not JSON serializable")
 
 
+def _refuse_nan(obj: Any) -> None:
+    """Raise EncodeError if there is a number in *obj* that JSON has not."""
+    seen: set[int] = set()
+    rest = [obj]
+    while rest:
+        each = rest.pop()
+        if isinstance(each, float) and not math.isfinite(each):
+            raise EncodeError(
+                "NaN and Infinity cannot be sent: JSON has neither (RFC 8259). Send None instead."
+            )
+        if id(each) not in seen:
+            seen.add(id(each))
+            rest += _parts(each)
+
+
+def _parts(obj: Any) -> Iterable[Any]:
+    if isinstance(obj, dict):
+        return (*obj, *obj.values())
+    if isinstance(obj, list | tuple | set | frozenset):
+        return obj
+    names = getattr(type(obj), "__struct_fields__", ())
+    if is_dataclass(obj):
+        names = [field.name for field in fields(obj)]
+    return [getattr(obj, name, None) for name in names]
+
+
+def _without_nan(obj: Any, encoded: bytes) -> str:
+    """Return *encoded* as text; orjson and msgspec write null where JSON has no such number."""
+    if b"null" in encoded:
+        _refuse_nan(obj)
+    return encoded.decode()
+
+
 class OrjsonCodec:
     """orjson's; of the extra ``fast``."""
 
@@ -71,8 +114,10 @@ class OrjsonCodec:
         self._dumps = orjson.dumps
 
     def encode(self, obj: Any) -> str:
-        text: bytes = self._dumps(obj)
-        return text.decode()
+        return _without_nan(obj, self._dumps(obj))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return codec_for, ("orjson",)
 
 
 class MsgspecCodec:
@@ -84,8 +129,10 @@ class MsgspecCodec:
         self._encode = msgspec.json.encode
 
     def encode(self, obj: Any) -> str:
-        text: bytes = self._encode(obj)
-        return text.decode()
+        return _without_nan(obj, self._encode(obj))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return codec_for, ("msgspec",)
 
     def typed(self, type_: Any) -> Callable[[str | bytes], Any]:
         """Return a decoder straight from a payload to *type_*."""
@@ -121,7 +168,13 @@ def codec_for(name: str | Codec) -> Codec:
     makers: dict[str, Callable[[Any], Codec]] = {"orjson": OrjsonCodec, "msgspec": MsgspecCodec}
     if name not in makers:
         raise ConfigurationError("codec: there are json, orjson and msgspec")
-    return makers[name](_imported(name, "codec"))
+    return _made(makers[name], _imported(name, "codec"))
+
+
+@functools.cache
+def _made(maker: Callable[[Any], Codec], package: Any) -> Codec:
+    """Make a codec once, so that one that was pickled is the same again."""
+    return maker(package)
 
 
 def frame_of(obj: Any, codec: str | Codec) -> tuple[bool, bytes]:

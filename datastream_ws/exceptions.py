@@ -12,6 +12,7 @@ Every error of the package.
     ├─ StreamClosedError                 .code, .reason: it ended          reported, kept in .error
     ├─ ReconnectError                    .attempts: gave up                kept in .error
     ├─ DecodeError (ValueError)          not what the codec reads          raised by Message.json()
+    ├─ EncodeError (ValueError)          nothing that JSON has             raised by send(), …
     ├─ HandlerError                      .message, .handler, __cause__     reported
     ├─ InboxOverflowError                dropped: messages, a connection   reported
     ├─ SpoolError                        the spool file is unusable        raised, reported
@@ -26,17 +27,23 @@ peer is escaped and cut (see ``datastream_ws.redaction``).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .base_errors import (
+    ConfigurationError,
+    DataStreamError,
+    DecodeError,
+    EncodeError,
+    NotConnectedError,
+)
+from .messages import Message
 from .redaction import peer_text
-
-if TYPE_CHECKING:
-    from .messages import Message
 
 __all__ = [
     "ConfigurationError",
     "DataStreamError",
     "DecodeError",
+    "EncodeError",
     "HandlerError",
     "HandshakeError",
     "InboxOverflowError",
@@ -52,26 +59,6 @@ __all__ = [
 
 
 LONGEST_DELAY = 1e9  # seconds; what locks can wait for ends at about 9e9
-
-
-class DataStreamError(Exception):
-    """The root of all errors of this package."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Exception's own would call __init__ with the text alone, and lose or refuse the rest.
-        return _restored, (type(self), self.args), self.__dict__
-
-
-def _restored(kind: type[DataStreamError], arguments: tuple[Any, ...]) -> DataStreamError:
-    return kind.__new__(kind, *arguments)
-
-
-class ConfigurationError(DataStreamError, ValueError):
-    """An option, a URL or a combination of them cannot work; the text names the option."""
-
-
-class NotConnectedError(DataStreamError):
-    """There is no connection to send on in this process."""
 
 
 class SendTimeoutError(DataStreamError, TimeoutError):
@@ -131,10 +118,6 @@ class ReconnectError(DataStreamError):
     def __init__(self, text: str, *, attempts: int) -> None:
         super().__init__(text)
         self.attempts = attempts
-
-
-class DecodeError(DataStreamError, ValueError):
-    """A payload cannot be decoded; the payload itself is not in the text."""
 
 
 class HandlerError(DataStreamError):

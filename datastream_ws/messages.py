@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from .base_errors import DecodeError
 from .codecs import Codec, field_finder, shown_failure
-from .exceptions import DecodeError
 from .redaction import peer_text
 
 __all__ = ["Message", "Origin", "payload_bytes"]
 
 
 _UNSET: Final[Any] = object()
+
+
+DEFAULT_ROUTE = "type"
 
 
 class Origin:
@@ -45,6 +48,11 @@ class Origin:
         self.route = route
         self._finder = _UNSET
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without a callable ``route``: messages are pickled with what it has found."""
+        route = DEFAULT_ROUTE if callable(self.route) else self.route
+        return Origin, (self.stream, self.connection, self.epoch, self.codec, route)
+
     @property
     def finder(self) -> Callable[[str | bytes], Any] | None:
         """What finds the route in a payload without decoding all of it; ``None``: nothing does."""
@@ -57,7 +65,7 @@ class Origin:
 
 class Message:
     """
-    One received message. May be read from any thread; never changes.
+    One received message. May be read from any thread, and pickled; never changes.
 
     The same message may come as two objects (``last_message``, a handler's); they are equal.
 
@@ -140,6 +148,13 @@ class Message:
             return None
         return _as_route(obj.get(field)) if isinstance(obj, dict) else None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        route = self._route
+        if route is _UNSET and callable(self.origin.route):
+            route = self.route
+        kept = () if route is _UNSET else (route,)
+        return _restored, (self.data, self.origin, self.seq, self.received_at, *kept)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Message):
             return NotImplemented
@@ -154,6 +169,15 @@ class Message:
 
     def __repr__(self) -> str:
         return f"<Message {peer_text(self.stream)} #{self.seq}, {_size(self.data)}>"
+
+
+def _restored(
+    data: str | bytes, origin: Origin, seq: int, received_at: float, *route: str | int | None
+) -> Message:
+    message = Message(data, origin, seq, received_at)
+    if route:
+        message._route = route[0]
+    return message
 
 
 def _as_route(found: object) -> str | int | None:

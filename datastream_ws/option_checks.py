@@ -6,29 +6,20 @@ import difflib
 import re
 import ssl as ssl_module
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from .codecs import Codec
+from .protocols import Logger
 
-__all__ = ["Logger", "check_headers", "check_url"]
+__all__ = ["Logger", "check_headers", "check_subprotocols", "check_url"]
 
 
 LONGEST = 1e9  # seconds; what locks and selectors can wait for ends at about 9e9
 
-CODECS = ("json", "orjson", "msgspec")
+CodecName = Literal["json", "orjson", "msgspec"]
 
-OVERFLOWS = ("block", "drop_oldest", "drop_newest", "disconnect")
-
-
-@runtime_checkable
-class Logger(Protocol):
-    """What a logger must take; ``logging.Logger`` does."""
-
-    def debug(self, msg: str, *args: Any, exc_info: Any = None) -> None: ...
-    def info(self, msg: str, *args: Any, exc_info: Any = None) -> None: ...
-    def warning(self, msg: str, *args: Any, exc_info: Any = None) -> None: ...
-    def error(self, msg: str, *args: Any, exc_info: Any = None) -> None: ...
+Overflow = Literal["block", "drop_oldest", "drop_newest", "disconnect"]
 
 
 Check = Callable[[Any], str | None]
@@ -64,7 +55,7 @@ def one_of(*values: str) -> Check:
     def checked(value: Any) -> str | None:
         if isinstance(value, str) and value in values:
             return None
-        return f"must be one of {', '.join(map(repr, values))}{_nearest(value, values)}"
+        return f"must be one of {', '.join(map(repr, values))}{nearest(value, values)}"
 
     return checked
 
@@ -92,13 +83,20 @@ def handler_with(method: str) -> Check:
 
 
 def url_option(value: Any) -> str | None:
-    return None if callable(value) else check_url(value)
+    if callable(value):
+        return None
+    if not isinstance(value, list | tuple):
+        return check_url(value)
+    for number, url in enumerate(value):
+        if wrong := check_url(url):
+            return f"[{number}] {wrong}"
+    return None if value else "must name at least one URL"
 
 
 def check_url(value: Any) -> str | None:
     """Say what is wrong with a stream URL, without showing it; ``None``: nothing."""
     if not isinstance(value, str):
-        return "must be a ws:// or wss:// URL, or a callable returning one"
+        return "must be a ws:// or wss:// URL, a list of them, or a callable returning one"
     if not value.isprintable() or " " in value:
         return "must not contain spaces or control characters"
     try:
@@ -107,9 +105,19 @@ def check_url(value: Any) -> str | None:
         (parts.hostname or "").encode("idna")  # as the look-up does: no label empty or too long
     except ValueError:
         return "is not a URL: its host or port cannot be read"
+    if parts.scheme == "ws+unix":
+        return _check_unix_url(value, parts.netloc)
     if parts.scheme not in ("ws", "wss"):
-        return "must start with ws:// or wss://"
+        return "must start with ws:// or wss:// (or ws+unix://)"
     return _check_url_parts(value, parts.hostname, port, "@" in parts.netloc)
+
+
+def _check_unix_url(value: str, netloc: str) -> str | None:
+    """``ws+unix:///path.sock:/resource``; the resource may be missing."""
+    path, _, resource = value.partition("://")[2].partition(":")
+    if netloc or not path.strip("/") or (resource and not resource.startswith("/")):
+        return "must name a socket and a resource, as ws+unix:///path/to.sock:/resource"
+    return "must not contain a fragment (#…)" if "#" in value else None
 
 
 def _check_url_parts(value: str, host: str | None, port: int | None, userinfo: bool) -> str | None:
@@ -147,12 +155,23 @@ def check_headers(value: Any) -> str | None:
     return None
 
 
+def send_rate_option(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, tuple | list) and len(value) == 2:
+        messages, period = value
+        if count(messages) is None and seconds(period) is None:
+            return None
+    return "must be (messages, seconds), as (5, 1.0): a whole number and a time above 0; or None"
+
+
 def codec_option(value: Any) -> str | None:
     if isinstance(value, str):
-        return one_of(*CODECS)(value)
+        return one_of(*get_args(CodecName))(value)
     if isinstance(value, Codec) and not isinstance(value, type):
         return None
-    return f"must be one of {', '.join(map(repr, CODECS))}, or an object with decode() and encode()"
+    names = ", ".join(map(repr, get_args(CodecName)))
+    return f"must be one of {names}, or an object with decode() and encode()"
 
 
 def route_option(value: Any) -> str | None:
@@ -164,6 +183,11 @@ def ssl_option(value: Any) -> str | None:
     if value is None or value is True or isinstance(value, ssl_module.SSLContext):
         return None
     return "must be an ssl.SSLContext, True, or None"
+
+
+def proxy_ssl_option(value: Any) -> str | None:
+    good = value is None or isinstance(value, ssl_module.SSLContext)
+    return None if good else "must be an ssl.SSLContext, or None"
 
 
 def proxy_option(value: Any) -> str | None:
@@ -182,12 +206,17 @@ def proxy_option(value: Any) -> str | None:
 
 
 def subprotocols_option(value: Any) -> str | None:
-    if value is None:
+    if value is None or callable(value):
         return None
+    return check_subprotocols(value)
+
+
+def check_subprotocols(value: Any) -> str | None:
+    """Say what is wrong with a list of subprotocols; ``None``: nothing."""
     good = isinstance(value, Sequence) and not isinstance(value, str | bytes) and value
     if good and all(isinstance(p, str) and TOKEN.fullmatch(p) for p in value):
         return None
-    return "must be a list of subprotocol names, or None"
+    return "must be a list of subprotocol names, a callable returning one, or None"
 
 
 STORES = ("redis://", "rediss://", "unix://")
@@ -216,7 +245,7 @@ def optional_text(value: Any) -> str | None:
     return or_none(text)(value)
 
 
-def _nearest(value: Any, names: Sequence[str]) -> str:
+def nearest(value: Any, names: Sequence[str]) -> str:
     word = value[:100].lower() if isinstance(value, str) else ""
     near = difflib.get_close_matches(word, names, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

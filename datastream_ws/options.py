@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import ssl as ssl_module
+import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    Self,
+    TypedDict,
+    TypeVar,
+    get_args,
+    runtime_checkable,
+)
 
 from .codecs import Codec, codec_for
 from .exceptions import ConfigurationError
-from .handlers import Handlers
+from .handlers import DECORATORS, Handlers
+from .messages import DEFAULT_ROUTE, Message
 from .option_checks import (
-    OVERFLOWS,
     Check,
-    Logger,
-    _nearest,
+    CodecName,
+    Overflow,
     a_callable,
     codec_option,
     compression_option,
@@ -25,29 +38,33 @@ from .option_checks import (
     headers_option,
     lease_option,
     logger_option,
+    nearest,
     one_of,
     optional_text,
     or_none,
     proxy_option,
+    proxy_ssl_option,
     route_option,
     seconds,
+    send_rate_option,
     ssl_option,
     subprotocols_option,
     text,
     url_option,
 )
+from .protocols import Lease, Logger
 from .redaction import HiddenHeaders, shown_url
 
-if TYPE_CHECKING:
-    from .lease import Lease
-    from .messages import Message
-
-__all__ = ["ClientOptions", "ConnectionReadyHandler", "MessageHandler"]
+__all__ = ["ClientOptions", "ConnectionReadyHandler", "MessageHandler", "Options", "StreamOptions"]
 
 
-Url = str | Callable[[], str | Awaitable[str]]
+Url = str | Sequence[str] | Callable[[], str | Awaitable[str]]
+
+SomeOptions = TypeVar("SomeOptions", bound="ClientOptions")
 
 Headers = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
+
+Subprotocols = Sequence[str] | Callable[[], Sequence[str] | Awaitable[Sequence[str]]]
 
 # Stands for 90 % of pong_timeout, as pingPeriod does in client.go; None means: no pings.
 # Known by identity, so that no number a user may give is taken for it.
@@ -99,8 +116,12 @@ class ClientOptions:
     url: Url = required(url_option)
     _: KW_ONLY
     headers: Headers = field(default_factory=dict, metadata={"check": headers_option})
-    message_handler: Any = option(None, or_none(handler_with("handle_message")))
-    connection_ready_handler: Any = option(None, or_none(handler_with("on_connection_ready")))
+    message_handler: MessageHandler | Callable[[Message], object] | None = option(
+        None, or_none(handler_with("handle_message"))
+    )
+    connection_ready_handler: ConnectionReadyHandler | Callable[[], object] | None = option(
+        None, or_none(handler_with("on_connection_ready"))
+    )
     logger: Logger = option(logging.getLogger("datastream_ws"), logger_option)
     max_reconnect_attempts: int | None = option(10, or_none(count))
     min_reconnect_delay: float = option(1.0, seconds)
@@ -117,34 +138,42 @@ class ClientOptions:
     open_timeout: float | None = option(10.0, or_none(seconds))
     ready_timeout: float | None = option(30.0, or_none(seconds))
     close_timeout: float = option(10.0, seconds)
+    idle_timeout: float | None = option(None, or_none(seconds))
+    send_rate: tuple[int, float] | None = option(None, send_rate_option)
     heartbeat: Any = option(None, lambda value: None)
     heartbeat_interval: float = option(30.0, seconds)
     max_size: int | None = option(2**20, or_none(count))
-    compression: str | None = option("deflate", compression_option)
-    proxy: str | bool | None = option(True, proxy_option)
-    ssl: ssl_module.SSLContext | bool | None = option(None, ssl_option)
-    subprotocols: Sequence[str] | None = option(None, subprotocols_option)
+    compression: Literal["deflate"] | None = option("deflate", compression_option)
+    proxy: str | Literal[True] | None = option(True, proxy_option)
+    proxy_ssl: ssl_module.SSLContext | None = option(None, proxy_ssl_option)
+    ssl: ssl_module.SSLContext | Literal[True] | None = option(None, ssl_option)
+    subprotocols: Subprotocols | None = option(None, subprotocols_option)
     origin: str | None = option(None, optional_text)
     lease: str | Lease | None = option(None, lease_option)
     lease_ttl: float = option(15.0, seconds)
 
     inbox_size: int | None = option(1000, or_none(count))
     inbox_bytes: int | None = option(64 * 2**20, or_none(count))
-    overflow: str = option("block", one_of(*OVERFLOWS))
+    overflow: Overflow = option("block", one_of(*get_args(Overflow)))
     spool: str | None = option(None, optional_text)
     spool_bytes: int | None = option(256 * 2**20, or_none(count))
     journal: bool = option(False, flag)
-    conflate: Callable[[Message], Any] | None = option(None, or_none(a_callable))
+    conflate: Callable[[Message], object] | None = option(None, or_none(a_callable))
     concurrency: int = option(1, count)
-    ordering_key: Callable[[Message], Any] | None = option(None, or_none(a_callable))
+    ordering_key: Callable[[Message], object] | None = option(None, or_none(a_callable))
     handler_timeout: float | None = option(None, or_none(seconds))
     retry_message: Callable[[BaseException], bool] | None = option(None, or_none(a_callable))
-    codec: str | Codec = option("json", codec_option)
-    route: str | Callable[[Message], str | None] = option("type", route_option)
+    codec: CodecName | Codec = option("json", codec_option)
+    route: str | Callable[[Message], str | int | None] = option(DEFAULT_ROUTE, route_option)
+
+    # The options that these are a changed copy of: dataclasses.replace() hands on every field.
+    _changed: Any = field(default=None, repr=False)
 
     if not TYPE_CHECKING:
 
         def __new__(cls, *args: Any, **options: Any) -> Self:
+            if isinstance(options.get("_changed"), weakref.ref):
+                return super().__new__(cls)
             # dataclass's own __init__ answers an unknown name with a bare TypeError.
             _refuse_unknown(cls, options)
             if not args and "url" not in options:
@@ -154,21 +183,43 @@ class ClientOptions:
             return self
 
     def __post_init__(self) -> None:
+        original = None if self._changed is None else self._changed()
+        if original is not None:
+            self._take_choices_of(original)
         follows = self.ping_interval is OF_PONG_TIMEOUT
         if follows:
             self._set("ping_interval", None)
         for each in fields(self):
+            check = each.metadata.get("check")
             value = getattr(self, each.name)
-            wrong = each.metadata["check"](value)
-            if wrong:
+            if wrong := check and check(value):
                 raise ConfigurationError(f"{each.name}: {wrong} (given: {type(value).__name__})")
         if follows:
             self._set("ping_interval", _ping_interval(self.pong_timeout))
+        self._keep_plain()
+        self._check_together()
+
+    def _take_choices_of(self, original: ClientOptions) -> None:
+        """Count as chosen what was, and what is not as it was."""
+        names = self.names()
+        changed = {name for name in names if getattr(self, name) is not getattr(original, name)}
+        self._set("chosen", original.chosen | changed)
+        followed = original.ping_interval == _ping_interval(original.pong_timeout)
+        if followed and "ping_interval" not in changed:
+            self._set("ping_interval", OF_PONG_TIMEOUT)
+
+    def _keep_plain(self) -> None:
+        """Keep what the caller may change later, or gave in another form, as data of our own."""
         self._set("codec", codec_for(self.codec))
         if isinstance(self.headers, Mapping):
             stripped = {name: value.strip(" \t") for name, value in self.headers.items()}
             self._set("headers", HiddenHeaders(stripped))
-        self._check_together()
+        for name in ("url", "subprotocols"):
+            if isinstance(value := getattr(self, name), list):
+                self._set(name, list(value))
+        if self.send_rate is not None:
+            self._set("send_rate", tuple(self.send_rate))
+        self._set("_changed", weakref.ref(self))
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -186,8 +237,10 @@ class ClientOptions:
             raise ConfigurationError("journal: needs a spool to write to")
         if self.conflate is not None and self.spool is not None:
             raise ConfigurationError("conflate: cannot be combined with a spool")
-        if self.ssl is not None and isinstance(self.url, str) and self.url.startswith("ws:"):
-            raise ConfigurationError("ssl: needs a wss:// URL")
+        if self.ssl is not None and not callable(self.url):
+            urls = (self.url,) if isinstance(self.url, str) else self.url
+            if not any(url.lower().startswith("wss:") for url in urls):
+                raise ConfigurationError("ssl: needs a wss:// URL")
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], **defaults: Any) -> Self:
@@ -212,39 +265,149 @@ class ClientOptions:
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Return the name of every option."""
-        return tuple(each.name for each in fields(cls))
+        return tuple(each.name for each in fields(cls) if "check" in each.metadata)
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with *changes*; a ping interval nobody chose follows ``pong_timeout``."""
         _refuse_unknown(type(self), changes)
-        chosen = self.chosen | frozenset(changes)
-        if self.ping_interval == _ping_interval(self.pong_timeout):
-            changes = {"ping_interval": OF_PONG_TIMEOUT, **changes}
-        copy = replace(self, **changes)
-        copy._set("chosen", chosen)
-        return copy
+        changed = replace(self, **changes)
+        changed._set("chosen", self.chosen | frozenset(changes))
+        return changed
 
     def with_defaults(self, **defaults: Any) -> Self:
         """Return a copy in which options that nobody chose have other values than ours."""
         _refuse_unknown(type(self), defaults)
         open_ones = {name: value for name, value in defaults.items() if name not in self.chosen}
-        copy = self.replace(**open_ones)
-        copy._set("chosen", self.chosen)
-        return copy
+        changed = self.replace(**open_ones)
+        changed._set("chosen", self.chosen)
+        return changed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self._state())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copy the data; share what is not, as a registry, a logger, a TLS context, a function."""
+        data = (dict, list, tuple)
+        return _restored(
+            type(self),
+            {
+                name: copy.deepcopy(value, memo) if isinstance(value, data) else value
+                for name, value in self._state().items()
+            },
+        )
+
+    def _state(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_changed"}
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in self.names())
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
     def __repr__(self) -> str:
-        url = shown_url(self.url) if isinstance(self.url, str) else "(callable)"
+        if callable(self.url):
+            url = "(callable)"
+        else:
+            url = ", ".join(map(shown_url, (self.url,) if isinstance(self.url, str) else self.url))
         return f"<ClientOptions {self.name}: {url}>"
+
+
+def _restored(cls: type[SomeOptions], state: dict[str, Any]) -> SomeOptions:
+    """Return options as they were; they have been checked, and chosen, before."""
+    restored = object.__new__(cls)
+    vars(restored).update(state)
+    restored._set("_changed", weakref.ref(restored))
+    return restored
+
+
+# What users bring along from websocket-client and websockets, where no name of ours is near.
+ELSEWHERE = {
+    "additional_headers": "headers",
+    "cookie": "headers",
+    "extra_headers": "headers",
+    "http_proxy_host": "proxy",
+    "max_queue": "inbox_size",
+    "on_close": "@client.on_disconnect",
+    "on_data": "@client.on_message",
+    "on_open": "@client.on_ready",
+    "on_reconnect": "@client.on_ready",
+    "ping_timeout": "pong_timeout",
+    "reconnect": "min_reconnect_delay",
+    "sslopt": "ssl",
+    "timeout": "open_timeout",
+    "user_agent_header": "headers",
+    **{name: f"@client.{name}" for name in DECORATORS},
+}
 
 
 def _refuse_unknown(cls: type[ClientOptions], options: Mapping[str, Any]) -> None:
     names = cls.names()
     for name, value in options.items():
         if name not in names:
+            meant = ELSEWHERE.get(name)
+            hint = f"; did you mean {meant!r}?" if meant else nearest(name, names)
             raise ConfigurationError(
-                f"{name}: is no option (given: {type(value).__name__}){_nearest(name, names)}"
+                f"{name}: is not an option (given: {type(value).__name__}){hint}"
             )
 
 
 def _ping_interval(pong_timeout: float | None) -> float:
     return 0.9 * (60.0 if pong_timeout is None else pong_timeout)
+
+
+class StreamOptions(TypedDict, total=False):
+    """Every option but ``url``, for type checkers: ``**options: Unpack[StreamOptions]``."""
+
+    headers: Headers
+    message_handler: MessageHandler | Callable[[Message], object] | None
+    connection_ready_handler: ConnectionReadyHandler | Callable[[], object] | None
+    logger: Logger
+    max_reconnect_attempts: int | None
+    min_reconnect_delay: float
+    max_reconnect_delay: float
+    write_timeout: float
+    pong_timeout: float | None
+    ping_interval: float | None
+    name: str
+    handlers: Handlers | None
+    stable_after: float
+    fatal_delay: float | None
+    retry: Callable[[BaseException], bool | None] | None
+    open_timeout: float | None
+    ready_timeout: float | None
+    close_timeout: float
+    idle_timeout: float | None
+    send_rate: tuple[int, float] | None
+    heartbeat: Any
+    heartbeat_interval: float
+    max_size: int | None
+    compression: Literal["deflate"] | None
+    proxy: str | Literal[True] | None
+    proxy_ssl: ssl_module.SSLContext | None
+    ssl: ssl_module.SSLContext | Literal[True] | None
+    subprotocols: Subprotocols | None
+    origin: str | None
+    lease: str | Lease | None
+    lease_ttl: float
+    inbox_size: int | None
+    inbox_bytes: int | None
+    overflow: Overflow
+    spool: str | None
+    spool_bytes: int | None
+    journal: bool
+    conflate: Callable[[Message], object] | None
+    concurrency: int
+    ordering_key: Callable[[Message], object] | None
+    handler_timeout: float | None
+    retry_message: Callable[[BaseException], bool] | None
+    codec: CodecName | Codec
+    route: str | Callable[[Message], str | int | None]
+
+
+class Options(StreamOptions, total=False):
+    """Every option: ``Client(**options)``."""
+
+    url: Url

@@ -77,7 +77,7 @@ class Connect(connect):
             compression=None,  # not the library's own
             extensions=None if options.compression is None else [DeflateFactory()],
             user_agent_header=USER_AGENT,  # to a proxy
-            proxy=options.proxy,  # type: ignore[arg-type]  # False is refused by the options
+            proxy=options.proxy,
             # Time limits, keepalive and the close deadline are ours.
             open_timeout=None,
             ping_interval=None,

@@ -6,14 +6,12 @@ import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from ..exceptions import LeaseError
+from ..protocols import Lease
 from ..redaction import peer_text
 from .clock import clock
-
-if TYPE_CHECKING:
-    from . import Lease
 
 __all__ = ["LeaseRenewal"]
 

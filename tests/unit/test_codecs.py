@@ -7,6 +7,7 @@ import enum
 import importlib
 import importlib.util
 import json
+import pickle
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -16,8 +17,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datastream_ws import ClientOptions, Codec, ConfigurationError, DecodeError, Handlers, Message
-from datastream_ws.codecs import JsonCodec, codec_for, converter_for
+from datastream_ws import (
+    ClientOptions,
+    Codec,
+    ConfigurationError,
+    DecodeError,
+    EncodeError,
+    Handlers,
+    Message,
+)
+from datastream_ws.codecs import JsonCodec, codec_for, converter_for, frame_of
 from datastream_ws.messages import Origin
 
 NAMES = ["json", "orjson", "msgspec"]
@@ -241,7 +250,7 @@ def test_module_as_codec() -> None:
 
 
 @pytest.mark.parametrize("name", ["orjson", "msgspec"])
-def test_missing_extra(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_missing_extra(monkeypatch: pytest.MonkeyPatch, name: Any) -> None:
     """Said when the options are made, with the cure; not at the first message."""
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigurationError, match=rf"^codec: {name} .*datastream-ws\[fast\]"):
@@ -356,3 +365,61 @@ def test_decode_as_struct_without_msgspec(monkeypatch: pytest.MonkeyPatch) -> No
     struct = type("Struct", (), {"__struct_fields__": ("key",)})
     with pytest.raises(ConfigurationError, match=r"^decode_as: msgspec is not installed"):
         Handlers().on_message("a", decode_as=struct)
+
+
+# --- NaN --------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Measured:
+    value: float
+
+
+@pytest.mark.parametrize(
+    "obj",
+    [
+        float("nan"),
+        {"x": float("inf"), "y": None},
+        [[{"x": [-float("inf")]}], None],
+        Measured(float("nan")),
+        {"m": [Measured(float("nan"))]},
+        (1.0, float("nan")),
+    ],
+    ids=repr,
+)
+def test_numbers_that_json_has_not_are_refused(codec: Codec, obj: Any) -> None:
+    """With each codec: json would write them, orjson and msgspec null in their place."""
+    with pytest.raises(EncodeError, match=r"RFC 8259.*Send None instead"):
+        codec.encode(obj)
+    with pytest.raises(ValueError, match="NaN"):
+        frame_of(obj, codec)
+
+
+def test_null_is_sent(codec: Codec) -> None:
+    assert codec.encode({"x": None, "text": "null", "n": 1.5}).count("null") == 2  # type: ignore[arg-type]
+
+
+def test_nan_in_a_struct_is_refused() -> None:
+    msgspec = installed("msgspec")
+    made = msgspec.defstruct("Made", [("value", float)])
+    with pytest.raises(EncodeError):
+        codec_for("msgspec").encode([made(float("nan"))])
+
+
+def test_nan_is_read_where_the_decoder_reads_it() -> None:
+    """Lenient with what others send, as the json module is."""
+    found = decoded(JsonCodec().decode, '{"x": NaN, "y": Infinity}')
+    assert repr(found) == "{'x': nan, 'y': inf}"
+
+
+def test_an_object_that_holds_itself_is_still_a_value_error() -> None:
+    around: list[Any] = []
+    around.append(around)
+    with pytest.raises(ValueError, match="Circular") as caught:
+        JsonCodec().encode(around)
+    assert not isinstance(caught.value, EncodeError)
+
+
+def test_codecs_are_pickled_by_name(codec: Codec) -> None:
+    """So that what has one, a message or options, is equal to its copy."""
+    assert pickle.loads(pickle.dumps(codec)) is codec

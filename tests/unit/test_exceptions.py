@@ -54,6 +54,7 @@ def test_tree_of_the_contract() -> None:
         "ConfigurationError": ["ValueError"],
         "SendTimeoutError": ["TimeoutError"],
         "DecodeError": ["ValueError"],
+        "EncodeError": ["ValueError"],
     }
     assert set(drawn()) == {
         "DataStreamError",
@@ -65,6 +66,7 @@ def test_tree_of_the_contract() -> None:
         "StreamClosedError",
         "ReconnectError",
         "DecodeError",
+        "EncodeError",
         "HandlerError",
         "InboxOverflowError",
         "SpoolError",
@@ -162,7 +164,7 @@ ERRORS = [
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_errors_travel(error: Exception) -> None:
     """Pickled, as pools, queues and result backends do, or copied: the same text and facts."""
-    travelled = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    travelled = pickle.loads(pickle.dumps(error))
     for twin in (travelled, copy.copy(error)):
         assert type(twin) is type(error)
         assert (str(twin), vars(twin)) == (str(error), vars(error))

@@ -18,7 +18,8 @@ NAMES = {
     *("StateEvent", "DisconnectEvent", "GapEvent", "Postponed"),
     *("DataStreamError", "ConfigurationError", "NotConnectedError", "SendTimeoutError"),
     *("HandshakeError", "UnauthorizedError", "StreamClosedError", "ReconnectError"),
-    *("DecodeError", "HandlerError", "InboxOverflowError", "SpoolError", "LeaseError"),
+    *("DecodeError", "EncodeError"),
+    *("HandlerError", "InboxOverflowError", "SpoolError", "LeaseError"),
     "__version__",
 }
 DECORATORS = {"on_message", "on_batch", "use", *HOOKS}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from datastream_ws import DecodeError, Message
+from datastream_ws import DecodeError, HandlerError, Message
 from datastream_ws.codecs import JsonCodec, codec_for
 from datastream_ws.messages import Origin
 
@@ -172,3 +174,51 @@ def test_messages_are_small() -> None:
     """A thousand of them wait in a default inbox: no dictionary each."""
     with pytest.raises(AttributeError):
         _ = message("").__dict__
+
+
+# --- copies -----------------------------------------------------------------------------------
+
+
+class Upper:
+    """A codec of a user's."""
+
+    def decode(self, data: str | bytes) -> Any:
+        return str(data).upper()
+
+    def encode(self, obj: Any) -> str:
+        return str(obj)
+
+
+def pickled(given: Message) -> Message:
+    copied = pickle.loads(pickle.dumps(given))
+    assert isinstance(copied, Message)
+    return copied
+
+
+@pytest.mark.parametrize("how", [pickled, copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("data", ['{"type": "tick"}', b'{"type": 5}', "no JSON"])
+def test_copies_are_equal(how: Callable[[Message], Message], data: str | bytes) -> None:
+    """For a process pool, a queue, a cache; before and after somebody has looked at it."""
+    given = message(data)
+    copied = how(given)
+    assert copied == given
+    assert hash(copied) == hash(given)
+    assert (copied.seq, copied.received_at, copied.route) == (12, 1700000000.5, given.route)
+    assert how(given).route == given.route
+    if data != "no JSON":
+        assert copied.json() == given.json()
+
+
+def test_a_callable_route_is_pickled_with_what_it_found() -> None:
+    copied = pickled(message("tick:5", route=lambda given: str(given.data).split(":")[0]))
+    assert copied.route == "tick"
+
+
+def test_a_codec_of_the_users_is_pickled_as_it_is() -> None:
+    assert pickled(message("x", codec=Upper())).json() == "X"
+
+
+def test_an_error_with_a_message_is_pickled() -> None:
+    error = HandlerError("failed", handler=print, messages=(message("{}"),))
+    copied = pickle.loads(pickle.dumps(error))
+    assert copied.messages == error.messages

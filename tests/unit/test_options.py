@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import logging
+import pickle
 import ssl
+import weakref
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
-from datastream_ws import Client, ClientOptions, ConfigurationError, Handlers
+from datastream_ws import Client, ClientOptions, ConfigurationError, Handlers, Message
+from datastream_ws.options import Options, StreamOptions
 
 URL = "wss://api.example.com/stream"
 SECRET = "hunter2"
@@ -45,7 +50,10 @@ DEFAULTS: dict[str, Any] = {
     "max_size": 2**20,
     "compression": "deflate",
     "proxy": True,
+    "proxy_ssl": None,
     "ssl": None,
+    "idle_timeout": None,
+    "send_rate": None,
     "subprotocols": None,
     "origin": None,
     "lease": None,
@@ -109,6 +117,7 @@ SECONDS_OR_NONE = [
     "pong_timeout",
     "ping_interval",
     "fatal_delay",
+    "idle_timeout",
     "open_timeout",
     "ready_timeout",
     "handler_timeout",
@@ -137,6 +146,17 @@ BAD_URLS = [
     f"wss://api.example.com/ {SECRET}",
     f"wss://api..example.com/{SECRET}",
     f"wss://{'a' * 64}.example.com/{SECRET}",
+    "ws+unix://",
+    "ws+unix:///",
+    f"ws+unix://host/{SECRET}.sock:/",
+    f"ws+unix:///run/{SECRET}.sock:resource",
+    f"ws+unix:///run/{SECRET}.sock:/#fragment",
+    [],
+    (),
+    [URL, f"http://{SECRET}"],
+    [URL, None],
+    [[URL]],
+    {URL},
     None,
     5,
     URL.encode(),
@@ -170,6 +190,25 @@ REFUSED: dict[str, list[Any]] = {
         "http://",
         f"http://u:{SECRET}@h:99999",
         f"http://[{SECRET}",
+    ],
+    "proxy_ssl": [True, False, SECRET],
+    "send_rate": [
+        5,
+        SECRET,
+        (),
+        (5,),
+        (5, 1.0, 1),
+        (0, 1.0),
+        (-1, 1.0),
+        (1.5, 1.0),
+        (True, 1.0),
+        (5, 0),
+        (5, -1.0),
+        (5, None),
+        (None, 1.0),
+        (5, float("inf")),
+        (5, float("nan")),
+        {5: 1.0},
     ],
     "ssl": [False, SECRET, "CERT_NONE"],
     "subprotocols": ["graphql-ws", [], [5], [f"{SECRET} two"], 5],
@@ -237,7 +276,7 @@ def test_unknown_option_like_no_other(name: str) -> None:
     """Nothing is suggested where nothing is near."""
     with pytest.raises(ConfigurationError) as caught:
         options_of(**{name: 1})
-    assert str(caught.value) == f"{name}: is no option (given: int)"
+    assert str(caught.value) == f"{name}: is not an option (given: int)"
 
 
 @pytest.mark.parametrize(
@@ -252,6 +291,26 @@ def test_unknown_choice_suggests_the_nearest(name: str, value: str, nearest: str
     """So is a choice that is not quite one of those there are."""
     with pytest.raises(ConfigurationError, match=f"{name}: .*did you mean '{nearest}'"):
         options_of(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("on_open", "@client.on_ready"),
+        ("on_message", "@client.on_message"),
+        ("on_error", "@client.on_error"),
+        ("on_close", "@client.on_disconnect"),
+        ("header", "headers"),
+        ("extra_headers", "headers"),
+        ("ping_timeout", "pong_timeout"),
+        ("reconnect", "min_reconnect_delay"),
+        ("sslopt", "ssl"),
+    ],
+)
+def test_what_other_libraries_call_it_suggests_our_name(name: str, meant: str) -> None:
+    """Whoever comes from websocket-client or websockets need not search."""
+    with pytest.raises(ConfigurationError, match=rf"^{name}: .*did you mean '{meant}'\?$"):
+        options_of(**{name: SECRET})
 
 
 def test_url_is_required() -> None:
@@ -278,6 +337,7 @@ def test_clients_refuse_the_same() -> None:
         ({"journal": True}, "journal"),
         ({"conflate": str, "spool": "x.sqlite3"}, "conflate"),
         ({"url": "ws://localhost/", "ssl": ssl.create_default_context()}, "ssl"),
+        ({"url": ["ws://a/", "ws+unix:///run/b.sock"], "ssl": True}, "ssl"),
     ],
 )
 def test_impossible_combination(options: dict[str, Any], named: str) -> None:
@@ -294,6 +354,15 @@ GOOD: list[tuple[str, Any]] = [
     ("url", "ws://[::1]:8000/"),
     ("url", "wss://bücher.example/"),
     ("url", lambda: URL),
+    ("url", "ws+unix:///run/feed.sock:/stream?token=x"),
+    ("url", "ws+unix:///run/feed.sock"),
+    ("url", ["ws://localhost", "ws+unix:///run/feed.sock", URL]),
+    ("url", ("ws://localhost",)),
+    ("headers", {"Host": "feed.example"}),
+    ("idle_timeout", 5),
+    ("send_rate", (5, 1.0)),
+    ("proxy_ssl", ssl.create_default_context()),
+    ("subprotocols", lambda: ["graphql-ws"]),
     ("headers", {"Authorization": "Bearer x", "X-Empty": "", "X-Latin": "café"}),
     ("headers", dict),
     ("message_handler", print),
@@ -435,6 +504,107 @@ def test_defaults_of_an_adapter_leave_alone_what_settings_say() -> None:
     options = ClientOptions.from_mapping({"URL": URL, "SPOOL": None}, fatal_delay=300)
     adapted = options.with_defaults(spool="x", fatal_delay=None)
     assert (adapted.spool, adapted.fatal_delay) == (None, None)
+
+
+# --- plain data ---
+
+
+def route_of(message: Message) -> str:
+    return str(message.data)[:1]
+
+
+COPIES: dict[str, Callable[[ClientOptions], ClientOptions]] = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda options: pickle.loads(pickle.dumps(options)),
+    "replace": dataclasses.replace,
+}
+
+
+@pytest.mark.parametrize("codec", ["json", "orjson", "msgspec"])
+@pytest.mark.parametrize("how", COPIES.values(), ids=COPIES)
+def test_copies_are_equal(how: Callable[[ClientOptions], ClientOptions], codec: Any) -> None:
+    """With what was chosen: an adapter's defaults leave it alone in the copy, too."""
+    if codec != "json":
+        pytest.importorskip(codec, reason=f"{codec} is not installed")
+    options = ClientOptions(
+        [URL, "ws://localhost/"],
+        pong_timeout=30,
+        headers={"X-Key": "key"},
+        heartbeat={"op": "ping"},
+        spool=None,
+        codec=codec,
+        route=route_of,
+        message_handler=print,
+        send_rate=(5, 1.0),
+    )
+    copied = how(options)
+    assert copied == options
+    assert hash(copied) == hash(options)
+    assert repr(copied) == repr(options)
+    assert copied.chosen == options.chosen
+    assert copied.codec is options.codec
+    assert how(copied).replace(pong_timeout=10).ping_interval == 9.0
+
+
+def test_copies_of_what_cannot_be_copied_share_it() -> None:
+    """A registry, a logger, a TLS context, a function."""
+    mine: dict[str, Any] = {
+        "handlers": Handlers(),
+        "logger": logging.LoggerAdapter(logging.getLogger("mine"), {}),
+        "ssl": ssl.create_default_context(),
+        "headers": lambda: {},
+    }
+    options = ClientOptions(URL, heartbeat={"op": ["ping"]}, **mine)
+    copied = copy.deepcopy(options)
+    assert {name: getattr(copied, name) for name in mine} == mine
+    copied.heartbeat["op"].append("changed")
+    assert options.heartbeat == {"op": ["ping"]}
+
+
+def test_dataclasses_replace_counts_the_changes_as_chosen() -> None:
+    """And nothing else, though it hands on every field."""
+    options = ClientOptions(URL, pong_timeout=30)
+    assert dataclasses.replace(options, name="y").chosen == {"pong_timeout", "name"}
+    assert dataclasses.replace(options, pong_timeout=10).ping_interval == 9.0
+    own = dataclasses.replace(options, ping_interval=5.0)
+    assert dataclasses.replace(own, pong_timeout=10).ping_interval == 5.0
+    with pytest.raises(ConfigurationError, match=r"^concurrency"):
+        dataclasses.replace(options, concurrency=0)
+
+
+def test_options_that_differ_are_not_equal() -> None:
+    assert ClientOptions(URL) == ClientOptions(URL, name="default")
+    assert ClientOptions(URL) != ClientOptions(URL, name="other")
+    assert ClientOptions(URL) != URL
+
+
+def test_options_may_go() -> None:
+    """They hold no circle: what they hold is free at once."""
+    gone = weakref.ref(ClientOptions(URL))
+    assert gone() is None
+
+
+def test_the_typed_options_are_the_options() -> None:
+    """What type checkers know of ``Client(**options)``; names and types, held in two places."""
+    fields = get_type_hints(ClientOptions)
+    assert get_type_hints(Options) == {name: fields[name] for name in ClientOptions.names()}
+    assert set(get_type_hints(StreamOptions)) == set(ClientOptions.names()) - {"url"}
+    assert not Options.__required_keys__
+
+
+def test_clients_that_share_handlers_have_message_handlers_of_their_own() -> None:
+    """What is registered later with the shared ones, or with one client, reaches the same."""
+    shared, seen = Handlers(), []
+    one = Client("ws://a", handlers=shared, message_handler=lambda message: seen.append("one"))
+    two = Client("ws://b", handlers=shared, message_handler=lambda message: seen.append("two"))
+    three = Client("ws://c", handlers=shared)
+    shared.on_message(lambda message: seen.append("shared"))
+    one.deliver("x")
+    assert seen == ["one", "shared"]
+    two.deliver("x")
+    three.deliver("x")
+    assert seen == ["one", "shared", "two", "shared", "shared"]
 
 
 # --- what is shown ----------------------------------------------------------------------------
