@@ -28,7 +28,7 @@ class HandlerThreads:
     can be started any more (CPython ≥ 3.12), and what was received must still be handled then.
     """
 
-    KEPT = 2
+    HELD_SIZE = 2
 
     def __init__(self) -> None:
         self._wake = threading.Condition()
@@ -42,7 +42,7 @@ class HandlerThreads:
         """Keep two threads from now on, until as many :meth:`let_go` as holds."""
         with self._wake:
             self._holders += 1
-            missing = self._keep - len(self._alive)
+            missing = self._minimum - len(self._alive)
         for _ in range(missing):
             self._start()
 
@@ -53,8 +53,8 @@ class HandlerThreads:
             self._wake.notify_all()
 
     @property
-    def _keep(self) -> int:
-        return self.KEPT if self._holders else 0
+    def _minimum(self) -> int:
+        return self.HELD_SIZE if self._holders else 0
 
     def call(self, function: Callable[[], None]) -> None:
         """Run *function* on a thread soon; it must not raise."""
@@ -78,7 +78,7 @@ class HandlerThreads:
             self._alive.add(thread)
         try:
             thread.start()
-        except RuntimeError:  # at interpreter exit: a kept thread takes the call
+        except RuntimeError:  # at interpreter exit: one that is there takes the call
             with self._wake:
                 self._alive.discard(thread)
 
@@ -95,9 +95,9 @@ class HandlerThreads:
             while not self._calls:
                 self._idle += 1
                 # Those that may go leave at once when nothing runs in this process any more.
-                woken = self._wake.wait(IDLE_THREAD_SECONDS) if self._keep else False
+                woken = self._wake.wait(IDLE_THREAD_SECONDS) if self._minimum else False
                 self._idle -= 1
-                if not woken and not self._calls and len(self._alive) > self._keep:
+                if not woken and not self._calls and len(self._alive) > self._minimum:
                     self._alive.discard(threading.current_thread())
                     return None
             return self._calls.popleft()
@@ -106,7 +106,7 @@ class HandlerThreads:
         """Wait up to *timeout* seconds for idle threads to end; not for one that is at work."""
         deadline = time.monotonic() + timeout
         with self._wake:
-            ending = [] if self._keep else list(self._alive - self._busy)
+            ending = [] if self._minimum else list(self._alive - self._busy)
         for thread in ending:
             # is_alive: one that is only about to start cannot be joined
             if thread is not threading.current_thread() and thread.is_alive():

@@ -1,8 +1,8 @@
 """
 The spool: an inbox continued in a SQLite file.
 
-``claim`` says whose a file is, ``file`` reads and writes it, ``inbox`` knows what is where, and
-``keeper`` is the one thread on which all work on the file is done.
+``file_lock`` says whose a file is, ``file`` reads and writes it, ``inbox`` knows what is where, and
+``thread`` does all work on the file.
 """
 
 from __future__ import annotations

@@ -109,12 +109,12 @@ class SpoolFile:
     def __init__(self, path: str) -> None:
         self.path = path
         self.set_aside: str | None = None
-        self._claim = FileLock(path)
+        self._lock = FileLock(path)
         try:
             self._db = self._open()
             self._read_state()
         except BaseException:
-            self._claim.release()
+            self._lock.release()
             raise
         self._reserve = Reserve(path)
         self._reserve.take()
@@ -269,7 +269,7 @@ class SpoolFile:
         with suppress(sqlite3.Error):
             self._db.close()
         self._reserve.give()
-        self._claim.release()
+        self._lock.release()
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:

@@ -321,6 +321,8 @@ class SpooledInbox(Inbox):
                 if position in self._removals:
                     self._removals.remove(position)
         if unwritten:
+            # Of a journal, their file is lost: they count as received once they are in the new one.
+            self._received -= len(unwritten) if self._journal else 0
             self._queue_again(unwritten)
         self.changed.notify_all()
 
@@ -428,7 +430,7 @@ class SpooledInbox(Inbox):
             return
         sizes = self._leave_queue(messages)
         self._received += len(messages)
-        self._newest = self.last_message = messages[-1]
+        self._note_newest(messages[-1])
         near = self._filed == len(self._ahead) and not self._closed
         self._filed += len(messages)
         for index, message in enumerate(messages):
@@ -439,6 +441,11 @@ class SpooledInbox(Inbox):
                 break
             self._look_ahead(message, keys[index] if keys else NO_KEYS, sizes[index])
         self._advance()
+
+    def _note_newest(self, message: Message) -> None:
+        newest = self._newest
+        if newest is None or self._position(message) > self._position(newest):
+            self._newest = self.last_message = message
 
     def _leave_queue(self, messages: Sequence[Message]) -> list[int]:
         """The first of the queue are in the file; return the space they take."""
@@ -610,13 +617,15 @@ class SpooledInbox(Inbox):
         )
 
     def lose_file(self) -> int:
-        """The rows in the file are gone; return how many of them were not in memory."""
+        """The rows in the file are gone; return how many were nowhere else: dropped."""
         with self._lock:
-            lost, self._filed = self._filed, 0
+            at_hand, self._ahead = self._ahead, deque()
+            self._ahead_bytes = 0
+            lost, self._filed = self._filed - len(at_hand), 0
+            for message, keys in at_hand:  # they are in memory anyway: its limit is no reason now
+                self._push(message, keys)
             if lost:
                 self._dropped["spool"] += lost
-            self._ahead.clear()
-            self._ahead_bytes = 0
             self._loaded.clear()
             self._removals.clear()
             self._file_bytes = 0

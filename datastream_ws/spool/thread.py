@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import closing
 
 from ..exceptions import SpoolError
 from .file import SpoolFile, is_corrupt
@@ -96,12 +97,16 @@ class SpoolThread:
             self._opened.set_exception(error)
             return
         self._opened.set_result(None)
-        if self._inbox.waiting:
-            self._refill_if_wanted()
         while not self._closing:
             self._step_safely()
             self._wait()
-        self._closed.set_result(self._finish())
+        lost = 0
+        try:
+            with closing(self._file):
+                lost = self._finish(self._file)
+        except BaseException as death:
+            self._report(_internal(death))
+        self._closed.set_result(lost)
 
     def _open_file(self) -> SpoolFile:
         file = SpoolFile(path_for(self._option, self._name))
@@ -131,11 +136,8 @@ class SpoolThread:
     def _step_safely(self) -> None:
         try:
             self._step()
-        except Exception as death:
-            what = type(death).__name__
-            failure = SpoolError(f"spool: internal error, please report it ({what})")
-            failure.__cause__ = death
-            self._failed(failure)
+        except BaseException as death:  # the thread must not end in silence
+            self._failed(_internal(death))
 
     def _step(self) -> None:
         if time.monotonic() >= self._retry_at:
@@ -220,6 +222,7 @@ class SpoolThread:
 
     def _missing(self) -> None:
         lost = self._inbox.lose_file()
+        self._wake()
         self._failed(SpoolError(f"spool: {lost} messages are gone from the file: dropped"))
 
     def _failed(self, error: SpoolError) -> None:
@@ -240,27 +243,32 @@ class SpoolThread:
             self._report(error)
             return
         lost = self._inbox.lose_file()
+        self._wake()
         self._report_corrupt(self._file, f"with {lost} messages that were in it only: dropped")
 
-    def _finish(self) -> int:
-        assert self._file is not None
+    def _finish(self, file: SpoolFile) -> int:
         self._failed_at = float("-inf")  # say what stands in the way at the end, too
         try:
             while self._write():
                 pass
-            self._keep_in_hand(self._file)
+            self._write_in_hand(file)
         except Exception as error:
             self._report(error)
         lost = self._inbox.end()
         if lost:
             self._report(
-                SpoolError(f"spool {self._file.path}: {lost} messages not written at exit: dropped")
+                SpoolError(f"spool {file.path}: {lost} messages not written at exit: dropped")
             )
-        self._file.close()
         return lost
 
-    def _keep_in_hand(self, file: SpoolFile) -> None:
+    def _write_in_hand(self, file: SpoolFile) -> None:
         """Write what handlers still have: the process may end before they do."""
         rows = [self._inbox.record(message) for message in self._inbox.in_hand()]
         file.write(rows, [])
         self.unfinished = self._inbox.counts().waiting
+
+
+def _internal(death: BaseException) -> SpoolError:
+    failure = SpoolError(f"spool: internal error, please report it ({type(death).__name__})")
+    failure.__cause__ = death
+    return failure

@@ -18,7 +18,7 @@ from datastream_ws.codecs import codec_for
 from datastream_ws.exceptions import SpoolError
 from datastream_ws.messages import Message, Origin
 from datastream_ws.spool import SpooledInbox, SpoolThread
-from datastream_ws.spool.file import Row, SpoolFile, ranges
+from datastream_ws.spool.file import Corrupt, Row, SpoolFile, ranges
 from datastream_ws.spool.file_lock import path_for
 from datastream_ws.spool.inbox import space
 
@@ -301,7 +301,7 @@ class Rig:
             budget=None,
             **settings,
         )
-        self.keeper = SpoolThread(
+        self.thread = SpoolThread(
             path,
             "test",
             self.inbox,
@@ -312,12 +312,12 @@ class Rig:
         )
 
     def __enter__(self) -> Rig:
-        self.keeper.open().result(10)
+        self.thread.open().result(10)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.inbox.close()
-        self.keeper.close().result(10)
+        self.thread.close().result(10)
 
     def _wake(self) -> None:
         with self.woken:
@@ -594,7 +594,7 @@ def test_nothing_is_moved_into_memory_while_the_gate_is_closed(path: str, journa
         assert rig.inbox.counts().waiting == 0
         assert rows_in(path)[-45:] == list(range(6, 51))
         rig.open_gate = True
-        rig.keeper.nudge()
+        rig.thread.nudge()
         rig.put(51, 60)
         assert rig.handle(55) == list(range(6, 61))
 
@@ -657,6 +657,97 @@ def test_a_file_corrupted_while_open_is_set_aside(path: str) -> None:
         assert rig.inbox.counts().dropped["spool"] > 0
         assert rig.put(20_001, 20_020) == 20_021
     assert [each for each in os.listdir(Path(path).parent) if "corrupt" in each]
+
+
+def test_what_is_in_memory_outlives_a_journal_file_that_is_lost(path: str) -> None:
+    """Only rows that were nowhere else are dropped; the others go into the next file (b15)."""
+    rig = Rig(path, journal=True)
+    inbox = rig.inbox
+    inbox.opened(0, 0, 0, None)
+    rig.put(1, 100)
+    while (run := inbox.next_run()).messages:
+        inbox.stored(run)
+    in_hand = inbox.pop()
+    counts = inbox.counts()
+    assert in_hand is not None
+    assert (counts.waiting, counts.spooled) == (10, 90)
+    assert inbox.lose_file() == 0
+    rig.check()
+    counts = inbox.counts()
+    assert (counts.received, counts.waiting, counts.spooled) == (100, 100, 0)
+    assert counts.dropped == {}
+    inbox.done(in_hand)
+    assert rig.handle(49) == list(range(2, 51)), "in order"
+    with rig:
+        rig.put(101, 110)
+    rig.check()
+    counts = inbox.counts()
+    assert (counts.received, counts.handled, counts.spooled) == (110, 50, 60)
+    assert counts.dropped == {}
+    assert rows_in(path) == list(range(51, 111))
+    last = inbox.last_message
+    assert last is not None
+    assert last.seq == 110
+
+
+def test_a_journal_file_that_becomes_corrupt_costs_what_was_in_it_only(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Rig(path, journal=True) as rig:
+        rig.put(1, 3000, size=100)
+        rig.until_written()
+        file = rig.thread._file
+        assert file is not None
+        write = file.write
+
+        def corrupt(*rows: Any) -> None:
+            monkeypatch.setattr(file, "write", write)
+            error = SpoolError("spool: cannot be written (database disk image is malformed)")
+            raise error from Corrupt()
+
+        monkeypatch.setattr(file, "write", corrupt)
+        assert rig.handle(3000) == list(range(1, 3001))
+        while not rig.errors:
+            pass
+        assert "with 0 messages that were in it only" in str(rig.errors[0])
+        assert rig.put(3001, 3010) == 3011
+        assert rig.handle(10) == list(range(3001, 3011))
+        rig.check()
+        assert rig.inbox.counts().dropped == {}
+    assert rows_in(path) == []
+
+
+@pytest.mark.parametrize("death", [ZeroDivisionError(), SystemExit()])
+def test_a_fault_of_ours_is_reported_and_survived(
+    path: str, death: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread of the file neither ends in silence nor at all."""
+    monkeypatch.setattr("datastream_ws.spool.thread.RETRY_SECONDS", 0.02)
+    with Rig(path) as rig:
+        trim, faults = rig.inbox.trim, [death]
+
+        def broken() -> int:
+            if faults:
+                raise faults.pop()
+            return trim()
+
+        monkeypatch.setattr(rig.inbox, "trim", broken)
+        rig.put(1, 50)
+        assert rig.handle(50) == list(range(1, 51))
+        (error,) = rig.errors
+        assert "internal error, please report it" in str(error)
+        assert error.__cause__ is death
+
+
+def test_a_fault_at_the_end_keeps_nobody_waiting(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(path)
+    monkeypatch.setattr(rig.inbox, "end", lambda: 1 / 0)
+    with rig:
+        rig.put(1, 5)
+    assert "internal error, please report it" in str(rig.errors[-1])
+    SpoolFile(path).close()
 
 
 @pytest.mark.parametrize("journal", [False, True])
