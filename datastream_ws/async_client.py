@@ -16,12 +16,12 @@ from .connection.connection import Connection
 from .connection.engine import Frame
 from .connection.subscriptions import Subscriptions
 from .events import State
-from .exceptions import ConfigurationError, HandlerError, NotConnectedError, SendTimeoutError
+from .exceptions import ConfigurationError, NotConnectedError, SendTimeoutError
 from .handlers import Decorators, Handlers
 from .handling.budget import Budget
-from .handling.callers import InlineCaller, LoopCaller, drive
-from .handling.contexts import HandlerRun
+from .handling.callers import LoopCaller
 from .handling.current import belongs_here, handling
+from .handling.deliver import deliver
 from .handling.iteration import Iteration, Messages
 from .lease import lease_for
 from .lifecycle.machine import Lifecycle
@@ -413,8 +413,8 @@ class AsyncClient(Decorators):
         frame = self._encode(obj)
         connection = self._connection() or self._no_connection()
         await self._room(connection)
-        async with asyncio.timeout(timeout):
-            return await self._running().intake.reply(match, lambda: connection.send(frame))
+        requests = self._running().intake.requests
+        return await requests.first(match, lambda: connection.send(frame), timeout)
 
     async def subscribe(self, obj: Any, key: Hashable = None, unsubscribe: Any = None) -> Hashable:
         """
@@ -482,13 +482,8 @@ class AsyncClient(Decorators):
 
         """
         message = self._made_up(data)
-        run = HandlerRun(self.handlers, LoopCaller(asyncio.Event()))
-        try:
-            await run.deliver(message)
-        except Exception as error:
-            if not robust:
-                raise
-            self._report(error, message)
+        caller, report = LoopCaller(asyncio.Event()), self._report_delivered
+        await deliver(self.handlers, message, caller, robust=robust, report=report)
 
     def _made_up(self, data: Any) -> Message:
         """Return a message that came over no connection."""
@@ -497,18 +492,14 @@ class AsyncClient(Decorators):
         origin = Origin(self.name, 0, self._epoch, codec, self.options.route)
         return Message(payload.decode() if is_text else payload, origin, 1, time.time())
 
-    def _report(self, error: Exception, message: Message) -> None:
+    def _report_delivered(self, error: BaseException) -> None:
         """Report what a handler raised for a delivered message."""
-        failure = HandlerError("a handler failed", handler=None, messages=(message,))
-        failure.__cause__ = error
-        extra = fields(self.name, **about(failure))
+        extra = fields(self.name, **about(error))
         write(
-            self.options.logger, "error", "stream %s: %s", self.name, failure,
-            exc_info=failure, extra=extra,
+            self.options.logger, "error", "stream %s: %s", self.name, error,
+            exc_info=error, extra=extra,
         )  # fmt: skip
-        self._errors.put(failure)
-        for hook in self.handlers.hooks["on_error"]:
-            drive(HandlerRun(self.handlers, InlineCaller()).call(hook, failure, hook="on_error"))
+        self._errors.put(error)
 
     # --- the process ---
 

@@ -18,8 +18,8 @@ from .exceptions import ConfigurationError, SendTimeoutError
 from .handlers import Decorators, Handlers
 from .handling.budget import Budget
 from .handling.callers import InlineCaller, drive
-from .handling.contexts import HandlerRun
 from .handling.current import handling
+from .handling.deliver import deliver
 from .log_fields import fields, write
 from .messages import Message
 from .options import ClientOptions
@@ -422,12 +422,8 @@ class Client(Decorators):
         if asyncio._get_running_loop() is not None:
             raise ConfigurationError("deliver() in a coroutine: use await client.aio.deliver(...)")
         message = self.aio._made_up(data)
-        try:
-            drive(HandlerRun(self.handlers, InlineCaller()).deliver(message))
-        except Exception as error:
-            if not robust:
-                raise
-            self.aio._report(error, message)
+        report = self.aio._report_delivered
+        drive(deliver(self.handlers, message, InlineCaller(), robust=robust, report=report))
 
     def forget_parent(self) -> None:
         """In a forked child: the loop's thread is the parent's."""

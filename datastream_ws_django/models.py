@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from django.db import models
 
-from .db import NAME_LENGTH
-
 __all__ = ["FailedMessage", "StreamLease", "StreamStatus"]
+
+NAME_LENGTH = 200
 
 
 class StreamStatus(models.Model):
@@ -77,12 +77,9 @@ class FailedMessage(models.Model):
 
     @property
     def payload(self) -> str | bytes:
-        """As it was received; bytes where what should be text is none."""
+        """As it was received."""
         data = bytes(self.data)
-        try:
-            return data.decode("utf-8", "surrogatepass") if self.is_text else data
-        except UnicodeDecodeError:
-            return data
+        return data.decode() if self.is_text else data
 
 
 class StreamLease(models.Model):

@@ -23,7 +23,6 @@ from django.dispatch import Signal
 from django.utils.inspect import func_accepts_kwargs
 
 from datastream_ws import State
-from datastream_ws.embedding import in_child
 
 from .streams import Stream, datastreams
 
@@ -59,13 +58,8 @@ class StreamSignal(Signal):
         self.words = words
         self.handler = handler or _handler
         self._connected: dict[Hashable, Connected] = {}
-        self.renew_lock()
-        in_child(self.renew_lock)
-        datastreams.for_each(self._add_stream)
-
-    def renew_lock(self) -> None:
-        """Make the lock of registrations, after a fork anew: a thread that is gone may hold it."""
         self._registering = threading.RLock()
+        datastreams.for_each(self._add_stream)
 
     def connect(
         self,

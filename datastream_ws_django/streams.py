@@ -8,15 +8,16 @@ are read, and the client is built, when a verb or a fact is first asked for.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from django.db import transaction
 
 from datastream_ws import Client, Handlers
-from datastream_ws.embedding import Decorators, fields, in_child
+from datastream_ws.embedding import Decorators, fields
 
 from .conf import StreamSettings, streams_settings
 from .db import Hygiene
@@ -27,13 +28,7 @@ __all__ = ["Stream", "Streams", "datastream", "datastreams"]
 log = logging.getLogger("datastream_ws")
 
 
-if TYPE_CHECKING:
-    Face = Client  # so that an editor knows the verbs and facts that __getattr__ finds
-else:
-    Face = Decorators
-
-
-class Stream(Face):
+class Stream(Decorators):
     """
     One stream of ``DATASTREAMS``: every decorator, verb and fact of :class:`datastream_ws.Client`.
 
@@ -43,23 +38,23 @@ class Stream(Face):
     Attributes:
         alias: Its key in ``DATASTREAMS``.
         handlers: The registry behind the decorators.
-        hygiene: The clean-up of database connections around what handlers do.
         for_every_stream: Those of its handlers that every other stream has, too.
 
     """
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
-        self.handlers = Handlers()  # type: ignore[misc]  # a property, to mypy
-        self.hygiene = Hygiene()
+        self.handlers = Handlers()
+        self._hygiene = Hygiene()
         self._lock = threading.RLock()
         self._client: Client | None = None
         self._from_settings: list[Callable[..., Any]] = []
         self._is_atomic = False
-        self.handlers.use(self.hygiene.run, per="run")
+        self.handlers.use(self._hygiene.run, per="run")
         self.handlers.on_state(self._note_state)
+        self.handlers.on_error(self._keep_failed)
         self.for_every_stream: list[Callable[..., Any]] = []
-        in_child(self.renew_lock)
+        self._own_hooks = (self._note_state, self._keep_failed)
 
     # --- the client ---
 
@@ -165,7 +160,12 @@ class Stream(Face):
 
     def _note_state(self, event: Any) -> None:
         if event.state.is_final:
-            self.hygiene.close()
+            self._hygiene.close()
+
+    def _keep_failed(self, error: BaseException) -> None:
+        from .deadletters import keep  # its model needs the apps to be loaded
+
+        keep(self, error)
 
     # --- about it ---
 
@@ -173,7 +173,7 @@ class Stream(Face):
     def has_handlers(self) -> bool:
         """Whether the project has registered anything on this stream in particular."""
         hooks = (hook.function for hooks in self.handlers.hooks.values() for hook in hooks)
-        not_its_own = [self._note_state, *self.for_every_stream]
+        not_its_own = [*self._own_hooks, *self.for_every_stream]
         return any(it not in not_its_own for it in (*hooks, *self.handlers.message_functions))
 
     def renew_lock(self) -> None:
@@ -220,7 +220,6 @@ class Streams(Mapping[str, Stream]):
         self._made: dict[str, Stream] = {}
         self._lock = threading.RLock()
         self._on_made: list[Callable[[Stream], None]] = []
-        in_child(self.renew_lock)
 
     def __getitem__(self, alias: str) -> Stream:
         if not isinstance(alias, str):
@@ -268,12 +267,16 @@ class Streams(Mapping[str, Stream]):
         for stream in self.made:
             stream.forget_client()
 
-    def renew_lock(self) -> None:
+    def renew_locks(self) -> None:
         """After a fork."""
         self._lock = threading.RLock()
+        for stream in self._made.values():
+            stream.renew_lock()
 
 
 datastreams = Streams()
 datastream = datastreams["default"]
 
 streams_settings.on_reset(datastreams.forget_clients)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=datastreams.renew_locks)

@@ -139,12 +139,3 @@ class HandlerRun:
         stack, self._stack = self._stack, None
         if stack is not None:
             await stack.aclose()
-
-    async def deliver(self, message: Message) -> None:
-        """Give *message* to its handlers; raises what the first failing one raises."""
-        try:
-            for handler in self._handlers.match(message):
-                argument = [message] if handler.is_batch else handler.argument(message)
-                await self.call(handler, argument, messages=(message,))
-        finally:
-            await self.leave()

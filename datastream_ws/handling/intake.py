@@ -1,5 +1,5 @@
 """
-From received frames to the inbox: numbers, pending requests, back pressure.
+From received frames to the inbox: numbers, inline handlers, requests, back pressure.
 
 All of it on the loop's thread.
 """
@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..exceptions import InboxOverflowError, NotConnectedError
+from ..handlers import Handlers
 from ..messages import Message, Origin
 from ..options import ClientOptions
 from ..stats import Traffic
 from .inbox import Inbox
+from .inline import InlineHandlers
 from .parcel import Parcel
+from .requests import Requests
+from .stores import size_of
 
 __all__ = ["Intake"]
 
 REPORT_SECONDS = 1.0  # at most one overflow report in this time
+WARN_SECONDS = 5.0  # of stopped reading
 
 
 class Connection(Protocol):
@@ -37,12 +43,18 @@ class Intake:
     """
     Takes the messages of one connection after the other.
 
-    A message that finds the inbox full waits in ``_backlog`` while reading is paused. It has been
+    A message that finds the inbox full waits in the backlog while reading is paused. It has been
     received, so it reaches the inbox in any case, also when its connection is gone by then.
 
     Args:
         wake: Called when there is something to handle.
-        report: Given :class:`InboxOverflowError`.
+        report: Given :class:`InboxOverflowError`, and what inline handlers raise.
+        warn: Given a line for the log.
+        at_work: Returns the names of the handlers that are called at the moment.
+        is_open: Whether messages may be handed on; for inline handlers.
+
+    Attributes:
+        requests: Who waits for a message.
 
     """
 
@@ -51,38 +63,58 @@ class Intake:
         inbox: Inbox,
         traffic: Traffic,
         options: ClientOptions,
+        handlers: Handlers | None = None,
         *,
         wake: Callable[[], None],
         report: Callable[[BaseException], None],
+        warn: Callable[[str], None] = lambda text: None,
+        at_work: Callable[[], Sequence[str]] = list,
+        is_open: Callable[[], bool] = lambda: True,
     ) -> None:
         self._inbox = inbox
         self._traffic = traffic
         self._options = options
         self._wake = wake
         self._report = report
+        self._warn = warn
+        self._at_work = at_work
+        self._handlers = handlers or Handlers()
+        self._inline = InlineHandlers(self._handlers, inbox, is_open, report)
+        self.requests = Requests(options.inbox_size or 1000, self._read_on_for_requests)
         self._connection: Connection | None = None
         self._origin: Origin
-        self._backlog: Sequence[Message] = []
-        self._requests: list[tuple[Callable[[Message], Any], asyncio.Future[Message]]] = []
+        self._backlog: deque[Sequence[Message]] = deque()
+        self._backlog_count = self._backlog_bytes = 0
         self._blocked_at: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._lost = 0  # dropped by overflow, not reported yet
         self._reported_at = -REPORT_SECONDS
+        self._has_warned_untaken = False
         self._stopped = False
 
     def attach(self, connection: Connection, origin: Origin) -> None:
         """The next messages come from *connection*."""
         self._connection = connection
         self._origin = origin
+        self.requests.opened()
 
     def detach(self) -> None:
         """The connection is over: what it had delivered is received, whatever the limits."""
         self._connection = None
         self._unblock()
-        self._fail_requests()
-        held, self._backlog = self._backlog, []
-        if held and not self._stopped:
-            self._inbox.put(held, force=True)
-            self._wake()
+        self.requests.fail(NotConnectedError("the connection ended before the reply"))
+        if not self._stopped:
+            self._force_backlog()
+
+    def stop(self) -> None:
+        """Receive nothing more; what is held has been received."""
+        self.requests.fail(NotConnectedError("the client closed before the reply"))
+        self._unblock()
+        self._force_backlog()
+        self._stopped = True
+        if self._connection is not None:
+            self._connection.pause_reading()
+        self._wake()
 
     # --- in ---
 
@@ -93,28 +125,64 @@ class Intake:
         now = time.time()
         self._traffic.bytes_received += size
         self._traffic.last_message_at = now
-        seq = self._inbox.taken + len(self._backlog)
+        seq = self._inbox.taken + self._backlog_count
         messages: Sequence[Message] = Parcel(payloads, self._origin, seq + 1, now, size)
-        if self._requests:
+        if self.requests.want_messages:
             messages = list(messages)
-            self._answer_requests(messages)
+            self.requests.answer(messages)
+        if self._handlers.inline.handlers:
+            messages = self._inline.handle(messages)
         if self._backlog:
-            self._backlog = [*self._backlog, *messages]
+            self._hold(messages)
             self._brake()
-        else:
-            self._put(messages)
+        elif messages and (rest := self._put(messages)) is not None:
+            self._hold(rest)
+            self._brake()
 
-    def _put(self, messages: Sequence[Message]) -> None:
+    def _put(self, messages: Sequence[Message]) -> Sequence[Message] | None:
+        """Put in what there is room for; return the rest if the inbox is full, else ``None``."""
         put = self._inbox.put(messages)
         self._wake()
         if put.dropped:
             self._lost += put.dropped
             self._report_lost()
+        if put.untaken:
+            self._warn_untaken()
         if put.disconnect:
             self._disconnect()
-        elif put.full:
-            self._backlog = messages[put.taken :]
-            self._brake()
+        return messages[put.taken :] if put.full else None
+
+    def _hold(self, messages: Sequence[Message]) -> None:
+        if messages:
+            self._backlog.append(messages)
+            self._backlog_count += len(messages)
+            self._backlog_bytes += size_of(messages)
+
+    def _next_held(self) -> Sequence[Message]:
+        messages = self._backlog.popleft()
+        self._backlog_count -= len(messages)
+        self._backlog_bytes -= size_of(messages)
+        return messages
+
+    def _hold_first(self, messages: Sequence[Message]) -> None:
+        """They come before what is held."""
+        held, self._backlog = self._backlog, deque()
+        self._hold(messages)
+        self._backlog.extend(held)
+
+    def _put_backlog(self) -> None:
+        while self._backlog:
+            rest = self._put(self._next_held())
+            if rest is not None:
+                self._hold_first(rest)
+                self._brake()
+                return
+
+    def _force_backlog(self) -> None:
+        if self._backlog:
+            while self._backlog:
+                self._inbox.put(self._next_held(), force=True)
+            self._wake()
 
     def _disconnect(self) -> None:
         error = InboxOverflowError("the inbox is full: connection dropped, see option overflow")
@@ -130,87 +198,71 @@ class Intake:
                 InboxOverflowError(f"the inbox is full: {lost} messages dropped, see overflow")
             )
 
+    def _warn_untaken(self) -> None:
+        if not self._has_warned_untaken:
+            self._has_warned_untaken = True
+            self._warn(
+                "nobody takes the messages that are received, and the oldest are dropped; register "
+                "an on_message handler, or use 'async for message in client'"
+            )
+
     # --- back pressure ---
 
     def _brake(self) -> None:
-        """Stop reading; but while a request waits, its reply may be what comes next."""
-        if self._blocked_at is None:
-            self._blocked_at = time.monotonic()
-        enough = len(self._backlog) >= (self._options.inbox_size or 1000)
-        if self._connection is not None and (enough or not self._requests):
-            self._connection.pause_reading()
+        """Stop reading; but while somebody waits for a message, it may be what comes next."""
+        limit = self._options.inbox_bytes
+        is_enough = limit is not None and self._backlog_bytes >= limit
+        if is_enough or not self.requests.are_waiting:
+            self._block()
 
-    def on_room(self) -> None:
-        """The inbox has room again: what is held first, then the socket."""
-        if self._stopped:
+    def _block(self) -> None:
+        if self._connection is None or self._blocked_at is not None:
             return
-        self._unblock()
-        held, self._backlog = self._backlog, []
-        if held:
-            self._put(held)
-        if not self._backlog and self._blocked_at is None and self._connection is not None:
-            self._connection.resume_reading()
+        self._blocked_at = time.monotonic()
+        self._connection.pause_reading()
+        self._timer = asyncio.get_running_loop().call_later(WARN_SECONDS, self._warn_blocked)
 
     def _unblock(self) -> None:
         if self._blocked_at is not None:
             self._traffic.blocked_seconds += time.monotonic() - self._blocked_at
             self._blocked_at = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _read_on(self) -> None:
+        self._unblock()
+        if self._connection is not None:
+            self._connection.resume_reading()
+
+    def _read_on_for_requests(self) -> None:
+        """Somebody waits for a message: read on, unless that much is held already."""
+        limit = self._options.inbox_bytes
+        if self._blocked_at is not None and (limit is None or self._backlog_bytes < limit):
+            self._read_on()
+
+    def on_room(self) -> None:
+        """The inbox has room again: what is held first, then the socket."""
+        if self._stopped:
+            return
+        was_blocked = self._blocked_at is not None
+        self._unblock()
+        self._put_backlog()
+        if was_blocked and self._blocked_at is None and self._connection is not None:
+            self._connection.resume_reading()
+
+    def _warn_blocked(self) -> None:
+        """Said once for each time that reading has been stopped for long."""
+        names = ", ".join(self._at_work()) or "no handler"
+        self._warn(
+            f"the inbox is full, and nothing has been read for {WARN_SECONDS:g} s, at work: "
+            f"{names}; the server's pings cannot be answered meanwhile, and it may close the "
+            "connection; make the handler faster, raise concurrency, or see the options overflow "
+            "and spool"
+        )
 
     @property
     def blocked_seconds(self) -> float:
         """Time with reading stopped, the current stop included."""
         running = 0.0 if self._blocked_at is None else time.monotonic() - self._blocked_at
         return self._traffic.blocked_seconds + running
-
-    # --- requests ---
-
-    async def reply(self, match: Callable[[Message], Any], send: Callable[[], None]) -> Message:
-        """Call *send*, return the first message from then on that matches."""
-        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        pending = (match, future)
-        self._requests.append(pending)
-        try:
-            send()
-            if self._blocked_at is not None and self._connection is not None:
-                self._connection.resume_reading()
-            return await future
-        finally:
-            if pending in self._requests:
-                self._requests.remove(pending)
-
-    def _answer_requests(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            for match, future in list(self._requests):
-                if not future.done():
-                    _try_match(match, future, message)
-        self._requests = [pending for pending in self._requests if not pending[1].done()]
-
-    def _fail_requests(self) -> None:
-        requests, self._requests = self._requests, []
-        for _, future in requests:
-            if not future.done():
-                future.set_exception(NotConnectedError("the connection ended before the reply"))
-
-    # --- the end ---
-
-    def stop(self) -> None:
-        """Receive nothing more; what is held has been received."""
-        self._fail_requests()
-        self._unblock()
-        if self._backlog:
-            self._inbox.put(self._backlog, force=True)
-            self._backlog = []
-        self._stopped = True
-        if self._connection is not None:
-            self._connection.pause_reading()
-        self._wake()
-
-
-def _try_match(
-    match: Callable[[Message], Any], future: asyncio.Future[Message], message: Message
-) -> None:
-    try:
-        if match(message):
-            future.set_result(message)
-    except Exception as error:
-        future.set_exception(error)

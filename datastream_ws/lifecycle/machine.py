@@ -138,8 +138,12 @@ class Lifecycle:
             self.inbox,
             self.traffic,
             options,
+            handlers,
             wake=self.dispatcher.wake,
             report=self.reporter.report,
+            warn=lambda text: self.reporter.log("warning", "%s", text),
+            at_work=lambda: self.dispatcher.at_work,
+            is_open=_gate(budget, self._tenure) or always_open,
         )
 
     def _make_inbox(self, options: ClientOptions, budget: Budget | None) -> Inbox:
@@ -424,6 +428,7 @@ class Lifecycle:
     async def _stay_ready(self, connection: Connection) -> Outcome:
         since = time.monotonic()
         self.error = None
+        self.intake.requests.ready()
         self.reporter.state(State.READY)
         heartbeat = self.options.heartbeat
         beating: asyncio.Task[None] | None = None
@@ -614,6 +619,11 @@ class Lifecycle:
 def always_ours() -> int:
     """The tenure of a stream without a lease."""
     return 0
+
+
+def always_open() -> bool:
+    """Nothing holds messages back."""
+    return True
 
 
 def _gate(

@@ -13,7 +13,6 @@ from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
-from ...conf import streams_settings
 from ...deadletters import retry
 from ...models import FailedMessage
 
@@ -32,8 +31,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            known = [streams_settings[alias].alias for alias in options["aliases"]]
-            outcome = retry(list(rows(known, options["since"])))
+            outcome = retry(list(rows(options["aliases"], options["since"])))
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
         except (DatabaseError, InterfaceError) as error:

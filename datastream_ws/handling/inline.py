@@ -1,0 +1,117 @@
+"""Handlers that are called the moment a message is received, on the loop's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from ..exceptions import HandlerError
+from ..handlers import Handler, Handlers
+from ..messages import Message
+from .callers import InlineCaller, LoopCaller, drive
+from .contexts import HandlerRun
+from .inbox import Inbox
+from .offering import failure_of, keep_failure
+
+__all__ = ["InlineHandlers"]
+
+SLOW_SECONDS = 0.05
+REPORT_SECONDS = 1.0  # at most one report of slow handlers in this time
+
+
+class InlineHandlers:
+    """
+    Calls the inline handlers of messages before these enter the inbox.
+
+    Args:
+        is_open: Whether messages may be handed on; looked at before each.
+        report: Given each :class:`HandlerError`, and one of a handler that is slow.
+
+    """
+
+    def __init__(
+        self,
+        handlers: Handlers,
+        inbox: Inbox,
+        is_open: Callable[[], bool],
+        report: Callable[[BaseException], None],
+    ) -> None:
+        self._handlers = handlers
+        self._inbox = inbox
+        self._is_open = is_open
+        self._report = report
+        self._reported_at = float("-inf")
+        self._keeping: set[asyncio.Task[None]] = set()
+
+    def handle(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Call the inline handlers; return the messages that others are to be given, too."""
+        run = HandlerRun(self._handlers, InlineCaller())
+        try:
+            rest = [message for message in messages if not self._is_all(run, message)]
+        finally:
+            self._leave(run)
+        return messages if len(rest) == len(messages) else rest
+
+    def _is_all(self, run: HandlerRun, message: Message) -> bool:
+        """Call the inline handlers of a message; return whether that is all to do for it."""
+        try:
+            called = self._handlers.inline.match(message) if self._is_open() else ()
+        except Exception:  # of the option route; the workers report it
+            return False
+        if not called:
+            return False
+        succeeded = [self._call(run, handler, message) for handler in called]
+        if self._has_others(message):
+            return False
+        self._inbox.count_inline(message, failed=not all(succeeded))
+        return True
+
+    def _has_others(self, message: Message) -> bool:
+        handlers = self._handlers
+        return bool(handlers.routing.handlers and handlers.match(message, taken=True))
+
+    def _call(self, run: HandlerRun, handler: Handler, message: Message) -> bool:
+        started = time.monotonic()
+        try:
+            drive(run.call(handler, handler.argument(message), messages=(message,)))
+        except BaseException as error:
+            self._failed(failure_of(handler.name, handler.function, (message,), error))
+            return False
+        finally:
+            self._look_at_time(handler, message, started)
+        return True
+
+    def _leave(self, run: HandlerRun) -> None:
+        try:
+            drive(run.leave())
+        except Exception as error:
+            self._failed(failure_of("a context of use(per='run')", None, (), error))
+
+    def _failed(self, failure: HandlerError) -> None:
+        if self._handlers.on_failure:
+            # Whoever keeps it may block: not here.
+            keeping = keep_failure(
+                self._handlers, LoopCaller(asyncio.Event()), failure, self._report
+            )
+            task = asyncio.get_running_loop().create_task(keeping)
+            self._keeping.add(task)
+            task.add_done_callback(self._keeping.discard)
+        self._report(failure)
+
+    def _look_at_time(self, handler: Handler, message: Message, started: float) -> None:
+        now = time.monotonic()
+        if now - started <= SLOW_SECONDS or now - self._reported_at < REPORT_SECONDS:
+            return
+        self._reported_at = now
+        failure = HandlerError(
+            f"{handler.name} is slow",
+            handler=handler.function,
+            messages=(message,),
+            still_running=True,
+        )
+        failure.__cause__ = TimeoutError(
+            f"an inline handler took {now - started:.3f} s, and nothing is received meanwhile; "
+            "keep it short, or leave out inline=True"
+        )
+        self._report(failure)
