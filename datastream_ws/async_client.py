@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from .codecs import frame_of
 from .connection.connection import Connection
@@ -27,7 +27,7 @@ from .lease import lease_for
 from .lifecycle.machine import Lifecycle
 from .log_fields import about, fields, write
 from .messages import Message, Origin
-from .options import ClientOptions
+from .options import ClientOptions, Options, Url
 from .process.forks import bury, notice_fork, watch_forks
 from .process.futures import ErrorBuffer, Observable, wait_for
 from .process.handler_threads import HandlerThreads
@@ -52,7 +52,7 @@ class AsyncClient(Decorators):
     Coroutines belong on that loop; facts and decorators may be used from any thread.
 
     Args:
-        url: ``ws://`` or ``wss://`` URL, a callable returning one, or :class:`ClientOptions`.
+        url: The option ``url``, or :class:`ClientOptions` that the others are changes to.
         **options: See :class:`ClientOptions`.
 
     Raises:
@@ -66,7 +66,9 @@ class AsyncClient(Decorators):
 
     """
 
-    def __init__(self, url: Any = None, /, **options: Any) -> None:
+    def __init__(
+        self, url: Url | ClientOptions | None = None, /, **options: Unpack[Options]
+    ) -> None:
         self.options = _options(url, options)
         self.handlers = _handlers(self.options)
         self._face: Any = self  # what handlers know as their client
@@ -517,7 +519,7 @@ class AsyncClient(Decorators):
         return f"<{type(self).__name__} {peer_text(self.name)}: {where}, {self.state.value}>"
 
 
-def _options(url: Any, options: dict[str, Any]) -> ClientOptions:
+def _options(url: Any, options: Mapping[str, Any]) -> ClientOptions:
     if isinstance(url, ClientOptions):
         return url.replace(**options) if options else url
     return ClientOptions(**(options if url is None else {"url": url, **options}))

@@ -9,7 +9,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from .async_client import AsyncClient
 from .connection.connection import Connection
@@ -22,7 +22,7 @@ from .handling.current import handling
 from .handling.deliver import deliver
 from .log_fields import fields, write
 from .messages import Message
-from .options import ClientOptions
+from .options import ClientOptions, Options, Url
 from .process.forks import notice_fork, watch_forks
 from .process.futures import Observable
 from .process.loop_thread import LoopThread
@@ -57,7 +57,7 @@ class Client(Decorators):
     client is idle and may be started there.
 
     Args:
-        url: ``ws://`` or ``wss://`` URL, a callable returning one, or :class:`ClientOptions`.
+        url: The option ``url``, or :class:`ClientOptions` that the others are changes to.
         **options: See :class:`ClientOptions`.
 
     Raises:
@@ -76,7 +76,9 @@ class Client(Decorators):
 
     """
 
-    def __init__(self, url: Any = None, /, **options: Any) -> None:
+    def __init__(
+        self, url: Url | ClientOptions | None = None, /, **options: Unpack[Options]
+    ) -> None:
         self.aio = AsyncClient(url, **options)
         self.aio._face = self
         self._loop_use: LoopUse | None = None

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -45,7 +46,7 @@ class Order:
 class Told:
     """A client with every kind of handler, on a server that sends what it is given."""
 
-    def __init__(self, codec: str, stack: ExitStack) -> None:
+    def __init__(self, codec: Any, stack: ExitStack) -> None:
         self.server = stack.enter_context(StreamServer())
         self.client = Client(self.server.url, codec=codec, compression=None, **FAST)
         self.seen = Seen[Message]()

@@ -27,7 +27,7 @@ from datastream_ws.testing import StreamServer
 from kit.rawserver import CLOSE, TEXT, Close, ExpectFrame, Frame, RawServer, Respond, Stall, Upgrade
 from kit.seen import FAST, Seen, eventually
 
-HURRY = {"min_reconnect_delay": 0.02, "max_reconnect_delay": 0.1, "proxy": None}
+HURRY: dict[str, Any] = {"min_reconnect_delay": 0.02, "max_reconnect_delay": 0.1, "proxy": None}
 
 
 @pytest.fixture
@@ -418,7 +418,7 @@ def test_retry_that_raises_is_reported_and_decides_nothing() -> None:
     errors = Seen[BaseException]()
     with StreamServer() as server:
         server.refuse(503, times=1)
-        client = Client(server.url, retry=lambda error: 1 / 0, **HURRY)
+        client = Client(server.url, retry=lambda error: bool(1 / 0), **HURRY)
         client.on_error(errors)
         with client:
             client.wait_ready(30)

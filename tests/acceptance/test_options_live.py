@@ -373,7 +373,7 @@ def test_route_as_another_field_and_as_a_callable(server: StreamServer, route: A
 
 
 @pytest.mark.parametrize("codec", ["json", "orjson", "msgspec"])
-def test_codecs(server: StreamServer, codec: str) -> None:
+def test_codecs(server: StreamServer, codec: Any) -> None:
     """What json() and send() use."""
     if codec != "json":
         pytest.importorskip(codec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 from datastream_ws import Client, Message, Postponed
 from datastream_ws.testing import StreamServer
@@ -13,7 +14,7 @@ from kit.numbered import check_ledger
 def test_it_goes_back_to_the_spool(tmp_path: Path, stream_server: StreamServer) -> None:
     """It is in a handler's thread at that moment, which has to hand it back in time."""
     postponed, handled, all_of_them = threading.Event(), [], threading.Event()
-    options = {"spool": str(tmp_path / "spool"), "close_timeout": 0.5}
+    options: dict[str, Any] = {"spool": str(tmp_path / "spool"), "close_timeout": 0.5}
 
     def postpone(message: Message) -> None:
         postponed.set()

@@ -190,7 +190,7 @@ def test_drops_while_handlers_lag() -> None:
 # --- a server that is up but useless: how many connections does it get? -----------------------
 
 
-def connections_within(seconds: float, reason: str, **delays: float) -> int:
+def connections_within(seconds: float, reason: str, **delays: Any) -> int:
     """Return how many connections a server gets that is useless for *reason*."""
     with StreamServer() as useful, RawServer([Upgrade(), Close(1000)]) as useless:
         fails = reason == "on_ready fails"
@@ -279,7 +279,7 @@ def test_a_stable_connection_resets_attempts() -> None:
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_CORK"), reason="needs Linux's TCP_CORK")
 @pytest.mark.parametrize("overflow", ["block", "disconnect"])
-def test_messages_that_come_with_the_handshake(overflow: str) -> None:
+def test_messages_that_come_with_the_handshake(overflow: Any) -> None:
     """A server may speak at once, in one segment with its answer: the inbox fills before READY."""
     burst = b"".join(Frame(TEXT, str(n)).data for n in range(1, 201))
     seen, ended = Seen[Message](), Seen[DisconnectEvent]()

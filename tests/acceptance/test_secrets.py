@@ -41,7 +41,7 @@ from kit.seen import Seen, eventually
 CANARY = "c4n4ry-s3cr3t"
 HEADERS = {"Authorization": f"Bearer {CANARY}", "X-Api-Key": CANARY}
 QUERY = f"/v1/stream?token={CANARY}&x=1"
-SHORT = {
+SHORT: dict[str, Any] = {
     "min_reconnect_delay": 0.02,
     "max_reconnect_delay": 0.05,
     "max_reconnect_attempts": 2,
@@ -404,7 +404,7 @@ def test_bad_options_name_the_option_not_the_value(option: str, value: Any) -> N
     assert option in str(raised.value)
     assert CANARY not in texts(raised.value)
     if option != "proxy":
-        client = Client(**{"url": "ws://127.0.0.1:9"} | {option: lambda: value}, **SHORT)
+        client = Client(**SHORT | {"url": "ws://127.0.0.1:9", option: lambda: value})
         told = run_and_fail(client)
         assert isinstance(client.error, ConfigurationError)
         assert option in str(client.error)

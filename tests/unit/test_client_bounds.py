@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from datastream_ws import Client, ConfigurationError, NotConnectedError, State
 from datastream_ws import client as module
 from datastream_ws.process import loop_use
 
-FAST = {"min_reconnect_delay": 0.01, "max_reconnect_delay": 0.01}
+FAST: dict[str, Any] = {"min_reconnect_delay": 0.01, "max_reconnect_delay": 0.01}
 
 
 @pytest.fixture(autouse=True)

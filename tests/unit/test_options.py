@@ -322,7 +322,7 @@ def test_url_is_required() -> None:
 def test_clients_refuse_the_same() -> None:
     """A client is made of options: its errors are theirs."""
     with pytest.raises(ConfigurationError, match="pong_timeout"):
-        Client(URL, pong_timout=5)
+        Client(URL, pong_timout=5)  # type: ignore[call-arg]
     with pytest.raises(ConfigurationError, match="url: is required"):
         Client()
 

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,11 @@ from datastream_ws.process import loop_use
 from datastream_ws.process.loop_thread import LoopThread
 from datastream_ws.runner import EXIT_FAILED, EXIT_FORCED, EXIT_OK, SIGNAL, Runner
 
-FAST = {"min_reconnect_delay": 0.01, "max_reconnect_delay": 0.01, "max_reconnect_attempts": None}
+FAST: dict[str, Any] = {
+    "min_reconnect_delay": 0.01,
+    "max_reconnect_delay": 0.01,
+    "max_reconnect_attempts": None,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +29,7 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-def client(name: str, **options: object) -> Client:
+def client(name: str, **options: Any) -> Client:
     return Client("ws://localhost:1", name=name, **{**FAST, **options})
 
 
