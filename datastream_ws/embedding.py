@@ -15,6 +15,7 @@ from typing import Any
 
 from .client import Client, Queued
 from .codecs import codec_for
+from .connection.opening import proxy_for
 from .exceptions import ConfigurationError, said
 from .handlers import Call, Decorators, Handler
 from .handling.callers import InlineCaller, drive
@@ -76,6 +77,7 @@ __all__ = [
     "name_of",
     "peer_text",
     "prepare",
+    "proxy_for",
     "read_health_file",
     "resolved",
     "said",

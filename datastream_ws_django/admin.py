@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
@@ -15,7 +15,8 @@ from django.utils.cache import add_never_cache_headers
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from .deadletters import retry
+from .conf import streams_settings
+from .deadletters import retry, storable
 from .health import MAX_AGE, rows_as_json
 from .models import FailedMessage, StreamStatus
 
@@ -60,7 +61,7 @@ class StreamStatusAdmin(StatusAdmin):
 
     def live_page(self, request: HttpRequest, alias: str) -> HttpResponse:
         """Show one stream, on a page that updates itself."""
-        self._refuse_strangers(request)
+        self._refuse_strangers(request, alias)
         site = self.admin_site
         context = {
             **site.each_context(request),
@@ -74,15 +75,22 @@ class StreamStatusAdmin(StatusAdmin):
 
     def live_data(self, request: HttpRequest, alias: str) -> HttpResponse:
         """Return the rows that the live page shows."""
-        self._refuse_strangers(request)
+        self._refuse_strangers(request, alias)
         rows = StreamStatus.objects.filter(stream=alias).order_by("-beat_at")[:20]
         response = JsonResponse({"now": timezone.now().isoformat(), "runners": rows_as_json(rows)})
         add_never_cache_headers(response)
         return response
 
-    def _refuse_strangers(self, request: HttpRequest) -> None:
+    def _refuse_strangers(self, request: HttpRequest, alias: str) -> None:
         if not self.has_view_permission(request):
             raise PermissionDenied
+        if alias not in streams_settings and not is_kept(alias):
+            raise Http404(f"there is no stream {alias!r}")
+
+
+def is_kept(alias: str) -> bool:
+    """Whether there are rows of a stream; PostgreSQL refuses to look for NUL."""
+    return "\0" not in alias and StreamStatus.objects.filter(stream=alias).exists()
 
 
 @admin.register(FailedMessage)
@@ -105,7 +113,7 @@ class FailedMessageAdmin(FailedAdmin):
     def shown_payload(self, row: FailedMessage) -> SafeString:
         payload = row.payload
         text = payload if isinstance(payload, str) else repr(payload)
-        return format_html("<pre>{}</pre>", text[:LONGEST_PAYLOAD])
+        return format_html("<pre>{}</pre>", storable(text[:LONGEST_PAYLOAD]))
 
     @admin.display(description="traceback")
     def shown_traceback(self, row: FailedMessage) -> SafeString:

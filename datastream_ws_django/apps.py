@@ -21,7 +21,10 @@ class DatastreamConfig(AppConfig):
         from . import checks  # noqa: F401 - registers them
         from .autostart import on_request_started
         from .conf import streams_settings
+        from .deadletters import keep_failures_of
+        from .streams import datastreams
 
         setting_changed.connect(streams_settings.reset, dispatch_uid="datastream_ws_django")
         request_started.connect(on_request_started, dispatch_uid="datastream_ws_django")
+        datastreams.for_each(keep_failures_of)
         autodiscover_modules("datastreams")

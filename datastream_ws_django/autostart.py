@@ -14,6 +14,8 @@ from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import request_started
 
+from datastream_ws.embedding import about, fields, said
+
 from .streams import datastreams
 
 __all__ = ["on_request_started"]
@@ -27,11 +29,24 @@ def on_request_started(sender: Any, **kwargs: Any) -> None:
         return
     request_started.disconnect(dispatch_uid="datastream_ws_django")
     try:
-        for stream in datastreams.enabled:
-            if stream.settings.autostart:
-                stream.start()
-    except ImproperlyConfigured as error:  # the request is not to blame
+        aliases = list(datastreams)
+    except ImproperlyConfigured as error:  # the request is not to blame, nor is any below
         log.error("AUTOSTART: %s", error)
+        return
+    for alias in aliases:
+        start(alias)
+
+
+def start(alias: str) -> None:
+    """Start a stream if it wants it; what is wrong with it is logged, and others start."""
+    try:
+        stream = datastreams[alias]
+        if stream.settings.autostart:
+            stream.start()
+    except Exception as error:
+        extra = fields(alias, **about(error))
+        trace = None if isinstance(error, ImproperlyConfigured) else error
+        log.error("stream %s is not started: %s", alias, said(error), exc_info=trace, extra=extra)
 
 
 def is_test(sender: Any) -> bool:

@@ -7,37 +7,28 @@ Nothing is read before it is asked for, and ``override_settings`` is followed.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.utils.module_loading import import_string
 
 from datastream_ws import ClientOptions, ConfigurationError, Handlers
+from datastream_ws.embedding import embedded_options, resolved
 
-from .db import is_passing
+from .db import NAME_LENGTH, is_passing
 
-__all__ = ["DATABASE_LEASE", "SETTING", "StreamSettings", "StreamsSettings", "streams_settings"]
+__all__ = [
+    "DATABASE_LEASE",
+    "SETTING",
+    "StreamSettings",
+    "StreamsSettings",
+    "streams_settings",
+]
 
 SETTING = "DATASTREAMS"
 DATABASE_LEASE = "database"
-SLOW_RETRY = 300.0  # seconds, FATAL_DELAY of a stream that no supervisor restarts
-
-# Options that take a callable, a class or an object; elsewhere a text is a text.
-DOTTED = {
-    *("URL", "HEADERS", "MESSAGE_HANDLER", "CONNECTION_READY_HANDLER", "LOGGER", "RETRY"),
-    *("HEARTBEAT", "SSL", "LEASE", "CONFLATE", "ORDERING_KEY", "RETRY_MESSAGE", "CODEC", "ROUTE"),
-}
-OBJECTS = {"MESSAGE_HANDLER", "CONNECTION_READY_HANDLER", "LOGGER", "LEASE", "CODEC"}
-DOTTED_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
-
-
-def is_dotted_path(value: Any) -> bool:
-    """Whether a setting names something to import."""
-    return isinstance(value, str) and DOTTED_PATH.fullmatch(value) is not None
 
 
 @dataclass(frozen=True)
@@ -51,6 +42,7 @@ class StreamSettings:
         autostart: Whether each serving process runs it in the background.
         atomic: Alias of the database whose ``transaction.atomic()`` plain handlers run in.
         dead_letter_days: How long failed messages are kept as rows; 0: not at all.
+        dead_letter_rows, dead_letter_bytes: Of how many, at most; ``None``: no limit.
 
     """
 
@@ -60,6 +52,8 @@ class StreamSettings:
     autostart: bool = False
     atomic: str | None = None
     dead_letter_days: float = 30
+    dead_letter_rows: int | None = 10_000
+    dead_letter_bytes: int | None = 100 * 2**20
 
     @classmethod
     def read(cls, alias: str, mapping: Any) -> StreamSettings:
@@ -80,6 +74,12 @@ class StreamSettings:
         days = self.dead_letter_days
         if type(days) not in (int, float) or not 0 <= days < 1e6:
             raise self.wrong("DEAD_LETTER_DAYS: must be a number of days, 0 or more")
+        for name in ("dead_letter_rows", "dead_letter_bytes"):
+            most = getattr(self, name)
+            if most is not None and (type(most) is not int or most < 0):
+                raise self.wrong(f"{name.upper()}: must be a whole number, 0 or more, or None")
+        if "\0" in self.alias or len(self.alias) > NAME_LENGTH:
+            raise self.wrong(f"a stream's name must have at most {NAME_LENGTH} characters, no NUL")
 
     def wrong(self, text: str) -> ImproperlyConfigured:
         """Return the error that names this stream's setting."""
@@ -95,13 +95,10 @@ class StreamSettings:
         return {key: self._resolve(key, value) for key, value in self.options.items()}
 
     def _resolve(self, key: str, value: Any) -> Any:
-        if key not in DOTTED or not is_dotted_path(value):
-            return value
         try:
-            found = import_string(value)
+            return resolved(key, value)
         except ImportError as error:
-            raise self.wrong(f"{key}: {value!r} cannot be imported: {error}") from error
-        return found() if key in OBJECTS and isinstance(found, type) else found
+            raise self.wrong(f"{key}: {error}") from error
 
     def client_options(
         self, handlers: Handlers | None = None, *, foreground: bool = False, lease: bool = True
@@ -131,12 +128,11 @@ class StreamSettings:
         elif options.get("LEASE") == DATABASE_LEASE:
             options["LEASE"] = self._database_lease()
         try:
-            return ClientOptions.from_mapping(
+            return embedded_options(
                 {key: value for key, value in options.items() if key not in REGISTERED},
+                foreground=foreground,
                 name=self.alias,
                 handlers=handlers,
-                max_reconnect_attempts=None,
-                fatal_delay=None if foreground else SLOW_RETRY,
                 retry_message=is_passing,
             )
         except ConfigurationError as error:
@@ -148,7 +144,10 @@ class StreamSettings:
         return DatabaseLease(self.alias)
 
 
-OWN = ("ENABLED", "AUTOSTART", "ATOMIC", "DEAD_LETTER_DAYS")
+OWN = (
+    *("ENABLED", "AUTOSTART", "ATOMIC"),
+    *("DEAD_LETTER_DAYS", "DEAD_LETTER_ROWS", "DEAD_LETTER_BYTES"),
+)
 # Handlers given as settings are registered by the stream, once, and not by each client it makes.
 REGISTERED = ("MESSAGE_HANDLER", "CONNECTION_READY_HANDLER")
 NOT_OURS = ("NAME", "HANDLERS")

@@ -23,7 +23,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from datastream_ws.embedding import is_handler_thread
 
-__all__ = ["Hygiene", "clean_connections", "is_passing", "moment"]
+__all__ = ["NAME_LENGTH", "Hygiene", "clean_connections", "is_passing", "moment"]
+
+NAME_LENGTH = 200  # characters that the models' columns of names have room for
 
 # Classes of SQLSTATE: connection exception, operator intervention (the server went down).
 LOST_STATES = ("08", "57P")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from django.db import DatabaseError, InterfaceError
+from django.db.models import Count, Sum
+from django.db.models.functions import Coalesce, Length
 from django.utils import timezone
 
 from datastream_ws import HandlerError, Message
@@ -19,41 +21,95 @@ from .conf import streams_settings
 from .db import moment
 from .delivery import call_handler, message_of, refuse_running_loop
 from .models import FailedMessage
+from .streams import Stream, datastreams
 
-if TYPE_CHECKING:
-    from .streams import Stream
-
-__all__ = ["Retried", "keep", "prune", "retry"]
+__all__ = ["Retried", "keep_failures_of", "prune", "retry", "storable"]
 
 log = logging.getLogger("datastream_ws")
 
 LONGEST_TRACEBACK = 20_000  # characters
+LOOK_SECONDS = 60.0
 
 
-def keep(stream: Stream, error: BaseException) -> None:
-    """Write a row for each message that a handler failed with; an ``on_error`` hook."""
-    if not isinstance(error, HandlerError) or not error.messages or error.still_running:
-        return
-    if not stream.settings.dead_letter_days:
-        return
-    rows = [row_of(stream.alias, message, error) for message in error.messages]
-    try:
-        FailedMessage.objects.bulk_create(rows)
-    except (DatabaseError, InterfaceError) as failure:
-        log.error(
-            "stream %s: %d failed message(s) cannot be kept as rows (%s); is the database there, "
-            "and was `manage.py migrate` run?",
-            *(stream.alias, len(rows), type(failure).__name__),
-            extra=fields(stream.alias, **about(failure)),
-        )
+def keep_failures_of(stream: Stream) -> None:
+    """Have a row written for each message that a handler of *stream* fails with."""
+    stream.handlers.on_failure.append(Keeper(stream).keep)
+
+
+class Keeper:
+    """
+    Writes the failed messages of one stream as rows, in the thread where the handler failed.
+
+    How much room is left is looked up once a minute, because it costs reading the table: several
+    processes may exceed the limits by what they write in a minute.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._looked_at = float("-inf")
+        self._rows = self._bytes = 0.0  # room left
+        self._lost = 0
+
+    def keep(self, error: HandlerError) -> None:
+        """Write a row for each message of a failure; what there is no room for is counted."""
+        if not error.messages or not self._stream.settings.dead_letter_days:
+            return
+        rows = [row_of(self._stream.alias, message, error) for message in error.messages]
+        try:
+            with self._stream.hygiene.run():
+                self._look()
+                kept = [row for row in rows if self._has_room_for(row)]
+                FailedMessage.objects.bulk_create(kept)
+        except (DatabaseError, InterfaceError) as failure:
+            self._tell(
+                "stream %s: %d failed message(s) cannot be kept as rows (%s); is the database "
+                "there, and was `manage.py migrate` run?",
+                *(len(rows), type(failure).__name__),
+            )
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        size = Coalesce(Sum(Length("data") + Length("error") + Length("traceback")), 0)
+        found = FailedMessage.objects.filter(stream=self._stream.alias).order_by()
+        taken = found.aggregate(rows=Count("pk"), bytes=size)
+        settings = self._stream.settings
+        self._rows = most(settings.dead_letter_rows) - taken["rows"]
+        self._bytes = most(settings.dead_letter_bytes) - taken["bytes"]
+        self._looked_at = now
+        if self._lost and self._rows > 0 and self._bytes > 0:
+            self._tell("stream %s: %d failed message(s) were not kept as rows", self._lost)
+            self._lost = 0
+
+    def _has_room_for(self, row: FailedMessage) -> bool:
+        size = len(row.data) + len(row.error) + len(row.traceback)
+        if self._rows >= 1 and self._bytes >= size:
+            self._rows -= 1
+            self._bytes -= size
+            return True
+        self._lost += 1
+        if self._lost == 1:
+            self._tell(
+                "stream %s: failed messages are not kept as rows for now: DEAD_LETTER_ROWS or "
+                "DEAD_LETTER_BYTES is reached; retry or delete some"
+            )
+        return False
+
+    def _tell(self, text: str, *facts: object) -> None:
+        log.error(text, self._stream.alias, *facts, extra=fields(self._stream.alias))
+
+
+def most(limit: int | None) -> float:
+    return float("inf") if limit is None else limit
 
 
 def row_of(alias: str, message: Message, error: HandlerError) -> FailedMessage:
     data = message.data
     return FailedMessage(
         stream=alias,
-        handler=name_of(error.handler)[:500],
-        data=data.encode() if isinstance(data, str) else data,
+        handler=name_of(error.handler),
+        data=data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data,
         is_text=message.is_text,
         seq=message.seq,
         connection=message.connection,
@@ -65,17 +121,26 @@ def row_of(alias: str, message: Message, error: HandlerError) -> FailedMessage:
 
 
 def name_of(function: object) -> str:
-    return Handler(function, False).name if callable(function) else "route or when"
+    name = Handler(function, False).name if callable(function) else "route or when"
+    return storable(name)[:500]
 
 
 def told(error: BaseException) -> dict[str, str]:
     """The fields that say what happened."""
     lines = "".join(traceback.format_exception(error))
-    # PostgreSQL's text has no place for NUL.
+    try:
+        text = str(error)
+    except Exception:  # of a user's own error
+        text = "(it has no text)"
     return {
-        "error": f"{type(error).__name__}: {error}".replace("\0", "\\0")[:1000],
-        "traceback": lines.replace("\0", "\\0")[-LONGEST_TRACEBACK:],
+        "error": storable(f"{type(error).__name__}: {text}")[:1000],
+        "traceback": storable(lines)[-LONGEST_TRACEBACK:],
     }
+
+
+def storable(text: str) -> str:
+    """Escape what databases and pages have no place for: NUL, and surrogates without a partner."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 @dataclass
@@ -92,8 +157,6 @@ def retry(rows: Iterable[FailedMessage]) -> Retried:
 
     A row goes when its message was handled; else it tells of the new failure.
     """
-    from .streams import datastreams
-
     refuse_running_loop()
     outcome = Retried()
     for row in rows:
@@ -119,7 +182,7 @@ def handle_again(stream: Stream, row: FailedMessage) -> None:
     )
     handlers = stream.handlers.match(message)
     # Those that succeeded must not see it twice; one that was renamed must not be missed.
-    named = [handler for handler in handlers if handler.name[:500] == row.handler]
+    named = [handler for handler in handlers if name_of(handler.function) == row.handler]
     for handler in named or handlers:
         call_handler(stream, handler, message)
     if not handlers:

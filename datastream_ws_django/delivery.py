@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from asgiref.sync import async_to_sync
 
-from datastream_ws import ClientOptions, HandlerError, Message
+from datastream_ws import ClientOptions, HandlerError, Handlers, Message
 from datastream_ws.embedding import (
     Handler,
     HandlerRun,
@@ -21,10 +21,23 @@ from datastream_ws.embedding import (
     write,
 )
 
-if TYPE_CHECKING:
-    from .streams import Stream
+from .conf import StreamSettings
 
 __all__ = ["call_handler", "deliver", "message_of"]
+
+
+class Stream(Protocol):
+    """What is needed of a stream object here."""
+
+    alias: str
+
+    @property
+    def handlers(self) -> Handlers: ...
+
+    @property
+    def settings(self) -> StreamSettings: ...
+
+    def register_handlers(self) -> None: ...
 
 
 def deliver(stream: Stream, data: Any, *, robust: bool = False) -> None:
@@ -112,6 +125,8 @@ def report(stream: Stream, handler: Handler, message: Message, error: Exception)
     text = f"{handler.name} failed with {type(error).__name__}"
     failure = HandlerError(text, handler=handler.function, messages=(message,))
     failure.__cause__ = error
+    for keep in stream.handlers.on_failure:
+        keep(failure)
     extra = fields(stream.alias, **about(failure))
     logger = options_of(stream).logger
     write(logger, "error", "stream %s: %s", stream.alias, failure, exc_info=failure, extra=extra)

@@ -9,16 +9,12 @@ from typing import Any
 
 from django.utils import timezone
 
-from datastream_ws import State
+from datastream_ws.embedding import DEAD, HEALTHY, MAX_AGE
 
 from .models import StreamStatus
 from .streams import datastreams
 
-__all__ = ["MAX_AGE", "StreamReport", "report", "report_here", "report_on", "rows_as_json"]
-
-MAX_AGE = 30.0  # seconds; a runner beats every 5
-HEALTHY = {State.READY.value, State.STANDBY.value, State.PAUSED.value}
-DEAD = {State.IDLE.value, State.CLOSED.value, State.FAILED.value}
+__all__ = ["MAX_AGE", "StreamReport", "report", "report_here", "rows_as_json"]
 
 
 @dataclass(frozen=True)
@@ -41,15 +37,32 @@ class StreamReport:
     runners: Sequence[dict[str, Any]]
 
 
-def report(aliases: Iterable[str], max_age: float = MAX_AGE) -> list[StreamReport]:
-    """Return how runners' streams are; a heartbeat older than *max_age* seconds does not count."""
-    return [report_on(alias, max_age) for alias in aliases]
+def report(
+    aliases: Iterable[str], max_age: float = MAX_AGE, *, details: bool = True
+) -> list[StreamReport]:
+    """
+    Return how runners' streams are; a heartbeat older than *max_age* seconds does not count.
 
+    Args:
+        details: Whether the runners are listed; without, one query of a few values is all, for
+            those who may ask without saying who they are.
 
-def report_on(alias: str, max_age: float = MAX_AGE) -> StreamReport:
-    rows = list(StreamStatus.objects.filter(stream=alias).order_by("-beat_at"))
+    """
+    aliases = list(aliases)
     oldest = timezone.now() - timedelta(seconds=max_age)
-    states = [row.state for row in rows if row.beat_at >= oldest]
+    rows: dict[str, list[StreamStatus]] = {alias: [] for alias in aliases}
+    fresh: dict[str, list[str]] = {alias: [] for alias in aliases}
+    found = StreamStatus.objects.filter(stream__in=aliases).order_by("-beat_at")
+    if details:
+        for row in found:
+            rows[row.stream].append(row)
+    beating = found.filter(beat_at__gte=oldest).order_by("stream", "state")
+    for alias, state in beating.values_list("stream", "state").distinct():
+        fresh[alias].append(state)
+    return [judged(alias, fresh[alias], rows[alias]) for alias in aliases]
+
+
+def judged(alias: str, states: Sequence[str], rows: Sequence[StreamStatus]) -> StreamReport:
     healthy = [state for state in states if state in HEALTHY]
     live = [state for state in states if state not in DEAD]
     state = next(iter([*healthy, *live, *states]), "stale" if rows else "never started")

@@ -15,8 +15,8 @@ from django.utils import timezone
 from datastream_ws.embedding import StreamHealth
 
 from . import deadletters
-from .db import moment
-from .models import NAME_LENGTH, StreamStatus
+from .db import NAME_LENGTH, moment
+from .models import StreamStatus
 
 __all__ = ["Heartbeat"]
 

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from django.db import models
 
-__all__ = ["FailedMessage", "StreamLease", "StreamStatus"]
+from .db import NAME_LENGTH
 
-NAME_LENGTH = 200
+__all__ = ["FailedMessage", "StreamLease", "StreamStatus"]
 
 
 class StreamStatus(models.Model):
@@ -77,9 +77,12 @@ class FailedMessage(models.Model):
 
     @property
     def payload(self) -> str | bytes:
-        """As it was received."""
+        """As it was received; bytes where what should be text is none."""
         data = bytes(self.data)
-        return data.decode() if self.is_text else data
+        try:
+            return data.decode("utf-8", "surrogatepass") if self.is_text else data
+        except UnicodeDecodeError:
+            return data
 
 
 class StreamLease(models.Model):

@@ -23,6 +23,7 @@ from django.dispatch import Signal
 from django.utils.inspect import func_accepts_kwargs
 
 from datastream_ws import State
+from datastream_ws.embedding import in_child
 
 from .streams import Stream, datastreams
 
@@ -58,8 +59,13 @@ class StreamSignal(Signal):
         self.words = words
         self.handler = handler or _handler
         self._connected: dict[Hashable, Connected] = {}
-        self._registering = threading.RLock()
+        self.renew_lock()
+        in_child(self.renew_lock)
         datastreams.for_each(self._add_stream)
+
+    def renew_lock(self) -> None:
+        """Make the lock of registrations, after a fork anew: a thread that is gone may hold it."""
+        self._registering = threading.RLock()
 
     def connect(
         self,

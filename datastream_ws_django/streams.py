@@ -8,16 +8,15 @@ are read, and the client is built, when a verb or a fact is first asked for.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from django.db import transaction
 
 from datastream_ws import Client, Handlers
-from datastream_ws.embedding import Decorators, fields
+from datastream_ws.embedding import Decorators, fields, in_child
 
 from .conf import StreamSettings, streams_settings
 from .db import Hygiene
@@ -28,7 +27,13 @@ __all__ = ["Stream", "Streams", "datastream", "datastreams"]
 log = logging.getLogger("datastream_ws")
 
 
-class Stream(Decorators):
+if TYPE_CHECKING:
+    Face = Client  # so that an editor knows the verbs and facts that __getattr__ finds
+else:
+    Face = Decorators
+
+
+class Stream(Face):
     """
     One stream of ``DATASTREAMS``: every decorator, verb and fact of :class:`datastream_ws.Client`.
 
@@ -38,23 +43,23 @@ class Stream(Decorators):
     Attributes:
         alias: Its key in ``DATASTREAMS``.
         handlers: The registry behind the decorators.
+        hygiene: The clean-up of database connections around what handlers do.
         for_every_stream: Those of its handlers that every other stream has, too.
 
     """
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
-        self.handlers = Handlers()
-        self._hygiene = Hygiene()
+        self.handlers = Handlers()  # type: ignore[misc]  # a property, to mypy
+        self.hygiene = Hygiene()
         self._lock = threading.RLock()
         self._client: Client | None = None
         self._from_settings: list[Callable[..., Any]] = []
         self._is_atomic = False
-        self.handlers.use(self._hygiene.run, per="run")
+        self.handlers.use(self.hygiene.run, per="run")
         self.handlers.on_state(self._note_state)
-        self.handlers.on_error(self._keep_failed)
         self.for_every_stream: list[Callable[..., Any]] = []
-        self._own_hooks = (self._note_state, self._keep_failed)
+        in_child(self.renew_lock)
 
     # --- the client ---
 
@@ -160,12 +165,7 @@ class Stream(Decorators):
 
     def _note_state(self, event: Any) -> None:
         if event.state.is_final:
-            self._hygiene.close()
-
-    def _keep_failed(self, error: BaseException) -> None:
-        from .deadletters import keep  # its model needs the apps to be loaded
-
-        keep(self, error)
+            self.hygiene.close()
 
     # --- about it ---
 
@@ -173,7 +173,7 @@ class Stream(Decorators):
     def has_handlers(self) -> bool:
         """Whether the project has registered anything on this stream in particular."""
         hooks = (hook.function for hooks in self.handlers.hooks.values() for hook in hooks)
-        not_its_own = [*self._own_hooks, *self.for_every_stream]
+        not_its_own = [self._note_state, *self.for_every_stream]
         return any(it not in not_its_own for it in (*hooks, *self.handlers.message_functions))
 
     def renew_lock(self) -> None:
@@ -220,6 +220,7 @@ class Streams(Mapping[str, Stream]):
         self._made: dict[str, Stream] = {}
         self._lock = threading.RLock()
         self._on_made: list[Callable[[Stream], None]] = []
+        in_child(self.renew_lock)
 
     def __getitem__(self, alias: str) -> Stream:
         if not isinstance(alias, str):
@@ -267,16 +268,12 @@ class Streams(Mapping[str, Stream]):
         for stream in self.made:
             stream.forget_client()
 
-    def renew_locks(self) -> None:
+    def renew_lock(self) -> None:
         """After a fork."""
         self._lock = threading.RLock()
-        for stream in self._made.values():
-            stream.renew_lock()
 
 
 datastreams = Streams()
 datastream = datastreams["default"]
 
 streams_settings.on_reset(datastreams.forget_clients)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=datastreams.renew_locks)

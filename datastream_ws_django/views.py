@@ -14,8 +14,8 @@ from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from .health import StreamReport, report_here, report_on
-from .streams import Stream, datastreams
+from .health import StreamReport, report, report_here
+from .streams import datastreams
 
 __all__ = ["live", "ready"]
 
@@ -37,20 +37,25 @@ def ready(request: HttpRequest) -> JsonResponse:
 
 
 def answer(request: HttpRequest, is_well: Callable[[StreamReport], bool]) -> JsonResponse:
+    shown = may_see(request)
     try:
-        streams = [of(stream) for stream in datastreams.enabled]
+        streams = reports(details=shown)
     except Exception as error:  # no database, no health
         log.warning("health: %s: %s", type(error).__name__, error)
         return JsonResponse({"status": "unknown"}, status=503)
     well = all(is_well(stream) for stream in streams)
     body: dict[str, object] = {"status": "ok" if well else "unhealthy"}
-    if may_see(request):
+    if shown:
         body["streams"] = [asdict(stream) for stream in streams]
     return JsonResponse(body, status=200 if well else 503)
 
 
-def of(stream: Stream) -> StreamReport:
-    return report_here(stream.alias) if stream.settings.autostart else report_on(stream.alias)
+def reports(*, details: bool) -> list[StreamReport]:
+    enabled = datastreams.enabled
+    here = {s.alias: report_here(s.alias) for s in enabled if s.settings.autostart}
+    elsewhere = [stream.alias for stream in enabled if stream.alias not in here]
+    there = {found.stream: found for found in report(elsewhere, details=details)}
+    return [(here | there)[stream.alias] for stream in enabled]
 
 
 def may_see(request: HttpRequest) -> bool:

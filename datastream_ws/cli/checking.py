@@ -20,9 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import Client, State
-from ..connection.opening import proxy_for
-from ..option_checks import check_url
-from ..redaction import escaped, peer_text, shown_url
+from ..embedding import check_url, escaped, peer_text, proxy_for, shown_url
 from .advice import (
     Trouble,
     certificate_text,

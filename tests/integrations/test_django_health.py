@@ -6,7 +6,8 @@ import kit.djangohere  # noqa: F401 - what follows needs settings
 
 # isort: split
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,11 @@ from django.test import override_settings
 from django.urls import reverse
 from django.utils import timezone
 
-from datastream_ws import HandlerError, State
+from datastream_ws import State
 from datastream_ws.health import describe
 from datastream_ws.testing import StreamServer
 from datastream_ws_django import datastreams
-from datastream_ws_django.deadletters import keep, prune
-from datastream_ws_django.delivery import message_of
+from datastream_ws_django.deadletters import prune
 from datastream_ws_django.heartbeat import Heartbeat
 from datastream_ws_django.models import FailedMessage, StreamStatus
 from datastream_ws_django.testing import deliver
@@ -128,6 +128,7 @@ def test_the_admin_shows_no_page_to_strangers() -> None:
 
 def test_what_the_peer_said_arrives_escaped() -> None:
     runner("waiting", last_error=EVIL)
+    runner("ready", stream=EVIL)
     FailedMessage.objects.create(
         stream="feed",
         handler="shop.handle",
@@ -139,7 +140,7 @@ def test_what_the_peer_said_arrives_escaped() -> None:
         traceback=EVIL,
     )
     browser = user("root", "view_streamstatus", "view_failedmessage")
-    row, letter = StreamStatus.objects.get(), FailedMessage.objects.get()
+    row, letter = StreamStatus.objects.get(stream="feed"), FailedMessage.objects.get()
     for url in (
         reverse("admin:datastream_streamstatus_changelist"),
         reverse("admin:datastream_streamstatus_change", args=[row.pk]),
@@ -270,13 +271,27 @@ def test_the_test_client_starts_nothing(stream_server: StreamServer) -> None:
     assert stream_server.attempts == []
 
 
-@pytest.mark.parametrize("still_running", [False, True])
-def test_a_slow_handler_makes_no_dead_letter(still_running: bool) -> None:
-    """It may yet succeed; a failed one is kept."""
-    stream = datastreams["feed"]
-    message = message_of(stream, "{}")
-    keep(stream, HandlerError("", handler=keep, messages=(message,), still_running=still_running))
-    assert FailedMessage.objects.exists() is not still_running
+def test_strangers_cost_one_query_of_few_values(
+    django_assert_num_queries: Callable[[int], AbstractContextManager[Any]],
+) -> None:
+    """However many streams and dead processes there are."""
+    setting = {name: {"URL": "ws://127.0.0.1:1/"} for name in ("feed", "prices", "orders")}
+    with override_settings(DATASTREAMS=setting):
+        for pid in range(50):
+            runner("ready", age=pid * 10, pid=pid)
+            runner("ready", stream="prices", pid=pid)
+        runner("standby", stream="orders")
+        with django_assert_num_queries(1) as counted:
+            assert health("ready") == OK
+        assert "last_error" not in counted.captured_queries[0]["sql"]
+
+
+def test_what_is_no_stream_has_no_page() -> None:
+    browser = user("root", "view_streamstatus")
+    runner("ready", stream="gone")
+    for alias, status in (("feed", 200), ("gone", 200), ("nowhere", 404), ("a\0b", 404)):
+        for name in ("datastream_live", "datastream_live_data"):
+            assert browser.get(reverse(f"admin:{name}", args=[alias])).status_code == status
 
 
 @pytest.mark.django_db(transaction=True)

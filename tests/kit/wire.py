@@ -17,7 +17,7 @@ import asyncio
 import base64
 import hashlib
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from datastream_ws import ClientOptions
@@ -39,6 +39,7 @@ class Wire:
 
     Args:
         url: Where to.
+        make: Makes the engine.
         options: Of the client.
 
     Attributes:
@@ -51,8 +52,18 @@ class Wire:
 
     """
 
-    def __init__(self, url: str = "ws://192.0.2.1/", **options: Any) -> None:
-        self._options = ClientOptions("ws://192.0.2.1/", **{"proxy": None} | options)
+    def __init__(
+        self,
+        url: str = "ws://192.0.2.1/",
+        *,
+        make: Callable[[ClientOptions], Engine] = WebsocketsEngine,
+        **options: Any,
+    ) -> None:
+        self._make = make
+        self.addresses: list[Any] = []  # what was dialled
+        self.dialled: list[tuple[Any, Any]] = []  # what the library's connections were made with
+        self.fails_with: Exception | None = None  # instead of a connection
+        self.options = ClientOptions("ws://192.0.2.1/", **{"proxy": None} | options)
         self.endpoint = Endpoint(url, options.get("headers"), options.get("subprotocols"))
         self.events: list[str] = []  # writing paused and resumed
         self.peer_close: tuple[int, str] | None = None
@@ -82,7 +93,30 @@ class Wire:
         self, *behind: bytes, headers: Sequence[str] = (), status: str = "101 Switching Protocols"
     ) -> None:
         """Do the handshake; *behind* comes in the same reads as its answer. Raises as open()."""
-        engine = self.begin()
+        self.begin()
+        self.accept(*behind, headers=headers, status=status)
+
+    def tunnel(self) -> None:
+        """Be a proxy that lets the engine through; its next request is the handshake."""
+        self.feed(b"HTTP/1.1 200 OK\r\n\r\n")
+        self._await_request()
+
+    def accept(
+        self, *behind: bytes, headers: Sequence[str] = (), status: str = "101 Switching Protocols"
+    ) -> None:
+        """Answer the request of :meth:`begin`."""
+        first, *others = behind or (b"",)
+        self.feed(self._head(headers, status) + first, *others)
+        self._finish(self._opening)
+
+    def lose_with_answer(self) -> None:
+        """Accept, and end the connection before the engine has heard of it."""
+        assert self._transport is not None
+        self._loop.call_soon(self._transport.receive, self._head())
+        self._loop.call_soon(self._transport.lose)
+        self._turn()
+
+    def _head(self, headers: Sequence[str] = (), status: str = "101 Switching Protocols") -> bytes:
         lines = [
             f"HTTP/1.1 {status}",
             "Upgrade: websocket",
@@ -90,10 +124,7 @@ class Wire:
             f"Sec-WebSocket-Accept: {self._accept()}",
             *headers,
         ]
-        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-        first, *others = behind or (b"",)
-        self.feed(head + first, *others)
-        self._finish(engine)
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
     def answer(self, *reads: bytes) -> None:
         """Do the handshake with an answer of these bytes, then FIN. Raises as open()."""
@@ -106,14 +137,17 @@ class Wire:
 
     def begin(self) -> asyncio.Task[None]:
         """Let the engine send its request; return what opens it."""
-        self.engine: Engine = WebsocketsEngine(self._options)
-        opening = self._loop.create_task(self.engine.open(self.endpoint, self))
+        self.engine: Engine = self._make(self.options)
+        opening = self._opening = self._loop.create_task(self.engine.open(self.endpoint, self))
+        self._await_request()
+        return opening
+
+    def _await_request(self) -> None:
         for _ in range(50):
             if self._transport is not None and self.sent.endswith(b"\r\n\r\n"):
                 break
             self._turn()
         self.request, self.sent = self.sent, b""
-        return opening
 
     def _finish(self, opening: asyncio.Task[None]) -> None:
         self._turn()
@@ -201,11 +235,16 @@ class MemoryLoop(asyncio.SelectorEventLoop):
     async def getaddrinfo(self, *args: Any, **kwargs: Any) -> Any:
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("192.0.2.1", 80))]
 
-    async def sock_connect(self, sock: socket.socket, address: Any) -> None: ...
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        self._wire.addresses.append(address)
 
     async def create_connection(  # type: ignore[override]
-        self, factory: Any, *args: Any, sock: Any, **kwargs: Any
+        self, factory: Any, *args: Any, sock: Any = None, **kwargs: Any
     ) -> Any:
+        self._wire.dialled.append((args, kwargs))
+        if self._wire.fails_with is not None:
+            raise self._wire.fails_with
+        sock = sock or socket.socket()  # a proxy's, which the library dials
         protocol = factory()
         transport = MemoryTransport(self, self._wire, protocol, sock)
         self._wire._transport = transport
@@ -274,6 +313,9 @@ class MemoryTransport(asyncio.Transport):
 
     def is_closing(self) -> bool:
         return self._is_closing
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
 
     def get_write_buffer_size(self) -> int:
         return len(self._unsent)

@@ -13,6 +13,7 @@ from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
+from ...conf import streams_settings
 from ...deadletters import retry
 from ...models import FailedMessage
 
@@ -31,7 +32,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            outcome = retry(list(rows(options["aliases"], options["since"])))
+            known = [streams_settings[alias].alias for alias in options["aliases"]]
+            outcome = retry(list(rows(known, options["since"])))
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
         except (DatabaseError, InterfaceError) as error:

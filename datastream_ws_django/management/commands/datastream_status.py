@@ -11,6 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, InterfaceError
 
+from ...conf import streams_settings
 from ...health import MAX_AGE, StreamReport, report
 from ...streams import datastreams
 
@@ -31,7 +32,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            streams = report(options["aliases"] or of_runners(), options["max_age"])
+            known = [streams_settings[alias].alias for alias in options["aliases"]]
+            streams = report(known or of_runners(), options["max_age"])
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
         except (DatabaseError, InterfaceError) as error:

@@ -7,8 +7,9 @@ import zlib
 import pytest
 
 from datastream_ws import HandshakeError, UnauthorizedError
+from datastream_ws.connection.answers import MOST_FRAGMENTS
 from datastream_ws.connection.deflate import MOST_FINAL_BLOCKS, Decompressor
-from kit.rawsteps import BINARY, PING, TEXT, Close, Frame
+from kit.rawsteps import BINARY, PING, PONG, TEXT, Close, Frame
 from kit.wire import Wire
 
 COMPRESSED = 4
@@ -321,3 +322,77 @@ def test_written_knows_what_lies_below_tls() -> None:
         wire._transport._ssl_protocol = protocol  # type: ignore[union-attr]
         wire.do("write", [(True, b"12345")])
         assert wire.engine.written == before + 11 - 7
+
+
+# --- what is left -----------------------------------------------------------------------------
+
+
+def test_a_message_in_too_many_fragments_ends_it() -> None:
+    """Empty ones cost memory, too, and no size limit ends them."""
+    with Wire() as wire:
+        wire.open(Frame(TEXT, "", fin=False).data)
+        wire.feed(Frame(0, "", fin=False).data * MOST_FRAGMENTS, Frame(TEXT, "late").data)
+        wire.end()
+    assert wire.end_seen is not None
+    assert wire.end_seen.code == 1009
+    assert "fragments" in str(wire.end_seen.error)
+
+
+def test_fragments_that_are_not_utf_8_end_it() -> None:
+    with Wire() as wire:
+        wire.open(Frame(TEXT, b"\xff", fin=False).data)
+        wire.feed(Frame(0, "").data * 2)
+        wire.end()
+    assert wire.end_seen is not None
+    assert wire.end_seen.code == 1007
+
+
+def test_pongs_are_told() -> None:
+    with Wire() as wire:
+        wire.open(Frame(PONG, "1").data)
+    assert wire.pongs == [b"1"]
+
+
+def test_nothing_is_written_once_a_close_frame_is() -> None:
+    with Wire() as wire:
+        wire.open()
+        wire.do("close", 1000, "bye")
+        sent = wire.sent
+        wire.do("close", 1001, "again")
+        wire.do("write", [(False, b"late")])
+        wire.do("ping", b"")
+    assert sent
+    assert wire.sent == sent
+
+
+def test_binary_and_reading_that_stops() -> None:
+    with Wire() as wire:
+        wire.open()
+        wire.do("write", [(False, b"1")])
+        wire.do("pause")
+        wire.do("resume")
+        assert wire.engine.descriptor >= 0
+    assert wire.sent[0] == 0x82
+
+
+def test_a_connection_that_ends_while_it_opens() -> None:
+    """Between the library's word and ours."""
+    with Wire() as wire:
+        opening = wire.begin()
+        wire.lose_with_answer()
+        assert opening.exception() is None
+    assert wire.end_seen is not None
+    assert wire.end_seen.code == 1006
+
+
+def test_an_answer_in_two_reads() -> None:
+    with Wire() as wire, pytest.raises(HandshakeError):
+        wire.answer(b"HTTP/1.1 404 No\r\nContent-", b"Length: 2\r\n\r\n", b"no")
+
+
+def test_no_final_block_is_looked_at_beyond_the_limit() -> None:
+    """Of blocks that each say they are the last, the second is too much: not looked at."""
+    decoder = Decompressor(15)
+    blocks = final("a" * 10, "b" * 10) + TAIL
+    assert decoder.decompress(blocks, 10) == b"a" * 10
+    assert decoder.unconsumed_tail

@@ -103,6 +103,19 @@ elif HANDLER == "failing":
                 raise RuntimeError("an even number")
         keep(message)
 
+elif HANDLER == "odd":
+
+    @datastream.on_error
+    def hang(error: BaseException) -> None:
+        """Hold up every report."""
+        threading.Event().wait()
+
+    @datastream.on_message("number")
+    async def fails_oddly(message: Message) -> None:
+        """With a text that no database takes as it is."""
+        if not os.environ.get("MENDED"):
+            raise RuntimeError("NUL \0, half of a pair \ud800")
+
 
 @datastream.on_message("sleep")
 async def idle(message: Message) -> None:

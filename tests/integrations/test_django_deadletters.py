@@ -1,0 +1,168 @@
+"""Failed messages as rows: any text, a bounded number, whatever becomes of reports."""
+
+from __future__ import annotations
+
+import kit.djangohere  # noqa: F401 - what follows needs settings
+
+# isort: split
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import CommandError, call_command
+from django.test import Client as Browser
+from django.test import override_settings
+from django.urls import reverse
+
+from datastream_ws_django import datastreams, deadletters
+from datastream_ws_django.conf import streams_settings
+from datastream_ws_django.models import FailedMessage
+from datastream_ws_django.testing import deliver
+from kit.djangoproject import Project
+from kit.djangoproject import database as database
+from kit.numbered import NumberedServer
+
+pytestmark = pytest.mark.django_db
+
+SETTING: dict[str, Any] = {"URL": "ws://127.0.0.1:1/"}
+LIST = "admin:datastream_failedmessage_changelist"
+PAGE = "admin:datastream_failedmessage_change"
+
+
+class NoText(Exception):
+    def __str__(self) -> str:
+        raise ValueError("nothing to show")
+
+
+Failing = Callable[[BaseException | None], None]
+
+
+@pytest.fixture
+def alias(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A stream of the test's own."""
+    name = f"letters-{request.node.name}"[:100]
+    with override_settings(DATASTREAMS={name: {**SETTING, **getattr(request, "param", {})}}):
+        yield name
+
+
+@pytest.fixture
+def failing(alias: str) -> Failing:
+    """A handler that raises what it is told to."""
+    raised: list[BaseException | None] = [None]
+
+    @datastreams[alias].on_message
+    def handle(message: Any) -> None:
+        if raised[0] is not None:
+            raise raised[0].with_traceback(None)
+
+    def tell(error: BaseException | None) -> None:
+        raised[0] = error
+
+    return tell
+
+
+@pytest.mark.parametrize(
+    "payload",
+    ["{}", "\ud800", "a\0b", b"\0\xff", ""],
+    ids=["text", "half", "nul", "bytes", "empty"],
+)
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("a\0b"), RuntimeError("\ud800"), NoText(), RuntimeError("\x1b[2J\n")],
+    ids=["nul", "half", "no-text", "control"],
+)
+def test_any_text_is_kept_shown_and_retried(
+    alias: str, failing: Failing, payload: Any, error: Exception
+) -> None:
+    failing(error)
+    deliver(alias, payload, robust=True)
+    row = FailedMessage.objects.get()
+    assert row.payload == payload
+    for text in (row.error, row.traceback, row.handler):
+        assert "\0" not in text
+        text.encode()
+    browser = Browser()
+    browser.force_login(User.objects.create_superuser("root"))
+    for url in (reverse(LIST), reverse(PAGE, args=[row.pk])):
+        assert browser.get(url).status_code == 200
+    form = {"action": "retry", "_selected_action": [row.pk]}
+    assert browser.post(reverse(LIST), form).status_code == 302
+    assert FailedMessage.objects.get().attempts == 2
+    failing(None)
+    call_command("datastream_retry_failed", alias)
+    assert not FailedMessage.objects.exists()
+
+
+def test_an_odd_row_does_not_stop_those_behind_it(alias: str, failing: Failing) -> None:
+    """One of no text, of a stream that is gone, or of what should be text and is not."""
+    failing(RuntimeError("no"))
+    for _ in range(4):
+        deliver(alias, "{}", robust=True)
+    first, second, third, _ = FailedMessage.objects.order_by("pk")
+    FailedMessage.objects.filter(pk=first.pk).update(data=b"\xff")
+    FailedMessage.objects.filter(pk=second.pk).update(stream="gone")
+    FailedMessage.objects.filter(pk=third.pk).update(handler="shop.removed")
+    failing(None)
+    with pytest.raises(SystemExit):
+        call_command("datastream_retry_failed")
+    assert [row.stream for row in FailedMessage.objects.all()] == ["gone"]
+
+
+@pytest.mark.parametrize(
+    "alias",
+    [{"DEAD_LETTER_ROWS": 2}, {"DEAD_LETTER_BYTES": 6000}],
+    ids=["rows", "bytes"],
+    indirect=True,
+)
+def test_no_more_than_the_settings_say(
+    alias: str,
+    failing: Failing,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What there is no room for is counted, and told of once; with room again rows are kept."""
+    failing(RuntimeError("no"))
+    for _ in range(20):
+        deliver(alias, "x", robust=True)
+    kept = FailedMessage.objects.count()
+    assert 0 < kept < 10
+    size = sum(len(r.data) + len(r.error) + len(r.traceback) for r in FailedMessage.objects.all())
+    assert size <= 6000 or kept == 2
+    assert caplog.text.count("not kept as rows for now") == 1
+    FailedMessage.objects.all().delete()
+    monkeypatch.setattr(deadletters, "LOOK_SECONDS", 0.0)
+    deliver(alias, "x", robust=True)
+    assert FailedMessage.objects.count() == 1
+    assert caplog.text.count(f"{20 - kept} failed message(s) were not kept") == 1
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "7", True])
+@pytest.mark.parametrize("name", ["DEAD_LETTER_ROWS", "DEAD_LETTER_BYTES"])
+def test_wrong_limits(name: str, value: Any) -> None:
+    with (
+        override_settings(DATASTREAMS={"default": {**SETTING, name: value}}),
+        pytest.raises(ImproperlyConfigured, match=name),
+    ):
+        streams_settings["default"]
+
+
+def test_commands_refuse_an_unknown_stream_alike(alias: str) -> None:
+    for command in ("datastream_status", "datastream_retry_failed"):
+        with pytest.raises(CommandError, match="DATASTREAMS has no stream 'nowhere'"):
+            call_command(command, "nowhere")
+
+
+def test_rows_need_no_report(tmp_path: Path, database: str) -> None:
+    """A report that hangs holds up none, and a coroutine handler's text is as odd as it likes."""
+    with NumberedServer(20) as server:
+        project = Project(tmp_path, server.url, database=database, HANDLER="odd")
+        project.manage("migrate")
+        with project.start("run_datastream") as runner:
+            letters = "SELECT seq FROM datastream_failedmessage ORDER BY id"
+            runner.wait_for(lambda: len(project.query(letters)) == 20)
+    assert project.query(letters) == list(range(1, 21))
+    assert "20 failed again" in project.manage("datastream_retry_failed", code=1)
+    assert "20 handled" in project.manage("datastream_retry_failed", MENDED="1")

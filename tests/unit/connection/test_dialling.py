@@ -1,0 +1,111 @@
+"""Happy eyeballs (RFC 8305): whichever address answers first, and no socket left of the others."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from datastream_ws.connection import dialling
+from datastream_ws.connection.dialling import dialled
+
+V6, V4 = socket.AF_INET6, socket.AF_INET
+Connecting = Callable[[str], Coroutine[Any, Any, None]]
+
+
+def found(family: int, host: str) -> tuple[Any, ...]:
+    return family, socket.SOCK_STREAM, 0, "", (host, 80)
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """Resolves to these addresses, and connects as it is told."""
+
+    def __init__(self, addresses: list[tuple[Any, ...]], connecting: Connecting) -> None:
+        super().__init__()
+        self._addresses = addresses
+        self._connecting = connecting
+        self.sockets: list[socket.socket] = []
+        self.hosts: list[str] = []
+
+    async def getaddrinfo(self, *args: Any, **kwargs: Any) -> Any:
+        return self._addresses
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        self.sockets.append(sock)
+        self.hosts.append(address[0])
+        await self._connecting(address[0])
+
+
+def dial(addresses: list[tuple[Any, ...]], connecting: Connecting) -> tuple[Loop, Any]:
+    loop = Loop(addresses, connecting)
+    try:
+        result: Any = loop.run_until_complete(dialled("h", 80))
+        result.close()
+    except OSError as error:
+        result = error
+    for _ in range(3):
+        loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    assert all(sock.fileno() == -1 for sock in loop.sockets)
+    return loop, result
+
+
+def test_the_first_that_answers() -> None:
+    async def connects(host: str) -> None: ...
+
+    loop, sock = dial([found(V6, "a"), found(V4, "b")], connects)
+    assert loop.hosts == ["a"]
+    assert isinstance(sock, socket.socket)
+
+
+def test_families_in_turn_until_one_answers() -> None:
+    async def connects(host: str) -> None:
+        if host != "v4":
+            raise OSError(host)
+
+    loop, sock = dial([found(V6, "a"), found(V6, "b"), found(V4, "v4")], connects)
+    assert loop.hosts == ["a", "v4"]
+    assert isinstance(sock, socket.socket)
+
+
+def test_none_answers() -> None:
+    """The error is that of the first address."""
+
+    async def fails(host: str) -> None:
+        raise OSError(host)
+
+    loop, error = dial([found(V6, "a"), found(V4, "b")], fails)
+    assert loop.hosts == ["a", "b"]
+    assert str(error) == "a"
+
+
+def test_a_slow_one_is_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialling, "ATTEMPT_DELAY", 0.0)
+
+    async def connects(host: str) -> None:
+        if host == "slow":
+            await asyncio.Event().wait()
+
+    loop, sock = dial([found(V6, "slow"), found(V4, "b")], connects)
+    assert loop.hosts == ["slow", "b"]
+    assert isinstance(sock, socket.socket)
+
+
+def test_two_that_answer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other's socket is closed, too."""
+    monkeypatch.setattr(dialling, "ATTEMPT_DELAY", 0.0)
+    waiting: list[asyncio.Future[None]] = []
+
+    async def connects(host: str) -> None:
+        waiting.append(asyncio.get_running_loop().create_future())
+        if len(waiting) == 2:
+            for future in waiting:
+                future.set_result(None)
+        await waiting[-1]
+
+    loop, sock = dial([found(V6, "a"), found(V4, "b")], connects)
+    assert len(loop.sockets) == 2
+    assert isinstance(sock, socket.socket)
