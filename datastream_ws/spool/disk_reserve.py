@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from .file_lock import NO_LINKS
+from ..exceptions import SpoolError
+from .file_lock import open_own
 
 __all__ = ["Reserve"]
 
@@ -32,14 +33,14 @@ class Reserve:
         """Set the room aside if as much again is free; return whether it is there."""
         if not hasattr(os, "posix_fallocate"):
             return False
-        with suppress(OSError):
+        with suppress(OSError, SpoolError):
             disk = os.statvfs(os.path.dirname(self._path))
             if disk.f_bavail * disk.f_frsize >= 2 * SIZE:
                 self._allocate()
         return self.is_held
 
     def _allocate(self) -> None:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | NO_LINKS, 0o600)
+        descriptor = open_own(self._path, os.O_WRONLY | os.O_CREAT)
         try:
             os.posix_fallocate(descriptor, 0, SIZE)
             self.is_held = True

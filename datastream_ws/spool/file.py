@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from ..exceptions import SpoolError
 from .disk_reserve import Reserve
-from .file_lock import FileLock, check_file, fcntl
+from .file_lock import FileLock, check_companions, check_files, fcntl
 
 __all__ = ["Row", "SpoolFile"]
 
@@ -121,12 +121,12 @@ class SpoolFile:
         self._is_tight = False  # the disk was full, and the reserve is gone
 
     def _open(self) -> sqlite3.Connection:
-        check_file(self.path)
+        check_files(self.path)
         try:
             return _connect(self.path)
         except Corrupt:
             self.set_aside = _set_aside(self.path)
-            check_file(self.path)
+            check_files(self.path)
             return _connect(self.path)
 
     def _read_state(self) -> None:
@@ -255,7 +255,7 @@ class SpoolFile:
         with suppress(sqlite3.Error):
             self._db.close()
         self.set_aside = _set_aside(self.path)
-        check_file(self.path)
+        check_files(self.path)
         self._db = _connect(self.path)
         self._is_tight = False
         self._reserve.take()
@@ -320,6 +320,7 @@ def _connect(path: str) -> sqlite3.Connection:
     try:
         db = sqlite3.connect(path, isolation_level=None, cached_statements=32)
         _prepare(db, path)
+        check_companions(path)
         return db
     except BaseException as error:
         if db is not None:

@@ -20,8 +20,12 @@ try:
 except ImportError:  # Windows: SQLite's own lock has to do
     fcntl = None
 
-__all__ = ["FileLock", "check_file", "path_for"]
+__all__ = ["FileLock", "check_companions", "check_files", "open_own", "path_for"]
 
+# Files beside the spool: what SQLite takes for a part of it, and ours.
+COMPANIONS = ("-journal", "-wal", "-shm", "-reserve")
+
+NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # for the other end of a pipe
 NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 # A lock of fcntl() does not keep this process itself out. Process id and path of each open spool;
@@ -77,7 +81,7 @@ def _lock(path: str) -> int | None:
     if fcntl is None:
         return None
     try:
-        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | NO_LINKS, 0o600)
+        descriptor = open_own(f"{path}.lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise refused(path, error) from None
     try:
@@ -109,30 +113,87 @@ def refused(path: str, error: OSError) -> SpoolError:
     return SpoolError(f"spool {path}: cannot be opened ({os.strerror(error.errno or 0)})")
 
 
-def check_file(path: str) -> None:
+def check_files(path: str) -> None:
     """
     Make the file, readable by this user only; an existing one must be such a file already.
 
-    To be called before SQLite opens it: closing any descriptor of a file drops all locks that
+    So must whatever SQLite or we would take for a part of it: rows could be read there, or put in.
+    To be called before SQLite opens them: closing any descriptor of a file drops all locks that
     this process has on it.
 
     Raises:
-        SpoolError: If it is a link, no file, somebody else's, or in a directory that is missing.
+        SpoolError: If one is a link, no file, or somebody else's, or if others may write to it;
+            if the directory is missing, or if others may put files in the place of ours.
 
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINKS, 0o600)
+        check_folder(path)
+        os.close(open_own(path, os.O_RDWR | os.O_CREAT))
+        for end in COMPANIONS:
+            with suppress(FileNotFoundError):
+                os.close(open_own(path + end, os.O_RDONLY))
     except OSError as error:
         raise refused(path, error) from None
+
+
+def check_companions(path: str) -> None:
+    """Look once more, by name: nobody was quicker than SQLite. Raises SpoolError."""
+    for end in COMPANIONS:
+        with suppress(FileNotFoundError):
+            check_own(path + end, os.lstat(path + end))
+
+
+def check_folder(path: str) -> None:
+    """Raise SpoolError if others than root may replace files in the folder of *path*."""
+    folder = os.path.dirname(path)
+    found = os.stat(folder)
+    if not hasattr(os, "geteuid"):
+        return
+    if found.st_uid not in (0, os.geteuid()):
+        raise SpoolError(
+            f"spool {path}: the directory {folder} belongs to another user (id {found.st_uid}); "
+            "name a path in a directory of this user"
+        )
+    # Who else is in its group was given the right to write on purpose, by volumes for instance.
+    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+        raise SpoolError(
+            f"spool {path}: everybody may write to the directory {folder}; "
+            "name a path in a directory of this user, or take that right away (chmod o-w)"
+        )
+
+
+def open_own(path: str, flags: int) -> int:
+    """
+    Open a file of this user's, and close it to others; never waits.
+
+    Raises:
+        SpoolError, OSError: If it is no such file, or cannot be opened.
+
+    """
+    descriptor = os.open(path, flags | NO_LINKS | NO_WAITING, 0o600)
     try:
         found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise SpoolError(f"spool {path}: is not a regular file")
-        if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
-            raise SpoolError(
-                f"spool {path}: belongs to another user (id {found.st_uid}); name another path"
-            )
+        check_own(path, found)
         if stat.S_IMODE(found.st_mode) & 0o077:
             os.fchmod(descriptor, 0o600)
-    finally:
+    except BaseException:
         os.close(descriptor)
+        raise
+    return descriptor
+
+
+def check_own(path: str, found: os.stat_result) -> None:
+    """Raise SpoolError unless this is a file of this user's, which nobody else could write to."""
+    if not stat.S_ISREG(found.st_mode):
+        raise SpoolError(f"spool {path}: is not a regular file")
+    if not hasattr(os, "geteuid"):
+        return
+    if found.st_uid != os.geteuid():
+        raise SpoolError(
+            f"spool {path}: belongs to another user (id {found.st_uid}); name another path"
+        )
+    if found.st_mode & stat.S_IWOTH or found.st_nlink > 1:
+        raise SpoolError(
+            f"spool {path}: others may have written to it (everybody may, or it has another name); "
+            "remove it, or name another path"
+        )

@@ -18,6 +18,7 @@ from datastream_ws.codecs import codec_for
 from datastream_ws.exceptions import SpoolError
 from datastream_ws.messages import Message, Origin
 from datastream_ws.spool import SpooledInbox, SpoolThread
+from datastream_ws.spool import file as module
 from datastream_ws.spool.file import Corrupt, Row, SpoolFile, ranges
 from datastream_ws.spool.file_lock import path_for
 from datastream_ws.spool.inbox import space
@@ -194,6 +195,104 @@ def test_a_file_of_another_user_is_refused(path: str) -> None:
         SpoolFile(path)
 
 
+COMPANIONS = ["", "-journal", "-wal", "-shm", "-reserve", ".lock"]
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+
+
+@as_root
+@pytest.mark.parametrize("end", COMPANIONS)
+def test_no_companion_of_another_user_is_used(path: str, end: str) -> None:
+    """Its rows would be ours, or ours its: a forged log is as good as a forged file."""
+    SpoolFile(path).close()
+    Path(path + end).touch()
+    os.chown(path + end, 65534, -1)
+    with pytest.raises(SpoolError, match=rf"spool\.db{end}: belongs to another user \(id 65534\)"):
+        SpoolFile(path)
+    os.unlink(path + end)
+    SpoolFile(path).close()
+
+
+@pytest.mark.parametrize("end", COMPANIONS)
+@pytest.mark.timeout(20)
+def test_a_pipe_is_refused_and_not_waited_for(path: str, end: str) -> None:
+    os.mkfifo(path + end)
+    with pytest.raises(SpoolError, match=rf"spool\.db{end}: is not a regular file"):
+        SpoolFile(path)
+
+
+@pytest.mark.parametrize("end", COMPANIONS)
+def test_no_companion_is_reached_through_a_link(path: str, end: str, tmp_path: Path) -> None:
+    (tmp_path / "target").write_bytes(b"mine")
+    os.symlink(tmp_path / "target", path + end)
+    with pytest.raises(SpoolError, match="is a symbolic link"):
+        SpoolFile(path)
+    os.unlink(path + end)
+    os.link(tmp_path / "target", path + end)
+    with pytest.raises(SpoolError, match="it has another name"):
+        SpoolFile(path)
+    assert (tmp_path / "target").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("end", COMPANIONS)
+def test_what_everybody_could_write_to_is_refused(path: str, end: str) -> None:
+    Path(path + end).touch()
+    Path(path + end).chmod(0o602)
+    with pytest.raises(SpoolError, match="others may have written to it"):
+        SpoolFile(path)
+
+
+@pytest.mark.parametrize("end", COMPANIONS)
+def test_what_a_group_may_read_or_write_is_closed_to_it(path: str, end: str) -> None:
+    """As files on a volume are that was given to a group."""
+    Path(path + end).touch()
+    os.chmod(path + end, 0o660)
+    file = SpoolFile(path)
+    found = Path(path + end)
+    assert not found.exists() or found.stat().st_mode & 0o777 == 0o600
+    file.close()
+
+
+def test_a_directory_that_everybody_may_write_to(tmp_path: Path) -> None:
+    """Somebody else could put files in the place of ours; not if it is sticky, as /tmp is."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    for mode, fine in [(0o777, False), (0o1777, True), (0o770, True), (0o755, True)]:
+        folder.chmod(mode)
+        if fine:
+            SpoolFile(str(folder / "spool.db")).close()
+        else:
+            with pytest.raises(SpoolError, match="everybody may write to the directory"):
+                SpoolFile(str(folder / "spool.db"))
+
+
+@as_root
+def test_a_directory_of_another_user(tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    os.chown(folder, 65534, -1)
+    with pytest.raises(SpoolError, match=r"theirs belongs to another user \(id 65534\)"):
+        SpoolFile(str(folder / "spool.db"))
+
+
+@as_root
+def test_a_companion_that_comes_between_is_noticed(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Put there after the first look, before SQLite opened it."""
+    prepare = module._prepare
+
+    def slow(db: sqlite3.Connection, path: str) -> None:
+        prepare(db, path)
+        os.chown(f"{path}-wal", 65534, -1)  # not before: root's SQLite gives it to root
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_prepare", slow)
+        with pytest.raises(SpoolError, match=r"spool\.db-wal: belongs to another user"):
+            SpoolFile(path)
+    Path(f"{path}-wal").unlink(missing_ok=True)
+    SpoolFile(path).close()
+
+
 def test_another_client_of_this_process_is_refused(path: str, file: SpoolFile) -> None:
     with pytest.raises(SpoolError, match="another client of this process"):
         SpoolFile(path)
@@ -217,6 +316,7 @@ def test_another_process_is_refused_until_the_first_has_ended(path: str) -> None
 
 
 HOLD = """
+from datastream_ws.spool import file as module
 from datastream_ws.spool.file import SpoolFile
 def hold(path):
     file = SpoolFile(path)
