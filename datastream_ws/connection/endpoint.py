@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from ..exceptions import ConfigurationError
-from ..option_checks import check_headers, check_url, subprotocols_option
+from ..option_checks import check_headers, check_subprotocols, check_url
 from ..options import ClientOptions
 from ..redaction import Hidden, shown_url
 
@@ -100,7 +100,7 @@ class Endpoints:
         options = self._options
         url = await self._value("url", self._urls[self._at], check_url)
         headers = await self._value("headers", options.headers, check_headers)
-        subprotocols = await self._value("subprotocols", options.subprotocols, subprotocols_option)
+        subprotocols = await self._value("subprotocols", options.subprotocols, check_subprotocols)
         return Endpoint(url.reveal(), _stripped(headers), subprotocols.reveal())
 
     async def _value(

@@ -115,7 +115,7 @@ class Connect(connect):
             del arguments["sock"]  # no redirect is followed with one
 
     async def _through_proxy(self) -> ClientConnection:
-        proxy_ssl = getattr(self._options, "proxy_ssl", None)
+        proxy_ssl = self._options.proxy_ssl
         if proxy_ssl is not None and str(self.proxy).startswith("https:"):
             self.create_connection_kwargs["proxy_ssl"] = proxy_ssl
         try:

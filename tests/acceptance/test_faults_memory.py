@@ -6,26 +6,33 @@ The server is in the test's process, so that nothing of it is counted.
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import threading
+import time
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from datastream_ws import Client
 from datastream_ws.testing import StreamServer
 from kit.memory import MEGABYTE, Memory
 from kit.numbered import NumberedServer
 from kit.rawserver import (
     BINARY,
     CLOSE,
+    PING,
     ExpectFrame,
     Fin,
     Frame,
+    RawConnection,
     RawServer,
     Respond,
+    Rst,
     Script,
     Send,
     Stall,
@@ -35,6 +42,7 @@ from kit.rawserver import (
 from kit.streams import StreamProcess, until
 
 COMPRESSED = 4
+FLOOD_SECONDS = 3.0
 DEFLATE = Upgrade(["Sec-WebSocket-Extensions: permessage-deflate"])
 
 
@@ -102,6 +110,41 @@ def test_a_large_body(tmp_path: Path) -> None:
     """503 with 5 MB: below 3 MB."""
     answer = [Respond(503, body=bytes(5 * MEGABYTE))]
     assert growth(tmp_path, [Fin()], answer) < 3 * MEGABYTE
+
+
+@dataclass(frozen=True)
+class Flood:
+    """As many of the longest pings as the client takes in *seconds*, and nothing read."""
+
+    seconds: float
+
+    def run(self, connection: RawConnection) -> None:
+        pings = Frame(PING, bytes(125)).data * 500
+        end = time.monotonic() + self.seconds
+        while time.monotonic() < end:
+            connection.sock.sendall(pings)
+
+
+@pytest.mark.parametrize("heartbeat", [None, {"beat": 1}])
+def test_a_flood_of_pings_that_nobody_reads_the_answers_of(
+    tmp_path: Path, heartbeat: object
+) -> None:
+    """At most one answer waits: below 8 MB, whatever else is sent meanwhile."""
+    options: dict[str, Any] = {"heartbeat": heartbeat, "heartbeat_interval": 0.01}
+    assert growth(tmp_path, [Flood(FLOOD_SECONDS), Rst()], **options) < 8 * MEGABYTE
+
+
+def test_a_flood_of_pings_before_a_reset_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    """asyncio says of each byte that is written to a lost connection that it could not be."""
+    caplog.set_level(logging.DEBUG, "asyncio")
+    script: Script = [Upgrade(), Flood(0.5), Rst()]
+    with (
+        RawServer(script, [Upgrade(), Stall()]) as server,
+        Client(server.url, proxy=None, min_reconnect_delay=0.01) as client,
+    ):
+        until(lambda: client.stats().connections == 2, 30, lambda: str(client.error))
+    said = [record for record in caplog.records if record.name == "asyncio"]
+    assert [record.getMessage() for record in said if "selector" not in record.getMessage()] == []
 
 
 @pytest.mark.fault("64")

@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.asyncio.server import ServerConnection, unix_serve
 
 from datastream_ws import (
     AsyncClient,
@@ -880,3 +882,27 @@ def test_what_a_full_inbox_held_back_outlives_its_connection() -> None:
             held.go.set()
             held.handled.wait(20)
     assert held.data == numbers(1, 20)
+
+
+# --- where to ---------------------------------------------------------------------------------
+
+
+def test_a_unix_socket(tmp_path: Path) -> None:
+    """A socket of the file system, without a proxy; the resource stands behind a colon."""
+    path = str(tmp_path / "feed.sock")
+    said: list[str] = []
+
+    async def hello(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        said.append(f"{connection.request.path} {connection.request.headers['Host']}")
+        await connection.send("hello")
+        await connection.wait_closed()
+
+    async def listen() -> Message:
+        messages: asyncio.Queue[Message] = asyncio.Queue()
+        async with unix_serve(hello, path), AsyncClient(f"ws+unix://{path}:/v1?x=1") as client:
+            client.on_message(messages.put_nowait)
+            return await asyncio.wait_for(messages.get(), 10)
+
+    assert asyncio.run(listen()).data == "hello"
+    assert said == ["/v1?x=1 localhost"]

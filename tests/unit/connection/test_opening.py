@@ -196,8 +196,7 @@ def test_the_proxys_own_tls() -> None:
     """The option proxy_ssl is the context for an https proxy; for others it does not matter."""
     context = ssl.create_default_context()
     for scheme in ("http", "https"):
-        with Wire(proxy=PROXY.replace("http", scheme)) as wire:
-            object.__setattr__(wire.options, "proxy_ssl", context)
+        with Wire(proxy=PROXY.replace("http", scheme), proxy_ssl=context) as wire:
             wire.begin()
             [(_, arguments)] = wire.dialled
         assert arguments.get("ssl") is (context if scheme == "https" else None)
