@@ -185,7 +185,11 @@ class Wire:
 
     def do(self, method: str, *args: Any) -> None:
         """Call a method of the engine on its loop's thread."""
-        self._loop.call_soon(lambda: getattr(self.engine, method)(*args))
+        self.call(lambda: getattr(self.engine, method)(*args))
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call a function on the loop's thread."""
+        self._loop.call_soon(function)
         self._turn()
 
     def _turn(self) -> None:

@@ -83,6 +83,21 @@ def test_none_on_a_connection_that_is_lost() -> None:
     assert wire.escaped == []
 
 
+def test_none_in_the_moment_of_the_loss() -> None:
+    """The transport is closing, and the engine has not been told yet."""
+    with Wire() as wire:
+        wire.open()
+
+        def lose_and_write() -> None:
+            wire.engine.abort()
+            wire.engine.ping(b"?")
+            wire.engine.write([(True, b"data")])
+
+        wire.call(lose_and_write)
+    assert wire.sent == b""
+    assert wire.escaped == []
+
+
 def test_lost_while_one_waits() -> None:
     with Wire() as wire:
         wire.open()
