@@ -39,14 +39,15 @@ def on_request_started(sender: Any, **kwargs: Any) -> None:
 
 def start(alias: str) -> None:
     """Start a stream if it wants it; what is wrong with it is logged, and others start."""
+    stream = datastreams[alias]
     try:
-        stream = datastreams[alias]
-        if stream.settings.autostart:
+        if stream.settings.autostart and stream.settings.enabled:
             stream.start()
-    except Exception as error:
-        extra = fields(alias, **about(error))
-        trace = None if isinstance(error, ImproperlyConfigured) else error
-        log.error("stream %s is not started: %s", alias, said(error), exc_info=trace, extra=extra)
+    except ImproperlyConfigured as error:
+        log.error("AUTOSTART: %s", error, extra=fields(alias))
+    except Exception as error:  # of a spool, of a lease, of what a dotted path imports
+        text = "AUTOSTART: stream %s is not started: %s"
+        log.exception(text, alias, said(error), extra=fields(alias, **about(error)))
 
 
 def is_test(sender: Any) -> bool:

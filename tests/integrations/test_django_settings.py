@@ -15,6 +15,8 @@ from django.test import override_settings
 
 from datastream_ws import ClientOptions, State
 from datastream_ws_django import Stream, datastream, datastreams
+from datastream_ws_django.autostart import start
+from datastream_ws_django.checks import check_settings
 from datastream_ws_django.conf import streams_settings
 from datastream_ws_django.db import is_passing
 from kit.djangoproject import Project
@@ -79,6 +81,36 @@ def test_every_option_but_two_may_be_set() -> None:
     for name in own:
         with pytest.raises(ImproperlyConfigured, match=name):
             options(**{name: "x"})
+
+
+def test_autostart_tells_what_is_wrong_and_starts_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An import that fails for reasons of its own, too; none of it is the request's."""
+    (tmp_path / "broken_by_itself.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    wrong: dict[str, dict[str, Any]] = {
+        "import": {"CODEC": "broken_by_itself.Codec"},
+        "url": {"URL": ""},
+        "option": {"NO": 1},
+    }
+    setting = {name: {"URL": URL, "AUTOSTART": True, **more} for name, more in wrong.items()}
+    setting["last"] = {"URL": "ws://127.0.0.1:1/", "AUTOSTART": True}
+    with override_settings(DATASTREAMS=setting):
+        for alias in setting:
+            start(alias)
+        told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+        try:
+            assert [text.partition("]")[0] for text in told] == [
+                f"AUTOSTART: DATASTREAMS['{alias}'" for alias in wrong
+            ]
+            assert "ZeroDivisionError" in told[0]
+            assert not datastreams["last"].state.is_final
+            assert [message.id for message in check_settings()] == [
+                *("datastream.E003", "datastream.W001", "datastream.E002"),
+            ]
+        finally:
+            datastreams["last"].close()
 
 
 def test_dotted_paths_are_imported() -> None:

@@ -6,6 +6,8 @@ import kit.djangohere  # noqa: F401 - what follows needs settings
 
 # isort: split
 import gc
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -34,6 +36,46 @@ from kit.seen import Seen, eventually
 FAST = {"MIN_RECONNECT_DELAY": 0.02, "MAX_RECONNECT_DELAY": 0.1, "PROXY": None}
 # The hooks that keep failed messages would use a database.
 STREAM = {"URL": "ws://127.0.0.1:1/", "DEAD_LETTER_DAYS": 0, **FAST}
+
+
+IN_A_CHILD = """
+import os, signal, threading
+import kit.djangohere
+from datastream_ws_django import datastreams
+from datastream_ws_django.signals import message_received
+
+held, done = threading.Event(), threading.Event()
+
+def receive(**facts): pass
+
+def hold():
+    stream = datastreams["default"]
+    with message_received._registering, stream._lock, datastreams._lock:
+        held.set()
+        done.wait()
+
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(10)
+    message_received.connect(receive, weak=False)
+    datastreams["made later"].forget_client()
+    datastreams["default"].forget_client()
+    os._exit(0)
+code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+done.set()
+thread.join()
+print(code)
+"""
+
+
+def test_a_forked_child_waits_for_no_thread_of_its_parent() -> None:
+    """Which may hold any of the locks while the process forks."""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", IN_A_CHILD]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert found.stdout.splitlines()[-1:] == ["0"], found.stderr
 
 
 @pytest.fixture
