@@ -20,6 +20,7 @@ from .exceptions import ConfigurationError, said
 from .handlers import Call, Decorators, Handler
 from .handling.callers import InlineCaller, drive
 from .handling.contexts import HandlerRun
+from .handling.deliver import deliver
 from .health import (
     DEAD,
     HEALTHY,
@@ -62,6 +63,7 @@ __all__ = [
     "check_url",
     "client_of",
     "codec_for",
+    "deliver",
     "describe",
     "drive",
     "embedded_options",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Protocol
 
 from asgiref.sync import async_to_sync
 
-from datastream_ws import ClientOptions, HandlerError, Handlers, Message
+from datastream_ws import ClientOptions, Handlers, Message
 from datastream_ws.embedding import (
     Handler,
     HandlerRun,
@@ -20,6 +21,7 @@ from datastream_ws.embedding import (
     fields,
     write,
 )
+from datastream_ws.embedding import deliver as core_deliver
 
 from .conf import StreamSettings
 
@@ -54,13 +56,9 @@ def deliver(stream: Stream, data: Any, *, robust: bool = False) -> None:
     """
     refuse_running_loop()
     message = message_of(stream, data)
-    for handler in stream.handlers.match(message):
-        try:
-            call_handler(stream, handler, message)
-        except Exception as error:
-            if not robust:
-                raise
-            report(stream, handler, message, error)
+    caller = InlineCaller(run_coroutine)
+    report = partial(log_failure, stream)
+    drive(core_deliver(stream.handlers, message, caller, robust=robust, report=report))
 
 
 def refuse_running_loop() -> None:
@@ -120,16 +118,8 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return async_to_sync(run)()
 
 
-def report(stream: Stream, handler: Handler, message: Message, error: Exception) -> None:
-    """Log a handler's failure and give it to the ``on_error`` hooks, as a client does."""
-    text = f"{handler.name} failed with {type(error).__name__}"
-    failure = HandlerError(text, handler=handler.function, messages=(message,))
-    failure.__cause__ = error
-    for keep in stream.handlers.on_failure:
-        keep(failure)
+def log_failure(stream: Stream, failure: BaseException) -> None:
+    """Log a handler's failure as a client does."""
     extra = fields(stream.alias, **about(failure))
     logger = options_of(stream).logger
     write(logger, "error", "stream %s: %s", stream.alias, failure, exc_info=failure, extra=extra)
-    for hook in stream.handlers.hooks["on_error"]:
-        run = HandlerRun(stream.handlers, InlineCaller(run_coroutine))
-        drive(call_and_leave(run, hook, failure, hook="on_error"))
