@@ -195,17 +195,12 @@ class Client(Decorators):
             finished = self._finished
             assert finished is not None
             finished.add_done_callback(lambda _: news.put("finished"))
-            if news.get() == "signal":
-                self._end_after_signal(news)
+            if _next(news) == "signal":
+                deadline = self._ask_close(None)
+                if _next(news, deadline) == "signal":
+                    deadline = self._ask_close(0.0)
+                self._end_by(deadline)
         self.aio._raise_if_failed()
-
-    def _end_after_signal(self, news: SimpleQueue[str]) -> None:
-        """Close; at once after another signal."""
-        deadline = self._ask_close(None)
-        with suppress(Empty):
-            if news.get(timeout=max(0.0, deadline - time.monotonic())) == "signal":
-                deadline = self._ask_close(0.0)
-        self._end_by(deadline)
 
     def request_close(self) -> None:
         """Have the client close soon, without waiting; a second request: at once."""
@@ -445,6 +440,15 @@ class Queued(Awaitable[None]):
     def __await__(self) -> Generator[Any, None, None]:
         if self._connection is not None:
             yield from self._client._room(self._connection).__await__()
+
+
+def _next(news: SimpleQueue[str], deadline: float = float("inf")) -> str | None:
+    """Return the next word; ``None``: there was none before *deadline*."""
+    while (left := deadline - time.monotonic()) > 0:
+        with suppress(Empty):
+            # In pieces: a signal that comes the moment before the wait begins does not end it.
+            return news.get(timeout=min(1.0, left))
+    return None
 
 
 async def _as_coroutine(function: Callable[[], T]) -> T:

@@ -97,7 +97,7 @@ class RedisLease:
         self._owner = (0, "")
         self._epoch = 0  # of our tenure; 0: none
         self._seen = 0  # the highest epoch known
-        self._watch = Liveness()
+        self._liveness = Liveness()
 
     def __repr__(self) -> str:
         return f"<RedisLease {self._keys[0]}>"
@@ -116,16 +116,16 @@ class RedisLease:
             return None  # another client was given the same object
         self._connect(ttl)
         least = max(time.time_ns() // 1_000_000, self._seen + 1)
-        watch = self._watch
+        liveness = self._liveness
         granted, epoch, sign, life, left = self._run(
-            ACQUIRE, token, _ms(ttl), _stamp(), least, watch.dead or "", int(watch.is_over)
+            ACQUIRE, token, _ms(ttl), _stamp(), least, liveness.dead or "", int(liveness.is_over)
         )
         self._seen = max(self._seen, epoch)
         if granted:
             self._epoch = epoch
             return int(epoch)
         if sign:
-            watch.look(sign, int(life) / 1000, left / 1000)
+            liveness.look(sign, int(life) / 1000, left / 1000)
         return None
 
     def renew(self, ttl: float) -> bool:

@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TypeVar
 
 from ..exceptions import LeaseError
@@ -28,7 +29,7 @@ LOOK_SECONDS = 0.5  # an orderly end is followed within a second
 
 class LeaseRenewal:
     """
-    Keeps a lease for one client. Facts may be read from any thread.
+    Acquires and renews a lease for one client. Facts may be read from any thread.
 
     A tenure ends by itself at a deadline on this machine's clock, counted from before the last
     renewal was asked for: also for a process that was stopped, and while the store hangs. It
@@ -37,7 +38,7 @@ class LeaseRenewal:
     Args:
         ttl: Seconds within which a dead holder's successor is to be connected.
         on_change: Called from the thread when the lease was acquired, refused or lost.
-        report: Given every LeaseError, from the thread; a lasting one once.
+        report: Given every LeaseError, from the thread; one that lasts is reported once.
 
     Attributes:
         epoch: Of the current tenure or the last one; 0: there was none.
@@ -90,25 +91,25 @@ class LeaseRenewal:
         """Seconds between the end of a tenure and that of the lease."""
         return self._ttl * (LIFE - TENURE)
 
-    # --- word from the client ---
+    # --- what the client wants ---
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="datastream-lease", daemon=True).start()
 
     def campaign(self) -> None:
-        """Try to get the lease until it is held, or :meth:`rest`."""
-        self._say(wanted=True)
+        """Try to acquire the lease until it is held, or until :meth:`rest`."""
+        self._want(True)
 
     def rest(self) -> None:
-        """Try no more; a lease that is held is kept."""
-        self._say(wanted=False)
+        """Stop trying; a lease that is held is renewed."""
+        self._want(False)
 
     def close(self) -> Future[None]:
-        """Let go of the lease, end the thread."""
-        self._say(wanted=False, closing=True)
+        """Release the lease, end the thread."""
+        self._want(False, closing=True)
         return self._closed
 
-    def _say(self, *, wanted: bool, closing: bool = False) -> None:
+    def _want(self, wanted: bool, *, closing: bool = False) -> None:
         with self._changed:
             self._wanted = wanted
             self._closing |= closing
@@ -118,15 +119,29 @@ class LeaseRenewal:
 
     def _run(self) -> None:
         while not self._closing:
-            if self._deadline > float("-inf"):
-                self._keep()
-            elif self._wanted:
-                self._acquire()
-            else:
-                self._sleep(lambda: self._wanted)
+            try:
+                self._step()
+            except BaseException as death:  # the thread must not end in silence
+                self._survive(death)
         self._deadline = float("-inf")
-        self._release()
-        self._closed.set_result(None)
+        try:
+            self._release()
+        finally:
+            self._closed.set_result(None)
+
+    def _step(self) -> None:
+        if self._deadline > float("-inf"):
+            self._wait_to_renew()
+        elif self._wanted:
+            self._acquire()
+        else:
+            self._sleep(lambda: self._wanted)
+
+    def _survive(self, death: BaseException) -> None:
+        """Report a fault of ours, and go on."""
+        with suppress(BaseException):
+            self._report_once(_lease_error("internal error, please report it", death))
+        self._sleep(lambda: False, self._pause())
 
     def _sleep(self, until: Callable[[], bool], seconds: float | None = None) -> None:
         with self._changed:
@@ -134,18 +149,21 @@ class LeaseRenewal:
 
     def _acquire(self) -> None:
         asked = clock()
-        epoch = self._ask(lambda: self._lease.acquire(self._life))
+        epoch = self._ask(lambda: _epoch(self._lease.acquire(self._life)))
         if epoch is not None and clock() < self._end_of(asked) and not self._closing:
-            self._hold(epoch, asked)
+            self._begin_tenure(epoch, asked)
             return
         if epoch is not None:  # granted too late to be of use
             self._release()
         self.is_refused = True
         self._on_change()
-        longest = min(LOOK_SECONDS, self._ttl * LOOK)
-        self._sleep(lambda: not self._wanted, random.uniform(0.4, 1.0) * longest)
+        self._sleep(lambda: not self._wanted, self._pause())
 
-    def _hold(self, epoch: int, asked: float) -> None:
+    def _pause(self) -> float:
+        """Return the seconds between two looks at a lease of somebody else."""
+        return random.uniform(0.4, 1.0) * min(LOOK_SECONDS, self._ttl * LOOK)
+
+    def _begin_tenure(self, epoch: int, asked: float) -> None:
         with self._changed:
             self._wanted = False
             self.is_refused = False
@@ -160,27 +178,27 @@ class LeaseRenewal:
     def _end_of(self, asked: float) -> float:
         return asked + self._ttl * TENURE
 
-    def _keep(self) -> None:
+    def _wait_to_renew(self) -> None:
         """Wait until it is time to renew, and do; or notice that the tenure is over."""
         self._sleep(lambda: False, max(0.0, min(self._renew_at - clock(), self.left)))
         if self._closing:
             return
         if not self.is_held:
-            self._lose("it could not be renewed in time")
+            self._end_tenure("it could not be renewed in time")
         elif clock() >= self._renew_at:
             self._renew()
 
     def _renew(self) -> None:
         asked = clock()
-        renewed = self._ask(lambda: self._lease.renew(self._life))
+        renewed = self._ask(lambda: _is_renewed(self._lease.renew(self._life)))
         if renewed is None:  # no answer: again, as long as there is time
             self._renew_at = clock() + min(0.5, self._ttl / 20)
         elif not renewed:
-            self._lose("somebody else has it")
+            self._end_tenure("somebody else has it")
         elif self.is_held:  # the answer must not come too late
             self._extend(asked)
 
-    def _lose(self, why: str) -> None:
+    def _end_tenure(self, why: str) -> None:
         self._deadline = float("-inf")
         self._report(LeaseError(f"lease lost: {why}; handing over"))
         self._on_change()
@@ -190,23 +208,41 @@ class LeaseRenewal:
         self._ask(self._lease.release)
 
     def _ask(self, call: Callable[[], T]) -> T | None:
-        """Call the store; ``None``, and a report, when it does not answer."""
+        """Call the store; ``None``, and a report, when it does not answer, or not as it should."""
         try:
             answer = call()
-        except Exception as error:
-            if not self._failing:
-                self._failing = True
-                self._report(_lease_error(error))
+        except BaseException as error:
+            text = f"the store does not answer ({type(error).__name__}: {peer_text(error)})"
+            self._report_once(_lease_error(text, error))
             return None
         self._failing = False
         return answer
 
+    def _report_once(self, error: LeaseError) -> None:
+        if not self._failing:
+            self._failing = True
+            self._report(error)
 
-def _lease_error(error: Exception) -> LeaseError:
+
+def _epoch(answer: object) -> int | None:
+    if answer is None or (isinstance(answer, int) and not isinstance(answer, bool)):
+        return answer
+    raise _wrong("acquire", "an int or None", answer)
+
+
+def _is_renewed(answer: object) -> bool:
+    if isinstance(answer, bool):
+        return answer
+    raise _wrong("renew", "a bool", answer)
+
+
+def _wrong(method: str, expected: str, answer: object) -> LeaseError:
+    return LeaseError(f"lease: {method}() must return {expected}, not {type(answer).__name__}")
+
+
+def _lease_error(text: str, error: BaseException) -> LeaseError:
     if isinstance(error, LeaseError):
         return error
-    failure = LeaseError(
-        f"lease: the store does not answer ({type(error).__name__}: {peer_text(error)})"
-    )
+    failure = LeaseError(f"lease: {text}")
     failure.__cause__ = error
     return failure

@@ -1,16 +1,16 @@
-"""The keeper of a lease, with a store that answers as it is told; and what the option may be."""
+"""The renewal of a lease, with a store that answers as it is told; and what the option may be."""
 
 from __future__ import annotations
 
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from datastream_ws.exceptions import ConfigurationError, LeaseError
-from datastream_ws.lease import Lease, LeaseRenewal, RedisLease, lease_for
-from datastream_ws.lease import liveness as watch
+from datastream_ws.lease import Lease, LeaseRenewal, RedisLease, lease_for, liveness
 from datastream_ws.lease.liveness import Liveness
 
 
@@ -48,24 +48,24 @@ class Store:
             raise self.fails
 
 
-class Kept:
-    """A keeper at work, and what it says."""
+class Renewing:
+    """A renewal that runs, and what it reports."""
 
     def __init__(self, store: Store, ttl: float) -> None:
         self.errors: list[BaseException] = []
         self._changed = threading.Condition()
-        self.keeper = LeaseRenewal(store, ttl, on_change=self._note, report=self.errors.append)
+        self.renewal = LeaseRenewal(store, ttl, on_change=self._note, report=self.errors.append)
 
     def _note(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
-    def __enter__(self) -> Kept:
-        self.keeper.start()
+    def __enter__(self) -> Renewing:
+        self.renewal.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.keeper.close().result(10)
+        self.renewal.close().result(10)
 
     def until(self, fact: Callable[[], object]) -> None:
         with self._changed:
@@ -75,49 +75,49 @@ class Kept:
 
 def test_a_tenure_begins_and_ends_with_the_store() -> None:
     store = Store()
-    with Kept(store, 0.3) as kept:
-        keeper = kept.keeper
-        assert keeper.tenure() == 0, "before the first: what a spool holds may be handled"
-        keeper.campaign()
-        kept.until(lambda: keeper.is_held)
-        assert keeper.tenure() == keeper.epoch == 101
-        kept.until(lambda: store.calls.count("renew") > 3)
-        assert keeper.tenure() == 101
+    with Renewing(store, 0.3) as running:
+        renewal = running.renewal
+        assert renewal.tenure() == 0, "before the first: what a spool holds may be handled"
+        renewal.campaign()
+        running.until(lambda: renewal.is_held)
+        assert renewal.tenure() == renewal.epoch == 101
+        running.until(lambda: store.calls.count("renew") > 3)
+        assert renewal.tenure() == 101
         store.free = False
-        kept.until(lambda: not keeper.is_held)
-        assert keeper.tenure() is None
-        assert "somebody else has it" in str(kept.errors[-1])
+        running.until(lambda: not renewal.is_held)
+        assert renewal.tenure() is None
+        assert "somebody else has it" in str(running.errors[-1])
         store.free = True
-        kept.until(lambda: "release" in store.calls)
+        running.until(lambda: "release" in store.calls)
         assert store.calls.count("acquire") == 1, "not before it is told to"
-        keeper.campaign()
-        kept.until(lambda: keeper.is_held)
-        assert keeper.tenure() == 102
+        renewal.campaign()
+        running.until(lambda: renewal.is_held)
+        assert renewal.tenure() == 102
     assert store.calls[-1] == "release"
     assert list(store.lives) == [pytest.approx(0.24)], "the rest is for a successor to connect"
 
 
 def test_a_store_that_hangs_does_not_make_a_tenure_longer() -> None:
     store, hangs = Store(), threading.Event()
-    with Kept(store, 0.3) as kept:
-        kept.keeper.campaign()
-        kept.until(lambda: kept.keeper.is_held)
+    with Renewing(store, 0.3) as running:
+        running.renewal.campaign()
+        running.until(lambda: running.renewal.is_held)
         store.during = lambda: hangs.wait(10)
-        kept.until(lambda: kept.keeper.tenure() is None)
+        running.until(lambda: running.renewal.tenure() is None)
         store.during = lambda: None
         hangs.set()
-        kept.until(lambda: "release" in store.calls)
-        assert kept.keeper.tenure() is None, "a late answer does not bring it back"
+        running.until(lambda: "release" in store.calls)
+        assert running.renewal.tenure() is None, "a late answer does not bring it back"
 
 
 def test_a_grant_that_comes_too_late_is_given_back() -> None:
     store = Store()
     late = threading.Event()
     store.during = lambda: late.wait(0.4)
-    with Kept(store, 0.2) as kept:
-        kept.keeper.campaign()
-        kept.until(lambda: "release" in store.calls)
-        assert kept.keeper.tenure() == 0
+    with Renewing(store, 0.2) as running:
+        running.renewal.campaign()
+        running.until(lambda: "release" in store.calls)
+        assert running.renewal.tenure() == 0
         store.during = lambda: None
         late.set()
 
@@ -125,33 +125,142 @@ def test_a_grant_that_comes_too_late_is_given_back() -> None:
 def test_a_store_that_fails_is_reported_once() -> None:
     store = Store()
     store.fails = OSError("refused")
-    with Kept(store, 1.0) as kept:
-        kept.keeper.campaign()
-        kept.until(lambda: store.calls.count("acquire") >= 3)
-        assert kept.keeper.is_refused
-        (error,) = kept.errors
+    with Renewing(store, 1.0) as running:
+        running.renewal.campaign()
+        running.until(lambda: store.calls.count("acquire") >= 3)
+        assert running.renewal.is_refused
+        (error,) = running.errors
         assert isinstance(error, LeaseError)
         assert "does not answer (OSError: refused)" in str(error)
         store.fails = None
-        kept.until(lambda: kept.keeper.is_held)
+        running.until(lambda: running.renewal.is_held)
 
 
 def test_rest_stops_the_campaign_and_keeps_what_is_held() -> None:
     store = Store()
-    with Kept(store, 5.0) as kept:
-        kept.keeper.campaign()
-        kept.until(lambda: kept.keeper.is_held)
-        kept.keeper.rest()
-        assert kept.keeper.tenure() == 101
+    with Renewing(store, 5.0) as running:
+        running.renewal.campaign()
+        running.until(lambda: running.renewal.is_held)
+        running.renewal.rest()
+        assert running.renewal.tenure() == 101
 
 
 def test_a_tenure_ends_before_the_store_lets_somebody_else_in() -> None:
     store = Store()
-    with Kept(store, 100.0) as kept:
-        kept.keeper.campaign()
-        kept.until(lambda: kept.keeper.is_held)
-        assert kept.keeper.left == pytest.approx(70, abs=5)
-        assert kept.keeper.left + kept.keeper.slack < 80 <= min(store.lives) + 1e-6
+    with Renewing(store, 100.0) as running:
+        running.renewal.campaign()
+        running.until(lambda: running.renewal.is_held)
+        assert running.renewal.left == pytest.approx(70, abs=5)
+        assert running.renewal.left + running.renewal.slack < 80 <= min(store.lives) + 1e-6
+
+
+class Odd(Store):
+    """Answers what it is told, of whatever type."""
+
+    answer: Any = None
+    renewed: Any = True
+
+    def acquire(self, ttl: float) -> int | None:
+        self._call("acquire")
+        answer: int | None = self.answer
+        return answer
+
+    def renew(self, ttl: float) -> bool:
+        self._call("renew")
+        renewed: bool = self.renewed
+        return renewed
+
+
+@pytest.mark.parametrize("answer", ["7", 7.0, True, b"7"])
+def test_an_epoch_that_is_no_number_is_an_error_and_a_refusal(answer: object) -> None:
+    """A store that answers with text: standing by, not silence (b12)."""
+    store = Odd()
+    store.answer = answer
+    with Renewing(store, 1.0) as running:
+        running.renewal.campaign()
+        running.until(lambda: store.calls.count("acquire") >= 3)
+        assert running.renewal.is_refused
+        assert list(map(str, running.errors)) == [
+            f"lease: acquire() must return an int or None, not {type(answer).__name__}"
+        ]
+        store.answer = 12
+        running.until(lambda: running.renewal.is_held)
+        assert running.renewal.tenure() == 12
+
+
+@pytest.mark.parametrize("renewed", [None, 1, "OK"])
+def test_a_renewal_that_is_no_bool_is_an_error_and_no_renewal(renewed: object) -> None:
+    store = Odd()
+    store.answer, store.renewed = 12, renewed
+    with Renewing(store, 0.3) as running:
+        running.renewal.campaign()
+        running.until(lambda: running.renewal.is_held)
+        running.until(lambda: running.renewal.tenure() is None)
+        running.until(lambda: len(running.errors) == 2)
+        assert list(map(str, running.errors)) == [
+            f"lease: renew() must return a bool, not {type(renewed).__name__}",
+            "lease lost: it could not be renewed in time; handing over",
+        ]
+
+
+def test_a_store_may_raise_whatever_it_likes() -> None:
+    store = Store()
+    store.fails = SystemExit()  # type: ignore[assignment]
+    with Renewing(store, 1.0) as running:
+        running.renewal.campaign()
+        running.until(lambda: store.calls.count("acquire") >= 3)
+        assert "does not answer (SystemExit" in str(running.errors[0])
+        store.fails = None
+        running.until(lambda: running.renewal.is_held)
+
+
+def test_a_fault_of_ours_is_reported_and_survived() -> None:
+    store = Store()
+    running = Renewing(store, 1.0)
+    faults = 3
+
+    def broken() -> None:
+        nonlocal faults
+        faults -= 1
+        if faults >= 0:
+            raise ZeroDivisionError
+
+    running.renewal._on_change = broken
+    store.free = False
+    with running:
+        running.renewal.campaign()
+        running.until(lambda: faults < 0)
+        assert "internal error, please report it" in str(running.errors[0])
+        assert isinstance(running.errors[0].__cause__, ZeroDivisionError)
+        store.free = True
+        running.until(lambda: running.renewal.is_held)
+
+
+def test_the_end_of_the_thread_is_told_even_if_the_last_report_fails() -> None:
+    store = Store()
+
+    def broken(error: BaseException) -> None:
+        raise ZeroDivisionError
+
+    renewal = LeaseRenewal(store, 1.0, on_change=lambda: None, report=broken)
+    store.fails = OSError("refused")
+    renewal.start()
+    renewal.campaign()
+    while "acquire" not in store.calls:
+        pass
+    renewal.close().result(10)
+
+
+def test_what_comes_while_it_closes_is_not_begun() -> None:
+    """Granted, but the client is about to end: the lease is released."""
+    store = Store()
+    running = Renewing(store, 5.0)
+    store.during = lambda: running.renewal.close()
+    with running:
+        running.renewal.campaign()
+        running.renewal._closed.result(10)
+    assert store.calls == ["acquire", "release", "release"]
+    assert running.renewal.tenure() == 0
 
 
 class Clock:
@@ -163,7 +272,7 @@ class Clock:
 
 def test_a_sign_that_stands_still_is_that_of_a_dead_holder(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(watch, "clock", clock)
+    monkeypatch.setattr(liveness, "clock", clock)
     seen = Liveness()
 
     def facts() -> tuple[bool, object]:
