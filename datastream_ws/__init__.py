@@ -5,7 +5,7 @@ from __future__ import annotations
 from .async_client import AsyncClient
 from .client import Client
 from .codecs import Codec
-from .events import DisconnectEvent, GapEvent, State, StateEvent
+from .events import DisconnectEvent, GapEvent, Handshake, State, StateEvent
 from .exceptions import (
     ConfigurationError,
     DataStreamError,
@@ -44,6 +44,7 @@ __all__ = [
     "GapEvent",
     "HandlerError",
     "Handlers",
+    "Handshake",
     "HandshakeError",
     "InboxOverflowError",
     "LeaseError",

@@ -5,26 +5,28 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 from .codecs import frame_of
 from .connection.connection import Connection
 from .connection.engine import Frame
-from .connection.subscriptions import Subscriptions
-from .events import State
+from .connection.subscriptions import Subscription, Subscriptions
+from .events import Handshake, State
 from .exceptions import ConfigurationError, NotConnectedError, SendTimeoutError
 from .handlers import Decorators, Handlers
 from .handling.budget import Budget
 from .handling.callers import LoopCaller
-from .handling.current import belongs_here, handling
+from .handling.current import belongs_here, handling, passes_gate
 from .handling.deliver import deliver
 from .handling.iteration import Iteration, Messages
 from .lease import lease_for
+from .lifecycle.assembly import Start
 from .lifecycle.machine import Lifecycle
+from .lifecycle.wishes import HangUp
 from .log_fields import about, fields, write
 from .messages import Message, Origin
 from .options import ClientOptions, Options, Url
@@ -35,6 +37,8 @@ from .process.loop_use import threads
 from .process.signals import signals_to
 from .redaction import peer_text, shown_url
 from .stats import Stats
+
+T = TypeVar("T")
 
 __all__ = ["AsyncClient"]
 
@@ -48,8 +52,9 @@ class AsyncClient(Decorators):
     """
     A WebSocket stream that stays connected, on the event loop that starts it.
 
-    Made in any thread, before or after the loop; :meth:`start` binds it to the running loop.
-    Coroutines belong on that loop; facts and decorators may be used from any thread.
+    Make it in any thread, before or after the loop; :meth:`start` binds it to the running loop.
+    Every verb may be called from another loop, too. Facts and decorators may be used from any
+    thread.
 
     Args:
         url: The option ``url``, or :class:`ClientOptions` that the others are changes to.
@@ -82,7 +87,7 @@ class AsyncClient(Decorators):
     def _begin_anew(self) -> None:
         self._lock = threading.Lock()
         self._state: Observable[State] = Observable(State.IDLE)
-        self._errors: ErrorBuffer = ErrorBuffer()
+        self._errors = ErrorBuffer(size_bytes=_error_bytes(self.options))
 
     # --- facts ---
 
@@ -92,18 +97,22 @@ class AsyncClient(Decorators):
 
     @property
     def state(self) -> State:
+        """Where the client stands; CLOSED also when its event loop has gone."""
         notice_fork()
-        return self._state.value
+        state = self._state.value
+        if not state.is_final and self._life is not None and self._life.loop.is_closed():
+            return State.CLOSED
+        return state
 
     @property
     def is_connected(self) -> bool:
         """Messages can be sent and received."""
-        return self.state.is_connected
+        return self.state.is_connected and self._open_connection() is not None
 
     @property
     def is_ready(self) -> bool:
-        """Connected, and the ``on_ready`` handlers have succeeded."""
-        return self.state is State.READY
+        """Connected, and the ``on_connect`` and ``on_ready`` hooks have succeeded."""
+        return self.state is State.READY and self._open_connection() is not None
 
     @property
     def error(self) -> BaseException | None:
@@ -112,8 +121,14 @@ class AsyncClient(Decorators):
 
     @property
     def last_message(self) -> Message | None:
-        """The last message received since ``start()``; ``None``: none yet."""
+        """The last message received since ``start()``; ``None`` before the first one."""
         return self._life.inbox.last_message if self._life else None
+
+    @property
+    def handshake(self) -> Handshake | None:
+        """What the server agreed to for the connection there is; ``None`` without one."""
+        connection = self._open_connection()
+        return None if connection is None else connection.handshake
 
     def stats(self) -> Stats:
         """Return a consistent snapshot of all counters since ``start()``."""
@@ -124,10 +139,11 @@ class AsyncClient(Decorators):
         """
         Iterate over errors as they come, the network's too; ends when the client has closed.
 
-        Each iteration sees all errors that are still kept (the last 1,000).
+        Each iteration sees all errors that are still kept. When nobody reads, the oldest go:
+        1,000 are kept, and as many as pin a tenth of ``inbox_bytes``.
 
         Args:
-            timeout: End after this many seconds without an error; ``None``: never.
+            timeout: End after this many seconds without an error. ``None`` means never.
 
         """
         return self._errors.read_async(timeout)
@@ -138,13 +154,13 @@ class AsyncClient(Decorators):
         """
         Connect, and stay connected, in the background; returns at once.
 
-        Never raises for network trouble. Again: nothing happens; after ``close()``, or once the
-        client has failed: it starts anew, with new numbers and counters.
+        Never raises for network trouble. Calling it again has no effect while the client runs.
+        After ``close()``, or once the client has failed, it starts with new numbers and counters.
         """
-        self._begin(held=True)
+        self._begin(is_iterable=True)
 
-    def _begin(self, *, held: bool) -> None:
-        """Start on the running loop; *held*: messages wait while there are no handlers."""
+    def _begin(self, *, is_iterable: bool) -> None:
+        """Start on the running loop; *is_iterable*: messages wait while there are no handlers."""
         if not self.state.is_final:
             return
         lease = lease_for(self.options.lease, self.name)
@@ -159,19 +175,21 @@ class AsyncClient(Decorators):
         pool = threads()
         pool.hold()
         life = self._life = Lifecycle(
-            owner=self._face,
-            options=self.options,
-            handlers=self.handlers,
-            state=self._state,
-            errors=self._errors,
-            subscriptions=self._subscriptions,
-            epoch=self._epoch,
-            submit=pool.submit,
-            spawn=pool.call,
-            engine=WebsocketsEngine,
-            held=held,
-            lease=lease,
-            budget=self._budget,
+            Start(
+                owner=self._face,
+                options=self.options,
+                handlers=self.handlers,
+                state=self._state,
+                errors=self._errors,
+                subscriptions=self._subscriptions,
+                epoch=self._epoch,
+                submit=pool.submit,
+                spawn=pool.call,
+                engine=WebsocketsEngine,
+                is_iterable=is_iterable,
+                lease=lease,
+                budget=self._budget,
+            )
         )
         self.handlers.added.add(life.dispatcher.wake)
         life.finished.add_done_callback(lambda _: self._let_go(life, pool))
@@ -194,32 +212,47 @@ class AsyncClient(Decorators):
             await self.wait_closed()
 
     def request_close(self) -> None:
-        """Have the client close soon; a second request: at once. On its loop's thread."""
+        """Have the client close soon, without waiting; a second request does so at once."""
         if self._life is not None and not self.state.is_final:
             again = self.state is State.CLOSING or self._close_requested
             self._close_requested = True
-            self._life.ask_close(0.0 if again else self.options.close_timeout)
+            self._ask_close(0.0 if again else None)
 
     _close_requested = False
 
-    async def close(self, timeout: float | None = None) -> None:
-        """
-        Stop reading, finish what was received, flush, do the close handshake (1000).
+    def _ask_close(self, timeout: float | None, farewell: HangUp | None = None) -> float:
+        """Have the client close, without waiting; from any thread; return the seconds it has."""
+        limit = self.options.close_timeout if timeout is None else timeout
+        life = self._life
+        if life is not None and not life.finished.done():
+            with suppress(NotConnectedError):  # it has just ended, and the loop with it
+                self._on_loop(life, lambda: life.wishes.close(limit, farewell))
+        return limit
 
-        Idempotent. Inside a handler of this client it only requests the stop.
+    async def close(self, timeout: float | None = None, code: int = 1000, reason: str = "") -> None:
+        """
+        Stop reading, finish what was received, flush, do the close handshake.
+
+        Returns within *timeout* + 1 seconds in any case. Calling it again has no effect. Inside a
+        handler of this client it only requests the stop.
 
         Args:
-            timeout: Seconds for all of it; ``None``: ``close_timeout``. What is unhandled then
-                is counted as dropped.
+            timeout: Seconds for all of it. ``None`` means ``close_timeout``. Messages that are
+                unhandled then are counted as dropped.
+            code, reason: What the server is told.
 
         """
         life = self._life
-        if life is None:
+        if life is None or life.finished.done():
             return
-        if not life.finished.done():
-            life.ask_close(self.options.close_timeout if timeout is None else timeout)
-            if handling.get() is not self._face:
-                await wait_for(life.finished, None)
+        limit = self._ask_close(timeout, hang_up(code, reason))
+        if handling.get() is self._face:
+            return
+        try:
+            await wait_for(life.finished, limit + 1.0)
+        except TimeoutError:
+            text = "stream %s: not closed within %g s; its event loop is blocked or stopped"
+            self.options.logger.warning(text, peer_text(self.name), limit + 1.0)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -238,7 +271,7 @@ class AsyncClient(Decorators):
         Wait until the client is ready.
 
         Raises:
-            TimeoutError: After *timeout* seconds; ``None``: wait for ever.
+            TimeoutError: After *timeout* seconds. ``None`` means no limit.
             NotConnectedError: If it is not started, or closes meanwhile.
             DataStreamError, OSError: The client's error, once it has failed.
 
@@ -269,7 +302,7 @@ class AsyncClient(Decorators):
         Wait until the client has closed.
 
         Raises:
-            TimeoutError: After *timeout* seconds; ``None``: wait for ever.
+            TimeoutError: After *timeout* seconds. ``None`` means no limit.
             DataStreamError, OSError: The client's error, once it has failed.
 
         """
@@ -291,17 +324,50 @@ class AsyncClient(Decorators):
             raise NotConnectedError(f"stream {self.name} is {self.state.value}: {HOW_TO_START}")
         return self._life
 
-    async def reconnect(self) -> None:
-        """Drop the connection, or the wait for the next attempt, and dial anew."""
-        self._running().ask(reconnect=True)
+    # --- from any loop and thread ---
 
-    async def pause(self) -> None:
-        """Close the connection and stay away until :meth:`resume`; a lease is kept."""
-        self._running().ask(pause=True)
+    def _on_loop(self, life: Lifecycle, function: Callable[[], None]) -> None:
+        """Call *function* on the client's loop: now if this is it, else soon."""
+        if asyncio._get_running_loop() is life.loop:
+            function()
+            return
+        try:
+            life.loop.call_soon_threadsafe(function)
+        except RuntimeError:  # the loop is closed
+            raise NotConnectedError(
+                f"stream {self.name}: the event loop it was started on is closed: {HOW_TO_START}"
+            ) from None
+
+    async def _here(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Await the coroutine that *make* returns on the client's loop, whichever this one is."""
+        life = self._running()
+        if asyncio.get_running_loop() is life.loop:
+            return await make()
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(make(), life.loop))
+
+    async def reconnect(self, code: int = 1000, reason: str = "") -> None:
+        """Drop the connection, or the wait for the next attempt, and connect again."""
+        self._ask_reconnect(code, reason)
+
+    def _ask_reconnect(self, code: int, reason: str) -> None:
+        life, how = self._running(), hang_up(code, reason)
+        self._on_loop(life, lambda: life.wishes.reconnect(how))
+
+    async def pause(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection and stay offline until :meth:`resume`; a lease is kept."""
+        self._ask_pause(code, reason)
+
+    def _ask_pause(self, code: int, reason: str) -> None:
+        life, how = self._running(), hang_up(code, reason)
+        self._on_loop(life, lambda: life.wishes.pause(how))
 
     async def resume(self) -> None:
-        """Come back from :meth:`pause`."""
-        self._running().ask(pause=False)
+        """Connect again after :meth:`pause`."""
+        self._ask_resume()
+
+    def _ask_resume(self) -> None:
+        life = self._running()
+        self._on_loop(life, life.wishes.resume)
 
     # --- sending ---
 
@@ -309,7 +375,8 @@ class AsyncClient(Decorators):
         """
         Queue a message for sending.
 
-        Waits, at most ``write_timeout``, only while the write queue is above its mark.
+        Waits, at most ``write_timeout``, only while the write queue is above its mark or
+        ``send_rate`` holds it back.
 
         Args:
             obj: str for a text frame, bytes for a binary one, else what the codec encodes.
@@ -323,20 +390,29 @@ class AsyncClient(Decorators):
         frame = self._encode(obj)
         connection = self._connection()
         if connection is None:
-            await self._wait_connected(wait)
-            connection = self._connection() or self._no_connection()
+            connection = await self._wait_connected(wait)
         await self._room(connection)
-        connection.send(frame)
+        self._send(connection, frame)
 
-    async def _wait_connected(self, wait: float) -> None:
-        if wait > 0:
-            try:
-                await wait_for(self._connected_or_final(), wait)
-            except TimeoutError:
-                return
+    def _send(self, connection: Connection, frame: Frame) -> None:
+        connection.send(frame, passes_gate=passes_gate(self._face))
 
-    def _connected_or_final(self) -> Future[State]:
-        return self._state.when(lambda state: state.is_connected or state.is_final)
+    async def _wait_connected(self, wait: float) -> Connection:
+        until = time.monotonic() + wait
+        while (change := self._change_before(until)) is not None:
+            with suppress(TimeoutError):
+                await wait_for(change, until - time.monotonic())
+        return self._connection() or self._no_connection()
+
+    def _change_before(self, until: float) -> Future[State] | None:
+        """Return what to wait for while there is no connection; ``None``: nothing."""
+        if self._open_connection() is not None or time.monotonic() >= until:
+            return None
+        if self.state.is_final:
+            return None
+        # A state that lags behind the end of a connection must be left first.
+        lagging = self._state.value.is_connected
+        return self._state.when(lambda state: state.is_final or state.is_connected is not lagging)
 
     async def _room(self, connection: Connection) -> None:
         """Wait until the write queue is below its mark."""
@@ -391,13 +467,27 @@ class AsyncClient(Decorators):
         Wait until everything queued is written.
 
         Raises:
-            TimeoutError: After *timeout* seconds; ``None``: wait for ever.
+            TimeoutError: After *timeout* seconds. ``None`` means no limit.
             NotConnectedError: If the connection is lost before, or there is none.
 
         """
+        try:
+            await wait_for(self._flushed(), timeout)
+        except TimeoutError as error:
+            raise self._not_flushed(error, timeout) from None
+
+    def _flushed(self) -> Future[None]:
         connection = self._connection() or self._no_connection()
-        async with asyncio.timeout(timeout):
-            await connection.flush()
+        flushed = connection.flushed(passes_gate=passes_gate(self._face))
+        if flushed is None:
+            raise NotConnectedError("the connection has just been lost")
+        return flushed
+
+    def _not_flushed(self, error: TimeoutError, timeout: float | None) -> TimeoutError:
+        """Say what a flush has waited for; an error of the queue's own says it already."""
+        if isinstance(error, SendTimeoutError):
+            return error
+        return TimeoutError(f"stream {self.name}: messages are still unsent after {timeout} s")
 
     async def request(
         self, obj: Any, match: Callable[[Message], Any], timeout: float | None = 30.0
@@ -408,49 +498,81 @@ class AsyncClient(Decorators):
         The message reaches the handlers too. *match* runs on the loop's thread: keep it short.
 
         Raises:
-            TimeoutError: After *timeout* seconds; ``None``: wait as long as the connection.
+            TimeoutError: After *timeout* seconds. ``None`` means as long as the connection lives.
             NotConnectedError: If there is no connection, or it drops before the reply.
 
         """
         frame = self._encode(obj)
         connection = self._connection() or self._no_connection()
         await self._room(connection)
+        passes = passes_gate(self._face)
+        return await self._first_message(
+            match, timeout, lambda: connection.send(frame, passes_gate=passes)
+        )
+
+    async def receive(
+        self, match: Callable[[Message], Any] | None = None, timeout: float | None = 30.0
+    ) -> Message:
+        """
+        Return the next message for which ``match(message)`` holds, without sending anything.
+
+        In ``on_connect`` and ``on_ready`` it sees every message of that connection from its first.
+        The message reaches the handlers too. *match* runs on the loop's thread: keep it short.
+
+        Args:
+            match: ``None`` takes any message.
+
+        Raises:
+            TimeoutError: After *timeout* seconds. ``None`` means as long as the connection lives.
+            NotConnectedError: If there is no connection, or it drops before the message.
+
+        """
+        if self._connection() is None:
+            self._no_connection()
+        return await self._first_message(match, timeout, None)
+
+    async def _first_message(
+        self,
+        match: Callable[[Message], Any] | None,
+        timeout: float | None,
+        send: Callable[[], None] | None,
+    ) -> Message:
         requests = self._running().intake.requests
-        return await requests.first(match, lambda: connection.send(frame), timeout)
+        # The loop that the client was started on may be blocked, or stopped.
+        async with asyncio.timeout(None if timeout is None else timeout + 1.0):
+            return await self._here(lambda: requests.first(match, send, timeout))
 
     async def subscribe(self, obj: Any, key: Hashable = None, unsubscribe: Any = None) -> Hashable:
         """
-        Send *obj* now and again on every connection, before ``on_ready``.
+        Send *obj* now and again on every connection, between ``on_connect`` and ``on_ready``.
 
-        May be called before :meth:`start`.
+        Never waits; the messages are written as the connection takes them. May be called before
+        :meth:`start`. The same subscription again, under the same key, is not sent again.
 
         Args:
-            key: Names the subscription; the same key again takes its place. ``None``: the
-                encoded message.
-            unsubscribe: What :meth:`unsubscribe` sends; ``None``: nothing.
+            obj: As for :meth:`send`, or a callable, plain or a coroutine function, that is called
+                for each connection and returns it.
+            key: Names the subscription; the same key again takes its place. ``None`` means the
+                encoded message, or the callable.
+            unsubscribe: What :meth:`unsubscribe` sends. ``None`` means nothing.
 
         Returns:
             The key.
 
         """
-        frame = self._encode(obj)
-        key = frame if key is None else key
+        return self._subscribe(obj, key, unsubscribe)
+
+    def _subscribe(self, obj: Any, key: Hashable, unsubscribe: Any) -> Hashable:
+        notice_fork()
+        content = obj if callable(obj) else self._encode(obj)
+        key = content if key is None else key
         ending = None if unsubscribe is None else self._encode(unsubscribe)
-        self._subscriptions.add(key, frame, ending)
-        self._send_if_connected(frame)
+        self._subscriptions.add(Subscription(key, content, ending))
         return key
 
     async def unsubscribe(self, key: Hashable) -> None:
         """End a subscription; an unknown key is no error."""
-        ending = self._subscriptions.remove(key)
-        if ending is not None:
-            self._send_if_connected(ending)
-
-    def _send_if_connected(self, frame: Frame) -> None:
-        connection = self._open_connection()
-        if connection is not None:
-            with suppress(NotConnectedError):  # the next connection sends it
-                connection.send(frame)
+        self._subscriptions.remove(key)
 
     # --- receiving ---
 
@@ -544,6 +666,27 @@ def _handlers(options: ClientOptions) -> Handlers:
     if shared is not None:
         handlers.follow(shared)
     return handlers
+
+
+def _error_bytes(options: ClientOptions) -> int | None:
+    """Return how many bytes of messages the errors that are kept may pin."""
+    return None if options.inbox_bytes is None else max(1, options.inbox_bytes // 10)
+
+
+def hang_up(code: Any, reason: Any) -> HangUp:
+    """
+    Return how a connection is closed.
+
+    Raises:
+        ConfigurationError: If no close frame can say that (RFC 6455 sections 5.5.1 and 7.4).
+
+    """
+    is_code = isinstance(code, int) and not isinstance(code, bool)
+    if not is_code or not (code in (1000, 1001) or 3000 <= code <= 4999):
+        raise ConfigurationError("code: must be 1000, 1001, or from 3000 to 4999")
+    if not isinstance(reason, str) or len(reason.encode(errors="replace")) > 123:
+        raise ConfigurationError("reason: must be a string of at most 123 bytes")
+    return HangUp(code, reason)
 
 
 def void(_: Any) -> None:

@@ -11,15 +11,16 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from .async_client import AsyncClient
+from .async_client import AsyncClient, hang_up
 from .connection.connection import Connection
-from .events import State
+from .events import Handshake, State
 from .exceptions import ConfigurationError, SendTimeoutError
 from .handlers import Decorators, Handlers
 from .handling.budget import Budget
 from .handling.callers import InlineCaller, drive
 from .handling.current import handling
 from .handling.deliver import deliver
+from .lifecycle.wishes import HangUp
 from .log_fields import fields, write
 from .messages import Message
 from .options import ClientOptions, Options, Url
@@ -122,6 +123,11 @@ class Client(Decorators):
         """The last message received since ``start()``; ``None``: none yet."""
         return self.aio.last_message
 
+    @property
+    def handshake(self) -> Handshake | None:
+        """What the server agreed to for the connection there is; ``None`` without one."""
+        return self.aio.handshake
+
     def stats(self) -> Stats:
         """Return a consistent snapshot of all counters since ``start()``."""
         return self.aio.stats()
@@ -161,7 +167,7 @@ class Client(Decorators):
             raise
 
     def _begin(self, use: LoopUse) -> None:
-        self.aio._begin(held=False)
+        self.aio._begin(is_iterable=False)
         use.finished = self.aio._finished
         assert use.finished is not None
         use.finished.add_done_callback(lambda _: self._end_use_soon(use))
@@ -203,37 +209,31 @@ class Client(Decorators):
         self.aio._raise_if_failed()
 
     def request_close(self) -> None:
-        """Have the client close soon, without waiting; a second request: at once."""
-        thread = self._loop_thread
-        if thread is not None and not self.state.is_final:
-            with suppress(RuntimeError):  # it has just ended, and the loop with it
-                thread.loop.call_soon_threadsafe(self.aio.request_close)
+        """Have the client close soon, without waiting; a second request does so at once."""
+        self.aio.request_close()
 
-    def close(self, timeout: float | None = None) -> None:
+    def close(self, timeout: float | None = None, code: int = 1000, reason: str = "") -> None:
         """
-        Stop reading, finish what was received, flush, do the close handshake (1000).
+        Stop reading, finish what was received, flush, do the close handshake.
 
-        Idempotent; blocks until done. Inside a handler of this client it only requests the stop.
+        Blocks until done, and returns within *timeout* + 1 seconds in any case. Calling it again
+        has no effect. Inside a handler of this client it only requests the stop.
 
         Args:
-            timeout: Seconds for all of it; ``None``: ``close_timeout``. What is unhandled then
-                is counted as dropped.
+            timeout: Seconds for all of it. ``None`` means ``close_timeout``. Messages that are
+                unhandled then are counted as dropped.
+            code, reason: What the server is told.
 
         """
         notice_fork()
-        deadline = self._ask_close(timeout)
+        deadline = self._ask_close(timeout, hang_up(code, reason))
         use = self._loop_use
         if use is not None and handling.get() is not self and not use.thread.is_current:
             self._end_by(deadline)
 
-    def _ask_close(self, timeout: float | None) -> float:
+    def _ask_close(self, timeout: float | None, farewell: HangUp | None = None) -> float:
         """Have the client close within *timeout* seconds; return when it must have ended."""
-        limit = self.options.close_timeout if timeout is None else timeout
-        life, thread = self.aio._life, self._loop_thread
-        if life is not None and thread is not None and not life.finished.done():
-            with suppress(RuntimeError):  # it has just ended, and the loop with it
-                thread.loop.call_soon_threadsafe(life.ask_close, limit)
-        return time.monotonic() + limit + CLOSE_GRACE
+        return time.monotonic() + self.aio._ask_close(timeout, farewell) + CLOSE_GRACE
 
     def _end_by(self, deadline: float) -> None:
         """Wait for the end until *deadline*, whatever user code does."""
@@ -306,22 +306,17 @@ class Client(Decorators):
             finished.result(timeout)
         self.aio._raise_if_failed()
 
-    def reconnect(self) -> None:
-        """Drop the connection, or the wait for the next attempt, and dial anew."""
-        self._ask(reconnect=True)
+    def reconnect(self, code: int = 1000, reason: str = "") -> None:
+        """Drop the connection, or the wait for the next attempt, and connect again."""
+        self.aio._ask_reconnect(code, reason)
 
-    def pause(self) -> None:
-        """Close the connection and stay away until :meth:`resume`; a lease is kept."""
-        self._ask(pause=True)
+    def pause(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection and stay offline until :meth:`resume`; a lease is kept."""
+        self.aio._ask_pause(code, reason)
 
     def resume(self) -> None:
-        """Come back from :meth:`pause`."""
-        self._ask(pause=False)
-
-    def _ask(self, **word: Any) -> None:
-        life = self.aio._running()
-        assert self._loop_thread is not None
-        self._loop_thread.loop.call_soon_threadsafe(lambda: life.ask(**word))
+        """Connect again after :meth:`pause`."""
+        self.aio._ask_resume()
 
     # --- sending ---
 
@@ -329,8 +324,9 @@ class Client(Decorators):
         """
         Queue a message for sending; thread-safe, each thread's order is kept.
 
-        Blocks, at most ``write_timeout``, only while the write queue is above its mark. On the
-        loop's own thread (coroutine handlers) it never blocks; await what it returns there.
+        Blocks, at most ``write_timeout``, only while the write queue is above its mark or
+        ``send_rate`` holds it back. On the loop's own thread (coroutine handlers) it never
+        blocks; await what it returns there.
 
         Args:
             obj: str for a text frame, bytes for a binary one, else what the codec encodes.
@@ -344,19 +340,20 @@ class Client(Decorators):
         frame = self.aio._encode(obj)
         connection = self.aio._connection()
         if self._is_on_loop():
-            (connection or self.aio._no_connection()).send(frame)
+            self.aio._send(connection or self.aio._no_connection(), frame)
             return Queued(self.aio, connection)
         if connection is None:
             connection = self._wait_connected(wait)
         if (room := connection.room()) is not None:
             self._wait_for_room(room)
-        connection.send(frame)
+        self.aio._send(connection, frame)
         return Queued(self.aio, None)
 
     def _wait_connected(self, wait: float) -> Connection:
-        if wait > 0:
+        until = time.monotonic() + wait
+        while (change := self.aio._change_before(until)) is not None:
             with suppress(TimeoutError):
-                self.aio._connected_or_final().result(wait)
+                change.result(until - time.monotonic())
         return self.aio._connection() or self.aio._no_connection()
 
     def _wait_for_room(self, room: Future[None]) -> None:
@@ -368,22 +365,79 @@ class Client(Decorators):
             raise self.aio._no_room() from None
 
     def flush(self, timeout: float | None = None) -> None:
-        """See :meth:`AsyncClient.flush`; blocks the calling thread."""
-        self._call("flush", self.aio.flush, timeout)
+        """
+        Block until everything queued is written.
+
+        Raises:
+            TimeoutError: After *timeout* seconds. ``None`` means no limit.
+            NotConnectedError: If the connection is lost before, or there is none.
+
+        """
+        self._refuse_on_loop("flush")
+        try:
+            self.aio._flushed().result(timeout)
+        except TimeoutError as error:
+            raise self.aio._not_flushed(error, timeout) from None
 
     def request(
         self, obj: Any, match: Callable[[Message], Any], timeout: float | None = 30.0
     ) -> Message:
-        """See :meth:`AsyncClient.request`; blocks the calling thread."""
+        """
+        Send *obj* and return the first message from then on for which ``match(message)`` holds.
+
+        Blocks. The message reaches the handlers too. *match* runs on the loop's thread: keep it
+        short.
+
+        Raises:
+            TimeoutError: After *timeout* seconds. ``None`` means as long as the connection lives.
+            NotConnectedError: If there is no connection, or it drops before the reply.
+
+        """
         return self._call("request", self.aio.request, obj, match, timeout)
 
+    def receive(
+        self, match: Callable[[Message], Any] | None = None, timeout: float | None = 30.0
+    ) -> Message:
+        """
+        Return the next message for which ``match(message)`` holds, without sending anything.
+
+        Blocks. In ``on_connect`` and ``on_ready`` it sees every message of that connection from
+        its first. The message reaches the handlers too. *match* runs on the loop's thread: keep it
+        short.
+
+        Args:
+            match: ``None`` takes any message.
+
+        Raises:
+            TimeoutError: After *timeout* seconds. ``None`` means as long as the connection lives.
+            NotConnectedError: If there is no connection, or it drops before the message.
+
+        """
+        return self._call("receive", self.aio.receive, match, timeout)
+
     def subscribe(self, obj: Any, key: Hashable = None, unsubscribe: Any = None) -> Hashable:
-        """See :meth:`AsyncClient.subscribe`; never blocks."""
-        return drive(self.aio.subscribe(obj, key, unsubscribe))
+        """
+        Send *obj* now and again on every connection, between ``on_connect`` and ``on_ready``.
+
+        Never blocks; the messages are written as the connection takes them. May be called before
+        :meth:`start`. The same subscription again, under the same key, is not sent again.
+
+        Args:
+            obj: As for :meth:`send`, or a callable, plain or a coroutine function, that is called
+                for each connection and returns it.
+            key: Names the subscription; the same key again takes its place. ``None`` means the
+                encoded message, or the callable.
+            unsubscribe: What :meth:`unsubscribe` sends. ``None`` means nothing.
+
+        Returns:
+            The key.
+
+        """
+        return self.aio._subscribe(obj, key, unsubscribe)
 
     def unsubscribe(self, key: Hashable) -> None:
-        """See :meth:`AsyncClient.unsubscribe`; never blocks."""
-        drive(self.aio.unsubscribe(key))
+        """End a subscription; never blocks; an unknown key is no error."""
+        self.aio._subscriptions.remove(key)
 
     def _call(
         self, verb: str, function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,9 @@ class Stats:
         connected_since: UNIX time; ``None``: not connected.
         last_message_at: UNIX time; ``None``: none yet.
         last_error: Type and text of the last reported error; ``None``: none yet.
+        reports_dropped: Calls of ``on_state``, ``on_error`` and the like that did not fit into the
+            queue behind a slow one.
+        oldest_waiting: Seconds that the oldest waiting message has waited; ``None``: none waits.
         errors_dropped: Errors that left the bounded buffer before ``errors()`` read them.
 
     """
@@ -60,6 +63,8 @@ class Stats:
     last_message_at: float | None = None
     last_error: str | None = None
     errors_dropped: int = 0
+    reports_dropped: int = 0
+    oldest_waiting: float | None = None
 
 
 @dataclass(slots=True)
@@ -78,8 +83,24 @@ class Traffic:
     last_message_at: float | None = None
     last_error: str | None = None
 
-    def snapshot(self, counts: Counts, blocked_seconds: float, errors_dropped: int) -> Stats:
+    def note_round_trip(self, seconds: float) -> None:
+        self.round_trip_time = seconds
+
+    def note_sent(self, messages: int, size: int) -> None:
+        self.messages_sent += messages
+        self.bytes_sent += size
+
+    def snapshot(
+        self,
+        counts: Counts,
+        *,
+        blocked_seconds: float,
+        errors_dropped: int,
+        reports_dropped: int,
+        oldest_waiting: float | None,
+    ) -> Stats:
         """Return these figures and the inbox's as one."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "blocked_seconds"}
         return Stats(
             messages_received=counts.received,
             messages_handled=counts.handled,
@@ -88,16 +109,9 @@ class Traffic:
             messages_dropped=counts.dropped,
             messages_waiting=counts.waiting,
             messages_spooled=counts.spooled,
-            messages_sent=self.messages_sent,
-            bytes_received=self.bytes_received,
-            bytes_sent=self.bytes_sent,
-            connections=self.connections,
-            reconnects=self.reconnects,
-            attempts=self.attempts,
             blocked_seconds=blocked_seconds,
-            round_trip_time=self.round_trip_time,
-            connected_since=self.connected_since,
-            last_message_at=self.last_message_at,
-            last_error=self.last_error,
             errors_dropped=errors_dropped,
+            reports_dropped=reports_dropped,
+            oldest_waiting=oldest_waiting,
+            **own,
         )

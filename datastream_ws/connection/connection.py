@@ -1,44 +1,44 @@
 """
-One WebSocket, from open to close, over an engine; never reused.
+One WebSocket, from open to ended, over an engine; never reused.
 
-Keepalive, the write queue and the close deadline live here, on one timer.
-Any byte from the peer proves life. While reading is paused (a full inbox) pings go on but
-nothing is judged: the pongs wait unread.
+It joins what is decided beside it: the write queue, keepalive and the close deadline, on one
+timer. On the loop's thread, but for :meth:`Connection.send` and what senders wait for.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 
-from ..exceptions import NotConnectedError, SendTimeoutError, StreamClosedError
+from ..events import Handshake
+from ..exceptions import DataStreamError
 from ..options import ClientOptions
+from .answers import closed_by_peer
 from .endpoint import Endpoint
 from .engine import Ended, Engine, Frame
+from .keepalive import Keepalive
+from .pacing import Pacing
+from .write_queue import NEVER, WriteQueue
 
 __all__ = ["Connection"]
-
-WRITE_MARK = 2**20  # bytes queued above which send() waits
-WRITE_LIMIT = 16 * WRITE_MARK  # bytes queued above which send() without waiting refuses
-WRITE_CHUNK = 2**18  # bytes handed to the engine in one turn of the loop
-FRAME_COST = 128  # bytes that a frame counts beside its payload: empty ones take time and room, too
-
-NEVER = float("inf")
 
 
 class Connection:
     """
-    One connection. On the loop's thread, but for :meth:`send` and :meth:`room`.
+    One connection.
 
     Args:
+        number: 1, 2, … of this ``start()``.
+        gated: Whether only frames that pass the gate are sent before :meth:`open_gate`.
         on_messages: Given whole messages and their size in bytes, on the loop's thread.
         on_round_trip: Given the seconds between a ping and its pong.
         on_sent: Given the number of messages and bytes handed to the engine.
+
+    Attributes:
+        over: Nothing is sent or received any more: the peer's close frame is in, or it has ended.
+        gone: The engine has ended; there is no socket any more.
 
     """
 
@@ -47,58 +47,68 @@ class Connection:
         engine: Engine,
         options: ClientOptions,
         *,
+        number: int,
+        pacing: Pacing | None = None,
+        gated: bool = False,
         on_messages: Callable[[list[str | bytes], int], None],
         on_round_trip: Callable[[float], None],
         on_sent: Callable[[int, int], None],
     ) -> None:
+        self.number = number
         self._engine = engine
         self._options = options
+        self._gated = gated
         self._on_messages = on_messages
         self._on_round_trip = on_round_trip
         self._on_sent = on_sent
         self._loop = asyncio.get_running_loop()
-        self.closed: asyncio.Future[Ended] = self._loop.create_future()
+        self.over: asyncio.Future[Ended] = self._loop.create_future()
+        self.gone: asyncio.Future[Ended] = self._loop.create_future()
         # Messages may come with the handshake's last bytes, and wait for hand_over().
         self._early: list[tuple[list[str | bytes], int]] | None = []
         self._failure: Exception | None = None
-
-        self._lock = threading.Lock()
-        self._queue: deque[Frame] = deque()
-        self._queued = 0  # bytes
-        self._pump_due = False
-        self._room: list[Future[None]] = []
-        self._flushed: list[asyncio.Future[None]] = []
-        self.is_open = False
-        self.peer_close: tuple[int, str] | None = None
-
+        self._queue = WriteQueue(
+            write_timeout=options.write_timeout, pacing=pacing, wake=self._wake_pump
+        )
+        self._keepalive = Keepalive(
+            ping_interval=options.ping_interval,
+            pong_timeout=options.pong_timeout,
+            idle_timeout=options.idle_timeout,
+            ping=engine.ping,
+            now=self._loop.time(),
+        )
         self._timer: asyncio.TimerHandle | None = None
-        self._heard_at = self._pinged_at = self._loop.time()
-        self._ping_payload = b""
-        self._paused = False
-        self._write_paused = False
-        self._unsent = 0
-        self._progress_at = NEVER  # when writing last moved on; NEVER: nothing waits
+        self._pump_timer: asyncio.TimerHandle | None = None
+        self._is_reading = True
+        self._is_writing_paused = False
         self._close_at = NEVER
 
     async def open(self, endpoint: Endpoint) -> None:
         """Do the opening handshake. Raises what :meth:`Engine.open` raises."""
         await self._engine.open(endpoint, self)
-        if self.closed.done():
+        if self.gone.done():
             return
-        self.is_open = True
-        self._heard_at = self._pinged_at = self._loop.time()
-        self._tick()
+        self._queue.open(gated=self._gated)
+        now = self._loop.time()
+        self._keepalive.opened(now)
+        self._look(now)
 
     @property
-    def descriptor(self) -> int:
-        return self._engine.descriptor
+    def is_open(self) -> bool:
+        """Messages can be sent."""
+        return self._queue.is_open
+
+    @property
+    def handshake(self) -> Handshake:
+        return self._engine.handshake
 
     # --- what the engine reports ---
 
     def bytes_received(self) -> None:
-        self._heard_at = self._loop.time()
+        self._keepalive.heard(self._loop.time())
 
     def messages_received(self, messages: list[str | bytes], size: int) -> None:
+        self._keepalive.message(self._loop.time())
         if self._early is None:
             self._on_messages(messages, size)
         else:
@@ -111,239 +121,177 @@ class Connection:
             self._on_messages(messages, size)
 
     def pong_received(self, payload: bytes) -> None:
-        if payload == self._ping_payload:
-            self._on_round_trip(self._loop.time() - self._pinged_at)
+        seconds = self._keepalive.pong(payload, self._loop.time())
+        if seconds is not None:
+            self._on_round_trip(seconds)
 
     def writing_paused(self) -> None:
-        self._write_paused = True
-        self._note_progress()
+        self._is_writing_paused = True
+        self._look(self._loop.time())
 
     def writing_resumed(self) -> None:
-        self._write_paused = False
-        self._note_progress()
+        self._is_writing_paused = False
         self._pump()
 
     def closing(self, code: int | None, reason: str) -> None:
-        if code is not None:
-            self.peer_close = code, reason
-        self._stop_sending()
+        self._queue.close()
+        if code is not None and not self.over.done():
+            self.over.set_result(Ended(code, reason, closed_by_peer(code, reason)))
         self._begin_close(self._options.close_timeout)
 
     def ended(self, ended: Ended) -> None:
-        self._stop_sending()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._queue.close(self._failure)
+        for timer in (self._timer, self._pump_timer):
+            if timer is not None:
+                timer.cancel()
         if self._failure is not None:
             ended = Ended(1006, "", self._failure)
-        if not self.closed.done():
-            self.closed.set_result(ended)
+        for future in (self.over, self.gone):
+            if not future.done():
+                future.set_result(ended)
 
     # --- the timer ---
 
     def _tick(self) -> None:
         """Do what is due, and come back when the next thing is."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self.closed.done():
+        self._timer = None
+        if self.gone.done() or self._failure is not None:
             return
         now = self._loop.time()
         if now >= self._close_at:
             self._engine.abort()
             return
-        due = min(self._close_at, self._check_writing(now), self._keep_alive(now))
-        if due < NEVER and self._failure is None:
-            self._timer = self._loop.call_at(due, self._tick)
+        self._look(now)
 
-    def _keep_alive(self, now: float) -> float:
-        """Ping, judge; return when to look again."""
-        if self._close_at < NEVER:
-            return NEVER
-        interval, patience = self._options.ping_interval, self._options.pong_timeout
-        due = NEVER
-        if interval is not None:
-            if now >= self._pinged_at + interval:
-                self._ping(now)
-            due = self._pinged_at + interval
-        if patience is not None and not self._paused:
-            if now >= self._heard_at + patience:
-                self.fail(StreamClosedError(1006, text=f"nothing received for {patience:g} s"))
-            due = min(due, self._heard_at + patience)
-        return due
-
-    def _ping(self, now: float) -> None:
-        self._pinged_at = now
-        self._ping_payload = os.urandom(4)
-        self._engine.ping(self._ping_payload)
+    def _look(self, now: float) -> None:
+        """Judge, and look again when it is due."""
+        try:
+            due = min(self._close_at, self._check_writing(now))
+            if self._close_at == NEVER:
+                due = min(due, self._keepalive.check(now))
+        except DataStreamError as failure:
+            self.fail(failure)
+        else:
+            self._look_at(due)
 
     def _check_writing(self, now: float) -> float:
-        """Fail when nothing was written for ``write_timeout``; return when to look again."""
-        if self._progress_at == NEVER:
-            return NEVER
-        limit = self._options.write_timeout
-        if self._engine.unsent < self._unsent:
-            self._note_progress()
-        elif now >= self._progress_at + limit:
-            self.fail(SendTimeoutError(f"nothing could be written for {limit:g} s"))
-            return NEVER
-        return min(now + limit / 4, self._progress_at + limit)
+        return self._queue.check(now, self._engine.written, self._engine.unsent)
 
-    def _note_progress(self) -> None:
-        was_idle = self._progress_at == NEVER
-        self._unsent = self._engine.unsent
-        busy = bool(self._unsent or self._queue)
-        self._progress_at = self._loop.time() if busy else NEVER
-        if busy and was_idle:
-            self._tick()
+    def _look_at(self, due: float) -> None:
+        """Have the timer end at *due*; one that ends earlier stays, it does no harm."""
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = None if due == NEVER else self._loop.call_at(due, self._tick)
 
     def _begin_close(self, seconds: float) -> None:
         self._close_at = min(self._close_at, self._loop.time() + seconds)
-        self._tick()
+        self._look_at(self._close_at)
 
     # --- reading ---
 
+    def ready(self) -> None:
+        """The way to READY is over: messages are expected from now on."""
+        now = self._loop.time()
+        self._keepalive.ready(now)
+        self._look(now)
+
     def pause_reading(self) -> None:
-        if not self._paused and not self.closed.done():
-            self._paused = True
+        if self._is_reading and not self.gone.done():
+            self._is_reading = False
+            self._keepalive.paused()
             self._engine.pause()
 
     def resume_reading(self) -> None:
-        """Read on; the peer has ``pong_timeout`` from now to be heard."""
-        if self._paused and not self.closed.done():
-            self._paused = False
-            self._heard_at = self._loop.time()
+        if not self._is_reading and not self.gone.done():
+            now = self._loop.time()
+            self._is_reading = True
+            self._keepalive.resumed(now)
             self._engine.resume()
-            self._tick()
+            self._look(now)
 
     # --- writing ---
 
+    def send(self, frame: Frame, *, passes_gate: bool = False) -> None:
+        """Queue a message; from any thread, see :meth:`WriteQueue.put`."""
+        self._queue.put(frame, passes_gate=passes_gate)
+
     def room(self) -> Future[None] | None:
-        """Return what to wait for before sending; ``None``: nothing. From any thread."""
-        if self._queued <= WRITE_MARK:
-            return None
-        future: Future[None] = Future()
-        with self._lock:
-            self._room.append(future)
-        if not self.is_open:
-            self._stop_sending()
-        return future
+        """Return what to wait for before sending; from any thread, see :meth:`WriteQueue.room`."""
+        return self._queue.room()
 
-    def send(self, frame: Frame) -> None:
-        """
-        Queue a message. From any thread; never blocks.
+    def flushed(self, *, passes_gate: bool = False) -> Future[None] | None:
+        """Return a future of the moment when all that is queued is with the kernel."""
+        return self._queue.flushed(passes_gate=passes_gate)
 
-        Raises:
-            NotConnectedError: If the connection is closing or closed.
-            SendTimeoutError: If far more is queued than a caller that waits would queue.
+    def open_gate(self) -> None:
+        """The login is over: send what was held back."""
+        self._queue.open_gate()
 
-        """
-        with self._lock:
-            if not self.is_open:
-                raise NotConnectedError("the connection has just been lost")
-            if self._queued > WRITE_LIMIT:
-                raise SendTimeoutError("the write queue is full: await what send() returns")
-            self._queue.append(frame)
-            self._queued += FRAME_COST + len(frame[1])
-            if self._pump_due:
-                return
-            self._pump_due = True
+    @property
+    def has_unsent(self) -> bool:
+        return bool(self._queue) or (not self.gone.done() and self._engine.unsent > 0)
+
+    def _wake_pump(self) -> None:
+        """From the thread that queues."""
         if asyncio._get_running_loop() is self._loop:
-            self._loop.call_soon(self._pump_soon)
+            self._loop.call_soon(self._pump)
         else:
-            self._loop.call_soon_threadsafe(self._pump_soon)
-
-    def _pump_soon(self) -> None:
-        self._pump_due = False
-        self._pump()
+            with suppress(RuntimeError):  # the loop has just ended, and the connection with it
+                self._loop.call_soon_threadsafe(self._pump)
 
     def _pump(self) -> None:
-        """Hand what is queued to the engine, as far as the network takes it."""
-        if self._queue and not self._write_paused and self.is_open:
-            frames = self._take_chunk()
-            self._engine.write(frames)
-            self._on_sent(len(frames), sum(len(payload) for _, payload in frames))
-            if self._queue and not self._write_paused:
-                self._pump_later()
-        self._note_progress()
-        self._wake_senders()
-
-    def _pump_later(self) -> None:
-        """Let the loop turn first: threads may queue as fast as this writes, for ever."""
-        with self._lock:
-            if not self._pump_due:
-                self._pump_due = True
-                self._loop.call_soon(self._pump_soon)
-
-    def _take_chunk(self) -> list[Frame]:
-        frames: list[Frame] = []
-        size = 0
-        with self._lock:
-            while self._queue and size < WRITE_CHUNK:
-                frames.append(self._queue.popleft())
-                size += FRAME_COST + len(frames[-1][1])
-            self._queued -= size
-        return frames
-
-    def _wake_senders(self) -> None:
-        if self._room and self._queued <= WRITE_MARK // 2:
-            with self._lock:
-                woken, self._room = self._room, []
-            for future in woken:
-                if future.set_running_or_notify_cancel():
-                    future.set_result(None)
-        if self._flushed and not self._queue and not self._engine.unsent:
-            for waiter in self._flushed:
-                if not waiter.done():
-                    waiter.set_result(None)
-            self._flushed.clear()
-
-    async def flush(self) -> None:
-        """Wait until everything queued is with the kernel; raises NotConnectedError."""
-        if self.is_open and (self._queue or self._engine.unsent):
-            waiter = self._loop.create_future()
-            self._flushed.append(waiter)
-            await waiter
-
-    def _stop_sending(self) -> None:
-        """No more room, no more flushes: whoever waits is told why."""
-        with self._lock:
-            self.is_open = False
-            room, self._room = self._room, []
-            flushed, self._flushed = self._flushed, []
-        if not room and not flushed:
+        """Hand what is queued to the engine, as far as the network and the pace take it."""
+        if self.gone.done() or not self.is_open:
             return
-        error = self._failure or NotConnectedError("the connection was lost while sending")
-        for future in room:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(error)
-        for waiter in flushed:
-            if not waiter.done():
-                waiter.set_exception(error)
+        now = self._loop.time()
+        if not self._is_writing_paused:
+            frames = self._queue.take(now)
+            if frames:
+                self._engine.write(frames)
+                self._on_sent(len(frames), sum(len(payload) for _, payload in frames))
+            self._pump_at(self._queue.due(now), now)
+        self._queue.settle_flushes(self._engine.written, self._engine.unsent)
+        self._look(now)
+
+    def _pump_at(self, due: float, now: float) -> None:
+        """Let the loop turn before the rest: threads may queue as fast as this writes, for ever."""
+        if self._pump_timer is not None:
+            self._pump_timer.cancel()
+            self._pump_timer = None
+        if due < NEVER:
+            self._pump_timer = self._loop.call_at(max(now, due), self._pump)
 
     # --- the end ---
 
     async def close(self, timeout: float, code: int = 1000, reason: str = "") -> None:
         """Do the close handshake; after *timeout* seconds end the connection without it."""
-        if self.closed.done():
+        if self.gone.done():
             return
-        self._stop_sending()
+        self._queue.close()
         self._begin_close(timeout)
-        self._engine.close(code, reason)
-        if self._paused:  # else the peer's close frame stays unread
-            self._paused = False
-            self._engine.resume()
-        await asyncio.shield(self.closed)
+        if not self.over.done():
+            self._engine.close(code, reason)
+        self.resume_reading()  # else the peer's close frame stays unread
+        await asyncio.shield(self.gone)
+
+    def hasten_close(self, timeout: float) -> None:
+        """Give a close handshake at most *timeout* seconds from now."""
+        if self._close_at < NEVER and not self.gone.done():
+            self._begin_close(timeout)
 
     def fail(self, error: Exception) -> None:
         """End the connection now, because of *error*."""
-        if not self.closed.done() and self._failure is None:
-            self._failure = error
-            self._stop_sending()
-            self._engine.abort()
+        if self.gone.done() or self._failure is not None:
+            return
+        self._failure = error
+        self._queue.close(error)
+        self._engine.abort()
 
     def disown(self) -> int:
         """In a forked child: return the descriptor of a socket that is the parent's."""
-        self._lock = threading.Lock()
-        self.is_open = False
+        self._queue.abandon()
         with suppress(Exception):
-            return self.descriptor
+            return self._engine.descriptor
         return -1

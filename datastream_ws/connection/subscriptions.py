@@ -1,13 +1,36 @@
-"""What is sent now and again on every connection."""
+"""What is sent now and again on every connection, in pieces, as the write queue takes them."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Hashable
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+from ..exceptions import NotConnectedError
 from .engine import Frame
 
-__all__ = ["Subscriptions"]
+__all__ = ["Subscription", "SubscriptionFeed", "Subscriptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """
+    Something to be sent on every connection.
+
+    Attributes:
+        content: A frame, or the user's callable that makes the message for each connection.
+        ending: What unsubscribes; ``None``: nothing does.
+
+    """
+
+    key: Hashable
+    content: Frame | Callable[[], Any]
+    ending: Frame | None = None
 
 
 class Subscriptions:
@@ -15,22 +38,177 @@ class Subscriptions:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._frames: dict[Hashable, tuple[Frame, Frame | None]] = {}
+        self._kept: dict[Hashable, Subscription] = {}
+        self._feed: SubscriptionFeed | None = None
 
-    def add(self, key: Hashable, subscribe: Frame, unsubscribe: Frame | None) -> None:
-        """Keep *subscribe* for every connection; the same key again takes the old one's place."""
-        with self._lock:
-            self._frames[key] = (subscribe, unsubscribe)
+    def add(self, subscription: Subscription) -> None:
+        """
+        Keep a subscription for every connection; the same key again takes the old one's place.
 
-    def remove(self, key: Hashable) -> Frame | None:
-        """Forget a subscription; return what ends it at the server, if anything does."""
+        The very same one again changes nothing, so that a hook may subscribe on each connection
+        and nothing is sent twice.
+        """
         with self._lock:
-            return self._frames.pop(key, (None, None))[1]
+            if self._kept.get(subscription.key) == subscription:
+                return
+            self._kept.pop(subscription.key, None)
+            self._kept[subscription.key] = subscription
+            feed = self._feed
+        if feed is not None:
+            feed.add(subscription)
 
-    def frames(self) -> list[Frame]:
+    def remove(self, key: Hashable) -> None:
+        """Forget a subscription, and end it at the server where that is known; from any thread."""
         with self._lock:
-            return [subscribe for subscribe, _ in self._frames.values()]
+            subscription = self._kept.pop(key, None)
+            feed = self._feed
+        if subscription is not None and feed is not None:
+            feed.end(subscription)
+
+    def is_kept(self, subscription: Subscription) -> bool:
+        return self._kept.get(subscription.key) is subscription
+
+    def open_feed(self, feed: SubscriptionFeed) -> list[Subscription]:
+        """Tell *feed* of what changes from now on; return what there is."""
+        with self._lock:
+            self._feed = feed
+            return list(self._kept.values())
+
+    def close_feed(self, feed: SubscriptionFeed) -> None:
+        with self._lock:
+            if self._feed is feed:
+                self._feed = None
 
     def renew_lock(self) -> None:
         """After a fork: the lock may be held by a thread that is gone."""
         self._lock = threading.Lock()
+        self._feed = None
+
+
+class Sender(Protocol):
+    """What a feed needs of a connection."""
+
+    def room(self) -> Future[None] | None: ...
+
+    def send(self, frame: Frame) -> None: ...
+
+
+class SubscriptionFeed:
+    """
+    Sends the subscriptions over one connection; on the loop, but for :meth:`add` and :meth:`end`.
+
+    Args:
+        connection: Where to.
+        frame_of: Makes the frame of what a callable returned.
+        call: Calls a user's callable, plain or a coroutine function.
+        report: Given what a callable raises once :meth:`begin` is over.
+
+    """
+
+    def __init__(
+        self,
+        subscriptions: Subscriptions,
+        connection: Sender,
+        *,
+        frame_of: Callable[[Any], Frame],
+        call: Callable[[Callable[[], Any]], Awaitable[Any]],
+        report: Callable[[BaseException], None],
+    ) -> None:
+        self._subscriptions = subscriptions
+        self._connection = connection
+        self._frame_of = frame_of
+        self._call = call
+        self._report = report
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._waiting: deque[Subscription | Frame] = deque()
+        self._is_busy = False  # one is out of the deque and not sent yet
+        self._sent: set[Hashable] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._has_begun = False
+
+    async def begin(self) -> None:
+        """Send all there are; what is added meanwhile, and later, goes out behind them."""
+        self._waiting.extend(self._subscriptions.open_feed(self))
+        await self._send_waiting()
+        self._has_begun = True
+        self._continue()
+
+    def close(self) -> None:
+        """The connection is over."""
+        self._subscriptions.close_feed(self)
+        if self._task is not None:
+            self._task.cancel()
+
+    # --- from any thread ---
+
+    def add(self, subscription: Subscription) -> None:
+        self._queue(subscription)
+
+    def end(self, subscription: Subscription) -> None:
+        """Unsubscribe, behind what is still to be sent; nothing if it was never sent here."""
+        if subscription.ending is not None and subscription.key in self._sent:
+            self._queue(subscription.ending)
+
+    def _queue(self, item: Subscription | Frame) -> None:
+        with self._lock:
+            if self._send_now(item):
+                return
+            self._waiting.append(item)
+        if asyncio._get_running_loop() is self._loop:
+            self._continue()
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._continue)
+
+    def _send_now(self, item: Subscription | Frame) -> bool:
+        """Send in the calling thread where nothing is in the way, so that its order is kept."""
+        frame = item.content if isinstance(item, Subscription) else item
+        if not self._has_begun or self._is_busy or self._waiting or callable(frame):
+            return False
+        if self._connection.room() is not None:
+            return False
+        with suppress(NotConnectedError):  # the next connection sends it
+            self._connection.send(frame)
+        if isinstance(item, Subscription):
+            self._sent.add(item.key)
+        return True
+
+    # --- on the loop ---
+
+    def _continue(self) -> None:
+        if self._has_begun and self._waiting and (self._task is None or self._task.done()):
+            self._task = self._loop.create_task(self._send_later())
+
+    async def _send_later(self) -> None:
+        while self._waiting:
+            try:
+                await self._send_waiting()
+            except NotConnectedError:
+                return  # the next connection sends them
+            except Exception as error:
+                self._report(error)
+
+    async def _send_waiting(self) -> None:
+        try:
+            while (item := self._next()) is not None:
+                if (room := self._connection.room()) is not None:
+                    await asyncio.wrap_future(room)
+                if (frame := await self._frame(item)) is not None:
+                    self._connection.send(frame)
+        finally:
+            self._is_busy = False
+
+    def _next(self) -> Subscription | Frame | None:
+        with self._lock:
+            self._is_busy = bool(self._waiting)
+            return self._waiting.popleft() if self._waiting else None
+
+    async def _frame(self, item: Subscription | Frame) -> Frame | None:
+        """Return what to send; ``None``: it was ended, or replaced, before its turn."""
+        if not isinstance(item, Subscription):
+            return item
+        if not self._subscriptions.is_kept(item):
+            return None
+        self._sent.add(item.key)
+        content = item.content
+        return self._frame_of(await self._call(content)) if callable(content) else content

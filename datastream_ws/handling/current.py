@@ -3,36 +3,67 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 
-__all__ = ["belongs_here", "called_for", "handling"]
+__all__ = ["belongs_here", "called_for", "handling", "passes_gate"]
+
+Place = asyncio.Task[Any] | int | None
 
 
-# The client whose handler is running here; a close() in there must not wait for itself.
-handling: ContextVar[object] = ContextVar("datastream_handling", default=None)
+def here() -> Place:
+    """Return the task at work, or the thread; what a handler starts is another one."""
+    if asyncio._get_running_loop() is None:
+        return threading.get_ident()
+    return asyncio.current_task()
+
+
+class Handling:
+    """
+    The client whose handler is running here; a ``close()`` in there must not wait for itself.
+
+    Tasks and threads that a handler has started live on their own: they may wait for the end.
+    """
+
+    def __init__(self) -> None:
+        self._variable: ContextVar[tuple[object, Place] | None] = ContextVar(
+            "datastream_handling", default=None
+        )
+
+    def set(self, owner: object) -> Token[tuple[object, Place] | None]:
+        return self._variable.set((owner, here()))
+
+    def reset(self, token: Token[tuple[object, Place] | None]) -> None:
+        self._variable.reset(token)
+
+    def get(self) -> object:
+        """Return the client; ``None`` where no handler runs."""
+        found = self._variable.get()
+        return found[0] if found is not None and found[1] == here() else None
+
+
+handling = Handling()
 
 
 class CalledFor(NamedTuple):
-    """Whose hook runs here, for which connection; *task*: of a coroutine hook."""
+    """Whose hook runs here, for which connection; *place*: in which task or thread."""
 
     owner: object
     connection: object
-    task: asyncio.Task[Any] | None
+    is_login: bool
+    place: Place
 
 
 _called_for: ContextVar[CalledFor | None] = ContextVar("datastream_called_for", default=None)
 
 
 @contextmanager
-def called_for(owner: object, connection: object | None) -> Iterator[None]:
-    """A hook of *owner* runs here; what it sends belongs to *connection* (``None``: to any)."""
-    if connection is None:
-        yield
-        return
-    token = _called_for.set(CalledFor(owner, connection, _current_task()))
+def called_for(owner: object, connection: object, *, is_login: bool = False) -> Iterator[None]:
+    """A hook of *owner* runs here; what it sends belongs to *connection*."""
+    token = _called_for.set(CalledFor(owner, connection, is_login, here()))
     try:
         yield
     finally:
@@ -44,9 +75,13 @@ def belongs_here(owner: object, connection: object) -> bool:
     hook = _called_for.get()
     if hook is None or hook.connection is connection or hook.owner is not owner:
         return True
-    # A task that a coroutine hook has started lives on its own, though it has the hook's context.
-    return hook.task is not None and hook.task is not _current_task()
+    # What a hook has started lives on its own, though a task has the hook's context.
+    if isinstance(hook.place, asyncio.Task):
+        return hook.place is not here()
+    return asyncio._get_running_loop() is None and hook.place != threading.get_ident()
 
 
-def _current_task() -> asyncio.Task[Any] | None:
-    return None if asyncio._get_running_loop() is None else asyncio.current_task()
+def passes_gate(owner: object) -> bool:
+    """Tell whether this is the login: an ``on_connect`` hook of *owner*, or what it has started."""
+    hook = _called_for.get()
+    return hook is not None and hook.owner is owner and hook.is_login

@@ -1,4 +1,10 @@
-"""The hooks of one stream, called one after the other, beside the message handlers."""
+"""
+The hooks of a connection and the reports: two lanes that never wait for each other.
+
+The hooks of a connection (``on_connect``, ``on_ready``, ``on_closing``) are awaited by whoever
+serves it, and end with it. Reports (``on_state``, ``on_error``, …) are queued and called one after
+the other. Plain functions run on a handler thread, coroutine functions on the loop.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..exceptions import HandlerError
 from ..handlers import Handler, Handlers
@@ -18,59 +23,45 @@ from .callers import LoopCaller, ThreadCaller, drive
 from .contexts import HandlerRun
 from .current import called_for, handling
 
-__all__ = ["Hooks"]
+__all__ = ["ConnectionHooks", "HookFailure", "Reports"]
 
-LONGEST_QUEUE = 1000  # on_error calls that may wait for a slow hook
+MOST_REPORTS = 1000  # that may wait for a slow one
 
-
-@dataclass(slots=True, eq=False)
-class HookCall:
-    """One call to come; *result* for those who wait, *connection*: where what it sends may go."""
-
-    kind: str
-    handler: Handler
-    arguments: tuple[Any, ...]
-    connection: object | None = None
-    result: asyncio.Future[None] | None = None
+Submit = Callable[[Callable[[], Any]], Future[Any]]
 
 
-class Hooks:
+class HookFailure(Exception):
     """
-    Calls hooks in order; on the loop's thread.
+    A hook of a connection has raised.
 
-    Plain hooks run on a handler thread, coroutine hooks on the loop.
-
-    Args:
-        owner: The client; a ``close()`` of it inside a hook must not wait.
-        submit: Runs a function on a handler thread.
-        report: Given every :class:`HandlerError` but those of ``on_error`` itself.
-        log: Given the latter.
+    Attributes:
+        report: What ``on_error`` is given; its cause is what the hook raised.
 
     """
 
-    def __init__(
-        self,
-        *,
-        owner: object,
-        handlers: Handlers,
-        submit: Callable[[Callable[[], Any]], Future[Any]],
-        report: Callable[[BaseException], None],
-        log: Callable[[BaseException], None],
-    ) -> None:
+    def __init__(self, report: HandlerError) -> None:
+        super().__init__(str(report))
+        self.report = report
+
+
+def failure_of(kind: str, handler: Handler, error: BaseException) -> HandlerError:
+    failure = HandlerError(
+        f"{kind} hook {handler.name} failed with {type(error).__name__}", handler=handler.function
+    )
+    failure.__cause__ = error
+    return failure
+
+
+class HookCalls:
+    """How both lanes call a hook, for one owner; on the loop's thread."""
+
+    def __init__(self, *, owner: object, handlers: Handlers, submit: Submit) -> None:
         self._owner = owner
         self._handlers = handlers
         self._submit = submit
-        self._report = report
-        self._log = log
         self._loop = asyncio.get_running_loop()
-        self._context = contextvars.copy_context()
-        self._task: asyncio.Task[None] | None = None
 
     # Made at need: a thousand clients have them, and few use them.
-
-    @functools.cached_property
-    def _calls(self) -> deque[HookCall]:
-        return deque()
 
     @functools.cached_property
     def _stopped(self) -> asyncio.Event:
@@ -80,119 +71,180 @@ class Hooks:
     def _thread_stopped(self) -> threading.Event:
         return threading.Event()
 
-    def call(self, kind: str, *arguments: Any, connection: object | None = None) -> None:
-        """Have the hooks of *kind* called soon; what they send goes over *connection*, if given."""
-        if kind == "on_error" and len(self._calls) >= LONGEST_QUEUE:
-            return
-        for handler in self._handlers.hooks[kind]:
-            self._add(HookCall(kind, handler, arguments, connection))
-
-    async def call_and_wait(self, kind: str, connection: object | None = None) -> None:
-        """Call the hooks of *kind* after those that wait; raise the first one's HandlerError."""
-        handlers = self._handlers.hooks[kind]
-        calls = [HookCall(kind, h, (), connection, self._loop.create_future()) for h in handlers]
-        for each in calls:
-            self._add(each)
-        try:
-            for each in calls:
-                assert each.result is not None
-                await each.result
-        finally:
-            for each in calls:
-                if each.result is not None and not each.result.done():
-                    each.result.cancel()
-                elif each.result is not None and not each.result.cancelled():
-                    each.result.exception()  # retrieved: no complaint about a second failure
-
-    def _add(self, call: HookCall) -> None:
-        self._calls.append(call)
-        if self._task is None:
-            self._task = self._loop.create_task(self._work(), context=self._context.copy())
-
-    async def _work(self) -> None:
-        handling.set(self._owner)
-        try:
-            while self._calls:
-                call = self._calls.popleft()
-                if call.result is None or not call.result.done():
-                    await self._make(call)
-        finally:
-            self._task = None
-
-    async def _make(self, call: HookCall) -> None:
-        if call.result is not None and call.handler.is_async:
-            await self._make_cancellable(call)
-            return
-        try:
-            await self._run(call)
-        except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and self._is_cancelled():
-                raise
-            self._failed(call, error)
-        else:
-            if call.result is not None and not call.result.done():
-                call.result.set_result(None)
-
-    def _is_cancelled(self) -> bool:
-        """Tell the end of all hooks from one that let a CancelledError of its own escape."""
-        return self._task is not None and self._task.cancelling() > 0
-
-    async def _make_cancellable(self, call: HookCall) -> None:
-        """Whoever waits for a coroutine hook no more cancels it."""
-        assert call.result is not None
-        task = self._loop.create_task(self._run(call))
-        call.result.add_done_callback(lambda _: task.cancel())
-        await asyncio.wait([task])
-        if task.cancelled():
-            if not call.result.done():
-                self._failed(call, asyncio.CancelledError())
-        elif (error := task.exception()) is not None:
-            self._failed(call, error)
-        elif not call.result.done():
-            call.result.set_result(None)
-
-    async def _run(self, call: HookCall) -> None:
-        if call.handler.is_async:
-            with called_for(self._owner, call.connection):
-                await self._run_in(HandlerRun(self._handlers, LoopCaller(self._stopped)), call)
-            return
-        run = HandlerRun(self._handlers, ThreadCaller(self._loop, self._thread_stopped))
-        await asyncio.wrap_future(self._submit(lambda: self._run_in_thread(run, call)))
-
-    def _run_in_thread(self, run: HandlerRun, call: HookCall) -> None:
+    async def call_on_loop(self, kind: str, handler: Handler, *arguments: Any) -> None:
         token = handling.set(self._owner)
         try:
-            with called_for(self._owner, call.connection):
-                drive(self._run_in(run, call))
+            run = HandlerRun(self._handlers, LoopCaller(self._stopped))
+            await _call_and_leave(run, kind, handler, arguments)
         finally:
             handling.reset(token)
 
-    async def _run_in(self, run: HandlerRun, call: HookCall) -> None:
+    def call_in_thread(self, kind: str, handler: Handler, *arguments: Any) -> None:
+        token = handling.set(self._owner)
         try:
-            await run.call(call.handler, *call.arguments, hook=call.kind)
+            run = HandlerRun(self._handlers, ThreadCaller(self._loop, self._thread_stopped))
+            drive(_call_and_leave(run, kind, handler, arguments))
         finally:
-            await run.leave()
+            handling.reset(token)
 
-    def _failed(self, call: HookCall, error: BaseException) -> None:
-        failure = HandlerError(
-            f"{call.kind} hook {call.handler.name} failed with {type(error).__name__}",
-            handler=call.handler.function,
-        )
-        failure.__cause__ = error
-        if call.result is not None:
-            # It ends the attempt, and is reported there; unless that had ended before.
-            if not call.result.done():
-                call.result.set_exception(failure)
-        elif call.kind == "on_error":
+    def submit(self, function: Callable[[], None]) -> Future[None]:
+        return self._submit(function)
+
+
+async def _call_and_leave(
+    run: HandlerRun, kind: str, handler: Handler, arguments: tuple[Any, ...]
+) -> None:
+    try:
+        await run.call(handler, *arguments, hook=kind)
+    finally:
+        await run.leave()
+
+
+class ConnectionHooks:
+    """
+    Calls the hooks of connections, one after the other; whoever awaits it may cancel it.
+
+    A plain hook cannot be stopped. One that is still running when the next connection wants it
+    is waited for, so that it holds one thread, not one for each connection.
+    """
+
+    def __init__(self, *, owner: object, handlers: Handlers, submit: Submit) -> None:
+        self._owner = owner
+        self._handlers = handlers
+        self._calls = HookCalls(owner=owner, handlers=handlers, submit=submit)
+        self._running: dict[tuple[str, Handler], Future[None]] = {}
+
+    def has(self, kind: str) -> bool:
+        return bool(self._handlers.hooks[kind])
+
+    async def call(self, kind: str, connection: object) -> None:
+        """Call the hooks of *kind*; raises HookFailure from what the first failing one raised."""
+        for handler in self._handlers.hooks[kind]:
+            try:
+                await self._call(kind, handler, connection)
+            except asyncio.CancelledError as error:
+                if _is_own_cancellation():
+                    raise
+                raise HookFailure(failure_of(kind, handler, error)) from error
+            except BaseException as error:
+                raise HookFailure(failure_of(kind, handler, error)) from error
+
+    async def _call(self, kind: str, handler: Handler, connection: object) -> None:
+        is_login = kind == "on_connect"
+        if handler.is_async:
+            with called_for(self._owner, connection, is_login=is_login):
+                await self._calls.call_on_loop(kind, handler)
+            return
+        await self._previous(kind, handler)
+
+        def in_thread() -> None:
+            with called_for(self._owner, connection, is_login=is_login):
+                self._calls.call_in_thread(kind, handler)
+
+        future = self._running[kind, handler] = self._calls.submit(in_thread)
+        future.add_done_callback(lambda _: self._running.pop((kind, handler), None))
+        await asyncio.wrap_future(future)
+
+    async def _previous(self, kind: str, handler: Handler) -> None:
+        """Wait until the last call of a plain hook is over."""
+        running = self._running.get((kind, handler))
+        if running is not None:
+            await asyncio.wait([asyncio.wrap_future(running)])
+
+
+def _is_own_cancellation() -> bool:
+    """Tell the end of all hooks from one that let a CancelledError of its own escape."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+class Report(NamedTuple):
+    kind: str
+    handler: Handler
+    argument: object
+
+
+class Reports:
+    """
+    Calls reports in order, beside everything else; on the loop's thread.
+
+    A report that hangs or is slow delays later reports only. The queue is bounded.
+
+    Args:
+        report: Given every :class:`HandlerError` but those of ``on_error`` itself.
+        log: Given the latter.
+
+    Attributes:
+        dropped: How many calls the queue could not take.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        owner: object,
+        handlers: Handlers,
+        submit: Submit,
+        report: Callable[[BaseException], None],
+        log: Callable[[BaseException], None],
+    ) -> None:
+        self.dropped = 0
+        self._handlers = handlers
+        self._report = report
+        self._log = log
+        self._calls = HookCalls(owner=owner, handlers=handlers, submit=submit)
+        self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
+        self._task: asyncio.Task[None] | None = None
+
+    @functools.cached_property
+    def _waiting(self) -> deque[Report]:
+        return deque()
+
+    def put(self, kind: str, argument: object) -> None:
+        """Have the reports of *kind* called soon."""
+        for handler in self._handlers.hooks[kind]:
+            if len(self._waiting) >= MOST_REPORTS:
+                self.dropped += 1
+                continue
+            self._waiting.append(Report(kind, handler, argument))
+            if self._task is None:
+                self._task = self._loop.create_task(self._work(), context=self._context.copy())
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting:
+                await self._make(self._waiting.popleft())
+        finally:
+            self._task = None
+
+    async def _make(self, report: Report) -> None:
+        try:
+            if report.handler.is_async:
+                await self._calls.call_on_loop(*report)
+            else:
+                call = functools.partial(self._calls.call_in_thread, *report)
+                await asyncio.wrap_future(self._calls.submit(call))
+        except asyncio.CancelledError as error:
+            if _is_own_cancellation():
+                raise
+            self._failed(report, error)
+        except BaseException as error:
+            self._failed(report, error)
+
+    def _failed(self, report: Report, error: BaseException) -> None:
+        failure = failure_of(report.kind, report.handler, error)
+        if report.kind == "on_error":
             self._log(failure)
         else:
             self._report(failure)
 
     async def finish(self, timeout: float) -> None:
-        """Wait until every call is made, at most *timeout* seconds; then give up the rest."""
+        """Wait until every report is made, at most *timeout* seconds; then give up the rest."""
         if self._task is None:
             return
         done, _ = await asyncio.wait([self._task], timeout=timeout)
         if not done and self._task is not None:
-            self._calls.clear()
+            self.dropped += len(self._waiting)
+            self._waiting.clear()
             self._task.cancel()

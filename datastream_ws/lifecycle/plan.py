@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from ..exceptions import ReconnectError, UnauthorizedError, said
+from ..connection.engine import Ended
+from ..exceptions import HandlerError, HandshakeError, ReconnectError, StreamClosedError, said
 from ..options import ClientOptions
-from .retry import Backoff, Verdict, judge
+from .retry import Backoff, Verdict, is_fatal_code, judge
 
-__all__ = ["Attempts", "Outcome", "Plan"]
+__all__ = ["ASKED", "Attempts", "Outcome", "Plan"]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt ended: why, after how many seconds in READY, and at whose fault."""
+    """
+    How an attempt ended.
 
-    error: Exception
+    Attributes:
+        error: Why; what a hook raised, as it is. ``None``: a verb, or the end of a lease, has
+            asked for it.
+        ended: How its connection ended; ``None``: none was open.
+        connection: The number of that connection.
+        ready_for: Seconds in READY.
+        reported: What is reported in the place of *error*.
+
+    """
+
+    error: Exception | None
+    ended: Ended | None = None
+    connection: int = 0
     ready_for: float = 0.0
-    peer_fault: bool = False
+    reported: HandlerError | None = None
+
+    @property
+    def is_asked_for(self) -> bool:
+        return self.error is None
+
+    @property
+    def is_stable_for(self) -> float:
+        """Seconds in READY that speak for the peer: none when it has broken the protocol."""
+        return 0.0 if self.ended is not None and self.ended.peer_fault else self.ready_for
+
+
+ASKED = Outcome(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +65,16 @@ class Plan:
 
 
 class Attempts:
-    """
-    Counts and plans, for one ``start()``; without a clock or a loop.
+    """Counts and plans, for one ``start()``; without a clock or a loop."""
 
-    Args:
-        report: Given what the user's ``retry`` raises.
-
-    """
-
-    def __init__(self, options: ClientOptions, report: Callable[[BaseException], None]) -> None:
+    def __init__(self, options: ClientOptions) -> None:
         self._options = options
-        self._report = report
         self._backoff = Backoff(options.min_reconnect_delay, options.max_reconnect_delay)
         self._failures = 0  # consecutive failed attempts
         self._waits = 0  # waits since the last stable connection
-        self._unauthorized = 0  # consecutive 401/403 answers
+        self._refusals = 0  # consecutive dials that were refused for good
+        self._was_ready = False
+        self._fatal_code_seen = False  # the last connection ended with one
 
     @property
     def number(self) -> int:
@@ -61,23 +82,33 @@ class Attempts:
         return self._failures + 1
 
     def opened(self) -> None:
-        """The handshake succeeded: the credentials are good."""
-        self._unauthorized = 0
+        """The handshake succeeded: the address and the credentials are good."""
+        self._refusals = 0
 
-    def plan(self, outcome: Outcome) -> Plan:
+    def ready(self) -> None:
+        self._was_ready = True
+
+    def plan(self, outcome: Outcome, decided: bool | None = None) -> Plan:
         """
         Say what follows *outcome*.
 
         Only a connection that was ready for ``stable_after``, and that the peer did not end by
         breaking the protocol, resets the counts; every other end is a failed attempt.
+
+        Args:
+            decided: What the user's ``retry`` has decided; ``None``: nothing.
+
         """
-        if outcome.ready_for >= self._options.stable_after and not outcome.peer_fault:
+        assert outcome.error is not None
+        if outcome.is_stable_for >= self._options.stable_after:
             self._failures = self._waits = 0
+            self._fatal_code_seen = False
         else:
             self._failures += 1
         self._waits += 1
-        self._unauthorized += isinstance(outcome.error, UnauthorizedError)
-        verdict = self._judge(outcome.error)
+        verdict = self._judge(outcome, outcome.error)
+        if decided is not None:
+            verdict = replace(verdict, retry=decided)
         fatal = self._fatal(outcome.error, verdict)
         if fatal is None:
             return Plan(self._backoff.delay(self._waits, verdict))
@@ -86,20 +117,31 @@ class Attempts:
             return Plan(fatal=fatal, is_last=True)
         return Plan(self._backoff.slow(pace), fatal)
 
-    def _judge(self, error: Exception) -> Verdict:
+    def _judge(self, outcome: Outcome, error: Exception) -> Verdict:
+        verdict = judge(error)
+        if outcome.ended is not None:
+            return self._judge_end(error, verdict)
+        if verdict.retry:
+            self._refusals = 0
+            return verdict
+        self._refusals += 1
+        return replace(verdict, retry=self._refusals < self._refusals_needed(error))
+
+    def _judge_end(self, error: Exception, verdict: Verdict) -> Verdict:
+        """A fatal code must come twice once the client was ready: a restart may cause one."""
+        is_fatal = isinstance(error, StreamClosedError) and is_fatal_code(error.code)
+        is_first = is_fatal and self._was_ready and not self._fatal_code_seen
+        self._fatal_code_seen = is_fatal
+        return replace(verdict, retry=True) if is_first else verdict
+
+    def _refusals_needed(self, error: Exception) -> int:
+        """How often a dial must be refused for good: by each URL, and with fresh credentials."""
         options = self._options
-        refreshable = callable(options.url) or callable(options.headers)
-        verdict = judge(error, unauthorized=self._unauthorized, refreshable=refreshable)
-        if options.retry is None:
-            return verdict
-        try:
-            decided = options.retry(error)
-        except Exception as failure:
-            self._report(failure)
-            return verdict
-        if decided is None:
-            return verdict
-        return Verdict(bool(decided), verdict.floor, verdict.retry_after)
+        url: Any = options.url
+        urls = 1 if isinstance(url, str) or callable(url) else len(url)
+        is_status = isinstance(error, HandshakeError) and 400 <= (error.status or 0) < 500
+        is_refreshable = callable(options.url) or callable(options.headers)
+        return max(urls, 2 if is_status and is_refreshable else 1)
 
     def _fatal(self, error: Exception, verdict: Verdict) -> Exception | None:
         if not verdict.retry:
@@ -107,9 +149,11 @@ class Attempts:
         limit = self._options.max_reconnect_attempts
         if limit is None or self._failures < limit:
             return None
+        attempts = (
+            "1 failed attempt" if self._failures == 1 else f"{self._failures} failed attempts"
+        )
         gave_up = ReconnectError(
-            f"gave up after {self._failures} failed attempts; the last: {said(error)}",
-            attempts=self._failures,
+            f"gave up after {attempts}; the last: {said(error)}", attempts=self._failures
         )
         gave_up.__cause__ = error
         return gave_up

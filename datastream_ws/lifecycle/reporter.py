@@ -20,13 +20,14 @@ from ..exceptions import (
     said,
 )
 from ..handlers import Handlers
-from ..handling.hooks import Hooks
+from ..handling.hooks import Reports
 from ..log_fields import about, fields, write
 from ..messages import Message
 from ..options import ClientOptions
 from ..process.futures import ErrorBuffer, Observable
 from ..redaction import peer_text
 from ..stats import Traffic
+from .plan import Plan
 
 __all__ = ["Reporter"]
 
@@ -39,6 +40,7 @@ class Reporter:
         owner: The client that users see.
         state, errors: The owner's, which outlive this object.
         attempt: Returns the number of the attempt at hand.
+        is_closing: Whether a verb has asked for the end.
         submit: Runs a function on a handler thread.
 
     """
@@ -53,6 +55,7 @@ class Reporter:
         errors: ErrorBuffer,
         traffic: Traffic,
         attempt: Callable[[], int],
+        is_closing: Callable[[], bool],
         submit: Callable[[Callable[[], Any]], Future[Any]],
     ) -> None:
         self._options = options
@@ -60,9 +63,10 @@ class Reporter:
         self._errors = errors
         self._traffic = traffic
         self._attempt = attempt
+        self._is_closing = is_closing
         self._loop = asyncio.get_running_loop()
         self._lost_at: tuple[float, float] | None = None  # UNIX and monotonic time
-        self.hooks = Hooks(
+        self._reports = Reports(
             owner=owner,
             handlers=handlers,
             submit=submit,
@@ -90,9 +94,11 @@ class Reporter:
         self._log_state(state, error, delay)
         event = StateEvent(state, previous, error, self._attempt(), delay)
         self._state.set(state)
-        self.hooks.call("on_state", event)
+        self._reports.put("on_state", event)
 
     def _log_state(self, state: State, error: BaseException | None, delay: float | None) -> None:
+        if state is State.CONNECTING:
+            return  # logged with the address, once per attempt
         if state is not State.WAITING:
             self.log("info", "%s", state.value, state=state.value, **about(error))
             return
@@ -120,15 +126,37 @@ class Reporter:
         wall, monotonic = self._lost_at
         self._lost_at = None
         seconds = time.monotonic() - monotonic
-        self.hooks.call("on_gap", GapEvent(wall, wall + seconds, seconds, last_message))
+        self._reports.put("on_gap", GapEvent(wall, wall + seconds, seconds, last_message))
 
     def disconnect(
-        self, ended: Ended, error: BaseException | None, *, will_retry: bool, delay: float | None
+        self, connection: int, ended: Ended, error: BaseException | None, plan: Plan | None
     ) -> None:
-        """Tell of the end of the latest connection."""
-        number, reason = self._traffic.connections, peer_text(ended.reason)
-        event = DisconnectEvent(number, ended.code, reason, error, will_retry, delay)
-        self.hooks.call("on_disconnect", event)
+        """
+        Tell of the end of a connection.
+
+        Args:
+            error: What ended it; ``None``: we did.
+            plan: What follows; ``None``: nothing, or what a verb has asked for.
+
+        """
+        will_retry = not self._is_closing() and (plan is None or not plan.is_last)
+        delay = plan.delay if plan is not None and will_retry else None
+        reason = peer_text(ended.reason)
+        event = DisconnectEvent(connection, int(ended.code), reason, error, will_retry, delay)
+        self._reports.put("on_disconnect", event)
+
+    async def finish(self, timeout: float) -> None:
+        """Give reports that wait *timeout* seconds; nothing is reported any more."""
+        await self._reports.finish(timeout)
+        self._errors.end()
+
+    @property
+    def reports_dropped(self) -> int:
+        return self._reports.dropped
+
+    @property
+    def errors_dropped(self) -> int:
+        return self._errors.lost
 
     # --- errors and the log ---
 
@@ -145,7 +173,7 @@ class Reporter:
             self.log("error", "%s", said(error), exc_info=error)
         self._traffic.last_error = said(error)
         self._errors.put(error)
-        self.hooks.call("on_error", error)
+        self._reports.put("on_error", error)
 
     def _log_error(self, error: BaseException) -> None:
         self.log("error", "%s", error, exc_info=error)

@@ -20,10 +20,9 @@ from ..exceptions import (
     ReconnectError,
     SpoolError,
     StreamClosedError,
-    UnauthorizedError,
 )
 
-__all__ = ["Backoff", "Verdict", "judge"]
+__all__ = ["Backoff", "Verdict", "is_fatal_code", "judge"]
 
 RETRIED_STATUSES = frozenset({408, 425, 429})
 FATAL_CLOSE_CODES = frozenset({1008, 3000, 4001, 4003, 4401, 4403})
@@ -65,22 +64,13 @@ class Verdict:
     retry_after: float | None = None
 
 
-def judge(error: BaseException, *, unauthorized: int = 0, refreshable: bool = False) -> Verdict:
-    """
-    Say whether *error* is worth another attempt.
-
-    Args:
-        unauthorized: Consecutive 401/403 answers so far, this one included.
-        refreshable: Whether the next attempt may carry other credentials.
-
-    """
-    if isinstance(error, UnauthorizedError):
-        return Verdict(retry=refreshable and unauthorized <= 1)
+def judge(error: BaseException) -> Verdict:
+    """Say whether *error*, seen for itself, is worth another attempt."""
     if isinstance(error, HandshakeError):
         return Verdict(retry=_status_retried(error.status), retry_after=error.retry_after)
     if isinstance(error, StreamClosedError):
         return Verdict(
-            retry=not _code_fatal(error.code), floor=PATIENT_CLOSE_CODES.get(error.code, 0.0)
+            retry=not is_fatal_code(error.code), floor=PATIENT_CLOSE_CODES.get(error.code, 0.0)
         )
     if isinstance(error, ssl.SSLError):
         return Verdict(retry=not _tls_fatal(error))
@@ -101,7 +91,8 @@ def _status_retried(status: int | None) -> bool:
     return status in RETRIED_STATUSES or not 400 <= status < 500
 
 
-def _code_fatal(code: int) -> bool:
+def is_fatal_code(code: int) -> bool:
+    """Whether a close code says that trying again makes no sense."""
     return code in FATAL_CLOSE_CODES or 3500 <= code <= 3999 or 4500 <= code <= 4999
 
 

@@ -264,12 +264,29 @@ RETRIED_CODES = [1000, 1001, 1011, 1014, 3001, 3499, 4000, 4002, 4404, 4499]
 @pytest.mark.fault("56", "P19")
 @pytest.mark.parametrize("code", FATAL_CODES)
 def test_fatal_close_codes(code: int) -> None:
-    """These codes say that coming back is of no use: FAILED, with the code and the reason."""
+    """Before READY these codes say that coming back is of no use, whatever the login raises."""
     with StreamServer(on_connect=lambda connection: connection.close(code, "go away")) as server:
-        error = failed(Client(server.url, **HURRY))
+        client = Client(server.url, **HURRY)
+        client.on_connect(lambda: client.receive(timeout=30))
+        error = failed(client)
         assert len(server.connections) == 1
     assert isinstance(error, StreamClosedError)
     assert (error.code, error.reason) == (code, "go away")
+
+
+@pytest.mark.parametrize("code", [1008, 4001])
+def test_fatal_close_codes_come_twice_once_ready(code: int) -> None:
+    """A server that restarts may close with any code: the next connection tells."""
+    with StreamServer() as server:
+        client = Client(server.url, **HURRY)
+        client.start()
+        for number in (1, 2):
+            server.wait_connected(number, 30)
+            client.wait_ready(30)
+            server.close(code, "go away")
+        with pytest.raises(StreamClosedError, match="go away"):
+            client.wait_closed(30)
+        assert len(server.connections) == 2
 
 
 @pytest.mark.fault("52", "53", "G1")

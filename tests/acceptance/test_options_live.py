@@ -557,7 +557,7 @@ def test_use_per_call_sees_what_the_handler_raised_and_hooks_too(server: StreamS
     client = Client(server.url, **FAST)
     client.use(transaction)
     client.on_message(lambda message: message.json()["missing"])
-    client.on_connect(lambda: 1 / 0)
+    client.on_state(lambda event: 1 / 0 if event.state is State.READY else None)
     with client:
         client.wait_ready(30)
         server.send({})
@@ -728,10 +728,13 @@ async def test_iteration_raises_when_the_client_fails(server: StreamServer) -> N
     """What is received is yielded first, then the loop raises why."""
     async with AsyncClient(server.url, **FAST) as client:
         await client.wait_ready(30)
+        messages = aiter(client)
         server.send("last")
         server.close(4001, "go")
-        messages = aiter(client)
         assert (await anext(messages)).data == "last"
+        await asyncio.to_thread(server.wait_connected, 2)
+        await client.wait_ready(30)
+        server.close(4001, "go")
         with pytest.raises(StreamClosedError, match="4001"):
             await anext(messages)
 

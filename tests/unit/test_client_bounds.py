@@ -16,6 +16,7 @@ import pytest
 
 from datastream_ws import Client, ConfigurationError, NotConnectedError, State
 from datastream_ws import client as module
+from datastream_ws.lifecycle.closing import Closing
 from datastream_ws.process import loop_use
 
 FAST: dict[str, Any] = {"min_reconnect_delay": 0.01, "max_reconnect_delay": 0.01}
@@ -136,14 +137,12 @@ def test_a_client_that_is_only_slow_to_close_keeps_its_state(
     client = Client("ws://localhost:1", **FAST)
     go = threading.Event()
     client.start()
-    life = client.aio._life
-    assert life is not None
 
-    async def slow() -> int:
+    async def slow(closing: Closing) -> int:
         await asyncio.to_thread(go.wait, 30)
         return 0
 
-    monkeypatch.setattr(life, "_close_spool", slow)
+    monkeypatch.setattr(Closing, "_close_spool", slow)
     client.close(0)
     assert client.state is not State.CLOSED
     assert "close() returns although the client is still closing" in caplog.text

@@ -19,17 +19,23 @@ NAMES = {
     *("DataStreamError", "ConfigurationError", "NotConnectedError", "SendTimeoutError"),
     *("HandshakeError", "UnauthorizedError", "StreamClosedError", "ReconnectError"),
     *("DecodeError", "EncodeError"),
+    "Handshake",
     *("HandlerError", "InboxOverflowError", "SpoolError", "LeaseError"),
     "__version__",
 }
 DECORATORS = {"on_message", "on_batch", "use", *HOOKS}
-FACTS = {"state", "is_connected", "is_ready", "error", "last_message", "stats", "errors"}
+FACTS = {
+    *("state", "is_connected", "is_ready", "error", "last_message", "stats", "errors"),
+    "handshake",
+}
 VERBS = {
-    *("start", "run", "wait_ready", "wait_closed", "send", "flush", "request", "subscribe"),
+    *("start", "run", "wait_ready", "wait_closed", "send", "flush", "request", "receive"),
+    "subscribe",
     *("unsubscribe", "reconnect", "pause", "resume", "close", "deliver"),
 }
 COROUTINES = {
-    *("start", "run", "send", "flush", "request", "wait_ready", "wait_closed", "close"),
+    *("start", "run", "send", "flush", "request", "receive", "wait_ready", "wait_closed"),
+    "close",
     *("reconnect", "pause", "resume", "subscribe", "unsubscribe", "deliver"),
 }
 MORE = {
@@ -45,6 +51,7 @@ STATS = {
     *("messages_dropped", "messages_waiting", "messages_spooled", "messages_sent"),
     *("bytes_received", "bytes_sent", "connections", "reconnects", "attempts"),
     *("blocked_seconds", "round_trip_time", "connected_since", "last_message_at", "last_error"),
+    *("reports_dropped", "oldest_waiting", "errors_dropped"),
 }
 
 

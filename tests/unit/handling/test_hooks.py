@@ -1,4 +1,4 @@
-"""Hooks: called in order, one after the other, each where it belongs; their errors reported."""
+"""The two lanes: the hooks of a connection, awaited, and the reports, queued."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ from typing import Any
 import pytest
 
 from datastream_ws import HandlerError, Handlers
-from datastream_ws.handling.current import handling
-from datastream_ws.handling.hooks import LONGEST_QUEUE, Hooks
+from datastream_ws.handling import hooks as module
+from datastream_ws.handling.current import belongs_here, handling, passes_gate
+from datastream_ws.handling.hooks import ConnectionHooks, HookFailure, Reports
 from datastream_ws.process.handler_threads import HandlerThreads
+
+BOTH = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 
 
 class Stream:
-    """Hooks with nothing around them; what they say goes into the log."""
+    """Both lanes with nothing around them."""
 
     def __init__(self) -> None:
         self.handlers = Handlers()
         self.log: list[Any] = []
         self.reported: list[BaseException] = []
         self.logged: list[BaseException] = []
-        self.hooks = Hooks(
+        submit = HandlerThreads().submit
+        self.hooks = ConnectionHooks(owner=self, handlers=self.handlers, submit=submit)
+        self.reports = Reports(
             owner=self,
             handlers=self.handlers,
-            submit=HandlerThreads().submit,
+            submit=submit,
             report=self.reported.append,
             log=self.logged.append,
         )
@@ -39,7 +44,7 @@ class Stream:
         *,
         is_async: bool = False,
         step: Callable[[], Any] = lambda: None,
-    ) -> Callable[..., Any]:
+    ) -> None:
         """Register a hook that logs its name and arguments, then takes a step."""
 
         def plain(*arguments: Any) -> None:
@@ -55,302 +60,258 @@ class Stream:
         function: Any = coroutine if is_async else plain
         function.__qualname__ = name
         getattr(self.handlers, kind)(function)
-        return function  # type: ignore[no-any-return]
 
-    async def called(self, times: int = 1) -> None:
-        """Wait until so many hooks have begun."""
+    async def logs(self, times: int) -> None:
+        """Wait until so many have begun."""
         async with asyncio.timeout(10):
             while len(self.log) < times:  # noqa: ASYNC110 - a fact of other threads
                 await asyncio.sleep(0.001)
-
-    async def finish(self) -> None:
-        await self.hooks.finish(10)
-        assert self.hooks._task is None
 
 
 @pytest.fixture
 async def stream() -> AsyncIterator[Stream]:
     made = Stream()
     yield made
-    await made.hooks.finish(0.1)
+    await made.reports.finish(0.1)
 
 
-BOTH = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-
-
-async def test_no_hooks(stream: Stream) -> None:
-    """Nothing happens, and nothing has to be waited for."""
-    stream.hooks.call("on_connect")
-    await stream.hooks.call_and_wait("on_ready")
-    await stream.finish()
+async def test_nothing_registered(stream: Stream) -> None:
+    await stream.hooks.call("on_ready", object())
+    stream.reports.put("on_state", "event")
+    await stream.reports.finish(10)
+    assert not stream.hooks.has("on_ready")
     assert stream.log == []
 
 
-async def test_order_among_themselves(stream: Stream) -> None:
-    """Plain and coroutine hooks, of whatever kind: as they were called for."""
-    stream.hook("on_connect", "a")
-    stream.hook("on_connect", "b", is_async=True)
-    stream.hook("on_state", "c")
-    for n in range(3):
-        stream.hooks.call("on_connect")
-        stream.hooks.call("on_state", n)
-    await stream.finish()
-    assert stream.log == [
-        ("a",),
-        ("b",),
-        ("c", 0),
-        ("a",),
-        ("b",),
-        ("c", 1),
-        ("a",),
-        ("b",),
-        ("c", 2),
-    ]
+# --- the hooks of a connection -----------------------------------------------------------------
 
 
-async def test_other_kinds_are_not_called(stream: Stream) -> None:
-    """Each hook hears of its own."""
-    stream.hook("on_gap", "gap")
-    stream.hooks.call("on_disconnect", "event")
-    await stream.finish()
-    assert stream.log == []
+async def test_hooks_in_order_of_registration(stream: Stream) -> None:
+    for number in range(4):
+        stream.hook("on_ready", str(number), is_async=number % 2 == 1)
+    await stream.hooks.call("on_ready", object())
+    assert stream.log == [("0",), ("1",), ("2",), ("3",)]
+    assert stream.hooks.has("on_ready")
 
 
 @BOTH
-async def test_where_hooks_run(stream: Stream, is_async: bool) -> None:
-    """Plain ones on a thread, coroutine functions on the loop; never at once in the caller."""
-    here, seen = threading.get_ident(), []
+async def test_where_a_hook_is_called(stream: Stream, is_async: bool) -> None:
+    """A plain one on a thread, a coroutine one on the loop; both know whose hook they are."""
+    connection, seen = object(), []
 
     def look() -> None:
-        seen.append((threading.get_ident() == here, handling.get() is stream))
+        on_loop = threading.current_thread() is threading.main_thread()
+        seen.append((on_loop, handling.get() is stream, belongs_here(stream, connection)))
+        seen.append((belongs_here(stream, object()), passes_gate(stream), passes_gate(object())))
 
-    stream.hook("on_connect", "a", is_async=is_async, step=look)
-    stream.hooks.call("on_connect")
-    assert seen == []
-    await stream.finish()
-    assert seen == [(is_async, True)]
+    stream.hook("on_connect", "look", is_async=is_async, step=look)
+    await stream.hooks.call("on_connect", connection)
+    assert seen == [(is_async, True, True), (False, True, False)]
     assert handling.get() is None
+    assert belongs_here(stream, object())
 
 
-async def test_a_slow_hook_holds_up_the_hooks_behind_it_only(stream: Stream) -> None:
-    """The loop goes on meanwhile."""
-    release = threading.Event()
-    stream.hook("on_connect", "slow", step=lambda: release.wait(10))
-    stream.hook("on_state", "next")
-    stream.hooks.call("on_connect")
-    stream.hooks.call("on_state", 1)
-    await stream.called()
-    await asyncio.sleep(0.02)
-    assert stream.log == [("slow",)]
-    release.set()
-    await stream.finish()
-    assert stream.log == [("slow",), ("next", 1)]
+async def test_only_the_login_passes_the_gate(stream: Stream) -> None:
+    seen: list[bool] = []
+    stream.hook("on_ready", "x", step=lambda: seen.append(passes_gate(stream)))
+    await stream.hooks.call("on_ready", object())
+    assert seen == [False]
 
 
-# --- hooks that raise -------------------------------------------------------------------------
+async def test_what_a_hook_has_started_is_free(stream: Stream) -> None:
+    """A thread and a task outlive the connection: they may use the next one."""
+    seen: list[bool] = []
 
+    def look() -> None:
+        seen.append(belongs_here(stream, object()) and handling.get() is None)
 
-def fail() -> None:
-    raise KeyError("secret")
+    async def in_task() -> None:
+        look()
+
+    async def start_task() -> None:
+        await asyncio.create_task(in_task())
+
+    def start_thread() -> None:
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+
+    stream.hook("on_ready", "task", is_async=True, step=start_task)
+    stream.hook("on_ready", "thread", step=start_thread)
+    await stream.hooks.call("on_ready", object())
+    assert seen == [True, True]
 
 
 @BOTH
-@pytest.mark.parametrize("error", [ValueError(), SystemExit(), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("error", [ValueError("no"), asyncio.CancelledError(), SystemExit(1)])
 async def test_a_hook_that_raises(stream: Stream, is_async: bool, error: BaseException) -> None:
-    """Reported with its name and cause; those behind it are called."""
+    """The rest is not called; the failure has what the hook raised, and what is reported."""
 
-    def raise_it() -> None:
+    def fail() -> None:
         raise error
 
-    function = stream.hook("on_connect", "bad", is_async=is_async, step=raise_it)
-    stream.hook("on_connect", "good")
-    stream.hooks.call("on_connect")
-    await stream.finish()
-    [reported] = stream.reported
-    assert isinstance(reported, HandlerError)
-    assert reported.handler is function
-    assert reported.message is None
-    assert reported.__cause__ is error
-    assert "on_connect hook" in str(reported)
-    assert "bad" in str(reported)
-    assert stream.log == [("bad",), ("good",)]
+    stream.hook("on_ready", "bad", is_async=is_async, step=fail)
+    stream.hook("on_ready", "next")
+    with pytest.raises(HookFailure) as caught:
+        await stream.hooks.call("on_ready", object())
+    assert caught.value.__cause__ is error
+    assert isinstance(caught.value.report, HandlerError)
+    assert caught.value.report.__cause__ is error
+    assert "on_ready hook" in str(caught.value.report)
+    assert [name for name, *_ in stream.log] == ["bad"]
 
 
-@BOTH
-async def test_an_error_hook_that_raises_is_only_logged(stream: Stream, is_async: bool) -> None:
-    """Reporting it would call it again, for ever."""
-    stream.hook("on_error", "bad", is_async=is_async, step=fail)
-    stream.hooks.call("on_error", ValueError("first"))
-    await stream.finish()
-    assert stream.reported == []
-    assert [type(error.__cause__) for error in stream.logged] == [KeyError]
-    assert "secret" not in str(stream.logged[0])
-
-
-async def test_errors_for_a_slow_hook_are_bounded(stream: Stream) -> None:
-    """A storm of errors must not fill the memory; other hooks are not left out."""
-    release = threading.Event()
-    stream.hook("on_connect", "slow", step=lambda: release.wait(10))
-    stream.hook("on_error", "error")
-    stream.hook("on_state", "state")
-    stream.hooks.call("on_connect")
-    for n in range(3 * LONGEST_QUEUE):
-        stream.hooks.call("on_error", n)
-    stream.hooks.call("on_state", "last")
-    release.set()
-    await stream.finish()
-    assert len(stream.log) <= LONGEST_QUEUE + 3
-    assert stream.log[-1] == ("state", "last")
-
-
-# --- hooks that are waited for ----------------------------------------------------------------
-
-
-@BOTH
-async def test_waiting_for_hooks(stream: Stream, is_async: bool) -> None:
-    """After those that wait already, each in its turn."""
-    stream.hook("on_connect", "connect")
-    stream.hook("on_ready", "one", is_async=is_async)
-    stream.hook("on_ready", "two", is_async=is_async)
-    stream.hooks.call("on_connect")
-    await stream.hooks.call_and_wait("on_ready")
-    assert stream.log == [("connect",), ("one",), ("two",)]
-
-
-@BOTH
-async def test_waiting_for_a_hook_that_raises(stream: Stream, is_async: bool) -> None:
-    """It raises what failed, which is then not reported a second time here."""
-    function = stream.hook("on_ready", "bad", is_async=is_async, step=fail)
-    with pytest.raises(HandlerError, match=r"on_ready hook .*bad failed with KeyError") as caught:
-        await stream.hooks.call_and_wait("on_ready")
-    assert caught.value.handler is function
-    assert isinstance(caught.value.__cause__, KeyError)
-    await stream.finish()
-    assert stream.reported == []
-
-
-async def test_waiting_for_two_hooks_that_raise(stream: Stream) -> None:
-    """The first one's error ends the attempt; asyncio has nothing to complain of."""
-    stream.hook("on_ready", "bad", step=fail)
-    stream.hook("on_ready", "worse", step=fail)
-    with pytest.raises(HandlerError, match="bad"):
-        await stream.hooks.call_and_wait("on_ready")
-    await stream.finish()
-    assert stream.log[0] == ("bad",)
-
-
-async def test_a_coroutine_hook_nobody_waits_for_any_more_is_cancelled(stream: Stream) -> None:
-    """ready_timeout is over: it must not go on beside the next connection's."""
+async def test_a_coroutine_hook_ends_with_whoever_waits(stream: Stream) -> None:
     ended = asyncio.Event()
 
     async def hang() -> None:
         try:
-            await asyncio.sleep(3600)
+            await asyncio.Event().wait()
         finally:
             ended.set()
 
-    stream.hook("on_ready", "late", is_async=True, step=hang)
-    stream.hook("on_state", "state")
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.02):
-            await stream.hooks.call_and_wait("on_ready")
-    async with asyncio.timeout(5):
-        await ended.wait()
-    stream.hooks.call("on_state", 1)
-    await stream.finish()
-    assert stream.log == [("late",), ("state", 1)]
+    stream.hook("on_ready", "hang", is_async=True, step=hang)
+    waiting = asyncio.create_task(stream.hooks.call("on_ready", object()))
+    await stream.logs(1)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    assert ended.is_set()
 
 
-async def test_a_plain_hook_nobody_waits_for_any_more(stream: Stream) -> None:
-    """A thread cannot be stopped: it ends by itself, then the others have their turn."""
-    release = threading.Event()
-    stream.hook("on_ready", "late", step=lambda: release.wait(10))
-    stream.hook("on_state", "state")
-    ready = asyncio.ensure_future(stream.hooks.call_and_wait("on_ready"))
-    await stream.called()
-    ready.cancel()
-    stream.hooks.call("on_state", 1)
-    await asyncio.sleep(0.02)
-    assert ready.cancelled()
-    assert stream.log == [("late",)]
-    release.set()
-    await stream.finish()
-    assert stream.log == [("late",), ("state", 1)]
+async def test_a_plain_hook_that_hangs_holds_one_thread(stream: Stream) -> None:
+    """The next connection waits for it, and calls it after that."""
+    let_go, calls = threading.Event(), []
 
+    def hang() -> None:
+        calls.append(threading.current_thread())
+        let_go.wait(10)
 
-async def test_hook_that_is_cancelled_by_itself(stream: Stream) -> None:
-    """A CancelledError out of a hook is that hook's failure, not the end of all hooks."""
-
-    def cancel() -> None:
-        raise asyncio.CancelledError
-
-    stream.hook("on_ready", "odd", is_async=True, step=cancel)
-    stream.hook("on_connect", "odd too", step=cancel)
-    stream.hook("on_state", "state")
-    with pytest.raises(HandlerError, match="CancelledError"):
-        await stream.hooks.call_and_wait("on_ready")
-    stream.hooks.call("on_connect")
-    stream.hooks.call("on_state", 1)
-    await stream.finish()
-    assert stream.log[-1] == ("state", 1)
-    assert [type(error.__cause__) for error in stream.reported] == [asyncio.CancelledError]
-
-
-# --- contexts and the end ---------------------------------------------------------------------
+    stream.hook("on_ready", "hang", step=hang)
+    for _ in range(5):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await stream.hooks.call("on_ready", object())
+    await stream.logs(1)
+    assert len(calls) == 1
+    let_go.set()
+    await stream.hooks.call("on_ready", object())
+    assert len(calls) == 2
 
 
 @BOTH
 async def test_contexts_around_hooks(stream: Stream, is_async: bool) -> None:
-    """Each hook is a run of its own, with its contexts."""
-
     @contextmanager
-    def context(name: str) -> Iterator[None]:
-        stream.log.append(f"+{name}")
+    def context() -> Iterator[None]:
+        stream.log.append("in")
         yield
-        stream.log.append(f"-{name}")
-
-    stream.handlers.use(lambda: context("run"), per="run")
-    stream.handlers.use(lambda: context("call"))
-    stream.hook("on_connect", "hook", is_async=is_async)
-    stream.hooks.call("on_connect")
-    await stream.finish()
-    assert stream.log == ["+run", "+call", ("hook",), "-call", "-run"]
-
-
-async def test_asynchronous_contexts_around_coroutine_hooks(stream: Stream) -> None:
-    """And not around plain ones."""
+        stream.log.append("out")
 
     @asynccontextmanager
-    async def context() -> AsyncIterator[None]:
-        stream.log.append("+")
+    async def async_context() -> AsyncIterator[None]:
+        stream.log.append("async in")
         yield
-        stream.log.append("-")
+        stream.log.append("async out")
 
     stream.handlers.use(context)
-    stream.hook("on_connect", "plain")
-    stream.hook("on_connect", "async", is_async=True)
-    stream.hooks.call("on_connect")
-    await stream.finish()
-    assert stream.log == [("plain",), "+", ("async",), "-"]
+    stream.handlers.use(async_context)
+    stream.hook("on_ready", "hook", is_async=is_async)
+    await stream.hooks.call("on_ready", object())
+    inner = ["async in", ("hook",), "async out"] if is_async else [("hook",)]
+    assert stream.log == ["in", *inner, "out"]
 
 
-async def test_finish_makes_the_calls_that_wait(stream: Stream) -> None:
-    """on_state(CLOSED) is among them."""
-    stream.hook("on_state", "state")
-    for n in range(20):
-        stream.hooks.call("on_state", n)
-    await stream.finish()
-    assert stream.log == [("state", n) for n in range(20)]
+# --- reports -----------------------------------------------------------------------------------
 
 
-async def test_finish_gives_up_in_time(stream: Stream) -> None:
-    """What hangs must not hold up the end; the rest is not called."""
-    release = threading.Event()
-    stream.hook("on_state", "hang", step=lambda: release.wait(10))
-    stream.hooks.call("on_state", 1)
-    stream.hooks.call("on_state", 2)
-    await stream.called()
-    await stream.hooks.finish(0.02)
-    release.set()
-    await asyncio.sleep(0.02)
-    assert stream.log == [("hang", 1)]
+async def test_reports_in_order_of_their_events(stream: Stream) -> None:
+    stream.hook("on_state", "plain")
+    stream.hook("on_state", "coroutine", is_async=True)
+    stream.hook("on_error", "error")
+    for event in (1, 2):
+        stream.reports.put("on_state", event)
+    stream.reports.put("on_error", "e")
+    await stream.reports.finish(10)
+    assert stream.log == [
+        ("plain", 1),
+        ("coroutine", 1),
+        ("plain", 2),
+        ("coroutine", 2),
+        ("error", "e"),
+    ]
+
+
+@BOTH
+async def test_a_report_that_hangs_delays_reports_only(stream: Stream, is_async: bool) -> None:
+    let_go = threading.Event()
+
+    async def hang_on_loop() -> None:
+        while not let_go.is_set():  # noqa: ASYNC110 - a fact of other threads
+            await asyncio.sleep(0.001)
+
+    step: Callable[[], Any] = hang_on_loop if is_async else (lambda: let_go.wait(10))
+    stream.hook("on_state", "hangs", is_async=is_async, step=step)
+    stream.hook("on_error", "behind")
+    stream.hook("on_ready", "hook")
+    stream.reports.put("on_state", 1)
+    stream.reports.put("on_error", 2)
+    await stream.logs(1)
+    await stream.hooks.call("on_ready", object())
+    assert stream.log == [("hangs", 1), ("hook",)]
+    let_go.set()
+    await stream.reports.finish(10)
+    assert stream.log[-1] == ("behind", 2)
+
+
+@BOTH
+async def test_a_report_that_raises(stream: Stream, is_async: bool) -> None:
+    """It is reported, and an on_error that raises is only logged; the others are called."""
+    for kind in ("on_state", "on_error"):
+        stream.hook(kind, kind, is_async=is_async, step=lambda: 1 / 0)
+        stream.hook(kind, "next")
+        stream.reports.put(kind, "x")
+    await stream.reports.finish(10)
+    assert [name for name, _ in stream.log] == ["on_state", "next", "on_error", "next"]
+    for failures, kind in ((stream.reported, "on_state"), (stream.logged, "on_error")):
+        (failure,) = failures
+        assert isinstance(failure.__cause__, ZeroDivisionError)
+        assert kind in str(failure)
+
+
+async def test_a_report_that_is_cancelled_by_itself(stream: Stream) -> None:
+    async def cancel() -> None:
+        raise asyncio.CancelledError
+
+    stream.hook("on_state", "cancels", is_async=True, step=cancel)
+    stream.hook("on_state", "next")
+    stream.reports.put("on_state", 1)
+    await stream.reports.finish(10)
+    assert [name for name, _ in stream.log] == ["cancels", "next"]
+    assert isinstance(stream.reported[0].__cause__, asyncio.CancelledError)
+
+
+async def test_what_does_not_fit_is_counted(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_REPORTS", 3)
+    let_go = threading.Event()
+    stream.hook("on_error", "slow", step=lambda: let_go.wait(10))
+    stream.reports.put("on_error", 0)
+    await stream.logs(1)
+    for number in range(1, 11):
+        stream.reports.put("on_error", number)
+    assert stream.reports.dropped == 7
+    let_go.set()
+    await stream.reports.finish(10)
+    assert [number for _, number in stream.log] == [0, 1, 2, 3]
+
+
+async def test_finishing_gives_up_in_time(stream: Stream) -> None:
+    """What was still waiting is counted."""
+    stream.hook("on_state", "hangs", is_async=True, step=lambda: asyncio.Event().wait())
+    for number in range(3):
+        stream.reports.put("on_state", number)
+    await stream.logs(1)
+    await stream.reports.finish(0.01)
+    assert stream.log == [("hangs", 0)]
+    assert stream.reports.dropped == 2

@@ -24,7 +24,6 @@ from datastream_ws import (
     ReconnectError,
     SendTimeoutError,
     StreamClosedError,
-    UnauthorizedError,
 )
 from datastream_ws.connection.answers import retry_after_seconds
 from datastream_ws.lifecycle.retry import Backoff, Verdict, judge
@@ -219,17 +218,6 @@ def test_retried_status(status: int | None) -> None:
 def test_fatal_status(status: int) -> None:
     """Other 4xx, a redirect not to be followed, an upgrade that breaks the protocol (101)."""
     assert not judge(HandshakeError("no", status=status)).retry
-
-
-@pytest.mark.parametrize("status", [401, 403])
-@pytest.mark.parametrize(
-    ("refreshable", "answers"), [(False, [False, False]), (True, [True, False])]
-)
-def test_unauthorized(status: int, refreshable: bool, answers: list[bool]) -> None:
-    """One more try, and only when the next attempt may carry other credentials."""
-    error = UnauthorizedError("no", status=status)
-    verdicts = [judge(error, unauthorized=n, refreshable=refreshable) for n in (1, 2)]
-    assert [verdict.retry for verdict in verdicts] == answers
 
 
 FATAL_CODES = {1008, 3000, 4001, 4003, 4401, 4403, *range(3500, 4000), *range(4500, 5000)}

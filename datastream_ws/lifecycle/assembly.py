@@ -1,0 +1,206 @@
+"""Makes the parts of one ``start()`` and joins them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from ..connection.endpoint import Endpoints
+from ..connection.engine import Engine
+from ..connection.pacing import Pacing
+from ..connection.subscriptions import Subscriptions
+from ..events import State
+from ..handlers import Handlers
+from ..handling.budget import Budget
+from ..handling.dispatcher import Dispatcher
+from ..handling.hooks import ConnectionHooks
+from ..handling.inbox import Inbox
+from ..handling.intake import Intake
+from ..lease import Lease
+from ..messages import Origin
+from ..options import ClientOptions
+from ..process.futures import ErrorBuffer, Observable
+from ..process.user_calls import UserCalls
+from ..redaction import peer_text
+from ..spool import SpooledInbox, SpoolThread
+from ..stats import Traffic
+from .plan import Attempts
+from .reporter import Reporter
+from .tenure import Tenure
+from .wishes import Wishes
+
+__all__ = ["Parts", "Start"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """
+    What a client gives to one ``start()``.
+
+    Attributes:
+        owner: The client that users see; a ``close()`` of it inside a handler must not wait.
+        state, errors, subscriptions: The owner's, which outlive this start.
+        epoch: At least this one, unless a lease gives another.
+        submit: Runs a function on a handler thread, ``spawn`` without a result.
+        engine: Makes a new engine for each attempt.
+        is_iterable: Messages wait while there are no handlers: they may be iterated over.
+        lease: What says whether the stream is ours; ``None``: it is.
+        budget: How many messages may be handled; ``None``: no limit.
+
+    """
+
+    owner: object
+    options: ClientOptions
+    handlers: Handlers
+    state: Observable[State]
+    errors: ErrorBuffer
+    subscriptions: Subscriptions
+    epoch: int
+    submit: Callable[[Callable[[], Any]], Future[Any]]
+    spawn: Callable[[Callable[[], None]], None]
+    engine: Callable[[ClientOptions], Engine]
+    is_iterable: bool
+    lease: Lease | None = None
+    budget: Budget | None = None
+
+
+class Parts:
+    """
+    The parts of one ``start()``; made on the loop's thread.
+
+    Attributes:
+        death: What ended a part that must not end; ``None``: nothing has.
+
+    """
+
+    def __init__(self, start: Start) -> None:
+        options = self.options = start.options
+        self.loop = asyncio.get_running_loop()
+        self.state = start.state
+        self.handlers = start.handlers
+        self.subscriptions = start.subscriptions
+        self.make_engine = start.engine
+        self.traffic = Traffic()
+        self.wishes = Wishes(self.loop.time)
+        self.death: BaseException | None = None
+        self.attempts = Attempts(options)
+        self.reporter = Reporter(
+            owner=start.owner,
+            options=options,
+            handlers=start.handlers,
+            state=start.state,
+            errors=start.errors,
+            traffic=self.traffic,
+            attempt=lambda: self.attempts.number,
+            is_closing=lambda: self.wishes.is_closing,
+            submit=start.submit,
+        )
+        self.user_calls = UserCalls(start.submit, self._on_slow)
+        self.endpoints = Endpoints(options, self.user_calls.call)
+        self.pacing = Pacing(*options.send_rate) if options.send_rate is not None else None
+        self.hooks = ConnectionHooks(
+            owner=start.owner, handlers=start.handlers, submit=start.submit
+        )
+        self.tenure: Tenure | None = None
+        if start.lease is not None:
+            self.tenure = Tenure(
+                start.lease,
+                options.lease_ttl,
+                on_lost=self.wishes.changed.set,
+                report=self.reporter.report,
+            )
+        self.spool: SpoolThread | None = None
+        self.inbox = self._inbox(start)
+        self.dispatcher = self._dispatcher(start)
+        self.intake = Intake(
+            self.inbox,
+            self.traffic,
+            options,
+            start.handlers,
+            wake=self.dispatcher.wake,
+            report=self.reporter.report,
+            warn=lambda text: self.reporter.log("warning", "%s", text),
+            at_work=lambda: self.dispatcher.at_work,
+            is_open=self._gate(start.budget) or (lambda: True),
+        )
+
+    def die(self, death: BaseException) -> None:
+        """An internal part has ended: so does the client, and it says so."""
+        self.reporter.log("error", "internal error, please report it", exc_info=death)
+        self.death = death
+        self.wishes.close(0.0)
+
+    def _on_slow(self, function: Callable[..., Any]) -> None:
+        name = getattr(function, "__qualname__", None) or type(function).__qualname__
+        text = "%s has not returned since it was last called; it is not called again meanwhile"
+        self.reporter.log("warning", text, peer_text(name))
+
+    def current_tenure(self) -> int | None:
+        """Return what the stream is held by; ``None``: it is not."""
+        return 0 if self.tenure is None else self.tenure.tenure()
+
+    @property
+    def has_lost_lease(self) -> bool:
+        return self.tenure is not None and self.tenure.is_lost
+
+    def origin(self, epoch: int, connection: int) -> Origin:
+        codec: Any = self.options.codec
+        return Origin(self.options.name, connection, epoch, codec, self.options.route)
+
+    def _inbox(self, start: Start) -> Inbox:
+        options = self.options
+        limits: dict[str, Any] = {
+            "size": options.inbox_size,
+            "size_bytes": options.inbox_bytes,
+            "overflow": options.overflow,
+            "ordering_key": options.ordering_key if options.concurrency > 1 else None,
+            "report": self.reporter.report,
+            "budget": start.budget,
+        }
+        if options.spool is None:
+            return Inbox(conflate=options.conflate, **limits)
+        inbox = SpooledInbox(
+            journal=options.journal,
+            spool_bytes=options.spool_bytes,
+            gate=lambda: self.current_tenure() is not None,
+            origin=self.origin,
+            **limits,
+        )
+        self.spool = SpoolThread(
+            options.spool,
+            options.name,
+            inbox,
+            journal=options.journal,
+            wake=lambda: self.dispatcher.wake(),
+            on_room=self._on_room,
+            report=self.reporter.report,
+        )
+        return inbox
+
+    def _dispatcher(self, start: Start) -> Dispatcher:
+        return Dispatcher(
+            owner=start.owner,
+            inbox=self.inbox,
+            handlers=start.handlers,
+            options=self.options,
+            loop=self.loop,
+            spawn=start.spawn,
+            report=self.reporter.report,
+            on_room=self._on_room,
+            on_death=lambda death: self.reporter.on_loop(lambda: self.die(death)),
+            gate=self._gate(start.budget),
+            tenure=self.current_tenure,
+            held=start.is_iterable,
+        )
+
+    def _on_room(self) -> None:
+        self.reporter.on_loop(lambda: self.intake.on_room())
+
+    def _gate(self, budget: Budget | None) -> Callable[[], bool] | None:
+        """Return what is looked at before each message; ``None``: nothing."""
+        if self.tenure is None:
+            return None if budget is None else lambda: not budget.is_spent
+        return lambda: self.current_tenure() is not None and (budget is None or not budget.is_spent)

@@ -1,0 +1,162 @@
+"""The end of a client: say goodbye, handle what was received, flush, close, by a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ..connection.connection import Connection
+from ..events import State
+from ..exceptions import DataStreamError, LeaseError, SpoolError, said
+from ..handling.hooks import HookFailure
+from .assembly import Parts
+
+__all__ = ["Closing"]
+
+
+class Closing:
+    """
+    Used once, on the loop's thread.
+
+    Args:
+        connection: The one that is still served; ``None``: there is none.
+        spool_opened: Done once the spool's file is open; ``None``: nobody has asked for it.
+        drop_lost: Drops what may not be handled any more after the end of a lease.
+
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        connection: Connection | None,
+        spool_opened: asyncio.Future[None] | None,
+        drop_lost: Callable[[], None],
+    ) -> None:
+        self._parts = parts
+        self._connection = connection
+        self._spool_opened = spool_opened
+        self._drop_lost = drop_lost
+        self._loop = parts.loop
+        self._dropped = 0
+
+    async def run(self, error: BaseException | None) -> None:
+        """Handle what was received, then close the connection."""
+        parts, connection = self._parts, self._connection
+        if parts.wishes.deadline is None:
+            parts.wishes.close(parts.options.close_timeout)
+        if connection is not None or parts.inbox.waiting:
+            parts.reporter.state(State.CLOSING, error)
+        if connection is not None and connection.is_open and parts.hooks.has("on_closing"):
+            await self._within(self._say_goodbye(connection))
+        parts.intake.stop()
+        if parts.inbox.waiting:
+            await self._drain()
+        if connection is not None:
+            await self._close(connection)
+        parts.user_calls.cancel()
+        self._dropped = parts.inbox.close()
+        await parts.dispatcher.stop()
+
+    async def finish(self, error: BaseException | None) -> None:
+        """Close the file, let go of the lease, say how it ended."""
+        parts = self._parts
+        self._dropped += await self._close_spool()
+        if parts.tenure is not None:
+            await parts.tenure.release(max(1.0, self._left))
+        if self._dropped:
+            text = "closed with %d messages unhandled: dropped"
+            parts.reporter.log("error", text, self._dropped)
+        if error is not None:
+            parts.reporter.log("error", "gave up: %s", said(error))
+        parts.reporter.state(State.FAILED if error else State.CLOSED, error)
+        await parts.reporter.finish(max(0.5, self._left))
+
+    async def _drain(self) -> None:
+        in_time = await self._within(self._parts.dispatcher.drain())
+        if not in_time and (waiting := self._parts.inbox.waiting):
+            text = "close_timeout is over: %d messages are still unhandled"
+            self._parts.reporter.log("warning", text, waiting)
+
+    # --- the connection ---
+
+    async def _say_goodbye(self, connection: Connection) -> None:
+        try:
+            await self._parts.hooks.call("on_closing", connection)
+        except HookFailure as failure:
+            self._parts.reporter.report(failure.report)
+
+    async def _close(self, connection: Connection) -> None:
+        if connection.is_open and connection.has_unsent:
+            await self._flush(connection)
+        farewell = self._parts.wishes.farewell
+        # However late it is, the peer is sent a close frame.
+        closing = self._loop.create_task(
+            connection.close(max(0.0, self._left), farewell.code, farewell.reason)
+        )
+        while not closing.done():
+            self._parts.wishes.changed.clear()
+            await self._parts.wishes.change(closing)
+            connection.hasten_close(max(0.0, self._left))
+            if self._parts.has_lost_lease:
+                connection.fail(LeaseError("the lease is lost"))
+
+    async def _flush(self, connection: Connection) -> None:
+        flushed = connection.flushed()
+        in_time = flushed is None or await self._within(_result(asyncio.wrap_future(flushed)))
+        if not in_time and connection.has_unsent:
+            text = "close_timeout is over: messages are still unsent"
+            self._parts.reporter.log("warning", text)
+
+    # --- the deadline ---
+
+    @property
+    def _left(self) -> float:
+        return self._parts.wishes.left
+
+    async def _within(self, step: Coroutine[Any, Any, None]) -> bool:
+        """Take a step until a tenth of the time (at most 1 s) is left; whether it has ended."""
+        reserve = min(1.0, 0.1 * max(0.0, self._left))
+        task = self._loop.create_task(step)
+        while not task.done() and (left := self._left - reserve) > 0:
+            if self._parts.has_lost_lease:
+                self._lose(task)
+                break
+            self._parts.wishes.changed.clear()
+            await self._parts.wishes.change(task, timeout=left)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=0.1)
+            return False
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, DataStreamError):
+            raise error
+        return True
+
+    def _lose(self, task: asyncio.Task[None]) -> None:
+        """The lease has ended amid the end: nothing is handed on any more."""
+        if self._connection is not None:
+            self._connection.fail(LeaseError("the lease is lost"))
+        self._drop_lost()
+
+    async def _close_spool(self) -> int:
+        """Have what is unhandled written; return how many messages could not be."""
+        spool, opened = self._parts.spool, self._spool_opened
+        if spool is None or opened is None:
+            return 0
+        limit = max(1.0, self._left)
+        await asyncio.wait([opened], timeout=limit)
+        if not spool.is_open:
+            return 0
+        closed = asyncio.wrap_future(spool.close())
+        if not (await asyncio.wait([closed], timeout=limit))[0]:
+            self._parts.reporter.report(SpoolError("spool: the file could not be closed in time"))
+            return 0
+        if unfinished := spool.unfinished:
+            text = "%d messages in handlers: they come again from the spool"
+            self._parts.reporter.log("warning", text, unfinished)
+        return closed.result()
+
+
+async def _result(future: asyncio.Future[None]) -> None:
+    await future

@@ -1,0 +1,222 @@
+"""Subscriptions: kept, sent on each connection, in pieces, never twice."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from datastream_ws import NotConnectedError
+from datastream_ws.codecs import JSON, frame_of
+from datastream_ws.connection.engine import Frame
+from datastream_ws.connection.subscriptions import Subscription, SubscriptionFeed, Subscriptions
+
+
+class FakeConnection:
+    """Takes frames while there is room."""
+
+    def __init__(self, room: int = 1000) -> None:
+        self.sent: list[str] = []
+        self.free = room
+        self.is_lost = False
+        self.waiting: deque[Future[None]] = deque()
+
+    def room(self) -> Future[None] | None:
+        if self.free > 0 or self.is_lost:
+            return None
+        self.waiting.append(Future())
+        return self.waiting[-1]
+
+    def make_room(self, frames: int) -> None:
+        self.free += frames
+        while self.waiting:
+            self.waiting.popleft().set_result(None)
+
+    def send(self, frame: Frame) -> None:
+        if self.is_lost:
+            raise NotConnectedError("lost")
+        self.free -= 1
+        self.sent.append(frame[1].decode())
+
+
+async def call(function: Callable[[], Any]) -> Any:
+    await asyncio.sleep(0)
+    return function()
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.subscriptions = Subscriptions()
+        self.errors: list[BaseException] = []
+
+    def feed(self, connection: FakeConnection) -> SubscriptionFeed:
+        return SubscriptionFeed(
+            self.subscriptions,
+            connection,
+            frame_of=lambda obj: frame_of(obj, JSON),
+            call=call,
+            report=self.errors.append,
+        )
+
+    def add(self, *keys: str, ending: str | None = None) -> None:
+        for key in keys:
+            end = None if ending is None else (True, ending.encode())
+            self.subscriptions.add(Subscription(key, (True, key.encode()), end))
+
+
+async def turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_all_are_sent_in_order_of_their_making() -> None:
+    rig, first, second = Rig(), FakeConnection(), FakeConnection()
+    rig.add("a", "b", "c")
+    for connection in (first, second):
+        feed = rig.feed(connection)
+        await feed.begin()
+        feed.close()
+        assert connection.sent == ["a", "b", "c"]
+
+
+async def test_one_that_comes_before_its_time_waits() -> None:
+    rig, connection = Rig(), FakeConnection()
+    feed = rig.feed(connection)
+    rig.add("early")
+    await turns()
+    assert connection.sent == []
+    await feed.begin()
+    assert connection.sent == ["early"]
+
+
+async def test_the_same_again_is_not_sent_again() -> None:
+    """So that a hook may subscribe on each connection."""
+    rig, connection = Rig(), FakeConnection()
+    rig.add("a")
+    feed = rig.feed(connection)
+    await feed.begin()
+    rig.add("a")
+    rig.subscriptions.add(Subscription("a", (True, b"another")))
+    await turns()
+    assert connection.sent == ["a", "another"]
+
+
+async def test_added_in_the_callers_thread_where_nothing_is_in_the_way() -> None:
+    """What a thread sends behind a subscription goes out behind it."""
+    rig, connection = Rig(), FakeConnection()
+    feed = rig.feed(connection)
+    await feed.begin()
+    thread = threading.Thread(target=rig.add, args=("from a thread",))
+    thread.start()
+    thread.join()
+    assert connection.sent == ["from a thread"]
+
+
+async def test_in_pieces_as_there_is_room() -> None:
+    rig, connection = Rig(), FakeConnection(room=2)
+    rig.add(*"abcde")
+    begun = asyncio.create_task(rig.feed(connection).begin())
+    await turns()
+    assert connection.sent == ["a", "b"]
+    connection.make_room(2)
+    await turns()
+    assert connection.sent == ["a", "b", "c", "d"]
+    assert not begun.done()
+    connection.make_room(2)
+    await begun
+    assert connection.sent == [*"abcde"]
+
+
+async def test_live_ones_wait_for_room_too_and_keep_their_order() -> None:
+    rig, connection = Rig(), FakeConnection(room=0)
+    feed = rig.feed(connection)
+    await feed.begin()
+    rig.add("a", "b")
+    await turns()
+    rig.add("c")
+    connection.make_room(9)
+    await turns()
+    assert connection.sent == ["a", "b", "c"]
+
+
+async def test_a_callable_is_called_for_each_connection() -> None:
+    rig, numbers = Rig(), iter(range(9))
+    rig.subscriptions.add(Subscription("x", lambda: {"from": next(numbers)}))
+    for expected in ('{"from":0}', '{"from":1}'):
+        connection = FakeConnection()
+        await rig.feed(connection).begin()
+        assert connection.sent == [expected]
+
+
+async def test_a_callable_that_raises() -> None:
+    """On the way to READY that is a failed attempt; later it is reported, and the next is sent."""
+    rig, connection = Rig(), FakeConnection()
+    feed = rig.feed(connection)
+    await feed.begin()
+    rig.subscriptions.add(Subscription("x", lambda: 1 / 0))
+    rig.add("next")
+    await turns()
+    assert isinstance(rig.errors[0], ZeroDivisionError)
+    assert connection.sent == ["next"]
+    with pytest.raises(ZeroDivisionError):
+        await rig.feed(FakeConnection()).begin()
+
+
+async def test_unsubscribed() -> None:
+    """Ended at the server if it was sent there; what was not sent yet is not sent at all."""
+    rig, connection = Rig(), FakeConnection()
+    rig.add("sent", ending="end")
+    feed = rig.feed(connection)
+    await feed.begin()
+    rig.add("later", ending="end of later")
+    rig.subscriptions.remove("sent")
+    rig.subscriptions.remove("unknown")
+    await turns()
+    assert connection.sent == ["sent", "later", "end"]
+    feed.close()
+    rig.subscriptions.remove("later")
+    again = FakeConnection()
+    await rig.feed(again).begin()
+    assert again.sent == []
+
+
+async def test_unsubscribed_before_its_turn() -> None:
+    rig, connection = Rig(), FakeConnection(room=1)
+    rig.add("a", "b", ending="end")
+    begun = asyncio.create_task(rig.feed(connection).begin())
+    await turns()
+    rig.subscriptions.remove("b")
+    rig.add("c")
+    connection.make_room(9)
+    await begun
+    assert "end" not in connection.sent
+    assert connection.sent[-1] == "c"
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+async def test_a_connection_that_is_lost(is_busy: bool) -> None:
+    """The next one sends it."""
+    rig, connection = Rig(), FakeConnection(room=0 if is_busy else 9)
+    feed = rig.feed(connection)
+    await feed.begin()
+    if is_busy:
+        rig.add("a")
+        await turns()
+    connection.is_lost = True
+    connection.make_room(1)
+    rig.add("b")
+    await turns()
+    assert connection.sent == []
+    assert rig.errors == []
+
+
+async def test_after_a_fork_the_lock_is_a_new_one() -> None:
+    rig = Rig()
+    rig.subscriptions._lock.acquire()
+    rig.subscriptions.renew_lock()
+    rig.add("a")
