@@ -86,8 +86,6 @@ class Endpoints:
         url: Any = options.url
         self._urls: Sequence[Any] = [url] if isinstance(url, str) or callable(url) else url
         self._at = 0
-        self._refusals = 0  # since an attempt has succeeded
-        self._refused: set[int] = set()
 
     async def current(self) -> Endpoint:
         """
@@ -113,36 +111,9 @@ class Endpoints:
             raise ConfigurationError(f"{name}: what the callable returned {wrong}")
         return made
 
-    def failed(self, *, refused: bool = False) -> None:
-        """
-        The attempt with the current endpoint has failed: go on to the next URL of a list.
-
-        Args:
-            refused: The server answered, and answered no (HTTP 4xx).
-
-        """
-        if refused:
-            self._refusals += 1
-            self._refused.add(self._at)
+    def failed(self) -> None:
+        """The attempt with the current endpoint has failed: go on to the next URL of a list."""
         self._at = (self._at + 1) % len(self._urls)
-
-    def opened(self) -> None:
-        """An attempt has succeeded: earlier refusals do not count."""
-        self._refusals = 0
-        self._refused.clear()
-
-    @property
-    def all_refused(self) -> bool:
-        """
-        Whether no other attempt could fare better.
-
-        That is when each URL has been refused, and one attempt more has been when the callables
-        may have returned something else for it.
-        """
-        options = self._options
-        may_change = callable(options.url) or callable(options.headers)
-        count = len(self._urls)
-        return len(self._refused) == count and self._refusals >= count + may_change
 
 
 def _stripped(headers: Hidden[Mapping[str, str]]) -> Mapping[str, str]:

@@ -282,7 +282,6 @@ class Lifecycle:
     def _opened(self, connection: Connection) -> None:
         self.connection = connection
         self.parts.attempts.opened()
-        self.parts.endpoints.opened()
         traffic = self.traffic
         traffic.connections += 1
         traffic.reconnects = traffic.connections - 1

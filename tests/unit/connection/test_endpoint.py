@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from datastream_ws import ClientOptions, ConfigurationError
+from datastream_ws import ConfigurationError
 from datastream_ws.connection.endpoint import Endpoint, Endpoints, ascii_url
 
 CANARY = "c4n4ry-s3cr3t"
@@ -126,31 +126,3 @@ def test_a_list_is_tried_in_turn() -> None:
         tried.append(current(made).url)
         made.failed()
     assert tried == ["ws://a/", "ws://b/", "ws://a/"]
-    assert not made.all_refused
-
-
-def test_each_of_a_list_must_refuse() -> None:
-    """As long as one might not, it is worth another attempt; a success forgets."""
-    made = endpoints(["ws://a/", "ws://b/"])
-    made.failed(refused=True)
-    made.failed()
-    made.failed(refused=True)
-    made.failed(refused=True)
-    seen = made.all_refused
-    made.opened()
-    assert (seen, made.all_refused) == (True, False)
-
-
-def test_one_url_that_refuses_once_is_enough() -> None:
-    made = Endpoints(ClientOptions("ws://a/"), call)
-    made.failed(refused=True)
-    assert made.all_refused
-
-
-@pytest.mark.parametrize("given", [(lambda: "ws://a/",), ("ws://a/", lambda: {})])
-def test_callables_have_one_try_more(given: tuple[Any, ...]) -> None:
-    made = endpoints(*given)
-    made.failed(refused=True)
-    seen = made.all_refused
-    made.failed(refused=True)
-    assert (seen, made.all_refused) == (False, True)
