@@ -79,11 +79,7 @@ class Dispatcher:
         self._callers: set[ThreadCaller] = set()
         self._draining = False
         self._stopped = threading.Event()
-        watchdog = None
-        if options.handler_timeout is not None:
-            watchdog = Watchdog(options.handler_timeout, report)
-            spawn(functools.partial(watchdog.watch, self._stopped))
-        offering = Offering(handlers, options, tenure, report, watchdog)
+        offering = Offering(handlers, options, tenure, report, self._watchdog(report))
         self._batches = Batches(
             offering=offering,
             tenure=tenure,
@@ -106,6 +102,13 @@ class Dispatcher:
             is_stopped=self._stopped.is_set,
         )
         inbox.is_untaken = self._is_untaken
+
+    def _watchdog(self, report: Callable[[BaseException], None]) -> Watchdog | None:
+        if self._options.handler_timeout is None:
+            return None
+        watchdog = Watchdog(self._options.handler_timeout, report)
+        self._spawn(functools.partial(watchdog.watch, self._stopped))
+        return watchdog
 
     # Made at need, and on the loop: a thousand clients have them, and few use them.
 

@@ -9,6 +9,7 @@ by; the contexts of ``use(per="run")`` are entered around it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -156,7 +157,7 @@ class Runs:
 
     async def _call_singly(self, calls: DirectCalls, most: int, end: float) -> bool:
         """As with portions, but each message is popped once the one before it is handled."""
-        message, number = self._pop(), 0
+        message, number, look_at, looked = self._pop(), 0, 1, time.monotonic()
         while message is not None:
             number += 1
             try:
@@ -167,7 +168,11 @@ class Runs:
             except BaseException as error:
                 await self._go_on_after(calls, message, error)
                 return not self._is_stopped()
-            is_late = number >= most or time.monotonic() > end
+            is_late = number >= most
+            if number >= look_at:
+                before, looked = looked, time.monotonic()
+                is_late |= looked > end
+                look_at = number + (STRIDE if looked - before < QUICK_SECONDS else 1)
             if is_late or not (self._gate is None or self._gate()):
                 self._done(message, False, False)
                 return is_late and not self._is_stopped()
@@ -258,7 +263,9 @@ class DirectCalls:
     ) -> None:
         self.run = run
         self.awaited = run.caller.on_loop
-        self._handlers = handlers
+        # Without a step in between where no handler is inline: it would cost every message.
+        inline = handlers.inline.handlers
+        self._find = functools.partial(match, handlers) if inline else handlers.match
         self._count_unrouted = count_unrouted
         self._is_entered = not handlers.has_contexts("run")
         self._encloses = handlers.has_contexts("call")
@@ -280,7 +287,7 @@ class DirectCalls:
 
     def _match(self, message: Message) -> Sequence[Handler]:
         self._matched = ()
-        matched = self._matched = match(self._handlers, message)
+        matched = self._matched = self._find(message)
         if not matched:
             self._count_unrouted()
         return matched
