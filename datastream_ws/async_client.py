@@ -17,6 +17,7 @@ from .connection.engine import Frame
 from .connection.subscriptions import Subscription, Subscriptions
 from .events import Handshake, State
 from .exceptions import ConfigurationError, NotConnectedError, SendTimeoutError
+from .forks import bury, notice_fork, watch_forks
 from .handlers import Decorators, Handlers
 from .handling.budget import Budget
 from .handling.callers import LoopCaller
@@ -30,7 +31,6 @@ from .lifecycle.wishes import HangUp
 from .log_fields import about, fields, write
 from .messages import Message, Origin
 from .options import ClientOptions, Options, Url
-from .process.forks import bury, notice_fork, watch_forks
 from .process.futures import ErrorBuffer, Observable, wait_for
 from .process.handler_threads import HandlerThreads
 from .process.loop_use import threads

@@ -15,6 +15,7 @@ from .async_client import AsyncClient, hang_up
 from .connection.connection import Connection
 from .events import Handshake, State
 from .exceptions import ConfigurationError, SendTimeoutError
+from .forks import notice_fork, watch_forks
 from .handlers import Decorators, Handlers
 from .handling.budget import Budget
 from .handling.callers import InlineCaller, drive
@@ -24,7 +25,6 @@ from .lifecycle.wishes import HangUp
 from .log_fields import fields, write
 from .messages import Message
 from .options import ClientOptions, Options, Url
-from .process.forks import notice_fork, watch_forks
 from .process.futures import Observable
 from .process.loop_thread import LoopThread
 from .process.loop_use import (

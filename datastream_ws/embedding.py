@@ -17,6 +17,7 @@ from .client import Client, Queued
 from .codecs import codec_for
 from .connection.opening import proxy_for
 from .exceptions import ConfigurationError, said
+from .forks import in_child
 from .handlers import Call, Decorators, Handler
 from .handling.callers import InlineCaller, drive
 from .handling.contexts import HandlerRun
@@ -38,7 +39,6 @@ from .log_fields import about, fields, write
 from .messages import Origin
 from .option_checks import check_headers, check_url
 from .options import ClientOptions
-from .process.forks import in_child
 from .process.handler_threads import is_handler_thread
 from .process.signals import signals_to
 from .redaction import escaped, peer_text, shown_url

@@ -14,8 +14,8 @@ from typing import Any, Literal, TypeVar, overload
 from .codecs import NO_CODEC, converter_for
 from .events import DisconnectEvent, GapEvent, StateEvent
 from .exceptions import ConfigurationError, HandlerError
+from .forks import in_child
 from .messages import Message
-from .process.forks import in_child
 from .routing import Handler, Routing
 
 __all__ = ["Call", "ContextFactory", "Decorators", "Handler", "Handlers"]

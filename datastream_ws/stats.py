@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .handling.inbox import Counts
+__all__ = ["Counts", "Stats", "Traffic"]
 
-__all__ = ["Stats"]
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The message counters of one moment."""
+
+    received: int
+    handled: int
+    failed: int
+    unrouted: int
+    dropped: dict[str, int]
+    waiting: int
+    spooled: int = 0
 
 
 def _nothing() -> Mapping[str, int]:

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..messages import Message, payload_bytes
+from ..stats import Counts
 from .budget import Budget
 from .stores import NO_KEYS, Fifo, Keyed, Keys, Store, size_of
 
-__all__ = ["Counts", "Inbox", "Portion", "Put"]
+__all__ = ["Inbox", "Portion", "Put"]
 
 PORTION = 100  # messages a worker takes at once
 
@@ -44,19 +45,6 @@ class Put:
     full: bool = False
     disconnect: bool = False
     untaken: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """The message counters of one moment."""
-
-    received: int
-    handled: int
-    failed: int
-    unrouted: int
-    dropped: dict[str, int]
-    waiting: int
-    spooled: int = 0
 
 
 class Portion:

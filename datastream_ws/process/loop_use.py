@@ -9,7 +9,7 @@ import time
 from concurrent.futures import Future, wait
 from typing import Protocol
 
-from .forks import bury, in_child, notice_fork
+from ..forks import bury, in_child, notice_fork
 from .handler_threads import HandlerThreads
 from .loop_thread import LoopThread
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from types import ModuleType
 
 from ..exceptions import SpoolError
-from ..process.forks import in_child
+from ..forks import in_child
 
 fcntl: ModuleType | None
 try:

@@ -23,9 +23,10 @@ from datastream_ws import (
 )
 from datastream_ws.handling.current import handling
 from datastream_ws.handling.dispatcher import Dispatcher
-from datastream_ws.handling.inbox import Counts, Inbox
+from datastream_ws.handling.inbox import Inbox
 from datastream_ws.messages import Origin
 from datastream_ws.process.handler_threads import HandlerThreads
+from datastream_ws.stats import Counts
 
 
 class Stream:

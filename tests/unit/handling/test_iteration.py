@@ -15,9 +15,10 @@ import pytest
 from datastream_ws import ClientOptions, Handlers, Message
 from datastream_ws.codecs import JsonCodec
 from datastream_ws.handling.dispatcher import Dispatcher
-from datastream_ws.handling.inbox import Counts, Inbox
+from datastream_ws.handling.inbox import Inbox
 from datastream_ws.handling.iteration import Messages
 from datastream_ws.messages import Origin
+from datastream_ws.stats import Counts
 
 ORIGIN = Origin("default", 1, 1, JsonCodec(), "type")
 

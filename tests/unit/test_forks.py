@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from datastream_ws.process import forks, loop_use
-from datastream_ws.process.forks import Callbacks, bury
+from datastream_ws import forks
+from datastream_ws.forks import Callbacks, bury
+from datastream_ws.process import loop_use
 
 
 class Thing:
