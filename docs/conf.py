@@ -67,11 +67,15 @@ nitpick_ignore_regex = [
     # What annotations of ours name and the pages do not show.
     (
         "py:class",
-        r"datastream_ws\.handlers\.(BatchFunction|Decorators|DisconnectHook|ErrorHook|Factory|GapHook|Handler|Hook|MessageFunction|Per|R|StateHook|T)",
+        r"datastream_ws\.handlers\.(BatchFunction|Decorators|DisconnectHook|ErrorHook|Factory|GapHook|Hook|MessageFunction|Per|R|StateHook|T)",
     ),
     (
         "py:class",
         r"datastream_ws\.(client\.Queued|health\.StreamHealth|schematic\.EntityDecorators)",
+    ),
+    (
+        "py:class",
+        r"datastream_ws\.(options\.(Options|StreamOptions)|routing\.(Handler|Routing))",
     ),
     ("py:class", r"datastream_ws\.testing\.(record\.Attempt|loop\.LoopOnThread)"),
     ("py:class", r"datastream_ws_django\.conf\.StreamSettings"),
