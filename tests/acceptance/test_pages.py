@@ -8,13 +8,13 @@ import pytest
 
 from kit.blockchecks import CHECKS
 from kit.pages import Block, pages, steps
-from kit.reader import NOT_RUN, Reader, lines_of
+from kit.reader import NOT_RUN, Reader, has_own_test, lines_of
 
 BLOCKS = [each for page in pages() for each in steps(page) if isinstance(each, Block)]
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("page", sorted({block.page for block in BLOCKS}))
+@pytest.mark.parametrize("page", sorted({b.page for b in BLOCKS if not has_own_test(b.page)}))
 def test_page(page: str, tmp_path: Path) -> None:
     with Reader(page, tmp_path) as reader:
         reader.follow()

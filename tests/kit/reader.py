@@ -33,7 +33,7 @@ from kit.flaskproject import PATIENCE, Running
 from kit.pages import ROOT, Block, Remark, steps
 from kit.redisserver import PrivateRedis
 
-__all__ = ["NOT_RUN", "Reader"]
+__all__ = ["NOT_RUN", "OWN_TESTS", "Reader", "has_own_test"]
 
 # As a package or editable: then nothing else is needed, and a wheel is tried as it is.
 INSTALLED = any(importlib.metadata.distributions(name="datastream-ws"))
@@ -45,6 +45,9 @@ NOT_RUN = {
     "sudo": "changes the machine; systemd's units are given to systemd-analyze",
     "uwsgi": "a C program that is compiled when installed; tried by hand, see the page",
 }
+
+# The programs of these pages need a server that speaks a protocol: each has a test of its own.
+OWN_TESTS = "docs/recipes/"
 
 # Commands that run until they are told to end.
 SERVES = re.compile(
@@ -63,6 +66,11 @@ MESSAGES: list[dict[str, object]] = [
     {"entity_type": "rulesengine.Flags", "message_type": "full", "data": [{"key": "feature1"}]},
     {"type": "goodbye"},
 ]
+
+
+def has_own_test(page: str) -> bool:
+    """Tell whether a test under ``tests/acceptance/recipes`` runs the program of the page."""
+    return page.startswith(OWN_TESTS)
 
 
 def feed(connection: StreamConnection, data: str | bytes = b"") -> None:

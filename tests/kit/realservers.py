@@ -24,7 +24,17 @@ from typing import Self
 
 import pytest
 
-__all__ = ["CAN_DROP", "CAN_FRAGMENT", "SERVERS", "Nginx", "RealServer", "needed", "ws_library"]
+__all__ = [
+    "CAN_DROP",
+    "CAN_FRAGMENT",
+    "HERE",
+    "SERVERS",
+    "Nginx",
+    "RealServer",
+    "needed",
+    "node_packages",
+    "ws_library",
+]
 
 from .djangoproject import Process
 from .http import free_port
@@ -51,20 +61,29 @@ def missing(what: str) -> str:
 
 def ws_library(config: pytest.Config, folder: Path) -> Path:
     """Return the folder of Node's ``ws``, installed if it is not there yet; *folder*: no cache."""
+    return node_packages(config, "ws", folder, [WS]) / "node_modules" / "ws"
+
+
+def node_packages(config: pytest.Config, name: str, folder: Path, packages: Sequence[str]) -> Path:
+    """Return a folder whose ``node_modules`` has *packages*; *folder*: when there is no cache."""
     npm = needed("npm", "npm")
     cache = getattr(config, "cache", None)  # there is none with -p no:cacheprovider
-    folder = cache.mkdir("ws") if cache is not None else folder
+    folder = cache.mkdir(name) if cache is not None else folder
     with (folder / "lock").open("w") as lock:  # other workers of this session want it, too
         fcntl.flock(lock, fcntl.LOCK_EX)
-        library = folder / "node_modules" / "ws"
-        if not (library / "package.json").exists():
-            command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", WS]
-            done = subprocess.run(
-                [*command, "--prefix", str(folder)], capture_output=True, text=True, timeout=100
-            )
-            if done.returncode:
-                missing(f"npm could not install {WS}:\n{done.stderr[-500:]}")
-        return library
+        done = folder / "installed"
+        if not done.exists():
+            install([npm, "install", "--prefix", str(folder)], packages)
+            done.touch()
+        return folder
+
+
+def install(command: list[str], packages: Sequence[str]) -> None:
+    """Have npm install *packages*; skipped when it cannot."""
+    command = [*command, "--no-audit", "--no-fund", "--ignore-scripts", *packages]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    if done.returncode:
+        missing(f"npm could not install {', '.join(packages)}:\n{done.stderr[-500:]}")
 
 
 class RealServer:

@@ -1,0 +1,74 @@
+"""docs/recipes/graphql.md against graphql-ws, the reference server of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from datastream_ws import StreamClosedError
+from kit.faultproxy import FaultProxy
+from kit.http import get
+from kit.realservers import HERE, needed, node_packages
+from kit.recipes import Recipe, Served
+from kit.seen import eventually
+
+URL = "wss://api.example.com/graphql"
+PACKAGES = ["graphql-ws@6", "graphql@16", "ws@8"]
+
+
+@pytest.fixture
+def server(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Served]:
+    home = node_packages(pytestconfig, "graphql", tmp_path, PACKAGES)
+    command = [needed("node", "nodejs"), str(HERE / "graphql_server.mjs")]
+    with Served(lambda port: [*command, str(port), str(home)], "listening", tmp_path) as served:
+        yield served
+
+
+def subscriptions(server: Served, order: str = "") -> object:
+    return get(server.port, f"/{order}")[1]
+
+
+def test_prices_over_three_losses(server: Served) -> None:
+    """Each price once; on every connection the login, then one subscription."""
+    with (
+        FaultProxy(f"ws://127.0.0.1:{server.port}/graphql") as proxy,
+        Recipe("graphql", {URL: proxy.url}) as recipe,
+    ):
+        lose = [proxy.sever, lambda: proxy.sever("fin"), server.kill]
+        for number in recipe.connections(*lose):
+            eventually(lambda: subscriptions(server) == 1)
+            assert subscriptions(server, f"publish/{number}") == 1
+            recipe.printed.wait(number)
+        assert recipe.printed.all == [f"acme {number}" for number in range(1, 5)]
+        assert server.said == ["listening", "login TOKEN", "subscribed to ACME"]
+        logins = [line for line in server.log(1) if line != "gone"]
+        assert logins == ["listening", *["login TOKEN", "subscribed to ACME"] * 3]
+
+
+def test_the_server_is_answered(server: Served) -> None:
+    with Recipe("graphql", {URL: f"ws://127.0.0.1:{server.port}/graphql"}):
+        eventually(lambda: subscriptions(server) == 1)
+        subscriptions(server, "ping")
+        eventually(lambda: server.said.count("pong") == 1)
+
+
+def test_what_the_server_ends_is_not_asked_for_again(server: Served) -> None:
+    with Recipe("graphql", {URL: f"ws://127.0.0.1:{server.port}/graphql"}) as recipe:
+        eventually(lambda: subscriptions(server) == 1)
+        subscriptions(server, "end")
+        assert recipe.printed.wait() == ["acme ended "]
+        recipe.after(recipe.client.reconnect)
+        assert recipe.client.is_ready
+        assert subscriptions(server) == 0
+        assert server.said.count("login TOKEN") == 2
+        assert server.said.count("subscribed to ACME") == 1
+
+
+def test_a_wrong_token(server: Served) -> None:
+    url = f"ws://127.0.0.1:{server.port}/graphql"
+    recipe = Recipe("graphql", {URL: url, "TOKEN": "wrong"})
+    recipe.client.start()
+    with pytest.raises(StreamClosedError, match="4403"):
+        recipe.client.wait_ready(30)

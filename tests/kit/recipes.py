@@ -1,0 +1,145 @@
+"""
+The programs in docs/recipes/, in the hands of their tests.
+
+    with Recipe("graphql", {"wss://api.example.com/graphql": proxy.url}) as recipe:
+        ...
+        for number in recipe.connections(proxy.sever, server.kill):
+            ...                                # ready, for the first time and after each loss
+        assert recipe.printed.all == [...]
+
+The code is the page's, but for the addresses and the delays between attempts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Self
+
+from datastream_ws import Client
+from datastream_ws.testing import StreamServer
+
+from .djangoproject import Process
+from .http import free_port
+from .pages import ROOT, Block, steps
+from .seen import FAST, Seen, eventually
+
+__all__ = ["MOST_LINES", "Recipe", "Served", "code_of", "kill"]
+
+MOST_LINES = 40
+
+
+def code_of(page: Path) -> Block:
+    """Return the one program of a page."""
+    found = [each for each in steps(str(page.relative_to(ROOT))) if isinstance(each, Block)]
+    [program] = [each for each in found if each.language == "python"]
+    return program
+
+
+class Recipe:
+    """
+    The program of ``docs/recipes/NAME.md``; ``with`` starts its client and waits until it is ready.
+
+    Args:
+        name: Of the page.
+        fill: Text that is replaced in the program, and by what.
+        options: What the client's options are replaced by, besides FAST.
+
+    Attributes:
+        printed: The lines that the program has printed.
+
+    """
+
+    def __init__(self, name: str, fill: Mapping[str, str], **options: Any) -> None:
+        program = code_of(ROOT / "docs" / "recipes" / f"{name}.md")
+        code = program.text
+        for known, filled in fill.items():
+            assert known in code, f"{known!r} is not in the program"
+            code = code.replace(known, filled)
+        self.printed = Seen[str]()
+        self.module = ModuleType(name)
+        vars(self.module)["print"] = lambda *words: self.printed(" ".join(map(str, words)))
+        exec(compile(code, str(program), "exec"), vars(self.module))  # noqa: S102  # our own page
+        self.client: Client = self.module.client
+        self.client.aio.options = self.client.options.replace(**FAST | options)
+
+    def __enter__(self) -> Self:
+        self.client.start()
+        self.client.wait_ready(30)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.client.close()
+
+    def connections(self, *lose: Callable[[], object]) -> Iterator[int]:
+        """Yield 1, then 2, 3, … after each of these losses; the client is ready again each time."""
+        yield 1
+        for number, each in enumerate(lose, 2):
+            self.after(each)
+            yield number
+
+    def after(self, lose: Callable[[], object]) -> None:
+        """Lose the connection, and wait until the next one is ready."""
+        before = self.client.stats().connections
+        lose()
+        eventually(lambda: self.client.stats().connections > before and self.client.is_ready)
+
+
+def kill(server: StreamServer) -> None:
+    """End the server as SIGKILL would, and start it again on the same port."""
+    server.mute()  # no handshake is answered between these two
+    server.abort()
+    server.stop()
+    server.unmute()
+    server.start()
+
+
+class Served:
+    """
+    A server as a process on a free port; ``with`` starts and ends it.
+
+    Args:
+        command: How it is started, given the port.
+        ready: What it prints once it listens.
+
+    """
+
+    def __init__(self, command: Callable[[int], list[str]], ready: str, folder: Path) -> None:
+        self.port = free_port()
+        self._command = command(self.port)
+        self._ready = ready
+        self._folder = folder
+        self._starts = 0
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.process.__exit__(None, None, None)
+
+    def start(self) -> None:
+        """Start it, again on the same port, with a log of its own."""
+        self._starts += 1
+        log = self._folder / f"server-{self._starts}.log"
+        self.process = Process(self._command, self._folder, dict(os.environ), log, stdin=True)
+        self.process.wait_output(self._ready)
+
+    def kill(self) -> None:
+        """SIGKILL, and start it again."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.process.__exit__(None, None, None)
+        self.start()
+
+    @property
+    def said(self) -> list[str]:
+        """The lines it has printed since it was last started."""
+        return self.log(self._starts)
+
+    def log(self, start: int) -> list[str]:
+        """Return the lines it has printed after that start, the first being 1."""
+        return (self._folder / f"server-{start}.log").read_text().splitlines()
