@@ -1,0 +1,136 @@
+"""docs/recipes/slack.md against a server that speaks Socket Mode as Slack describes it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from datastream_ws.testing import StreamServer
+from datastream_ws.testing.connection import StreamConnection
+from kit.recipes import Recipe, kill
+from kit.seen import eventually
+
+API = "https://slack.com/api/apps.connections.open"
+
+
+class Slack:
+    """Keeps each event until it is acknowledged; sends it again on the next connection."""
+
+    def __init__(self) -> None:
+        self.server = StreamServer(on_connect=self.hello, on_message=self.acknowledged)
+        self.waiting: dict[str, dict[str, Any]] = {}
+        self.tickets = 0
+        self.tokens: list[str] = []
+
+    def hello(self, connection: StreamConnection) -> None:
+        connection.send({"type": "hello", "num_connections": 1})
+        for envelope in self.waiting.values():
+            envelope["retry_attempt"] += 1
+            connection.send(envelope)
+
+    def acknowledged(self, connection: StreamConnection, data: str | bytes) -> None:
+        del self.waiting[json.loads(data)["envelope_id"]]
+
+    def event(self, text: str) -> None:
+        payload = {"event_id": f"Ev{text}", "event": {"type": "message", "text": text}}
+        name = f"envelope of {text}"
+        self.waiting[name] = envelope = {"type": "events_api", "envelope_id": name}
+        envelope |= {"payload": payload, "accepts_response_payload": False, "retry_attempt": 0}
+        self.server.send(envelope)
+
+    def open(self, authorization: str) -> dict[str, Any]:
+        self.tokens.append(authorization)
+        self.tickets += 1
+        return {"ok": True, "url": f"{self.server.url}/link/?ticket={self.tickets}"}
+
+
+@pytest.fixture
+def slack() -> Iterator[Slack]:
+    slack = Slack()
+    with slack.server:
+        yield slack
+
+
+@pytest.fixture
+def api(slack: Slack, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL that hands out WebSocket URLs."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.dumps(slack.open(self.headers["Authorization"])).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setenv("SLACK_APP_TOKEN", "xapp-1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def test_events_over_three_losses(slack: Slack, api: str) -> None:
+    """Each event once, over a URL of its own for every connection."""
+    server = slack.server
+    with Recipe("slack", {API: api}) as recipe:
+        for number in recipe.connections(server.abort, server.drop, lambda: kill(server)):
+            slack.event(f"hello {number}")
+            recipe.printed.wait(number)
+            eventually(lambda: not slack.waiting)
+        assert recipe.printed.all == [f"hello {number}" for number in range(1, 5)]
+    paths = [connection.path for connection in server.connections]
+    assert len(set(paths)) == len(paths) == 4
+    assert set(slack.tokens) == {"Bearer xapp-1"}
+
+
+def test_an_event_whose_acknowledgement_was_lost(slack: Slack, api: str) -> None:
+    with Recipe("slack", {API: api}) as recipe:
+        slack.server.mute()
+        slack.event("once")
+        recipe.printed.wait()
+        slack.server.abort()
+        recipe.after(slack.server.unmute)
+        eventually(lambda: not slack.waiting)
+        slack.event("after")
+        assert recipe.printed.wait(2) == ["once", "after"]
+
+
+def test_acknowledged_while_a_handler_is_busy(slack: Slack, api: str) -> None:
+    busy, done = threading.Event(), threading.Event()
+    with Recipe("slack", {API: api}) as recipe:
+        recipe.module.__dict__["print"] = lambda _: (busy.set(), done.wait(30))
+        for number in range(200):
+            slack.event(str(number))
+        busy.wait(30)
+        eventually(lambda: not slack.waiting)
+        assert recipe.client.stats().messages_waiting >= 199
+        done.set()
+
+
+def test_a_refresh(slack: Slack, api: str) -> None:
+    """The server asks for a new connection; what it sends until then is still acknowledged."""
+    with Recipe("slack", {API: api}) as recipe:
+        slack.event("before")
+        recipe.after(lambda: slack.server.send({"type": "disconnect", "reason": "warning"}))
+        slack.event("after")
+        assert recipe.printed.wait(2) == ["before", "after"]
+    assert [each.close_code for each in slack.server.connections] == [1000, 1000]
+
+
+def test_a_refused_token(slack: Slack, api: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slack, "open", lambda _: {"ok": False, "error": "invalid_auth"})
+    recipe = Recipe("slack", {API: api}, max_reconnect_attempts=2)
+    recipe.client.start()
+    with pytest.raises(Exception, match="invalid_auth"):
+        recipe.client.wait_ready(30)
