@@ -23,26 +23,37 @@ class Forkable(Protocol):
         ...
 
 
+class Owner(weakref.ref[object]):
+    """An object, for as long as it lives, and which of its methods is called."""
+
+    __slots__ = ("function",)
+
+    function: Callable[[Any], None]
+
+
 class Callbacks:
     """Functions, and bound methods for as long as their objects live; called in this order."""
 
     def __init__(self) -> None:
         # By number: an object that compares by value could not be found again.
-        self._found: dict[int, Callable[[], Callback | None]] = {}
+        self._found: dict[int, Callback | Owner] = {}
 
     def add(self, callback: Callback) -> None:
         if not isinstance(callback, MethodType):
-            self._found[id(callback)] = lambda: callback
+            self._found[id(callback)] = callback
             return
-        function, forget = callback.__func__, self._found.pop
         # Not a WeakMethod: that one's own callback complains at interpreter exit.
-        owner = weakref.ref(callback.__self__, lambda gone: forget(id(gone), None))
-        self._found[id(owner)] = lambda: _bound(function, owner())
+        owner = Owner(callback.__self__, self._forget)
+        owner.function = callback.__func__
+        self._found[id(owner)] = owner
+
+    def _forget(self, owner: weakref.ref[object]) -> None:
+        self._found.pop(id(owner), None)
 
     def call(self) -> None:
         """Call all of them, also where one raises: that is logged."""
         for found in list(self._found.values()):
-            callback = found()
+            callback = _bound(found) if isinstance(found, Owner) else found
             if callback is not None:
                 try:
                     callback()
@@ -50,8 +61,9 @@ class Callbacks:
                     logging.getLogger("datastream_ws").exception("after a fork: %r", callback)
 
 
-def _bound(function: Callable[..., None], owner: object | None) -> Callback | None:
-    return None if owner is None else MethodType(function, owner)
+def _bound(owner: Owner) -> Callback | None:
+    living = owner()
+    return None if living is None else MethodType(owner.function, living)
 
 
 _renewals = Callbacks()

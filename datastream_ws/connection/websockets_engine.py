@@ -346,6 +346,7 @@ class WebsocketsEngine:
 
     def _start(self, connection: Any, receiver: Receiver) -> None:
         self._connection = connection
+        connection.request = None  # it holds the headers, secrets among them, and takes 1 KiB
         self.descriptor = connection.transport.get_extra_info("socket").fileno()
         connection.open = True
         if connection.connection_lost_waiter.done():

@@ -8,7 +8,6 @@ There is no loop and no socket here, and the clock is the caller's.
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -59,8 +58,8 @@ class WriteQueue:
         self._pacing = pacing
         self._wake = wake
         self._lock = threading.Lock()
-        self._frames: deque[Frame] = deque()
-        self._gated: deque[Frame] | None = None  # what waits for the login
+        self._frames: list[Frame] = []
+        self._gated: list[Frame] | None = None  # what waits for the login
         self._bytes = 0
         self._is_waking = False
         self._room: list[Future[None]] = []
@@ -133,7 +132,7 @@ class WriteQueue:
     def open(self, *, gated: bool = False) -> None:
         """Accept frames; *gated* holds back all that do not pass the gate."""
         with self._lock:
-            self._gated = deque() if gated else None
+            self._gated = [] if gated else None
             self.is_open = True
 
     def open_gate(self) -> None:
@@ -151,14 +150,16 @@ class WriteQueue:
 
     def take(self, now: float) -> list[Frame]:
         """Return the frames to hand to the engine next; those who wait for room are told."""
-        frames: list[Frame] = []
         with self._lock:
             self._is_waking = False
             most = MANY if self._pacing is None else self._pacing.allowance(now)
-            size = 0
-            while self._frames and size < CHUNK and len(frames) < most:
-                frames.append(self._frames.popleft())
-                size += FRAME_COST + len(frames[-1][1])
+            count = size = 0
+            for _, payload in self._frames:
+                if size >= CHUNK or count >= most:
+                    break
+                count += 1
+                size += FRAME_COST + len(payload)
+            frames, self._frames = self._frames[:count], self._frames[count:]
             self._bytes -= size
             self._taken += len(frames)
             if self._pacing is not None and frames:

@@ -147,7 +147,7 @@ class Inbox:
         self._portion: Portion | None = None
         self._in_hand: dict[int, Message] = {}
         self.is_untaken: Callable[[], bool] = never
-        self.finished: deque[Message] = deque()
+        self.finished: list[Message] = []
         self._lock = threading.Lock()
         self._closed = False
         self._blocked = False
@@ -384,7 +384,7 @@ class Inbox:
         room = False
         with suppress(IndexError):
             while True:
-                room = self.done(self.finished.popleft()) or room
+                room = self.done(self.finished.pop(0)) or room
         return room
 
     def count_unrouted(self) -> None:

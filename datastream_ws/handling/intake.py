@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -83,7 +82,7 @@ class Intake:
         self.requests = Requests(options.inbox_size or 1000, self._read_on_for_requests)
         self._connection: Connection | None = None
         self._origin: Origin
-        self._backlog: deque[Sequence[Message]] = deque()
+        self._backlog: list[Sequence[Message]] = []
         self._backlog_count = self._backlog_bytes = 0
         self._blocked_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -159,14 +158,14 @@ class Intake:
             self._backlog_bytes += size_of(messages)
 
     def _next_held(self) -> Sequence[Message]:
-        messages = self._backlog.popleft()
+        messages = self._backlog.pop(0)
         self._backlog_count -= len(messages)
         self._backlog_bytes -= size_of(messages)
         return messages
 
     def _hold_first(self, messages: Sequence[Message]) -> None:
         """They come before what is held."""
-        held, self._backlog = self._backlog, deque()
+        held, self._backlog = self._backlog, []
         self._hold(messages)
         self._backlog.extend(held)
 

@@ -94,8 +94,8 @@ class Parts:
             state=start.state,
             errors=start.errors,
             traffic=self.traffic,
-            attempt=lambda: self.attempts.number,
-            is_closing=lambda: self.wishes.is_closing,
+            attempts=self.attempts,
+            wishes=self.wishes,
             submit=start.submit,
         )
         self.user_calls = UserCalls(start.submit, self._on_slow)
@@ -122,8 +122,8 @@ class Parts:
             start.handlers,
             wake=self.dispatcher.wake,
             report=self.reporter.report,
-            warn=lambda text: self.reporter.log("warning", "%s", text),
-            at_work=lambda: self.dispatcher.at_work,
+            warn=self.reporter.warn,
+            at_work=self._at_work,
             is_open=self._gate(start.budget) or (lambda: True),
         )
 
@@ -190,11 +190,17 @@ class Parts:
             spawn=start.spawn,
             report=self.reporter.report,
             on_room=self._on_room,
-            on_death=lambda death: self.reporter.on_loop(lambda: self.die(death)),
+            on_death=self._on_death,
             gate=self._gate(start.budget),
             tenure=self.current_tenure,
             held=start.is_iterable,
         )
+
+    def _at_work(self) -> list[str]:
+        return self.dispatcher.at_work
+
+    def _on_death(self, death: BaseException) -> None:
+        self.reporter.on_loop(lambda: self.die(death))
 
     def _on_room(self) -> None:
         self.reporter.on_loop(lambda: self.intake.on_room())

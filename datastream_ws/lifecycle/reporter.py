@@ -27,7 +27,8 @@ from ..options import ClientOptions
 from ..process.futures import ErrorBuffer, Observable
 from ..redaction import peer_text
 from ..stats import Traffic
-from .plan import Plan
+from .plan import Attempts, Plan
+from .wishes import Wishes
 
 __all__ = ["Reporter"]
 
@@ -39,8 +40,8 @@ class Reporter:
     Args:
         owner: The client that users see.
         state, errors: The owner's, which outlive this object.
-        attempt: Returns the number of the attempt at hand.
-        is_closing: Whether a verb has asked for the end.
+        attempts: What counts the attempts.
+        wishes: What the verbs have asked for.
         submit: Runs a function on a handler thread.
 
     """
@@ -54,16 +55,16 @@ class Reporter:
         state: Observable[State],
         errors: ErrorBuffer,
         traffic: Traffic,
-        attempt: Callable[[], int],
-        is_closing: Callable[[], bool],
+        attempts: Attempts,
+        wishes: Wishes,
         submit: Callable[[Callable[[], Any]], Future[Any]],
     ) -> None:
         self._options = options
         self._state = state
         self._errors = errors
         self._traffic = traffic
-        self._attempt = attempt
-        self._is_closing = is_closing
+        self._attempts = attempts
+        self._wishes = wishes
         self._loop = asyncio.get_running_loop()
         self._lost_at: tuple[float, float] | None = None  # UNIX and monotonic time
         self._reports = Reports(
@@ -92,7 +93,7 @@ class Reporter:
         if state is previous and state is not State.WAITING:
             return
         self._log_state(state, error, delay)
-        event = StateEvent(state, previous, error, self._attempt(), delay)
+        event = StateEvent(state, previous, error, self._attempts.number, delay)
         self._state.set(state)
         self._reports.put("on_state", event)
 
@@ -104,7 +105,7 @@ class Reporter:
             return
         limit = self._options.max_reconnect_attempts
         of_limit = f" of {limit}" if limit else ""
-        attempt = self._attempt()
+        attempt = self._attempts.number
         self.log(
             "warning",
             "%s; attempt %d%s in %.1f s",
@@ -139,7 +140,7 @@ class Reporter:
             plan: What follows; ``None``: nothing, or what a verb has asked for.
 
         """
-        will_retry = not self._is_closing() and (plan is None or not plan.is_last)
+        will_retry = not self._wishes.is_closing and (plan is None or not plan.is_last)
         delay = plan.delay if plan is not None and will_retry else None
         reason = peer_text(ended.reason)
         event = DisconnectEvent(connection, int(ended.code), reason, error, will_retry, delay)
@@ -177,6 +178,10 @@ class Reporter:
 
     def _log_error(self, error: BaseException) -> None:
         self.log("error", "%s", error, exc_info=error)
+
+    def warn(self, text: str) -> None:
+        """Log a line."""
+        self.log("warning", "%s", text)
 
     def log(
         self, level: str, text: str, *arguments: Any, exc_info: Any = None, **more: Any
