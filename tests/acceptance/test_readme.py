@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import re
 from pathlib import Path
 
@@ -66,19 +65,13 @@ def test_figures_are_those_of_the_benchmarks() -> None:
 
 def option_rows() -> list[tuple[str, str]]:
     """Return (name, default as written) of every option in the tables of the core."""
-    rows: list[tuple[str, str]] = []
     tables = OPTIONS.partition("## In the frameworks")[0]
-    for names, defaults in re.findall(r"^\| (`[^|]+) \| ([^|]+) \|", tables, re.MULTILINE):
-        found = re.findall(r"`(\w+)`", names)
-        written = defaults.split(", ") if len(found) > 1 else [defaults]
-        rows += zip(found, written, strict=True)
-    return rows
+    return re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|", tables, re.MULTILINE)
 
 
 def test_every_option_is_there_with_its_default() -> None:
-    fields = {each.name: each for each in dataclasses.fields(ClientOptions)}
     rows = option_rows()
-    assert {name for name, _ in rows} == set(fields) - {"_"}
+    assert sorted(name for name, _ in rows) == sorted(ClientOptions.names())
     options = ClientOptions("wss://api.example.com/stream")
     for name, written in rows:
         if literal := re.fullmatch(r"`(.+)`", written):
