@@ -39,9 +39,9 @@ class Slack:
     def event(self, text: str) -> None:
         payload = {"event_id": f"Ev{text}", "event": {"type": "message", "text": text}}
         name = f"envelope of {text}"
-        self.waiting[name] = envelope = {"type": "events_api", "envelope_id": name}
-        envelope |= {"payload": payload, "accepts_response_payload": False, "retry_attempt": 0}
-        self.server.send(envelope)
+        envelope: dict[str, Any] = {"type": "events_api", "envelope_id": name, "payload": payload}
+        self.waiting[name] = envelope | {"accepts_response_payload": False, "retry_attempt": 0}
+        self.server.send(self.waiting[name])
 
     def open(self, authorization: str) -> dict[str, Any]:
         self.tokens.append(authorization)
@@ -108,8 +108,13 @@ def test_an_event_whose_acknowledgement_was_lost(slack: Slack, api: str) -> None
 
 def test_acknowledged_while_a_handler_is_busy(slack: Slack, api: str) -> None:
     busy, done = threading.Event(), threading.Event()
+
+    def handle(text: str) -> None:
+        busy.set()
+        done.wait(30)
+
     with Recipe("slack", {API: api}) as recipe:
-        recipe.module.__dict__["print"] = lambda _: (busy.set(), done.wait(30))
+        vars(recipe.module)["print"] = handle
         for number in range(200):
             slack.event(str(number))
         busy.wait(30)
