@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
-from datastream_ws import Client
+from datastream_ws import Client, State
 from datastream_ws.testing import StreamServer
 
 from .djangoproject import Process
@@ -73,6 +73,13 @@ class Recipe:
 
     def __exit__(self, *exc_info: object) -> None:
         self.client.close()
+
+    def failure(self) -> BaseException:
+        """Start the client instead of ``with``, and return what it fails with."""
+        with self.client:
+            eventually(lambda: self.client.state is State.FAILED)
+            assert self.client.error is not None
+            return self.client.error
 
     def connections(self, *lose: Callable[[], object]) -> Iterator[int]:
         """Yield 1, then 2, 3, … after each of these losses; the client is ready again each time."""
