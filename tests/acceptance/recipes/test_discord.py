@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -47,7 +47,9 @@ class Gateway:
     def take(self, connection: StreamConnection, data: str | bytes) -> None:
         message = json.loads(data)
         assert set(message) == {"op", "d"}
-        {1: self.beat, 2: self.identify, 6: self.resume}[message["op"]](connection, message["d"])
+        takers: dict[int, Callable[[StreamConnection, Any], None]]
+        takers = {1: self.beat, 2: self.identify, 6: self.resume}
+        takers[message["op"]](connection, message["d"])
 
     def beat(self, connection: StreamConnection, sequence: int | None) -> None:
         self.beats.append(sequence)
@@ -109,7 +111,7 @@ def test_messages_over_three_losses(gateway: Gateway) -> None:
     with Recipe("discord", {URL: server.url}) as recipe:
         for number in recipe.connections(*lose):
             gateway.message(f"here {number}")
-            eventually(lambda n=number: f"here {n}" in recipe.printed.all)
+            recipe.printed.wait_for(f"here {number}".__eq__)
         assert recipe.printed.all == ["here 1", "away 1", "here 2", "away 2", "here 3", "here 4"]
     said = [line for line in gateway.said if line != "hello"]
     assert said == ["identify", "resume", "resume", "resume", "identify"]
