@@ -165,17 +165,22 @@ class Connection:
 
     def _look(self, now: float) -> None:
         """Judge, and look again when it is due."""
+        self._judge(now, self._check_all)
+
+    def _check_all(self, now: float) -> float:
+        due = min(self._close_at, self._check_writing(now))
+        return min(due, self._keepalive.check(now)) if self._close_at == NEVER else due
+
+    def _check_writing(self, now: float) -> float:
+        return self._queue.check(now, self._engine.written, self._engine.unsent)
+
+    def _judge(self, now: float, check: Callable[[float], float]) -> None:
         try:
-            due = min(self._close_at, self._check_writing(now))
-            if self._close_at == NEVER:
-                due = min(due, self._keepalive.check(now))
+            due = check(now)
         except DataStreamError as failure:
             self.fail(failure)
         else:
             self._look_at(due)
-
-    def _check_writing(self, now: float) -> float:
-        return self._queue.check(now, self._engine.written, self._engine.unsent)
 
     def _look_at(self, due: float) -> None:
         """Have the timer end at *due*; one that ends earlier stays, it does no harm."""
@@ -253,7 +258,7 @@ class Connection:
                 self._on_sent(len(frames), sum(len(payload) for _, payload in frames))
             self._pump_at(self._queue.due(now), now)
         self._queue.settle_flushes(self._engine.written, self._engine.unsent)
-        self._look(now)
+        self._judge(now, self._check_writing)
 
     def _pump_at(self, due: float, now: float) -> None:
         """Let the loop turn before the rest: threads may queue as fast as this writes, for ever."""

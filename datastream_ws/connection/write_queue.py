@@ -102,6 +102,8 @@ class WriteQueue:
 
     def room(self) -> Future[None] | None:
         """Return what to wait for before the next :meth:`put`; ``None`` means nothing."""
+        if not self._is_above_mark():  # room that there is may be used, whatever comes next
+            return None
         with self._lock:
             if not self.is_open or not self._is_above_mark():
                 return None
