@@ -18,7 +18,7 @@ class State(Enum):
 
     IDLE = "idle"  # never started in this process
     CONNECTING = "connecting"
-    CONNECTED = "connected"  # messages arrive, on_ready handlers are at work
+    CONNECTED = "connected"  # messages arrive, on_connect and on_ready hooks run
     READY = "ready"
     WAITING = "waiting"  # backing off before the next attempt
     PAUSED = "paused"

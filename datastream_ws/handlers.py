@@ -257,7 +257,7 @@ class Decorators:
         return self.handlers.add_hook("on_disconnect", function)
 
     def on_gap(self, function: GapHook) -> GapHook:
-        """Register a hook given a :class:`GapEvent`, before ``on_ready`` of the new connection."""
+        """Register a hook given a :class:`GapEvent` once there is a connection again."""
         return self.handlers.add_hook("on_gap", function)
 
     def on_state(self, function: StateHook) -> StateHook:

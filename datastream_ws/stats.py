@@ -36,7 +36,7 @@ class Stats:
 
     Attributes:
         messages_unrouted: Handled ones that no handler took.
-        messages_dropped: By cause: overflow, conflated, shutdown, lease_lost.
+        messages_dropped: By cause: overflow, conflated, shutdown, lease_lost, spool, untaken.
         messages_waiting: Now, the ones in hand included.
         messages_spooled: Now, in the file only.
         bytes_received: Of payloads.
