@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from .base_errors import DecodeError
+from .base_errors import DecodeError, NotConnectedError
 from .codecs import Codec, field_finder, shown_failure
 from .redaction import peer_text
 
@@ -27,10 +27,11 @@ class Origin:
         connection: Number of the connection, from 1; 0 for a message that came without one.
         epoch: Tenure of the owner, rising (contract 1.5).
         route: The JSON field, or the callable, that names a message.
+        send: Queues an object on that connection; ``None``: there is no way back to it.
 
     """
 
-    __slots__ = ("_finder", "codec", "connection", "decode", "epoch", "route", "stream")
+    __slots__ = ("_finder", "codec", "connection", "decode", "epoch", "route", "send", "stream")
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class Origin:
         epoch: int,
         codec: Codec,
         route: str | Callable[[Message], str | int | None],
+        send: Callable[[Any], None] | None = None,
     ) -> None:
         self.stream = stream
         self.connection = connection
@@ -46,10 +48,15 @@ class Origin:
         self.codec = codec
         self.decode = codec.decode
         self.route = route
+        self.send = send
         self._finder = _UNSET
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Without a callable ``route``: messages are pickled with what it has found."""
+        """
+        Without *send*, which another process cannot do, and without a callable ``route``.
+
+        Messages are pickled with what that has found.
+        """
         route = DEFAULT_ROUTE if callable(self.route) else self.route
         return Origin, (self.stream, self.connection, self.epoch, self.codec, route)
 
@@ -118,6 +125,29 @@ class Message:
                 # The codec's own error may hold the payload (JSONDecodeError.doc): not chained.
                 raise undecodable(error, self.data) from None
         return self._json
+
+    def reply(self, obj: Any) -> None:
+        """
+        Queue *obj* on the connection that this message came over, and on no other.
+
+        May be called from any thread; never blocks. What an ``on_connect`` handler holds back is
+        not waited for, so that a server which asks before the login gets its answer.
+
+        Args:
+            obj: str for a text frame, bytes for a binary one, else what the codec encodes.
+
+        Raises:
+            NotConnectedError: If that connection has ended, or the message has none in this
+                process: it was pickled, or made by ``deliver``.
+            SendTimeoutError: If far more is queued already than the server takes.
+
+        """
+        if self.origin.send is None:
+            raise NotConnectedError(
+                f"stream {peer_text(self.stream)}: this message has no connection in this process; "
+                "use client.send() there"
+            )
+        self.origin.send(obj)
 
     @property
     def route(self) -> str | int | None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from ..codecs import frame_of
+from ..connection.connection import Connection
 from ..connection.endpoint import Endpoints
 from ..connection.engine import Engine
 from ..connection.pacing import Pacing
 from ..connection.subscriptions import Subscriptions
 from ..events import State
+from ..exceptions import NotConnectedError
+from ..forks import notice_fork
 from ..handlers import Handlers
 from ..handling.budget import Budget
 from ..handling.dispatcher import Dispatcher
@@ -112,6 +117,7 @@ class Parts:
                 on_lost=self.wishes.changed.set,
                 report=self.reporter.report,
             )
+        self._origin: Origin | None = None  # of the latest connection
         self.spool: SpoolThread | None = None
         self.inbox = self._inbox(start)
         self.dispatcher = self._dispatcher(start)
@@ -146,9 +152,22 @@ class Parts:
     def has_lost_lease(self) -> bool:
         return self.tenure is not None and self.tenure.is_lost
 
-    def origin(self, epoch: int, connection: int) -> Origin:
+    def opened(self, connection: Connection, epoch: int) -> Origin:
+        """Return what the messages of *connection* share."""
+        reply = reply_over(connection, self.options)
+        origin = self._origin = self._make_origin(epoch, connection.number, reply)
+        return origin
+
+    def origin(self, epoch: int, number: int) -> Origin:
+        """Return what the messages of a connection share that was in the spool; from any thread."""
+        latest = self._origin
+        if latest is not None and (latest.epoch, latest.connection) == (epoch, number):
+            return latest
+        return self._make_origin(epoch, number, None)
+
+    def _make_origin(self, epoch: int, number: int, reply: Callable[[Any], None] | None) -> Origin:
         codec: Any = self.options.codec
-        return Origin(self.options.name, connection, epoch, codec, self.options.route)
+        return Origin(self.options.name, number, epoch, codec, self.options.route, reply)
 
     def _inbox(self, start: Start) -> Inbox:
         options = self.options
@@ -210,3 +229,20 @@ class Parts:
         if self.tenure is None:
             return None if budget is None else lambda: not budget.is_spent
         return lambda: self.current_tenure() is not None and (budget is None or not budget.is_spent)
+
+
+def reply_over(connection: Connection, options: ClientOptions) -> Callable[[Any], None]:
+    """Return what sends over *connection* alone. Messages are kept, connections must not be."""
+    found = weakref.ref(connection)
+
+    def reply(obj: Any) -> None:
+        notice_fork()
+        frame = frame_of(obj, options.codec)
+        connection = found()
+        if connection is None or not connection.is_open:
+            raise NotConnectedError(
+                f"stream {peer_text(options.name)}: the connection this message came over has ended"
+            )
+        connection.send(frame, passes_gate=True)
+
+    return reply

@@ -288,7 +288,7 @@ class Lifecycle:
         traffic.connected_since = time.time()
         self.parts.reporter.state(State.CONNECTED)
         self.parts.reporter.gap(self.inbox.last_message)
-        self.intake.attach(connection, self.parts.origin(self.epoch, connection.number))
+        self.intake.attach(connection, self.parts.opened(connection, self.epoch))
         connection.hand_over()  # from here on: a handler may send what it likes
 
     def _feed(self, connection: Connection) -> SubscriptionFeed:

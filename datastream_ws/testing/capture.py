@@ -21,8 +21,9 @@ def capture_sent(client: Any, replies: Iterable[Any] | None = None) -> Iterator[
         assert sent == [{"type": "pong"}]
 
     ``send``, ``request``, ``subscribe`` and ``unsubscribe`` are replaced on *client*, and on
-    ``client.aio`` where there is one. Objects are collected as given, not encoded: what
-    ``subscribe`` was given, and when ``unsubscribe`` takes that back, its ``unsubscribe``.
+    ``client.aio`` where there is one; ``message.reply`` is for messages that came over no
+    connection. Objects are collected as given, not encoded: what ``subscribe`` was given, and when
+    ``unsubscribe`` takes that back, its ``unsubscribe``.
 
     Args:
         client: A Client, an AsyncClient, or what has the verbs of one of them.
@@ -33,9 +34,13 @@ def capture_sent(client: Any, replies: Iterable[Any] | None = None) -> Iterator[
         LookupError: From ``request``, if no reply is left that it accepts.
 
     """
+    from .. import Message
+
     capture = _Capture(list(replies or ()))
     aio = getattr(client, "aio", None)
+    name = getattr(client, "alias", None) or getattr(client, "name", None)
     with ExitStack() as stack:
+        stack.enter_context(_replaced(Message, {"reply": capture.reply_of(name)}))
         if aio is not None:
             stack.enter_context(_replaced(client, capture.blocking()))
         stack.enter_context(_replaced(client if aio is None else aio, capture.asynchronous()))
@@ -69,6 +74,20 @@ class _Capture:
     def send_at_once(self, obj: Any, wait: float = 0.0) -> _Queued:
         self.send(obj, wait)
         return _Queued()
+
+    def reply_of(self, name: str | None) -> Callable[[Any, Any], None]:
+        """Return a ``Message.reply`` that collects for the stream *name*; ``None``: for all."""
+        from .. import Message
+
+        real = Message.reply
+
+        def reply(message: Any, obj: Any) -> None:
+            if message.origin.send is None and name in (None, message.stream):
+                self.sent.append(obj)
+            else:
+                real(message, obj)
+
+        return reply
 
     def request(self, obj: Any, match: Callable[[Any], bool], timeout: float | None = 30.0) -> Any:
         self.sent.append(obj)

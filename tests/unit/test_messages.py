@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from datastream_ws import DecodeError, HandlerError, Message
+from datastream_ws import DecodeError, HandlerError, Message, NotConnectedError
 from datastream_ws.codecs import JsonCodec, codec_for
 from datastream_ws.messages import Origin
 
@@ -174,6 +174,26 @@ def test_messages_are_small() -> None:
     """A thousand of them wait in a default inbox: no dictionary each."""
     with pytest.raises(AttributeError):
         _ = message("").__dict__
+
+
+# --- replies ----------------------------------------------------------------------------------
+
+
+def test_reply_goes_where_the_message_came_from() -> None:
+    sent: list[Any] = []
+    origin = Origin("prices", 3, 77, JsonCodec(), "type", sent.append)
+    given = Message("{}", origin, 12, 0.0)
+    given.reply({"pong": 1})
+    copy.copy(given).reply("again")
+    assert sent == [{"pong": 1}, "again"]
+
+
+def test_nothing_to_reply_over() -> None:
+    """Neither for a message that was made up nor for a pickled one."""
+    origin = Origin("prices", 3, 77, JsonCodec(), "type", lambda obj: None)
+    for given in (message("{}"), pickled(Message("{}", origin, 12, 0.0))):
+        with pytest.raises(NotConnectedError, match="prices"):
+            given.reply("x")
 
 
 # --- copies -----------------------------------------------------------------------------------

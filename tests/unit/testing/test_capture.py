@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from datastream_ws import AsyncClient, Client, Message
+from datastream_ws import AsyncClient, Client, Message, NotConnectedError
 from datastream_ws.testing import capture_sent
 
 
@@ -99,6 +99,19 @@ async def test_what_handlers_of_an_async_client_send() -> None:
     with capture_sent(client, replies=[{"type": "pong"}]) as sent:
         await client.deliver('{"type": "coroutine"}')
     assert sent == ["awaited", "ping", "pong"]
+
+
+def test_replies_to_delivered_messages() -> None:
+    """Each client's are its own; after the block there is nothing to reply over."""
+    client, other = Client("ws://localhost", name="one"), Client("ws://localhost", name="two")
+    for each in (client, other):
+        each.on_message(lambda message: message.reply({"for": message.stream}))
+    with capture_sent(client) as sent, capture_sent(other) as sent_by_other:
+        client.deliver("x")
+        other.deliver("x")
+    assert (sent, sent_by_other) == ([{"for": "one"}], [{"for": "two"}])
+    with pytest.raises(NotConnectedError):
+        client.deliver("x")
 
 
 def test_signatures_are_the_real_ones() -> None:
