@@ -505,10 +505,12 @@ class AsyncClient(Decorators):
         frame = self._encode(obj)
         connection = self._connection() or self._no_connection()
         await self._room(connection)
+        return await self._first_message(match, timeout, self._sender(connection, frame))
+
+    def _sender(self, connection: Connection, frame: Frame) -> Callable[[], None]:
+        """Return what queues *frame* later, with the rights that the caller has now."""
         passes = passes_gate(self._face)
-        return await self._first_message(
-            match, timeout, lambda: connection.send(frame, passes_gate=passes)
-        )
+        return lambda: connection.send(frame, passes_gate=passes)
 
     async def receive(
         self, match: Callable[[Message], Any] | None = None, timeout: float | None = 30.0
@@ -538,9 +540,23 @@ class AsyncClient(Decorators):
         send: Callable[[], None] | None,
     ) -> Message:
         requests = self._running().intake.requests
-        # The loop that the client was started on may be blocked, or stopped.
-        async with asyncio.timeout(None if timeout is None else timeout + 1.0):
-            return await self._here(lambda: requests.first(match, send, timeout))
+        try:
+            # The loop that the client was started on may be blocked, or stopped.
+            async with asyncio.timeout(None if timeout is None else timeout + 1.0) as limit:
+                return await self._here(lambda: requests.first(match, send, timeout))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise self._unanswered(timeout) from None
+
+    def _unanswered(self, timeout: float | None) -> Exception:
+        """Return the error of a wait that the client's loop has not ended in time."""
+        if timeout is None or self.state.is_final:
+            return NotConnectedError(f"stream {self.name}: the client closed before the reply")
+        return TimeoutError(
+            f"stream {self.name}: no message within {timeout:g} s, and the client's event loop "
+            "does not respond: it is blocked or stopped"
+        )
 
     async def subscribe(self, obj: Any, key: Hashable = None, unsubscribe: Any = None) -> Hashable:
         """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable, Iterator
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Awaitable, Callable, Generator, Hashable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -393,7 +393,12 @@ class Client(Decorators):
             NotConnectedError: If there is no connection, or it drops before the reply.
 
         """
-        return self._call("request", self.aio.request, obj, match, timeout)
+        self._refuse_on_loop("request")
+        frame = self.aio._encode(obj)
+        connection = self.aio._connection() or self.aio._no_connection()
+        if (room := connection.room()) is not None:
+            self._wait_for_room(room)
+        return self._first_message(match, timeout, self.aio._sender(connection, frame))
 
     def receive(
         self, match: Callable[[Message], Any] | None = None, timeout: float | None = 30.0
@@ -413,7 +418,35 @@ class Client(Decorators):
             NotConnectedError: If there is no connection, or it drops before the message.
 
         """
-        return self._call("receive", self.aio.receive, match, timeout)
+        self._refuse_on_loop("receive")
+        if self.aio._connection() is None:
+            self.aio._no_connection()
+        return self._first_message(match, timeout, None)
+
+    def _first_message(
+        self,
+        match: Callable[[Message], Any] | None,
+        timeout: float | None,
+        send: Callable[[], None] | None,
+    ) -> Message:
+        """Wait on the loop for a message, but no longer than the loop and the client last."""
+        self.aio._running()
+        use = self._loop_use
+        assert use is not None
+        assert use.finished is not None
+        waiting = self.aio._first_message(match, timeout, send)
+        future = asyncio.run_coroutine_threadsafe(waiting, use.thread.loop)
+        limit = None if timeout is None else timeout + CLOSE_GRACE
+        try:
+            either: list[Future[Any]] = [future, use.finished]
+            wait(either, limit, FIRST_COMPLETED)
+            return future.result(RESPONSE_SECONDS)
+        except TimeoutError:
+            if future.done():
+                raise
+            raise self.aio._unanswered(timeout) from None
+        finally:
+            future.cancel()
 
     def subscribe(self, obj: Any, key: Hashable = None, unsubscribe: Any = None) -> Hashable:
         """
@@ -438,14 +471,6 @@ class Client(Decorators):
     def unsubscribe(self, key: Hashable) -> None:
         """End a subscription; never blocks; an unknown key is no error."""
         self.aio._subscriptions.remove(key)
-
-    def _call(
-        self, verb: str, function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any
-    ) -> T:
-        self._refuse_on_loop(verb)
-        self.aio._running()
-        assert self._loop_thread is not None
-        return self._loop_thread.run(function(*arguments))
 
     def _is_on_loop(self) -> bool:
         return self._loop_thread is not None and self._loop_thread.is_current

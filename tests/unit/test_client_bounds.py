@@ -150,6 +150,52 @@ def test_a_client_that_is_only_slow_to_close_keeps_its_state(
     client.wait_closed(5)
 
 
+class Open:
+    """Stands for a connection: it takes what is sent."""
+
+    is_open = True
+
+    def room(self) -> None: ...
+
+    def send(self, frame: Any, *, passes_gate: bool) -> None: ...
+
+
+@pytest.mark.parametrize("verb", ["request", "receive"])
+def test_a_wait_for_a_message_beside_a_loop_that_is_blocked(
+    blocking: Blocking, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = started(blocking)
+    monkeypatch.setattr(client.aio, "_open_connection", Open)
+    given = ["?", bool] if verb == "request" else [bool]
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match="event loop does not respond"):
+        getattr(client, verb)(*given, timeout=0.1)
+    assert time.monotonic() - began < 0.1 + 1 + 1
+    client.close(0)
+
+
+def test_a_wait_without_a_limit_ends_with_the_client(
+    blocking: Blocking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = started(blocking)
+    monkeypatch.setattr(client.aio, "_open_connection", Open)
+    closing = threading.Timer(0.1, lambda: client.close(0))
+    closing.start()
+    with pytest.raises(NotConnectedError, match="closed before the reply"):
+        client.receive(timeout=None)
+    closing.join()
+
+
+def test_a_wait_from_another_loop_beside_one_that_is_blocked(
+    blocking: Blocking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = started(blocking)
+    monkeypatch.setattr(client.aio, "_open_connection", Open)
+    with pytest.raises(TimeoutError, match="event loop does not respond"):
+        asyncio.run(client.aio.request("?", bool, timeout=0.1))
+    client.close(0)
+
+
 def test_a_start_that_raises_leaves_nothing(process: loop_use.Process) -> None:
     client = Client("ws://localhost:1", lease="redis://localhost:notaport")
     with pytest.raises(ConfigurationError):
