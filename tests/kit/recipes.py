@@ -12,9 +12,14 @@ The code is the page's, but for the addresses and the delays between attempts.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
@@ -27,7 +32,7 @@ from .http import free_port
 from .pages import ROOT, Block, steps
 from .seen import FAST, Seen, eventually
 
-__all__ = ["MOST_LINES", "Recipe", "Served", "code_of", "kill"]
+__all__ = ["MOST_LINES", "Recipe", "Served", "answering", "code_of", "kill"]
 
 MOST_LINES = 40
 
@@ -102,6 +107,31 @@ def kill(server: StreamServer) -> None:
     server.stop()
     server.unmute()
     server.start()
+
+
+@contextmanager
+def answering(answer: Callable[[str, Message], Any]) -> Iterator[str]:
+    """Serve JSON over HTTP, what *answer* makes of path and headers; yields the URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(answer(self.path, self.headers)).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
 
 
 class Served:

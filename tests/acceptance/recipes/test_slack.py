@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from datastream_ws.testing import StreamServer
 from datastream_ws.testing.connection import StreamConnection
-from kit.recipes import Recipe, kill
+from kit.recipes import Recipe, answering, kill
 from kit.seen import eventually
 
 API = "https://slack.com/api/apps.connections.open"
@@ -59,25 +58,9 @@ def slack() -> Iterator[Slack]:
 @pytest.fixture
 def api(slack: Slack, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URL that hands out WebSocket URLs."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.dumps(slack.open(self.headers["Authorization"])).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
     monkeypatch.setenv("SLACK_APP_TOKEN", "xapp-1")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
+    with answering(lambda _, headers: slack.open(headers["Authorization"])) as url:
+        yield url
 
 
 def test_events_over_three_losses(slack: Slack, api: str) -> None:
