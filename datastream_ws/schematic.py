@@ -51,6 +51,8 @@ __all__ = [
     "stream_url",
 ]
 
+# As Schematic's own client: the flags of an account come in one message, half a MiB for a hundred.
+MAX_SIZE = 100 * 2**20
 API_URL = "https://api.schematichq.com"
 STREAM_PATH = "/datastream"
 WEBSOCKET_SCHEMES = {"https": "wss", "http": "ws"}
@@ -341,7 +343,7 @@ def stream_headers(api_key: Any) -> dict[str, str]:
 def _options(api_key: Any, url: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options of the core; each callable stays one, called before every attempt."""
     fixed = {"url": _url(url), "headers": _headers(api_key, options.get("headers", {}))}
-    return {"route": "entity_type"} | options | fixed
+    return {"route": "entity_type", "max_size": MAX_SIZE} | options | fixed
 
 
 def _url(url: Any) -> Any:

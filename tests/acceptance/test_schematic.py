@@ -191,3 +191,19 @@ def test_key_is_in_no_log_line(
     assert len(stream_server.attempts) == 2
     assert caplog.text
     assert KEY not in caplog.text + repr(caught.value) + repr(client)
+
+
+def test_messages_as_large_as_schematic_sends_them(stream_server: StreamServer) -> None:
+    """The flags of an account in one message, and a company, above the core's max_size."""
+    arrived: Queue[DataStreamResponse] = Queue()
+    flags = [{"key": f"flag-{n}", "rules": ["x" * 50] * 200} for n in range(100)]
+    client = Client(KEY, stream_server.url, **FAST)
+    client.on_entity(EntityType.FLAGS)(arrived.put)
+    client.on_entity(EntityType.COMPANY)(arrived.put)
+    with client:
+        client.wait_ready(5)
+        for data, kind in ((flags, EntityType.FLAGS), ({"t": "y" * 55_000}, EntityType.COMPANY)):
+            stream_server.send(DataStreamResponse(data, kind, MessageType.FULL).to_json())
+            assert arrived.get(timeout=30).data == data
+        assert len(json.dumps(flags)) > 2**20
+        assert client.stats().reconnects == 0
