@@ -70,6 +70,8 @@ class Lifecycle:
             error = await self._stay_connected() or self.parts.death
         except asyncio.CancelledError:
             self.wishes.close(0.0)
+        except GeneratorExit:
+            raise  # the loop was closed amid it all: nothing can be done there any more
         except BaseException as death:
             self.parts.die(death)
             error = death

@@ -6,65 +6,25 @@ import asyncio
 import gc
 import threading
 import weakref
-from typing import Any
 
 import pytest
 
-from datastream_ws import AsyncClient, Message, NotConnectedError, State
-from kit.fakeengine import InlineThreads, World
-from kit.virtualtime import VirtualLoop
+from datastream_ws import Message, NotConnectedError, State
+from kit.scene import Stream, play
 
 
-class Stream:
-    """A client over a world without a network, and the messages that it handled."""
-
-    def __init__(self, **options: Any) -> None:
-        self.world = World()
-        self.messages: list[Message] = []
-        self.client = AsyncClient("ws://fake", **options)
-        self.client.on_message(self.messages.append)
-
-    async def connect(self, number: int = 1) -> None:
-        """Let time pass until connection *number* is ready; the clock jumps."""
-        await asyncio.sleep(10.0)
-        assert len(self.world.engines) == number
-        assert self.client.state is State.READY or self.client.state is State.CONNECTED
-
-    async def receive(self, data: str) -> Message:
-        self.world.engines[-1].deliver(data)
-        await asyncio.sleep(0.1)
-        return self.messages[-1]
+async def ask(stream: Stream, data: str = "ping") -> Message:
+    """Have a message arrive, and return it as a handler is given it."""
+    if not stream.messages:
+        stream.client.on_message(stream.handle)
+    await stream.receive(data)
+    return stream.messages[-1]
 
 
-@pytest.fixture
-def play(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return what runs a scene: a coroutine function that is given a stream."""
-
-    def run(scene: Any, **options: Any) -> None:
-        async def stage() -> None:
-            stream = Stream(**options)
-            engine = "datastream_ws.connection.websockets_engine.WebsocketsEngine"
-            monkeypatch.setattr(engine, stream.world.engine)
-            try:
-                await scene(stream)
-            finally:
-                await stream.client.close(0)
-
-        monkeypatch.setattr("datastream_ws.async_client.threads", InlineThreads)
-        loop = VirtualLoop()
-        try:
-            loop.run_until_complete(stage())
-        finally:
-            loop.close()
-
-    return run
-
-
-def test_on_its_own_connection(play: Any) -> None:
+def test_on_its_own_connection() -> None:
     async def scene(stream: Stream) -> None:
-        await stream.client.start()
-        await stream.connect()
-        message = await stream.receive("ping")
+        await stream.start()
+        message = await ask(stream, "ping")
         message.reply({"pong": 1})
         thread = threading.Thread(target=message.reply, args=["from a thread"])
         thread.start()
@@ -75,26 +35,25 @@ def test_on_its_own_connection(play: Any) -> None:
     play(scene)
 
 
-def test_never_on_the_next_one(play: Any) -> None:
+def test_never_on_the_next_one() -> None:
     async def scene(stream: Stream) -> None:
-        await stream.client.start()
-        await stream.connect()
-        message = await stream.receive("ping")
+        await stream.start()
+        message = await ask(stream, "ping")
         stream.world.engines[-1].drop()
         with pytest.raises(NotConnectedError, match="the connection this message came over"):
             message.reply("between the two")
-        await stream.connect(2)
-        assert stream.client.state is State.READY
+        await asyncio.sleep(5.0)
+        assert stream.state() is State.READY
         with pytest.raises(NotConnectedError):
             message.reply("late")
-        (await stream.receive("ping")).reply("in time")
+        (await ask(stream, "ping")).reply("in time")
         await asyncio.sleep(0.1)
         assert stream.world.sent == ["in time"]
 
     play(scene)
 
 
-def test_before_the_login_is_over(play: Any) -> None:
+def test_before_the_login_is_over() -> None:
     """What others send waits for on_connect; the answer to what the server asks does not."""
 
     async def scene(stream: Stream) -> None:
@@ -104,10 +63,9 @@ def test_before_the_login_is_over(play: Any) -> None:
         async def login() -> None:
             await logged_in.wait()
 
-        await stream.client.start()
-        await stream.connect()
+        await stream.start()
         await stream.client.send("held back")
-        (await stream.receive("who are you?")).reply("me")
+        (await ask(stream, "who are you?")).reply("me")
         await asyncio.sleep(0.1)
         assert stream.world.sent == ["me"]
         logged_in.set()
@@ -117,12 +75,11 @@ def test_before_the_login_is_over(play: Any) -> None:
     play(scene)
 
 
-def test_a_message_that_came_back_from_the_spool(play: Any) -> None:
+def test_a_message_that_came_back_from_the_spool() -> None:
     """It can be replied to as long as its connection lives; one of an earlier process cannot."""
 
     async def scene(stream: Stream) -> None:
-        await stream.client.start()
-        await stream.connect()
+        await stream.start()
         life = stream.client._life
         assert life is not None
         parts = life.parts
@@ -137,17 +94,16 @@ def test_a_message_that_came_back_from_the_spool(play: Any) -> None:
     play(scene)
 
 
-def test_a_message_that_is_kept_does_not_keep_its_connection(play: Any) -> None:
+def test_a_message_that_is_kept_does_not_keep_its_connection() -> None:
     async def scene(stream: Stream) -> None:
-        await stream.client.start()
-        await stream.connect()
-        message = await stream.receive("ping")
+        await stream.start()
+        message = await ask(stream, "ping")
         life = stream.client._life
         assert life is not None
         assert life.connection is not None
         connection = weakref.ref(life.connection)
         stream.world.engines.pop().drop()
-        await stream.connect()
+        await asyncio.sleep(5.0)
         gc.collect()
         assert connection() is None
         with pytest.raises(NotConnectedError):

@@ -1,0 +1,84 @@
+"""
+A client over a world without a network, in virtual time.
+
+    async def scene(stream: Stream) -> None:
+        await stream.start()
+        stream.engine.deliver("hello")
+        ...
+
+    play(scene, heartbeat="beat")
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from datastream_ws import AsyncClient, Message, State
+
+from .fakeengine import FakeEngine, InlineThreads, World
+from .seen import FAST
+from .virtualtime import VirtualLoop
+
+__all__ = ["Stream", "play"]
+
+ENGINE = "datastream_ws.connection.websockets_engine.WebsocketsEngine"
+
+
+class Stream:
+    """
+    The client of a scene, and its world.
+
+    Attributes:
+        messages: What :meth:`handle` was given.
+
+    """
+
+    def __init__(self, url: Any = "ws://fake", **options: Any) -> None:
+        self.world = World()
+        self.messages: list[Message] = []
+        self.client = AsyncClient(url, **{**FAST, **options})
+
+    def handle(self, message: Message) -> None:
+        """Keep a message; a handler, for who needs one."""
+        self.messages.append(message)
+
+    async def start(self, seconds: float = 5.0) -> None:
+        await self.client.start()
+        await asyncio.sleep(seconds)
+
+    def state(self) -> State:
+        return self.client.state
+
+    @property
+    def engine(self) -> FakeEngine:
+        """The latest one."""
+        return self.world.engines[-1]
+
+    async def receive(self, *data: str) -> None:
+        """Have messages arrive, and let them be handled."""
+        self.engine.deliver(*data)
+        await asyncio.sleep(0.1)
+
+
+def play(scene: Callable[[Stream], Awaitable[None]], *url: Any, **options: Any) -> None:
+    """Run *scene* with a client that has these options; hours take no time."""
+
+    async def stage(patch: pytest.MonkeyPatch) -> None:
+        stream = Stream(*url, **options)
+        patch.setattr(ENGINE, stream.world.engine)
+        try:
+            await scene(stream)
+        finally:
+            await stream.client.close(0)
+
+    loop = VirtualLoop()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("datastream_ws.async_client.threads", InlineThreads)
+            loop.run_until_complete(stage(patch))
+    finally:
+        loop.close()
