@@ -10,7 +10,8 @@ const { Server } = createRequire(`${home}/`)("socket.io");
 const http = createServer((request, response) => {
   const [, what, value] = request.url.split("/");
   if (what === "publish") io.to("news").emit("price", Number(value));
-  if (what === "ask") io.emit("question", () => console.log("acknowledged"));
+  if (what === "ask")
+    io.timeout(5000).emit("question", (late) => console.log(late ? "late" : "acknowledged"));
   response.end(JSON.stringify(io.sockets.adapter.rooms.get("news")?.size ?? 0));
 });
 const io = new Server(http, { pingInterval: 200, pingTimeout: 5000 });
