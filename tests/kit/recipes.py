@@ -69,7 +69,8 @@ class Recipe:
         vars(self.module)["print"] = lambda *words: self.printed(" ".join(map(str, words)))
         exec(compile(code, str(program), "exec"), vars(self.module))  # noqa: S102  # our own page
         self.client: Client = self.module.client
-        self.client.aio.options = self.client.options.replace(**FAST | options)
+        inside = getattr(self.client, "aio", self.client)  # of an AsyncClient: itself
+        inside.options = self.client.options.replace(**FAST | options)
 
     def __enter__(self) -> Self:
         self.client.start()
