@@ -68,7 +68,7 @@ def folder(tmp_path: Path) -> Path:
             [*FLASK, "run"],
             URL | {f"DATASTREAM_{name}": value for name, value in GIVES_UP.items()},
             3,
-            "gave up after 1 failed attempts; the last: ConnectionRefusedError",
+            "gave up after 1 failed attempt; the last: ConnectionRefusedError",
         ),
         ([*FLASK, "status", "--health-file", "app.py"], URL, 1, "app.py is no health file"),
         ([*DJANGO, "run_datastream", "--nope"], {"URL": "ws://x"}, 2, "arguments: --nope"),

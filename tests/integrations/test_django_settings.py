@@ -106,7 +106,9 @@ def test_autostart_tells_what_is_wrong_and_starts_the_others(
             ]
             assert "ZeroDivisionError" in told[0]
             assert not datastreams["last"].state.is_final
-            assert [message.id for message in check_settings()] == [
+            # W002 is about handlers that other tests have registered for their own streams.
+            found = [message.id for message in check_settings()]
+            assert [each for each in found if each != "datastream.W002"] == [
                 *("datastream.E003", "datastream.W001", "datastream.E002"),
             ]
         finally:
