@@ -42,7 +42,7 @@ class Dispatcher:
             ``None``: nothing does.
         tenure: What the owner holds the stream by, a number per tenure of a lease; ``None``: it
             does not. Closes the gate, and holds back what is in hand but not handed on yet.
-        held: Whether messages wait in the inbox while there are no handlers at all.
+        is_iterable: Whether messages wait in the inbox while there are no handlers at all.
 
     """
 
@@ -60,7 +60,7 @@ class Dispatcher:
         on_death: Callable[[BaseException], None],
         gate: Callable[[], bool] | None,
         tenure: Callable[[], int | None] = lambda: 0,
-        held: bool = False,
+        is_iterable: bool = False,
     ) -> None:
         self._owner = owner
         self._inbox = inbox
@@ -71,7 +71,7 @@ class Dispatcher:
         self._on_room = on_room
         self._gate = gate
         self._on_death = on_death
-        self._held = held
+        self._is_iterable = is_iterable
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
         self._workers = 0
@@ -80,28 +80,34 @@ class Dispatcher:
         self._draining = False
         self._stopped = threading.Event()
         offering = Offering(handlers, options, tenure, report, self._watchdog(report))
-        self._batches = Batches(
+        self._batches = self._make_batches(offering, tenure)
+        self._runs = self._make_runs(offering, gate)
+        inbox.is_untaken = self._is_untaken
+
+    def _make_batches(self, offering: Offering, tenure: Callable[[], int | None]) -> Batches:
+        return Batches(
             offering=offering,
             tenure=tenure,
             done=self._done,
             discard=self._discard,
-            loop=loop,
+            loop=self._loop,
             on_loop=self._on_the_loop,
             wake=self.wake,
         )
-        self._runs = Runs(
-            inbox=inbox,
-            handlers=handlers,
-            options=options,
+
+    def _make_runs(self, offering: Offering, gate: Callable[[], bool] | None) -> Runs:
+        return Runs(
+            inbox=self._inbox,
+            handlers=self._handlers,
+            options=self._options,
             offering=offering,
             batches=self._batches,
             gate=gate,
-            on_room=on_room,
+            on_room=self._on_room,
             done=self._done,
             discard=self._discard,
             is_stopped=self._stopped.is_set,
         )
-        inbox.is_untaken = self._is_untaken
 
     def _watchdog(self, report: Callable[[BaseException], None]) -> Watchdog | None:
         if self._options.handler_timeout is None:
@@ -216,7 +222,7 @@ class Dispatcher:
     @property
     def _is_iterated(self) -> bool:
         """Whether messages are for those who iterate, now or later."""
-        return self._held and not self._handlers.has_message_handlers
+        return self._is_iterable and not self._handlers.has_message_handlers
 
     def _is_untaken(self) -> bool:
         """Whether messages wait for an iterator that is not there."""

@@ -96,10 +96,14 @@ class Offering:
                     await self.failed(run.caller, handler.name, handler.function, messages, error)
                     return False
                 may_retry = False
-                await self.leave(run)
-                if self._tenure() is None:
-                    raise Stopped from None
+                await self._leave_for_retry(run)
             raised = None
+
+    async def _leave_for_retry(self, run: HandlerRun) -> None:
+        """A retry enters its contexts anew. Raises Stopped if there must be none."""
+        await self.leave(run)
+        if self._tenure() is None:
+            raise Stopped
 
     async def _wait(self, run: HandlerRun, delay: float) -> None:
         """Let a postponed message wait. Raises Stopped if it is not to be tried again."""

@@ -121,17 +121,7 @@ class Parts:
         self.spool: SpoolThread | None = None
         self.inbox = self._inbox(start)
         self.dispatcher = self._dispatcher(start)
-        self.intake = Intake(
-            self.inbox,
-            self.traffic,
-            options,
-            start.handlers,
-            wake=self.dispatcher.wake,
-            report=self.reporter.report,
-            warn=self.reporter.warn,
-            at_work=self._at_work,
-            is_open=self._gate(start.budget) or (lambda: True),
-        )
+        self.intake = self._intake(start)
 
     def die(self, death: BaseException) -> None:
         """An internal part has ended: so does the client, and it says so."""
@@ -212,7 +202,20 @@ class Parts:
             on_death=self._on_death,
             gate=self._gate(start.budget),
             tenure=self.current_tenure,
-            held=start.is_iterable,
+            is_iterable=start.is_iterable,
+        )
+
+    def _intake(self, start: Start) -> Intake:
+        return Intake(
+            self.inbox,
+            self.traffic,
+            options,
+            start.handlers,
+            wake=self.dispatcher.wake,
+            report=self.reporter.report,
+            warn=self.reporter.warn,
+            at_work=self._at_work,
+            is_open=self._gate(start.budget) or (lambda: True),
         )
 
     def _at_work(self) -> list[str]:

@@ -45,7 +45,7 @@ class Stream:
             on_room=self.note_room,
             on_death=lambda death: None,
             gate=lambda: self.open,
-            held=True,
+            is_iterable=True,
         )
 
     def note_room(self) -> None:
