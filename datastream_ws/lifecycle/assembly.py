@@ -209,7 +209,7 @@ class Parts:
         return Intake(
             self.inbox,
             self.traffic,
-            options,
+            self.options,
             start.handlers,
             wake=self.dispatcher.wake,
             report=self.reporter.report,
