@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any
 
 from ..connection.connection import Connection
@@ -103,7 +104,7 @@ class Closing:
 
     async def _flush(self, connection: Connection) -> None:
         flushed = connection.flushed()
-        in_time = flushed is None or await self._within(_result(asyncio.wrap_future(flushed)))
+        in_time = flushed is None or await self._within(_result(flushed))
         if not in_time and connection.has_unsent:
             text = "close_timeout is over: messages are still unsent"
             self._parts.reporter.log("warning", text)
@@ -158,5 +159,5 @@ class Closing:
         return closed.result()
 
 
-async def _result(future: asyncio.Future[None]) -> None:
-    await future
+async def _result(future: Future[None]) -> None:
+    await asyncio.wrap_future(future)  # here: a step that never begins leaves no future behind

@@ -9,6 +9,8 @@ from typing import Any
 
 __all__ = ["VirtualLoop"]
 
+TURN = 1e-6  # seconds
+
 
 class JumpingSelector(selectors.BaseSelector):
     """Looks at the real descriptors, and never waits for them."""
@@ -30,8 +32,8 @@ class JumpingSelector(selectors.BaseSelector):
         found = self._real.select(0)
         if not found and timeout is None:
             raise RuntimeError("nothing is due and nothing can happen: everybody waits for ever")
-        if not found and timeout is not None and timeout > 0:
-            self.now += timeout
+        # A turn takes a moment: who waits for the rest of a time must not see the same for ever.
+        self.now += TURN + (timeout or 0 if not found else 0)
         return found
 
     def close(self) -> None:

@@ -1,0 +1,325 @@
+"""
+A client without network, threads and waiting: FakeEngine, a clock that jumps, a lease at hand.
+
+    with Story(fatal_delay=5.0) as story:
+        story.start()
+        story.passes(1.0)
+        story.engine.drop()
+        assert story.told == [...]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+from datastream_ws import AsyncClient, LeaseError
+from datastream_ws.events import DisconnectEvent, GapEvent, StateEvent
+from datastream_ws.exceptions import said
+from datastream_ws.lifecycle.retry import Backoff
+from kit.fakeengine import FakeEngine, InlineThreads, World
+from kit.virtualtime import VirtualLoop
+
+__all__ = ["FakeLease", "FakeSpool", "Offline", "Story"]
+
+CLOCKED = ("async_client", "lifecycle.machine", "lifecycle.reporter", "handling.intake")
+
+
+class Offline:
+    """A loop and a world, and the patches that have a client live in them."""
+
+    def __init__(self) -> None:
+        self.loop = VirtualLoop()
+        self.world = World()
+        self.patch = patch = pytest.MonkeyPatch()
+        self.broken: list[dict[str, Any]] = []  # what callbacks of the loop have raised
+        self.loop.set_exception_handler(lambda _, context: self.broken.append(context))
+        patch.setattr(
+            "datastream_ws.connection.websockets_engine.WebsocketsEngine", self.world.engine
+        )
+        patch.setattr("datastream_ws.async_client.threads", InlineThreads)
+        patch.setattr("datastream_ws.lifecycle.tenure.LeaseRenewal", FakeRenewal)
+        for module in CLOCKED:
+            patch.setattr(f"datastream_ws.{module}.time", self)
+        self.time, self.time_ns = time.time, time.time_ns
+
+    def monotonic(self) -> float:
+        return self.loop.time()
+
+    def close(self) -> None:
+        for _ in range(10):  # some have to be told again, amid what they do at the end
+            for task in asyncio.all_tasks(self.loop):
+                task.cancel()
+            self.loop.pass_time(1.0)
+        self.patch.undo()
+        self.loop.close()
+
+
+class FakeLease:
+    """
+    A lease, its store, and the thread that renews it: all that is told of it, at once.
+
+    Attributes:
+        is_free: Whoever asks has it.
+        ended: Releases so far.
+
+    """
+
+    def __init__(self, *, is_free: bool = True) -> None:
+        self.is_free = is_free
+        self.ended = 0
+        self.renewal: FakeRenewal | None = None
+
+    def grant(self) -> None:
+        """Nobody else has it any more."""
+        self.is_free = True
+        if self.renewal is not None:
+            self.renewal.look()
+
+    def take_away(self) -> None:
+        """Somebody else has it from now on."""
+        self.is_free = False
+        if self.renewal is not None and self.renewal.is_held:
+            self.renewal.end(float("-inf"))
+
+    def hang(self) -> None:
+        """The store does not answer: the tenure ends by itself, now, before the lease does."""
+        self.is_free = False
+        if self.renewal is not None and self.renewal.is_held:
+            self.renewal.end(self.renewal.now())
+
+    # The protocol, for the check of options.
+
+    def acquire(self, ttl: float) -> int | None: ...
+
+    def renew(self, ttl: float) -> bool:
+        raise NotImplementedError
+
+    def release(self) -> None: ...
+
+
+class FakeRenewal:
+    """See :class:`datastream_ws.lease.LeaseRenewal`; without a thread."""
+
+    def __init__(
+        self,
+        lease: FakeLease,
+        ttl: float,
+        *,
+        on_change: Callable[[], None],
+        report: Callable[[BaseException], None],
+    ) -> None:
+        lease.renewal = self
+        self.now = asyncio.get_running_loop().time
+        self.slack = ttl / 10
+        self.epoch = 0
+        self.is_refused = False
+        self._lease = lease
+        self._ttl = ttl
+        self._ends_at: float | None = float("-inf")  # None: it is renewed in time, for ever
+        self._wanted = False
+        self._on_change = on_change
+        self._report = report
+
+    def start(self) -> None: ...
+
+    @property
+    def left(self) -> float:
+        return self._ttl * 0.7 if self._ends_at is None else self._ends_at - self.now()
+
+    @property
+    def is_held(self) -> bool:
+        return self.left > 0
+
+    def tenure(self) -> int | None:
+        if self.is_held:
+            return self.epoch
+        return None if self.epoch else 0
+
+    def campaign(self) -> None:
+        self._wanted = True
+        self.look()
+
+    def rest(self) -> None:
+        self._wanted = False
+
+    def look(self) -> None:
+        """Have it if it is free."""
+        if not self._wanted or self.is_held:
+            return
+        was_refused, self.is_refused = self.is_refused, not self._lease.is_free
+        if self._lease.is_free:
+            self._wanted, self._ends_at = False, None
+            self.epoch += 1_000_000_000_000
+            self._on_change()
+        elif not was_refused:
+            self._on_change()
+
+    def end(self, at: float) -> None:
+        self._ends_at = at
+        self._report(LeaseError("lease lost: somebody else has it; handing over"))
+        self._on_change()
+
+    def close(self) -> Future[None]:
+        self._ends_at = float("-inf")
+        self._lease.ended += 1
+        closed: Future[None] = Future()
+        closed.set_result(None)
+        return closed
+
+
+class FakeSpool:
+    """
+    See :class:`datastream_ws.spool.SpoolThread`; without a file and a thread.
+
+    Args:
+        answers: What the next openings end with: an error, SLOW (no end), or nothing for success.
+
+    """
+
+    SLOW = TimeoutError("does not come to an end")
+
+    def __init__(self, answers: list[BaseException]) -> None:
+        self._answers = answers
+        self.is_open = False
+        self.is_slow_to_close = False
+        self.epoch = self.unfinished = self.opened = self.closed = self.nudges = 0
+
+    def open(self) -> Future[None]:
+        self.opened += 1
+        future: Future[None] = Future()
+        error = self._answers.pop(0) if self._answers else None
+        if error is None:
+            self.is_open = True
+            future.set_result(None)
+        elif error is not self.SLOW:
+            future.set_exception(error)
+        return future
+
+    def close(self) -> Future[int]:
+        self.closed += 1
+        future: Future[int] = Future()
+        if not self.is_slow_to_close:
+            future.set_result(0)
+        return future
+
+    def nudge(self) -> None:
+        self.nudges += 1
+
+
+class Story(Offline):
+    """
+    One client in it, from ``start()`` on, and what its user is told, in order.
+
+    Waits between attempts are the shortest there may be.
+
+    Attributes:
+        told: States, errors and events, a line each.
+        spools: See :class:`FakeSpool`.
+
+    """
+
+    spool: FakeSpool
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.spools: list[BaseException] = []
+        self.patch.setattr("datastream_ws.lifecycle.assembly.SpoolThread", self._spool)
+        shortest = functools.partial(Backoff, uniform=lambda low, high: low)
+        self.patch.setattr("datastream_ws.lifecycle.plan.Backoff", shortest)
+        self.told: list[str] = []
+        self.messages: list[Any] = []
+        self.tasks: list[asyncio.Task[Any]] = []
+        self.client = AsyncClient("ws://fake", **{"close_timeout": 2.0, **options})
+        self.client.on_state(self._tell_state)
+        self.client.on_error(lambda error: self.told.append(f"error {said(error)}"))
+        self.client.on_disconnect(self._tell_disconnect)
+        self.client.on_gap(self._tell_gap)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self.ends()
+        finally:
+            self.close()
+
+    def ends(self) -> None:
+        """Close, and look that nothing is left."""
+        self.call(self.client.close(1.0))
+        self.passes(1.0)
+        assert self.client.state.is_final
+        assert self.world.open_engines == []
+        assert [task for task in self.tasks if not task.done()] == []
+        assert [t for t in asyncio.all_tasks(self.loop) if "datastream" in t.get_name()] == []
+        assert self.broken == []
+
+    def _spool(self, *_: Any, **__: Any) -> FakeSpool:
+        self.spool = FakeSpool(self.spools)
+        return self.spool
+
+    # --- what is told ---
+
+    def _tell_state(self, event: StateEvent) -> None:
+        delay = "" if event.delay is None else f" {event.delay:g} s"
+        self.told.append(f"{event.state.value}{delay}")
+
+    def _tell_disconnect(self, event: DisconnectEvent) -> None:
+        error = "" if event.error is None else f" ({said(event.error)})"
+        after = "" if event.will_retry else ", the last"
+        self.told.append(f"disconnect {event.connection}: {event.code}{error}{after}")
+
+    def _tell_gap(self, event: GapEvent) -> None:
+        self.told.append(f"gap of {event.seconds:.1f} s")
+
+    def news(self) -> list[str]:
+        """What was told since this was last asked."""
+        told, self.told = self.told, []
+        return told
+
+    # --- what happens ---
+
+    @property
+    def engine(self) -> FakeEngine:
+        """The latest connection's."""
+        return self.world.engines[-1]
+
+    def start(self) -> None:
+        """Begin, and let a second pass: enough to be ready."""
+        self.client.on_message(lambda message: self.messages.append(message.data))
+        self.begin()
+        self.passes(1.0)
+
+    def begin(self) -> None:
+        self.call(self.client.start())
+
+    def call(self, verb: Coroutine[Any, Any, Any]) -> Any:
+        """Await a verb."""
+        return self.loop.run_until_complete(verb)
+
+    def soon(self, verb: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Have a verb called as soon as time passes."""
+        task = self.loop.create_task(verb)
+        self.tasks.append(task)
+        return task
+
+    def happens(self, what: Callable[..., object], *arguments: Any, **more: Any) -> None:
+        """Have the world do something as soon as time passes."""
+        self.loop.call_soon(functools.partial(what, *arguments, **more))
+
+    def passes(self, seconds: float) -> None:
+        self.loop.pass_time(seconds)

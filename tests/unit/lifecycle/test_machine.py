@@ -1,0 +1,500 @@
+"""The machine, read like a transcript: what the world does, what the user is told. No sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from datastream_ws import HandshakeError, NotConnectedError, State
+from kit.offline import FakeLease, Story
+
+READY = ["connecting", "connected", "ready"]
+REFUSED = HandshakeError("refused", status=503)
+
+
+# --- verbs, one behind the other ---------------------------------------------------------------
+
+
+def test_pause_and_resume_back_to_back_leave_the_connection_alone() -> None:
+    with Story() as story:
+        story.start()
+        story.soon(story.client.pause())
+        story.soon(story.client.resume())
+        story.passes(3.0)
+        assert story.told == READY
+        assert len(story.world.engines) == 1
+        story.engine.deliver("still there")
+        story.passes(0.1)
+        assert story.messages == ["still there"]
+
+
+def test_pause_then_resume() -> None:
+    with Story() as story:
+        story.start()
+        story.call(story.client.pause(4000, "lunch"))
+        story.passes(5.0)
+        assert story.engine.closed_with == (4000, "lunch")
+        assert story.news() == [*READY, "disconnect 1: 4000", "paused"]
+        story.call(story.client.resume())
+        story.passes(1.0)
+        assert story.news() == ["connecting", "connected", "gap of 5.0 s", "ready"]
+
+
+def test_reconnect_and_pause_back_to_back() -> None:
+    """The last word counts, and there is never a second connection."""
+    with Story() as story:
+        story.start()
+        story.soon(story.client.reconnect())
+        story.soon(story.client.pause())
+        story.passes(3.0)
+        assert story.client.state is State.PAUSED
+        assert len(story.world.engines) == 1
+
+
+def test_two_callers_reconnect() -> None:
+    with Story() as story:
+        story.start()
+        story.soon(story.client.reconnect(1001))
+        story.soon(story.client.reconnect(4000))
+        story.passes(3.0)
+        assert story.told == [*READY, "disconnect 1: 4000", "connecting", "connected",
+                              "gap of 0.0 s", "ready"]  # fmt: skip
+
+
+def test_reconnect_while_dialling_dials_anew() -> None:
+    with Story() as story:
+        story.world.is_hanging = True
+        story.start()
+        story.world.is_hanging = False
+        story.call(story.client.reconnect())
+        story.passes(1.0)
+        assert story.told == READY
+        assert len(story.world.engines) == 2
+
+
+def test_reconnect_ends_a_wait() -> None:
+    with Story(min_reconnect_delay=20.0) as story:
+        story.world.opens.append(REFUSED)
+        story.start()
+        assert story.news() == ["connecting", "error refused", "waiting 20 s"]
+        story.call(story.client.reconnect())
+        story.passes(1.0)
+        assert story.news() == READY
+
+
+def test_pause_while_dialling_and_while_waiting() -> None:
+    with Story(min_reconnect_delay=20.0) as story:
+        story.world.is_hanging = True
+        story.start()
+        story.call(story.client.pause())
+        story.passes(1.0)
+        assert story.news() == ["connecting", "paused"]
+        story.world.is_hanging = False
+        story.world.opens.append(REFUSED)
+        story.call(story.client.resume())
+        story.passes(1.0)
+        story.call(story.client.pause())
+        story.passes(1.0)
+        assert story.news() == ["connecting", "error refused", "waiting 20 s", "paused"]
+
+
+def test_pause_in_the_moment_a_dial_succeeds() -> None:
+    """What was opened and is not wanted is ended before anything else."""
+    with Story() as story:
+        story.begin()
+        story.passes(0.0)
+        story.loop.call_later(0.01, story.happens, lambda: story.soon(story.client.pause()))
+        story.passes(1.0)
+        assert story.client.state is State.PAUSED
+        assert story.world.open_engines == []
+
+
+# --- how a connection ends ---------------------------------------------------------------------
+
+
+def test_after_a_drop_it_comes_back() -> None:
+    with Story() as story:
+        story.start()
+        story.engine.drop()
+        story.passes(2.0)
+        text = "the connection was lost without a close frame"
+        assert story.told == [
+            *READY, f"error {text}", f"disconnect 1: 1006 ({text})", "waiting 1 s",
+            "connecting", "connected", "gap of 1.0 s", "ready",
+        ]  # fmt: skip
+
+
+def test_a_peer_that_has_said_goodbye_and_lingers() -> None:
+    """Its close frame ends the connection for the user; its socket ends before the next dial."""
+    with Story() as story:
+        story.start()
+        story.happens(story.engine.peer_closes, 1001, "away", lingers=True)
+        story.passes(0.0)
+        assert not story.client.is_ready
+        sent = story.soon(story.client.send("later", wait=10.0))
+        story.passes(3.0)
+        assert sent.done()
+        sent.result()
+        first, second = story.world.engines
+        assert first.is_ended
+        assert second.sent == ["later"]
+
+
+def test_a_fatal_close_code_counts_though_a_hook_fails_on_it() -> None:
+    with Story() as story:
+
+        @story.client.on_ready
+        async def insist() -> None:
+            while story.client.stats().reconnects == 0:
+                await story.client.send("hello")
+                await asyncio.sleep(0)
+
+        story.begin()
+        story.passes(0.02)
+        assert "hello" in story.engine.sent
+        story.happens(story.engine.peer_closes, 4401, "no")
+        story.passes(5.0)
+        assert story.client.state is State.FAILED
+        assert "disconnect 1: 4401 (connection closed with code 4401: no), the last" in story.told
+
+
+def test_an_engine_without_an_explanation() -> None:
+    """Also then there is an error, and another attempt."""
+    with Story() as story:
+        story.start()
+        story.engine.close(1000, "")
+        story.passes(3.0)
+        assert "error the connection ended with code 1000" in story.told
+        assert story.client.is_ready
+
+
+# --- hooks -------------------------------------------------------------------------------------
+
+
+def test_a_hook_that_raises() -> None:
+    with Story() as story:
+        failures = [LookupError("no"), None]
+
+        @story.client.on_connect
+        async def log_in() -> None:
+            if (failure := failures.pop(0)) is not None:
+                raise failure
+
+        story.start()
+        story.passes(1.0)
+        assert any("failed with LookupError" in line for line in story.told)
+        assert story.client.is_ready
+        assert story.world.engines[0].closed_with == (1000, "")
+
+
+def test_a_hook_that_is_late() -> None:
+    with Story(ready_timeout=2.0) as story:
+
+        @story.client.on_ready
+        async def hang() -> None:
+            await asyncio.Event().wait()
+
+        story.start()
+        story.passes(2.0)
+        assert "error TimeoutError: on_ready took longer than ready_timeout (2.0 s)" in story.told
+
+
+def test_a_hook_that_is_cancelled_by_itself() -> None:
+    with Story() as story:
+        story.client.on_ready(lambda: None)
+
+        @story.client.on_ready
+        async def cancelled() -> None:
+            raise asyncio.CancelledError
+
+        story.start()
+        assert any("failed with CancelledError" in line for line in story.told)
+
+
+def test_a_report_that_hangs_holds_up_nothing() -> None:
+    with Story() as story:
+        gate = asyncio.Event()
+
+        @story.client.on_state
+        async def hang(event: object) -> None:
+            await gate.wait()
+
+        story.start()
+        story.engine.drop()
+        story.passes(3.0)
+        assert story.client.is_ready
+        gate.set()
+        story.passes(1.0)
+        assert story.told.count("ready") == 2
+
+
+# --- subscriptions -----------------------------------------------------------------------------
+
+
+def test_more_subscriptions_than_fit_into_the_write_queue() -> None:
+    with Story() as story:
+        for number in range(20):
+            story.call(story.client.subscribe("x" * 2**20, key=number))
+        story.start()
+        assert story.client.is_ready
+        assert len(story.engine.sent) == 20
+
+
+def test_a_subscription_of_the_login_is_sent_once() -> None:
+    with Story() as story:
+
+        @story.client.on_connect
+        async def log_in() -> None:
+            await story.client.send("login")
+            await story.client.subscribe("prices")
+
+        story.start()
+        assert story.engine.sent == ["login", "prices"]
+
+
+def test_a_callable_that_fails_fails_the_attempt() -> None:
+    with Story() as story:
+        answers: list[Any] = [ValueError("not yet"), "prices"]
+
+        def content() -> Any:
+            if isinstance(answer := answers.pop(0), Exception):
+                raise answer
+            return answer
+
+        story.call(story.client.subscribe(content))
+        story.start()
+        story.passes(1.0)
+        assert "error ValueError: not yet" in story.told
+        assert story.engine.sent == ["prices"]
+
+
+# --- the user's callables ----------------------------------------------------------------------
+
+
+def test_heartbeat() -> None:
+    with Story(heartbeat="beat", heartbeat_interval=10.0) as story:
+        story.start()
+        story.passes(20.0)
+        assert story.engine.sent == ["beat", "beat"]
+
+
+def test_heartbeat_callable_that_raises() -> None:
+    answers: list[Any] = [ValueError("no beat"), "beat"]
+
+    def heartbeat() -> Any:
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return answer
+
+    with Story(heartbeat=heartbeat, heartbeat_interval=10.0) as story:
+        story.start()
+        story.passes(20.0)
+        assert "error ValueError: no beat" in story.told
+        assert story.engine.sent == ["beat"]
+
+
+def test_heartbeat_of_a_connection_that_closes() -> None:
+    with Story(heartbeat="beat", heartbeat_interval=1.0) as story:
+        story.world.answers_close = False
+        story.start()
+        story.call(story.client.pause())
+        story.passes(5.0)
+        assert story.engine.sent == []
+
+
+@pytest.mark.parametrize(("decides", "state"), [(True, "waiting"), (False, "failed"),
+                                                (None, "failed")])  # fmt: skip
+def test_retry_decides(decides: bool | None, state: str) -> None:
+    """Of an error that would be final: yes, no, nothing to say."""
+    with Story(retry=lambda error: decides) as story:
+        story.world.opens.append(HandshakeError("gone", status=404))
+        story.begin()
+        story.passes(0.5)
+        assert story.client.state.value == state
+
+
+def test_retry_that_raises_has_nothing_to_say() -> None:
+    def broken(error: Exception) -> bool:
+        raise LookupError("retry")
+
+    with Story(retry=broken) as story:
+        story.world.opens.append(REFUSED)
+        story.start()
+        story.passes(1.0)
+        assert "error LookupError: retry" in story.told
+        assert story.client.is_ready
+
+
+def test_retry_that_hangs_has_ten_seconds() -> None:
+    async def hang(error: Exception) -> bool:
+        await asyncio.Event().wait()
+        return False
+
+    with Story(retry=hang) as story:
+        story.world.opens.append(REFUSED)
+        story.start()
+        story.passes(11.0)
+        assert any("TimeoutError" in line for line in story.told)
+        assert story.client.is_ready
+
+
+def test_open_timeout_and_the_networks_own() -> None:
+    with Story(open_timeout=3.0) as story:
+        story.world.is_hanging = True
+        story.start()
+        story.passes(2.5)
+        assert "error TimeoutError: not open within open_timeout (3.0 s)" in story.told
+        story.world.is_hanging = False
+        story.world.opens.append(TimeoutError("the network's"))
+        story.passes(20.0)
+        assert "error TimeoutError: the network's" in story.told
+
+
+# --- a lease -----------------------------------------------------------------------------------
+
+
+def test_stands_by_until_it_has_the_lease() -> None:
+    lease = FakeLease(is_free=False)
+    with Story(lease=lease, name="x") as story:
+        story.start()
+        assert story.news() == ["connecting", "standby"]
+        lease.grant()
+        story.passes(1.0)
+        assert story.news() == READY
+    assert lease.ended == 1
+
+
+def test_lease_lost_while_ready() -> None:
+    lease = FakeLease()
+    with Story(lease=lease, name="x") as story:
+        story.start()
+        lease.take_away()
+        story.passes(1.0)
+        assert story.news()[3:] == [
+            "error lease lost: somebody else has it; handing over",
+            "disconnect 1: 1006 (the lease is lost)",
+            "standby",
+        ]
+        lease.grant()
+        story.passes(1.0)
+        assert story.client.is_ready
+
+
+def test_lease_that_ends_by_itself_leaves_time_to_say_goodbye() -> None:
+    lease = FakeLease()
+    with Story(lease=lease, name="x") as story:
+        story.start()
+        lease.hang()
+        story.passes(1.0)
+        assert story.engine.closed_with == (1000, "")
+        assert "disconnect 1: 1000 (the lease is lost)" in story.told
+
+
+@pytest.mark.parametrize("when", ["dialling", "waiting", "paused", "on_ready", "hanging up"])
+def test_lease_lost_while(when: str) -> None:
+    """Whatever it does, it stands by; nothing is open beside the next owner's connection."""
+    lease = FakeLease()
+    with Story(lease=lease, name="x", min_reconnect_delay=20.0, close_timeout=10.0) as story:
+        if when == "on_ready":
+
+            @story.client.on_ready
+            async def hang() -> None:
+                await asyncio.Event().wait()
+
+        story.world.is_hanging = when == "dialling"
+        story.world.answers_close = when != "hanging up"
+        if when == "waiting":
+            story.world.opens.append(REFUSED)
+        story.start()
+        if when in ("paused", "hanging up"):
+            story.call(story.client.pause())
+            story.passes(1.0)
+        lease.take_away()
+        story.passes(1.0)
+        assert story.world.open_engines == []
+        story.call(story.client.resume())
+        story.passes(1.0)
+        assert story.client.state is State.STANDBY
+
+
+def test_verbs_while_it_stands_by() -> None:
+    lease = FakeLease(is_free=False)
+    with Story(lease=lease, name="x") as story:
+        story.start()
+        story.call(story.client.pause())
+        story.passes(1.0)
+        assert story.news() == ["connecting", "standby", "paused"]
+        lease.grant()
+        story.call(story.client.resume())
+        story.passes(1.0)
+        assert story.client.is_ready
+
+
+# --- deaths and forks --------------------------------------------------------------------------
+
+
+def test_the_death_of_an_internal_part() -> None:
+    with Story() as story:
+        story.start()
+        life = story.client._life
+        assert life is not None
+        story.happens(life.parts.die, ZeroDivisionError("a bug of ours"))
+        story.passes(1.0)
+        assert story.client.state is State.FAILED
+        assert isinstance(story.client.error, ZeroDivisionError)
+
+
+def test_the_death_of_the_machine_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Story() as story:
+        story.start()
+        life = story.client._life
+        assert life is not None
+        monkeypatch.setattr(life.parts.attempts, "plan", lambda *_: 1 / 0)
+        story.engine.drop()
+        story.passes(1.0)
+        assert story.client.state is State.FAILED
+        assert isinstance(story.client.error, ZeroDivisionError)
+
+
+def test_the_loop_ends_with_a_client_in_it() -> None:
+    """Its task is cancelled: it closes at once."""
+    with Story() as story:
+        story.start()
+        life = story.client._life
+        assert life is not None
+        assert life._task is not None
+        story.happens(life._task.cancel)
+        story.passes(1.0)
+        assert story.client.state is State.CLOSED
+
+
+def test_abandoned_after_a_fork() -> None:
+    with Story() as story:
+        story.start()
+        life = story.client._life
+        assert life is not None
+        assert life.abandon() == [-1]
+        with pytest.raises(NotConnectedError):
+            story.call(story.client.send("x"))
+        story.client._life = life
+
+
+# --- without a network -------------------------------------------------------------------------
+
+
+def test_robust_delivery_goes_on() -> None:
+    with Story() as story:
+        called: list[str] = []
+
+        @story.client.on_message
+        def first(message: object) -> None:
+            raise LookupError("first")
+
+        @story.client.on_message
+        def second(message: object) -> None:
+            called.append("second")
+
+        story.call(story.client.deliver("x", robust=True))
+        assert called == ["second"]
