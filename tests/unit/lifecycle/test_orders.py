@@ -433,9 +433,9 @@ def run(orders: int, steps: int, seed: int | None = None) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", range(1, 11))
+@pytest.mark.parametrize("seed", range(1, 21))
 def test_orders(seed: int) -> None:
-    run(200, 30, seed)
+    run(100, 30, seed)
 
 
 @pytest.mark.soak
