@@ -20,7 +20,7 @@ __all__ = ["METRICS", "Exported", "Metric", "Reading", "readings"]
 
 log = logging.getLogger("datastream_ws")
 
-CAUSES = ("overflow", "conflated", "shutdown", "lease_lost", "spool")
+CAUSES = ("overflow", "conflated", "shutdown", "lease_lost", "spool", "untaken")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,8 @@ METRICS = (
     _counter("attempts", "Attempts to connect.", "attempts"),
     _counter("blocked", "Time without reading: full inbox.", "blocked_seconds", "seconds"),
     _counter("errors_dropped", "Errors that nobody read in time.", "errors_dropped"),
+    _counter("reports_dropped", "Reports dropped behind a slow one.", "reports_dropped"),
+    _gauge("oldest_waiting", "Age of the oldest waiting message.", "oldest_waiting", "seconds"),
     _gauge("round_trip", "Round trip of the last ping.", "round_trip_time", "seconds"),
     _gauge("connected_since_timestamp", "UNIX time.", "connected_since", "seconds"),
     _gauge("last_message_timestamp", "UNIX time.", "last_message_at", "seconds"),

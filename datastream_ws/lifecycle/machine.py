@@ -172,7 +172,13 @@ class Lifecycle:
         self.traffic.attempts += 1
         connection = self._make_connection()
         dialling = self.loop.create_task(self._dial(connection))
-        interrupted = await self._first(dialling)
+        dialling.add_done_callback(_error_of)  # retrieved, whoever is there to look
+        try:
+            interrupted = await self._first(dialling)
+        except asyncio.CancelledError:  # the loop ends, and this task with it
+            if not dialling.cancel() and _error_of(dialling) is None:
+                connection.fail(DataStreamError("no longer wanted"))
+            raise
         if not dialling.done():
             dialling.cancel()
             await asyncio.wait([dialling])
