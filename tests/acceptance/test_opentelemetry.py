@@ -153,7 +153,9 @@ def test_batches_hooks_and_figures_of_a_stream_that_runs(recorded: Recorded) -> 
     assert figures["datastream.state", "prices", "ready"] == 1
     assert figures["datastream.messages_dropped", "prices", "overflow"] == 0
     assert {name for name, *_ in figures} >= {
-        f"datastream.{metric.name}" for metric in METRICS if metric.name not in {"round_trip", "oldest_waiting"}
+        f"datastream.{metric.name}"
+        for metric in METRICS
+        if metric.name not in {"round_trip", "oldest_waiting"}
     }
     assert again["datastream.messages_received", "prices"] == 5
 
