@@ -258,6 +258,7 @@ async def test_a_coroutine_hook_that_outlives_its_connection() -> None:
             await client.wait_ready(30)
             await asyncio.gather(*started)
             received = await asyncio.to_thread(server.wait_received, 1, 30)
+            await asyncio.to_thread(eventually, lambda: refused)
     assert received == ["of a task"]
     assert "called again for the next one" in refused[0]
 

@@ -6,10 +6,12 @@ import kit.djangohere  # noqa: F401 - what follows needs settings
 
 # isort: split
 import gc
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +40,7 @@ FAST = {"MIN_RECONNECT_DELAY": 0.02, "MAX_RECONNECT_DELAY": 0.1, "PROXY": None}
 STREAM = {"URL": "ws://127.0.0.1:1/", "DEAD_LETTER_DAYS": 0, **FAST}
 
 
+TESTS = Path(__file__).parents[1]
 IN_A_CHILD = """
 import os, signal, threading
 import kit.djangohere
@@ -74,7 +77,10 @@ print(code)
 def test_a_forked_child_waits_for_no_thread_of_its_parent() -> None:
     """Which may hold any of the locks while the process forks."""
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", IN_A_CHILD]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    paths = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
+    found = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=os.environ | {"PYTHONPATH": paths}
+    )
     assert found.stdout.splitlines()[-1:] == ["0"], found.stderr
 
 

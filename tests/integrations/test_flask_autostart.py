@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -126,7 +127,8 @@ def test_a_wrong_config_leaves_the_app_serving(
 ) -> None:
     """Whatever is wrong, an import that fails for reasons of its own too: one line in the log."""
     (tmp_path / "badmodule.py").write_text("1 / 0")
-    monkeypatch.syspath_prepend(tmp_path)
+    # Not syspath_prepend(): the Autobahn cases leave a pkg_resources behind that it cannot use.
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     app.config.update(config)
     for _ in range(2):
         assert app.test_client().get("/", environ_base=SERVED).text == "hello"
