@@ -15,6 +15,7 @@ __all__ = [
     "Trouble",
     "certificate_text",
     "handshake_trouble",
+    "hung_up_trouble",
     "lookup_trouble",
     "reach_trouble",
     "tls_trouble",
@@ -25,7 +26,10 @@ DAY = 86_400.0
 # Of X509_V_ERR_… (OpenSSL, x509_vfy.h).
 NOT_YET_VALID, EXPIRED, SELF_SIGNED, SELF_SIGNED_ROOT, NO_ISSUER = 9, 10, 18, 19, 20
 OTHER_HOST, OTHER_ADDRESS = 62, 64
-UNTRUSTED = "give its authority's certificate with --cafile FILE (in programs: the option ssl)"
+UNTRUSTED = "give its authority's certificate with --cacert FILE (in programs: the option ssl)"
+PROXY_UNTRUSTED = (
+    "give its authority's certificate with --proxy-cacert FILE (in programs: the option proxy_ssl)"
+)
 CERTIFICATE_ADVICE = {
     NOT_YET_VALID: "it begins later: is this machine's clock right?",
     EXPIRED: "the server needs a new one; or this machine's clock is wrong",
@@ -35,6 +39,18 @@ CERTIFICATE_ADVICE = {
     OTHER_HOST: "use the host name that the certificate is for, or have the server get another",
     OTHER_ADDRESS: "use the host name that the certificate is for, not an address",
 }
+# Alerts by which a server refuses a client, by OpenSSL's names.
+CLIENT_CERTIFICATE = {
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the server requires a client certificate",
+    "TLSV1_ALERT_UNKNOWN_CA": "the server does not trust the client certificate's authority",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "the server does not accept the client certificate",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the client certificate has expired",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "the client certificate is revoked",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the server does not accept the client certificate",
+}
+CLIENT_CERTIFICATE_ADVICE = (
+    "pass one that it accepts with --cert FILE --key FILE (in programs: the option ssl)"
+)
 STATUS_ADVICE = {
     400: "the server does not like the request: look at path, query, headers and --subprotocol",
     401: "send credentials, -H 'Authorization: Bearer …'; if you do, they are wrong or too old",
@@ -87,9 +103,10 @@ def reach_trouble(address: str, port: int, error: OSError, *, via_proxy: bool) -
 def tls_trouble(host: str, error: BaseException) -> Trouble:
     """A TLS handshake, or the proxy's tunnel for it, that failed."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        advice = CERTIFICATE_ADVICE.get(error.verify_code, UNTRUSTED)
-        return Trouble(f"the certificate is not accepted: {error.verify_message}", advice)
+        return _certificate_trouble(error)
     reason = getattr(error, "reason", None) or ""
+    if reason in CLIENT_CERTIFICATE:
+        return Trouble(CLIENT_CERTIFICATE[reason], CLIENT_CERTIFICATE_ADVICE)
     if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"):
         return Trouble("the server does not speak TLS on this port", "is it ws:// there?")
     if isinstance(error, ssl.SSLEOFError):
@@ -104,6 +121,21 @@ def tls_trouble(host: str, error: BaseException) -> Trouble:
     if text.startswith("Tunnel"):
         return Trouble(f"the proxy does not connect us: {text}", "does it allow this host?")
     return Trouble(f"the server hung up: {said(error)}", "is it the right port?")
+
+
+def hung_up_trouble() -> Trouble:
+    """A connection that ended right behind the TLS handshake, without an alert."""
+    text = "the server hung up after the TLS handshake"
+    return Trouble(text, f"if it requires a client certificate, {CLIENT_CERTIFICATE_ADVICE}")
+
+
+def _certificate_trouble(error: ssl.SSLCertVerificationError) -> Trouble:
+    of_proxy = "the proxy's certificate" in str(error)
+    whose = "the proxy's certificate" if of_proxy else "the certificate"
+    advice = CERTIFICATE_ADVICE.get(error.verify_code, UNTRUSTED)
+    if of_proxy:
+        advice = advice.replace(UNTRUSTED, PROXY_UNTRUSTED).replace("the server", "the proxy")
+    return Trouble(f"{whose} is not accepted: {error.verify_message}", advice)
 
 
 def certificate_text(certificate: Mapping[str, Any], now: float) -> str:

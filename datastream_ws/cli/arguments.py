@@ -151,7 +151,13 @@ def _add_connection(parser: Parser, *, checked: bool = True) -> None:
         help="of the handshake; may be repeated; @FILE: one a line, unseen by `ps`")  # fmt: skip
     add("--subprotocol", metavar="NAME", dest="subprotocols", action="append", default=[],
         help="may be repeated")  # fmt: skip
-    add("--cafile", metavar="FILE", help="trust this authority's certificate (PEM)")
+    # The names that curl has.
+    add("--cacert", "--cafile", metavar="FILE", dest="cacert",
+        help="trust this authority's certificate (PEM)")  # fmt: skip
+    add("--cert", metavar="FILE", help="show the server this client certificate (PEM)")
+    add("--key", metavar="FILE", help="its private key (default: in the file of --cert)")
+    add("--proxy-cacert", metavar="FILE",
+        help="trust this authority's certificate of an https:// proxy")  # fmt: skip
 
 
 def _finish(parser: Parser, module: str, function: str) -> Parser:

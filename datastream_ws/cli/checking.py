@@ -25,11 +25,13 @@ from .advice import (
     Trouble,
     certificate_text,
     handshake_trouble,
+    hung_up_trouble,
     lookup_trouble,
     reach_trouble,
     tls_trouble,
 )
-from .listening import show_log, ssl_context
+from .certificates import proxy_context, server_context
+from .listening import show_log
 
 __all__ = ["check"]
 
@@ -37,6 +39,7 @@ T = TypeVar("T")
 
 MOST_ADDRESSES = 4
 PING_INTERVAL = 0.2  # seconds
+ALERT_WAIT = 0.5  # seconds
 STEPS = ("URL", "Proxy", "DNS", "TCP", "TLS", "Handshake", "Ping")
 
 
@@ -63,7 +66,8 @@ class Checking:
         self._wanted = wanted
         self._url: str = wanted.url
         self._timeout: float = wanted.timeout
-        self._context = ssl_context(wanted.cafile)
+        self._context = server_context(wanted)
+        self._proxy_context = proxy_context(wanted)
         self._proxy: str | None = None
         self._addresses: list[str] = []
         self._client: Client | None = None
@@ -139,6 +143,7 @@ class Checking:
         try:
             with self._connected() as sock, context.wrap_socket(sock, server_hostname=host) as tls:
                 certificate: Any = tls.getpeercert() or {}
+                wait_for_alert(tls)
                 return f"{tls.version()}, {certificate_text(certificate, time.time())}"
         except (OSError, HTTPException) as error:  # of which SSLError is one
             raise tls_trouble(host, error) from error
@@ -159,6 +164,7 @@ class Checking:
             self._url,
             headers=wanted.headers,
             ssl=self._context if self._url.startswith("wss:") else None,
+            proxy_ssl=self._proxy_context,
             subprotocols=wanted.subprotocols or None,
             open_timeout=self._timeout,
             ping_interval=PING_INTERVAL,
@@ -239,6 +245,19 @@ def authorization(proxy: str) -> dict[str, str]:
         return {}
     secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
     return {"Proxy-Authorization": f"Basic {b64encode(secret.encode()).decode()}"}
+
+
+def wait_for_alert(tls: ssl.SSLSocket) -> None:
+    """In TLS 1.3 a refused client certificate is told behind the handshake, unasked."""
+    if tls.version() == "TLSv1.3":
+        tls.settimeout(ALERT_WAIT)
+        with suppress(TimeoutError):
+            try:
+                ended = not tls.recv(1)
+            except ConnectionError:
+                ended = True
+            if ended:
+                raise hung_up_trouble()
 
 
 def within(seconds: float, function: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import ssl
 import sys
 import threading
 import traceback
@@ -14,7 +13,6 @@ from typing import Any, Protocol
 
 from .. import (
     Client,
-    ConfigurationError,
     DisconnectEvent,
     GapEvent,
     HandlerError,
@@ -25,11 +23,12 @@ from .. import (
 )
 from ..embedding import peer_text, said, shown_url, signals_to
 from ..runner import EXIT_CONFIGURATION, EXIT_OK, Runner
+from .certificates import proxy_context, server_context
 from .lines import Lines
 from .recording import Recorder
 from .screen import Screen, plural
 
-__all__ = ["listen", "show_log", "ssl_context"]
+__all__ = ["listen", "show_log"]
 
 COMMAND = "datastream-ws listen"
 PING_INTERVAL = 15.0  # seconds; so that the status line soon knows the round trip
@@ -63,7 +62,8 @@ def client_options(wanted: argparse.Namespace) -> dict[str, Any]:
     """Return the client's options. Raises ConfigurationError."""
     return {
         "headers": wanted.headers,
-        "ssl": ssl_context(wanted.cafile),
+        "ssl": server_context(wanted),
+        "proxy_ssl": proxy_context(wanted),
         "subprotocols": wanted.subprotocols or None,
         "max_size": wanted.max_size,
         "max_reconnect_attempts": wanted.max_reconnect_attempts,
@@ -71,17 +71,6 @@ def client_options(wanted: argparse.Namespace) -> dict[str, Any]:
         "max_reconnect_delay": wanted.max_reconnect_delay,
         "ping_interval": PING_INTERVAL,
     }
-
-
-def ssl_context(cafile: str | None) -> ssl.SSLContext | None:
-    """Return a context that trusts *cafile*; ``None``: the usual one."""
-    if cafile is None:
-        return None
-    try:
-        return ssl.create_default_context(cafile=cafile)
-    except OSError as error:  # of which SSLError is one
-        why = "holds no certificate (PEM)" if isinstance(error, ssl.SSLError) else error.strerror
-        raise ConfigurationError(f"--cafile: {cafile}: {why}") from error
 
 
 class Show(Protocol):

@@ -101,7 +101,7 @@ def test_tls_with_a_private_authority(cafile: str, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("names", "options", "trusts", "says"),
     [
-        (["127.0.0.1"], {}, False, "--cafile FILE"),
+        (["127.0.0.1"], {}, False, "--cacert FILE"),
         (["127.0.0.1"], PAST, True, "certificate has expired"),
         (["elsewhere.invalid"], {}, True, "the certificate is for"),
     ],
