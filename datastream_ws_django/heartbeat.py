@@ -1,20 +1,24 @@
-"""The rows that tell other processes how a runner's streams are, written on a thread of its own."""
+"""The rows a runner writes of its streams and the commands it reads, on a thread of its own."""
 
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
 from django.db import connections
 from django.utils import timezone
 
+from datastream_ws import Client, Stats
 from datastream_ws.embedding import StreamHealth
 
-from . import deadletters
+from . import control, deadletters, history
 from .db import NAME_LENGTH, moment
 from .models import StreamStatus
 
@@ -33,14 +37,24 @@ COUNTERS = (
 
 class Heartbeat:
     """
-    Writes what a runner says of its streams; a database that hangs holds up nobody else.
+    Writes what a runner reports of its streams; a database that hangs holds up nothing else.
 
-    What comes while a row is being written replaces what waits. The same thread prunes old rows,
-    once an hour.
+    What comes while a row is being written replaces what waits. The same thread writes history and
+    events, has the clients obey commands, and prunes old rows once an hour.
+
+    Args:
+        clients: Obey commands, and are asked for the figures that health reports leave out.
+
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clients: Sequence[Client] = ()) -> None:
+        self._clients = {client.name: client for client in clients}
         self._host = socket.gethostname()[:NAME_LENGTH]
+        process = f"{self._host}, process {os.getpid()}"
+        self._commands = control.Commands(clients, process)
+        self._history = history.History()
+        self._events = history.EventLog(process)
+        self._trends: defaultdict[str, history.Trend] = defaultdict(history.Trend)
         self._latest: list[StreamHealth] = []
         self._changed = threading.Condition()
         self._closing = False
@@ -64,8 +78,9 @@ class Heartbeat:
 
     def _run(self) -> None:
         while (streams := self._next()) is not None:
-            self._write_or_tell(streams)
-        connections.close_all()
+            self._fenced(self._beat, streams)
+        self._history.end()
+        self._fenced(self._history.write)
 
     def _next(self) -> list[StreamHealth] | None:
         with self._changed:
@@ -73,11 +88,16 @@ class Heartbeat:
             streams, self._latest = self._latest, []
             return streams or None
 
-    def _write_or_tell(self, streams: list[StreamHealth]) -> None:
+    def _beat(self, streams: list[StreamHealth]) -> None:
+        for stream in streams:
+            self._write(stream)
+        self._commands.obey()
+        self._write_history(streams)
+        self._prune()
+
+    def _fenced(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
-            for stream in streams:
-                self._write(stream)
-            self._prune()
+            work(*arguments)
         except Exception as error:
             if not self._failing:
                 log.warning(
@@ -91,9 +111,31 @@ class Heartbeat:
         finally:
             connections.close_all()
 
+    def _write_history(self, streams: list[StreamHealth]) -> None:
+        seen = {stream.name: self._stats(stream.name) for stream in streams}
+        for stream in streams:
+            self._history.note(stream, seen[stream.name])
+        self._history.write()
+        self._events.write(
+            (name, getattr(stats, "recent_events", ())) for name, stats in seen.items()
+        )
+
+    def _stats(self, name: str) -> Stats | None:
+        client = self._clients.get(name)
+        return None if client is None else client.stats()
+
     def _write(self, stream: StreamHealth) -> None:
+        stats = self._stats(stream.name)
+        trend = self._trends[stream.name]
+        trend.look(stream, stats.attempts if stats else 0)
         values: dict[str, Any] = {name: getattr(stream, name) for name in COUNTERS}
         values |= {
+            "state_since": moment(trend.state_since),
+            "rate": trend.rate,
+            "last_error_at": moment(trend.error_at),
+            "oldest_waiting": stats.oldest_waiting if stats else None,
+            "inbox_share": getattr(stats, "inbox_share", None),
+            "handlers": history.handlers_of(stats),
             "state": stream.state,
             "beat_at": moment(stream.at),
             "connected_since": moment(stream.connected_since),
@@ -113,3 +155,5 @@ class Heartbeat:
         gone = timezone.now() - timedelta(days=KEPT_DAYS)
         StreamStatus.objects.filter(beat_at__lt=gone).delete()
         deadletters.prune()
+        history.prune()
+        control.prune()

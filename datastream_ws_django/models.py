@@ -1,4 +1,4 @@
-"""What is kept in the database: heartbeats, failed messages, leases."""
+"""The tables: heartbeats, history, events, commands, failed messages, leases."""
 
 from __future__ import annotations
 
@@ -8,11 +8,30 @@ from django.db import models
 
 from .db import NAME_LENGTH
 
-__all__ = ["FailedMessage", "StreamLease", "StreamStatus"]
+__all__ = [
+    "FailedMessage",
+    "StreamCommand",
+    "StreamEvent",
+    "StreamLease",
+    "StreamMinute",
+    "StreamStatus",
+]
 
 
 class StreamStatus(models.Model):
-    """How a stream was at the last heartbeat of a process that runs it."""
+    """
+    How a stream was at the last heartbeat of a process that runs it.
+
+    Attributes:
+        state_since: When the stream came up, went down, or changed otherwise; the steps of
+            reconnecting count as one state.
+        rate: Messages handled per second, over the last heartbeats.
+        oldest_waiting: Seconds that the oldest waiting message has waited.
+        inbox_share: Of the inbox's room, what is taken, 0 to 1.
+        last_error_at: When the last error came, to the exactness of a heartbeat.
+        handlers: By name of the handler: calls, failures, p50, p95, max (seconds).
+
+    """
 
     stream = models.CharField(max_length=NAME_LENGTH)
     host = models.CharField(max_length=NAME_LENGTH)
@@ -29,6 +48,12 @@ class StreamStatus(models.Model):
     connected_since = models.DateTimeField(null=True, blank=True)
     last_message_at = models.DateTimeField("last message", null=True, blank=True)
     last_error = models.TextField(blank=True)
+    last_error_at = models.DateTimeField(null=True, blank=True)
+    state_since = models.DateTimeField(null=True, blank=True)
+    rate = models.FloatField("messages per second", default=0.0)
+    oldest_waiting = models.FloatField(null=True, blank=True)
+    inbox_share = models.FloatField(null=True, blank=True)
+    handlers = models.JSONField(default=dict, blank=True)
 
     objects: ClassVar[models.Manager[StreamStatus]] = models.Manager()
 
@@ -36,6 +61,7 @@ class StreamStatus(models.Model):
         verbose_name = "stream status"
         verbose_name_plural = "stream status"
         ordering = ("stream", "-beat_at")
+        permissions = (("control_streamstatus", "Can pause, resume and reconnect streams"),)
         constraints = (
             models.UniqueConstraint(fields=("stream", "host", "pid"), name="datastream_one_row"),
         )
@@ -109,3 +135,77 @@ class StreamLease(models.Model):
 
     def __str__(self) -> str:
         return f"{self.stream}: {self.holder or 'nobody'}"
+
+
+class StreamCommand(models.Model):
+    """
+    What an operator has asked the processes of a stream to do.
+
+    A pause stands until a resume, for processes that start later as well.
+
+    Attributes:
+        verb: ``pause``, ``resume`` or ``reconnect``.
+        obeyed_by, obeyed_at: The first process that obeyed, and when.
+
+    """
+
+    stream = models.CharField(max_length=NAME_LENGTH)
+    verb = models.CharField(max_length=20)
+    asked_by = models.CharField(max_length=NAME_LENGTH)
+    asked_at = models.DateTimeField(db_index=True)
+    obeyed_by = models.CharField(max_length=NAME_LENGTH, blank=True)
+    obeyed_at = models.DateTimeField(null=True, blank=True)
+
+    objects: ClassVar[models.Manager[StreamCommand]] = models.Manager()
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.stream}, asked by {self.asked_by}"
+
+
+class StreamEvent(models.Model):
+    """A line of a stream's event log: what happened, or who asked for what."""
+
+    stream = models.CharField(max_length=NAME_LENGTH)
+    at = models.DateTimeField()
+    kind = models.CharField(max_length=40)
+    text = models.TextField(blank=True)
+    process = models.CharField(max_length=2 * NAME_LENGTH, blank=True)
+
+    objects: ClassVar[models.Manager[StreamEvent]] = models.Manager()
+
+    class Meta:
+        ordering = ("-at", "-pk")
+        indexes = (models.Index(fields=("stream", "at"), name="datastream_event_at"),)
+
+    def __str__(self) -> str:
+        return f"{self.stream} {self.kind}: {self.text}"
+
+
+class StreamMinute(models.Model):
+    """
+    What one process did for a stream in one minute.
+
+    The key is the table's only index: a week of twenty streams is 200,000 rows.
+
+    Attributes:
+        minute: Minutes since 1970.
+        run: A random number of the process's run.
+        waiting: The most that waited at a heartbeat.
+        handler_p95: Seconds; of the slowest handler.
+        connected: Seconds of the minute.
+
+    """
+
+    pk = models.CompositePrimaryKey("stream", "minute", "run")
+    stream = models.CharField(max_length=NAME_LENGTH)
+    minute = models.IntegerField()
+    run = models.BigIntegerField()
+    received = models.BigIntegerField()
+    handled = models.BigIntegerField()
+    failed = models.IntegerField()
+    waiting = models.IntegerField()
+    reconnects = models.IntegerField()
+    connected = models.SmallIntegerField()
+    handler_p95 = models.FloatField(null=True)
+
+    objects: ClassVar[models.Manager[StreamMinute]] = models.Manager()

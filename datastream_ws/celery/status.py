@@ -29,7 +29,7 @@ class StatusRows:
         from datastream_ws_django.heartbeat import Heartbeat
 
         self._clients = clients
-        self._heartbeat = Heartbeat()
+        self._heartbeat = Heartbeat(clients)
         self._woken = threading.Event()
         self._closing = False
         for client in clients:

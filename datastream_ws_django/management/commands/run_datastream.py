@@ -68,7 +68,7 @@ class Command(BaseCommand):
     def run(self, options: dict[str, Any]) -> int:
         """Run the streams to their end; return the exit code."""
         clients = [self.client(stream, options) for stream in chosen(options["aliases"])]
-        heartbeat = Heartbeat()
+        heartbeat = Heartbeat(clients)
         try:
             runner = Runner(
                 clients,

@@ -1,0 +1,211 @@
+"""What a runner adds to the history: a row a minute and stream, and the rows of the event log."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from django.utils import timezone
+
+from datastream_ws import Stats
+from datastream_ws.embedding import StreamHealth
+
+from .db import moment
+from .models import StreamEvent, StreamMinute
+
+__all__ = ["KEPT_DAYS", "EventLog", "History", "Trend", "prune"]
+
+KEPT_DAYS = 7
+MOST_WAITING = 5_000  # rows kept in memory while the database is unavailable
+UP = ("ready", "connected")
+# The steps of reconnecting count as one state: operators ask how long a stream has been down.
+RECONNECTING = ("connecting", "connected", "waiting")
+RATE_SECONDS = 4.0  # less is not enough for a rate
+
+
+@dataclass(slots=True)
+class Minute:
+    """The minute of a stream that is not over yet."""
+
+    number: int
+    at: float  # of the last look, UNIX time
+    base: tuple[int, int, int, int]  # totals when the minute began
+    totals: tuple[int, int, int, int]  # received, handled, failed, reconnects
+    state: str
+    waiting: int = 0
+    connected: float = 0.0
+    p95: float | None = None
+
+    def look(self, health: StreamHealth, p95: float | None) -> None:
+        """Take in a heartbeat of this minute."""
+        self._pass_time(health.at)
+        totals = totals_of(health)
+        if totals[0] < self.totals[0]:  # the stream was started again, and counts from 0
+            gained = zip(self.totals, self.base, strict=True)
+            self.base = tuple(before - now for now, before in gained)  # type: ignore[assignment]
+        self.totals, self.state = totals, health.state
+        self.waiting = max(self.waiting, health.messages_waiting)
+        self.p95 = p95
+
+    def _pass_time(self, now: float) -> None:
+        if self.state in UP:
+            self.connected += max(0.0, now - self.at)
+        self.at = now
+
+    def next(self, number: int) -> Minute:
+        """Return the minute that follows; this one is over."""
+        end = (self.number + 1) * 60.0
+        self._pass_time(end)
+        return Minute(number, max(end, number * 60.0), self.totals, self.totals, self.state)
+
+    def row(self, stream: str, run: int) -> StreamMinute | None:
+        """Return the row; ``None`` for a process that only stood by."""
+        gained = [now - before for now, before in zip(self.totals, self.base, strict=True)]
+        if self.state == "standby" and not any(gained) and not self.connected:
+            return None
+        return StreamMinute(
+            stream=stream,
+            minute=self.number,
+            run=run,
+            received=gained[0],
+            handled=gained[1],
+            failed=gained[2],
+            reconnects=gained[3],
+            waiting=self.waiting,
+            connected=min(60, round(self.connected)),
+            handler_p95=self.p95,
+        )
+
+
+def totals_of(health: StreamHealth) -> tuple[int, int, int, int]:
+    return (
+        health.messages_received,
+        health.messages_handled,
+        health.messages_failed,
+        health.reconnects,
+    )
+
+
+class History:
+    """Counts what each stream did in a minute; used on the heartbeat's thread only."""
+
+    def __init__(self) -> None:
+        self._run = random.getrandbits(62)
+        self._open: dict[str, Minute] = {}
+        self._rows: list[StreamMinute] = []
+
+    def note(self, health: StreamHealth, stats: Stats | None) -> None:
+        """Take in a heartbeat; a minute that is over becomes a row."""
+        number = int(health.at // 60)
+        minute = self._open.get(health.name)
+        if minute is None:
+            zero = (0, 0, 0, 0)
+            minute = self._open[health.name] = Minute(number, health.at, zero, zero, health.state)
+        elif number > minute.number:
+            following = minute.next(number)
+            self._end(health.name, minute)
+            minute = self._open[health.name] = following
+        minute.look(health, slowest(stats))
+
+    def _end(self, stream: str, minute: Minute) -> None:
+        row = minute.row(stream, self._run)
+        if row is not None:
+            self._rows.append(row)
+
+    def end(self) -> None:
+        """Make rows of the minutes that are not over: the process ends."""
+        for stream, minute in self._open.items():
+            self._end(stream, minute)
+        self._open = {}
+
+    def write(self) -> None:
+        """Write all rows at once; if that fails, they wait for the next call."""
+        del self._rows[:-MOST_WAITING]
+        if self._rows:
+            StreamMinute.objects.bulk_create(self._rows)
+            self._rows = []
+
+
+def slowest(stats: Stats | None) -> float | None:
+    """Return the 95th percentile of the slowest handler, in seconds."""
+    handlers = handlers_of(stats).values()
+    return max((each["p95"] for each in handlers if each["p95"] is not None), default=None)
+
+
+def handlers_of(stats: Stats | None) -> dict[str, dict[str, Any]]:
+    """Return each handler's figures, as JSON has them."""
+    found = getattr(stats, "handlers", None) or {}
+    names = ("calls", "failures", "p50", "p95", "max")
+    return {name: {key: getattr(one, key) for key in names} for name, one in found.items()}
+
+
+class EventLog:
+    """Writes the events of clients as rows, each once."""
+
+    def __init__(self, process: str) -> None:
+        self._process = process
+        self._written: dict[str, frozenset[Any]] = {}
+
+    def write(self, recent: Iterable[tuple[str, tuple[Any, ...]]]) -> None:
+        """Write what is new in each stream's recent events; if that fails, it is new again."""
+        rows: list[StreamEvent] = []
+        seen = {}
+        for stream, events in recent:
+            known = self._written.get(stream, frozenset())
+            rows += [self._row(stream, event) for event in events if event not in known]
+            seen[stream] = frozenset(events)
+        if rows:
+            StreamEvent.objects.bulk_create(rows)
+        self._written |= seen
+
+    def _row(self, stream: str, event: Any) -> StreamEvent:
+        return StreamEvent(
+            stream=stream,
+            at=moment(event.at),
+            kind=event.kind[:40],
+            text=event.text.replace("\0", "\\0"),
+            process=self._process,
+        )
+
+
+@dataclass(slots=True)
+class Trend:
+    """What only two heartbeats tell of one stream: rate, and since when it is as it is."""
+
+    state: str = ""
+    state_since: float = 0.0
+    error: tuple[Any, ...] = ()
+    error_at: float | None = None
+    rate: float = 0.0
+    _handled: tuple[float, int] = field(default=(0.0, 0))
+
+    def look(self, health: StreamHealth, attempts: int) -> None:
+        state = "reconnecting" if health.state in RECONNECTING else health.state
+        if state != self.state:
+            self.state, self.state_since = state, health.at
+        # While it reconnects, each attempt that failed is an error again, with the same text.
+        failed = attempts if health.state == "waiting" else self.error[2] if self.error else 0
+        error = (health.last_error, health.messages_failed, failed)
+        if health.last_error and error != self.error:
+            self.error_at = health.at
+        self.error = error
+        self._look_at_rate(health)
+
+    def _look_at_rate(self, health: StreamHealth) -> None:
+        at, handled = self._handled
+        passed = health.at - at
+        if passed < RATE_SECONDS and at:
+            return
+        if at:
+            self.rate = max(0, health.messages_handled - handled) / passed
+        self._handled = (health.at, health.messages_handled)
+
+
+def prune() -> None:
+    """Delete what is older than a week."""
+    oldest = timezone.now() - timedelta(days=KEPT_DAYS)
+    StreamMinute.objects.filter(minute__lt=int(oldest.timestamp() // 60)).delete()
+    StreamEvent.objects.filter(at__lt=oldest).delete()

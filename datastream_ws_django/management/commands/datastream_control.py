@@ -1,0 +1,78 @@
+"""``manage.py datastream_control``: pause, resume or reconnect a stream of another process."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import time
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError, InterfaceError
+
+from ...conf import streams_settings
+from ...control import VERBS, ask
+from ...health import report
+from ...models import StreamCommand
+
+LOOK_SECONDS = 0.2
+
+
+class Command(BaseCommand):
+    help = (
+        "Asks the processes that run a stream to pause, resume or reconnect it. They obey with "
+        "their next heartbeat. A pause stands until a resume, also for processes started later. "
+        "Exit codes: 0 requested, 1 not obeyed in time, or no process runs the stream."
+    )
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("verb", choices=VERBS, help="Command to carry out")
+        parser.add_argument("alias", metavar="ALIAS", help="Key of the stream in DATASTREAMS")
+        parser.add_argument(
+            "--wait",
+            type=float,
+            default=0.0,
+            metavar="SECONDS",
+            help="Seconds to wait until a process has obeyed (default: 0)",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        alias, verb = options["alias"], options["verb"]
+        try:
+            stream = streams_settings[alias].alias
+            [found] = report([stream], details=False)
+            if not found.is_live and verb == "reconnect":
+                raise CommandError(
+                    f"No process runs the stream {alias!r}. Start one with `manage.py "
+                    f"run_datastream {alias}`."
+                )
+            command = ask(stream, verb, f"{getpass.getuser()}@{socket.gethostname()}")
+            self.follow(command, options["wait"], is_live=found.is_live)
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error)) from error
+        except (DatabaseError, InterfaceError) as error:
+            raise CommandError(
+                f"The command cannot be stored ({type(error).__name__}). Run `manage.py migrate` "
+                "if the table is missing."
+            ) from error
+
+    def follow(self, command: StreamCommand, seconds: float, *, is_live: bool) -> None:
+        """Wait until a process has obeyed; report what is to be expected otherwise."""
+        deadline = time.monotonic() + seconds
+        while seconds and time.monotonic() < deadline and command.obeyed_at is None:
+            time.sleep(LOOK_SECONDS)
+            command.refresh_from_db()
+        if command.obeyed_at is not None:
+            self.stdout.write(f"{command.stream}: {command.verb} obeyed by {command.obeyed_by}")
+        elif seconds:
+            raise CommandError(
+                f"No process has obeyed within {seconds:g} s. Check `manage.py datastream_status`."
+            )
+        elif is_live:
+            self.stdout.write(f"{command.stream}: {command.verb} requested")
+        else:
+            self.stdout.write(
+                f"{command.stream}: {command.verb} requested; no process runs the stream now"
+            )

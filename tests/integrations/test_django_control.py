@@ -1,0 +1,259 @@
+"""Commands from another process, the history of minutes, and the event log."""
+
+from __future__ import annotations
+
+import kit.djangohere  # noqa: F401 - what follows needs settings
+
+# isort: split
+import random
+from dataclasses import replace
+from datetime import timedelta
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.test import override_settings
+from django.utils import timezone
+
+from datastream_ws.embedding import StreamHealth
+from datastream_ws.testing import StreamServer
+from datastream_ws_django import control, history
+from datastream_ws_django.control import Commands, ask
+from datastream_ws_django.history import EventLog, History, Trend
+from datastream_ws_django.models import StreamCommand, StreamEvent, StreamMinute
+from kit.djangoproject import Project
+from kit.djangoproject import database as database
+
+pytestmark = pytest.mark.django_db
+
+SETTING = {"feed": {"URL": "ws://127.0.0.1:1/"}}
+NOON = 60.0 * 28_000_000  # UNIX time at which a minute begins
+
+
+def health(at: float, state: str = "ready", **values: Any) -> StreamHealth:
+    zeros: dict[str, Any] = {
+        name: 0
+        for name in (
+            *("messages_received", "messages_handled", "messages_failed", "messages_dropped"),
+            *("messages_waiting", "messages_spooled", "reconnects", "pid"),
+        )
+    }
+    nothing = {"connected_since": None, "last_message_at": None, "last_error": None}
+    return StreamHealth(name="feed", state=state, at=at, **zeros | nothing | values)
+
+
+class FakeClient:
+    """Notes the verbs; a client of a stream that was started."""
+
+    name = "feed"
+    state = SimpleNamespace(value="ready")
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __getattr__(self, verb: str) -> Any:
+        return lambda: self.asked.append(verb)
+
+
+def commands() -> tuple[FakeClient, Commands]:
+    client = FakeClient()
+    return client, Commands([client], "here")  # type: ignore[list-item]
+
+
+def test_each_command_is_obeyed_once_by_each_process() -> None:
+    (one, first), (other, second) = commands(), commands()
+    first.obey()
+    second.obey()
+    ask("feed", "reconnect", "root")
+    ask("elsewhere", "pause", "root")
+    first.obey()
+    ask("feed", "pause", "root")
+    for _ in range(3):
+        first.obey()
+        second.obey()
+    assert one.asked == other.asked == ["reconnect", "pause"]
+
+
+def test_a_row_that_is_committed_late_is_obeyed() -> None:
+    """PostgreSQL numbers rows before they are committed."""
+    client, reader = commands()
+    late = ask("feed", "reconnect", "root")
+    StreamCommand.objects.filter(pk=late.pk).delete()
+    reader.obey()
+    ask("feed", "pause", "root")
+    reader.obey()
+    late.save(force_insert=True)
+    reader.obey()
+    assert client.asked == ["pause", "reconnect"]
+
+
+def test_a_pause_stands_for_processes_that_start_later() -> None:
+    ask("feed", "pause", "root")
+    ask("feed", "reconnect", "root")
+    client, reader = commands()
+    reader.obey()
+    assert client.asked == ["pause"]
+    ask("feed", "resume", "root")
+    reader.obey()
+    fresh, other = commands()
+    other.obey()
+    assert client.asked == ["pause", "resume"]
+    assert fresh.asked == []
+
+
+def test_who_asked_and_who_obeyed_is_in_the_event_log() -> None:
+    _, reader = commands()
+    reader.obey()
+    ask("feed", "pause", "ann")
+    reader.obey()
+    texts = [event.text for event in StreamEvent.objects.order_by("pk")]
+    assert texts == ["pause requested by ann", "pause carried out; requested by ann"]
+    command = StreamCommand.objects.get()
+    assert command.obeyed_by == "here"
+    assert command.obeyed_at is not None
+
+
+def test_old_rows_go_and_a_pause_that_stands_stays() -> None:
+    for verb in ("pause", "resume", "pause"):
+        ask("feed", verb, "root")
+    ask("other", "reconnect", "root")
+    old = timezone.now() - timedelta(days=8)
+    StreamCommand.objects.update(asked_at=old)
+    StreamEvent.objects.update(at=old)
+    row = {"received": 1, "handled": 1, "failed": 0, "waiting": 0, "reconnects": 0, "connected": 60}
+    for days in (0, 6, 8):
+        minute = int((timezone.now() - timedelta(days=days)).timestamp() // 60)
+        StreamMinute.objects.create(stream="feed", minute=minute, run=1, **row)
+    ask("new", "pause", "root")
+    control.prune()
+    history.prune()
+    kept = StreamCommand.objects.order_by("pk").values_list("stream", "verb")
+    assert list(kept) == [("feed", "pause"), ("new", "pause")]
+    assert StreamEvent.objects.count() == 1
+    assert StreamMinute.objects.count() == 2
+
+
+def test_a_minute_is_one_row_of_what_was_new() -> None:
+    ledger = History()
+    ledger.note(health(NOON - 30, messages_received=10, messages_handled=10), None)
+    ledger.note(health(NOON - 10, messages_received=15, messages_handled=14, reconnects=1), None)
+    ledger.note(health(NOON + 10, "waiting", messages_received=20, messages_handled=20), None)
+    ledger.note(health(NOON + 40, messages_received=30, messages_handled=29), None)
+    ledger.note(health(NOON + 60, messages_received=30, messages_handled=30), None)
+    ledger.write()
+    first, second = StreamMinute.objects.order_by("minute")
+    assert (first.received, first.handled, first.reconnects, first.connected) == (15, 14, 1, 30)
+    # Ready for the first ten seconds and the last twenty.
+    assert (second.received, second.handled, second.connected) == (15, 15, 30)
+    ledger.end()
+    ledger.write()
+    assert StreamMinute.objects.count() == 3
+
+
+def test_rows_add_up_to_the_totals() -> None:
+    """Whatever the beats; also after a start that counts from 0 again."""
+    chance = random.Random(7)
+    ledger, at, received, total = History(), NOON, 0, 0
+    for step in range(300):
+        gained = chance.randrange(50)
+        received, total = (gained if step == 150 else received + gained), total + gained
+        at += chance.uniform(0.1, 90)
+        ledger.note(health(at, messages_received=received), None)
+    ledger.end()
+    ledger.write()
+    assert sum(StreamMinute.objects.values_list("received", flat=True)) == total
+    assert all(0 <= row.connected <= 60 for row in StreamMinute.objects.all())
+
+
+def test_a_process_that_stands_by_writes_no_minutes() -> None:
+    ledger = History()
+    for second in range(0, 300, 5):
+        ledger.note(health(NOON + second, "standby"), None)
+    ledger.end()
+    ledger.write()
+    assert not StreamMinute.objects.exists()
+
+
+def test_each_event_becomes_one_row() -> None:
+    """The client keeps the last fifty; each beat shows most of them again."""
+
+    def event(number: int) -> Any:
+        return replace_at(number)
+
+    log = EventLog("here")
+    for last in (1, 3, 3, 4):
+        log.write([("feed", tuple(event(number) for number in range(last)))])
+    assert StreamEvent.objects.count() == 4
+    assert StreamEvent.objects.filter(text="a\\0b").count() == 4
+
+
+class FakeEvent(tuple[float, str, str]):
+    at = property(lambda self: self[0])
+    kind = property(lambda self: self[1])
+    text = property(lambda self: self[2])
+
+
+def replace_at(number: int) -> Any:
+    return FakeEvent((NOON + number, "connected", "a\0b"))
+
+
+def test_reconnecting_is_one_state_with_one_beginning() -> None:
+    trend = Trend()
+    for at, state in enumerate(["ready", "waiting", "connecting", "waiting", "connected"]):
+        trend.look(health(NOON + at, state, last_error="refused"), attempts=at)
+    assert trend.state_since == NOON + 1
+    assert trend.error_at == NOON + 3
+    beat = health(NOON + 20, messages_handled=100, last_error="refused")
+    trend.look(beat, attempts=5)
+    assert trend.state_since == NOON + 20
+    trend.look(replace(beat, at=NOON + 30, messages_handled=150), attempts=5)
+    assert trend.rate == 5.0
+    assert trend.error_at == NOON + 3
+
+
+@override_settings(DATASTREAMS=SETTING)
+def test_the_command_refuses_what_cannot_be() -> None:
+    with pytest.raises(CommandError, match="has no stream 'nowhere'"):
+        call_command("datastream_control", "pause", "nowhere")
+    with pytest.raises(CommandError, match="No process runs the stream 'feed'"):
+        call_command("datastream_control", "reconnect", "feed")
+    assert not StreamCommand.objects.exists()
+    told = StringIO()
+    call_command("datastream_control", "pause", "feed", stdout=told)
+    assert "no process runs the stream now" in told.getvalue()
+    with pytest.raises(CommandError, match=r"obeyed within 0\.3 s"):
+        call_command("datastream_control", "pause", "feed", "--wait", "0.3")
+
+
+@pytest.mark.timeout(300)
+def test_a_runner_obeys_another_process(
+    tmp_path: Path, database: str, stream_server: StreamServer
+) -> None:
+    project = Project(tmp_path, stream_server.url, database=database)
+    project.manage("migrate")
+    state = "SELECT state FROM datastream_streamstatus ORDER BY beat_at DESC"
+
+    def has_state(wanted: str) -> bool:
+        return project.query(state)[:1] == [wanted]
+
+    with project.start("run_datastream") as runner:
+        runner.wait_for(lambda: has_state("ready"))
+        told = project.manage("datastream_control", "reconnect", "default", "--wait", "60")
+        assert "reconnect obeyed by" in told
+        runner.wait_for(lambda: len(stream_server.attempts) == 2)
+        project.manage("datastream_control", "pause", "default", "--wait", "60")
+        runner.wait_for(lambda: has_state("paused"))
+        runner.terminate()
+        assert runner.wait() == 0
+    with project.start("run_datastream") as runner:
+        runner.wait_for(lambda: has_state("paused"))
+        project.manage("datastream_control", "resume", "default", "--wait", "60")
+        runner.wait_for(lambda: has_state("ready"))
+        runner.terminate()
+        assert runner.wait() == 0
+    minutes = "SELECT sum(reconnects) FROM datastream_streamminute"
+    # The second process may have been connected for a moment before it read of the pause.
+    assert project.query(minutes)[0] in (1, 2)
