@@ -12,6 +12,7 @@ Node's ``ws`` is installed once, into pytest's cache folder.
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import os
 import re
 import shutil
@@ -31,8 +32,10 @@ __all__ = [
     "SERVERS",
     "Nginx",
     "RealServer",
+    "missing",
     "needed",
     "node_packages",
+    "package",
     "ws_library",
 ]
 
@@ -51,6 +54,12 @@ def needed(program: str, debian: str) -> str:
     """Return the path of a program; without it: skipped, or failed when CI is set."""
     path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     return path or missing(f"no {program} on the path (Debian: {debian})")
+
+
+def package(name: str) -> None:
+    """Skip, or fail when CI is set, where a Python package is not installed."""
+    if importlib.util.find_spec(name) is None:
+        missing(f"no {name} in this environment: pip install {name}")
 
 
 def missing(what: str) -> str:

@@ -142,14 +142,27 @@ class Served:
     Args:
         command: How it is started, given the port.
         ready: What it prints once it listens.
+        environment: Variables beside those of the tests.
+
+    Attributes:
+        ends_with_stdin: It ends when the tests do, even if they are killed.
 
     """
 
-    def __init__(self, command: Callable[[int], list[str]], ready: str, folder: Path) -> None:
+    ends_with_stdin = True
+
+    def __init__(
+        self,
+        command: Callable[[int], list[str]],
+        ready: str,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.port = free_port()
         self._command = command(self.port)
         self._ready = ready
         self._folder = folder
+        self._environment = {**os.environ, **(environment or {})}
         self._starts = 0
 
     def __enter__(self) -> Self:
@@ -163,7 +176,9 @@ class Served:
         """Start it, again on the same port, with a log of its own."""
         self._starts += 1
         log = self._folder / f"server-{self._starts}.log"
-        self.process = Process(self._command, self._folder, dict(os.environ), log, stdin=True)
+        self.process = Process(
+            self._command, self._folder, self._environment, log, stdin=self.ends_with_stdin
+        )
         self.process.wait_output(self._ready)
 
     def kill(self) -> None:
