@@ -52,7 +52,7 @@ clean: ## remove .venv, caches and build products
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each candidate is run: a shim of that name may be on the path with no Python behind it.
-FIND_PYTHON = found=; for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3); do \
+FIND_PYTHON = found=; for python in $(or $(PYTHON),python3.15 python3.14 python3.13 python3.12 python3.11 python3); do \
 	  if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
 	    >/dev/null 2>&1; then found=$$python; break; fi; \
 	done; \

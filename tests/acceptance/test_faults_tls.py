@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import re
 import ssl
 import warnings
 from collections.abc import Callable
@@ -126,7 +127,8 @@ def test_servers_that_say_so_when_they_refuse_our_tls(
     with RawServer([Upgrade(), Stall()], ssl=context()) as server:
         error = failed(Client(server.url, ssl=TRUSTING, **HURRY))
         assert isinstance(error, ssl.SSLError)
-        assert "alert handshake failure" in str(error)
+        # OpenSSL 3.0 sends the former to a client that is too new, later ones the latter.
+        assert re.search("alert (handshake failure|protocol version)", str(error))
         assert len(server.connections) == 1
 
 

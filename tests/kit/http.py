@@ -23,6 +23,7 @@ def get(port: int, path: str) -> tuple[int, Any]:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+        with error:
+            return error.code, json.load(error)
     except OSError:
         return 0, None

@@ -380,7 +380,8 @@ def fetched(url: str) -> str:
             with urllib.request.urlopen(url, timeout=PATIENCE) as response:
                 return str(response.read().decode())
         except urllib.error.HTTPError as error:
-            return error.read().decode()
+            with error:
+                return error.read().decode()
         except OSError:
             if time.monotonic() > deadline:
                 raise
