@@ -5,6 +5,7 @@ What the package promises to work with, for maintainers: ``pip install nox``, th
     nox -s "tests-3.12(django='5.2', celery='5.5')" -- -n 2 -k retry
     nox -s lowest                           # the oldest of everything that pyproject.toml allows
     nox -s readme                           # the built wheel in an empty environment, and the pages
+    nox -s free_threaded                    # the unit tests on Python 3.14 without the GIL
 
 Day by day ``make test`` is enough. Arguments after ``--`` go to pytest.
 """
@@ -19,6 +20,9 @@ from packaging.requirements import Requirement
 PROJECT = nox.project.load_toml("pyproject.toml")
 TEST = nox.project.dependency_groups(PROJECT, "test")
 PYTHONS = ["3.11", "3.12", "3.13", "3.14", "3.15"]
+# Some of the group "test" bind C libraries that need the GIL.
+FREE_THREADED = ["pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "hypothesis"]
+FREE_THREADED += ["psutil", "pyyaml", "hatchling", "trustme", "pytest-django"]
 
 nox.needs_version = ">=2025.2"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -39,6 +43,13 @@ def lowest(session: nox.Session) -> None:
     """Run the tests with the lowest version of each dependency."""
     session.install("-e", ".[all]", *TEST, *lower_bounds())
     run_pytest(session)
+
+
+@nox.session(python="3.14t")
+def free_threaded(session: nox.Session) -> None:
+    """Run the unit tests without the GIL, and without the extras that have no wheel for it yet."""
+    session.install("-e", ".[django,flask,redis,cli]", *FREE_THREADED)
+    run_pytest(session, "tests/unit")
 
 
 @nox.session(python=PYTHONS)

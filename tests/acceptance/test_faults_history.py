@@ -94,7 +94,7 @@ def test_nothing_of_the_process_is_changed() -> None:
             socket.getdefaulttimeout(),
             socket.getaddrinfo,
             ssl._create_default_https_context,
-            # Not get_event_loop_policy(), which is deprecated and makes a policy where there is none.
+            # Not get_event_loop_policy(): it is deprecated, and sets a policy if there is none.
             vars(asyncio.events)["_event_loop_policy"],
             *[(each.level, list(each.handlers), list(each.filters)) for each in loggers],
             dict(os.environ),

@@ -179,12 +179,14 @@ class Upgrade:
         headers: Lines to add, "Name: value".
         accept: ``Sec-WebSocket-Accept``; ``None``: the right one.
         status_line: The first line.
+        then: Frames in the same write, so that the client has them before it is ready.
 
     """
 
     headers: Sequence[str] = ()
     accept: str | None = None
     status_line: str = "HTTP/1.1 101 Switching Protocols"
+    then: bytes = b""
 
     def run(self, connection: RawConnection) -> None:
         connection.read_request()
@@ -197,7 +199,8 @@ class Upgrade:
             f"Sec-WebSocket-Accept: {self.accept or accept.decode()}",
             *self.headers,
         ]
-        connection.sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+        response = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        connection.sock.sendall(response + self.then)
 
 
 @dataclass(frozen=True)

@@ -80,14 +80,42 @@ def test_the_matrix_is_what_the_classifiers_say() -> None:
     assert f"PYTHONS = {pythons()!r}".replace("'", '"') in text("noxfile.py")
 
 
-def test_the_workflows_run_what_there_is() -> None:
-    runs = text(".github/workflows/ci.yml")
+def steps(workflow: str) -> list[str]:
+    """Return the commands of a workflow, the matrix of its job filled in by `part`."""
+    found = []
+    for job in yaml.safe_load(text(workflow))["jobs"].values():
+        parts = job.get("strategy", {}).get("matrix", {}).get("part", [""])
+        runs = [step["run"] for step in job["steps"] if "run" in step]
+        found += [run.replace("${{ matrix.part }}", part) for run in runs for part in parts]
+    return found
+
+
+def test_ci_is_defined_once() -> None:
+    """The workflow calls the parts of .ci/run and nothing else, and leaves none of them out."""
+    runs = steps(".github/workflows/ci.yml")
+    assert [run for run in runs if not run.startswith(".ci/run ")] == []
+    [gate] = re.findall(r"\|\| set -- (.+)$", text(".ci/run"), re.MULTILINE)
+    called = {run.split()[1] for run in runs}
+    assert called == {*gate.split(), "versions"}
+    assert called - {"versions"} == set(re.findall(r"^    (\w+)\)", text(".ci/run"), re.MULTILINE))
+
+
+def test_the_workflow_runs_every_session_of_nox() -> None:
     sessions = set(re.findall(r"@nox\.session.*\n(?:@.*\n)*def (\w+)", text("noxfile.py")))
-    assert set(re.findall(r'nox -s "?([a-z]+)', runs)) == sessions
-    targets = set(re.findall(r"^([a-z]+):", text("Makefile"), re.MULTILINE))
-    named = set(re.findall(r"run: make (\w+)", runs))
-    assert named
-    assert named <= targets
+    runs = " ".join(steps(".github/workflows/ci.yml"))
+    assert set(re.findall(r'versions "?(\w+)', runs)) == sessions
+
+
+def test_an_unknown_part_of_ci_is_refused() -> None:
+    done = subprocess.run([ROOT / ".ci/run", "tests"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "usage: .ci/run" in done.stderr
+
+
+def test_the_makefile_looks_for_every_python_newest_first() -> None:
+    [names] = re.findall(r"\$\(or \$\(PYTHON\),([^)]+)\)", text("Makefile"))
+    newest_first = sorted(pythons(), key=lambda each: int(each[2:]), reverse=True)
+    assert names.split() == [*(f"python{each}" for each in newest_first), "python3"]
 
 
 @pytest.mark.parametrize("path", ["docker-compose.yml", ".github/workflows/ci.yml"])
