@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 from kit.celeryproject import CeleryProject, Worker, check_published, ledger, wait_until
 from kit.faultproxy import Blackhole, FaultProxy, Pass, Swallow
 from kit.numbered import NumberedServer
+from kit.services import missing
 
 RATE = 500  # messages/s
 FOR_EVER = 10**9  # messages
@@ -77,9 +77,7 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     try:
         server.start()
     except FileNotFoundError:
-        if os.environ.get("CI"):
-            pytest.fail("no redis-server on the path")
-        pytest.skip("no redis-server on the path")
+        missing("no redis-server on the path (Debian: redis-server)")
     yield server
     server.end(signal.SIGKILL)
 

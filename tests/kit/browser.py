@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from kit.seen import eventually
+from kit.services import missing
 
 __all__ = ["chromium", "log_in"]
 
@@ -27,10 +25,7 @@ def found(*names: str) -> str:
     for name in names:
         if path := shutil.which(name):
             return path
-    missing = f"no {names[0]} on the path (Debian: chromium, chromium-driver)"
-    if os.environ.get("CI"):
-        pytest.fail(missing, pytrace=False)
-    pytest.skip(missing)
+    missing(f"no {names[0]} on the path (Debian: chromium, chromium-driver)")
 
 
 @contextmanager

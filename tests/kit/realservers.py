@@ -15,7 +15,6 @@ import fcntl
 import importlib.util
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -41,6 +40,7 @@ __all__ = [
 
 from .djangoproject import Process
 from .http import free_port
+from .services import missing, needed
 
 TESTS = Path(__file__).parents[1]
 HERE = Path(__file__).parent / "otherservers"
@@ -48,24 +48,13 @@ SERVERS = ["ws", "websockets", "aiohttp", "uvicorn-websockets", "uvicorn-wsproto
 CAN_DROP = ["ws", "websockets", "aiohttp"]
 CAN_FRAGMENT = ["ws", "websockets"]
 WS = "ws@8"
-
-
-def needed(program: str, debian: str) -> str:
-    """Return the path of a program; without it: skipped, or failed when CI is set."""
-    path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    return path or missing(f"no {program} on the path (Debian: {debian})")
+REGISTRY_SECONDS = 8
 
 
 def package(name: str) -> None:
     """Skip, or fail when CI is set, where a Python package is not installed."""
     if importlib.util.find_spec(name) is None:
         missing(f"no {name} in this environment: pip install {name}")
-
-
-def missing(what: str) -> str:
-    if os.environ.get("CI"):
-        pytest.fail(what, pytrace=False)
-    pytest.skip(what)
 
 
 def ws_library(config: pytest.Config, folder: Path) -> Path:
@@ -82,15 +71,49 @@ def node_packages(config: pytest.Config, name: str, folder: Path, packages: Sequ
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = folder / "installed"
         if not done.exists():
+            expect_registry(npm, cache.mkdir("npm") if cache is not None else folder)
             install([npm, "install", "--prefix", str(folder)], packages)
             done.touch()
         return folder
 
 
+def expect_registry(npm: str, folder: Path) -> None:
+    """
+    Skip the test when npm's registry does not respond; each test run asks once, for 8 seconds.
+
+    CI does not ask: there npm's own retries decide, and what it cannot install fails the test.
+    """
+    if os.environ.get("CI"):
+        return
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(os.getpid())
+    known = folder / "unreachable"
+    if not (known.exists() and known.read_text() == run):
+        if registry_responds(npm):
+            return
+        known.write_text(run)
+    missing("npm's registry does not respond, and the package is not in pytest's cache")
+
+
+def registry_responds(npm: str) -> bool:
+    command = [npm, "view", WS, "version", "--fetch-retries=0", "--prefer-online"]
+    # npm starts processes of its own: with a time limit all of them have to end.
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as asking:
+        try:
+            return asking.wait(REGISTRY_SECONDS) == 0
+        except subprocess.TimeoutExpired:
+            os.killpg(asking.pid, signal.SIGKILL)
+            return False
+
+
 def install(command: list[str], packages: Sequence[str]) -> None:
     """Have npm install *packages*; skipped when it cannot."""
     command = [*command, "--no-audit", "--no-fund", "--ignore-scripts", *packages]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    except subprocess.TimeoutExpired:
+        missing(f"npm did not install {', '.join(packages)} in time")
     if done.returncode:
         missing(f"npm could not install {', '.join(packages)}:\n{done.stderr[-500:]}")
 

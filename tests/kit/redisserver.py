@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import time
@@ -10,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-import pytest
+from .services import needed
 
 __all__ = ["PrivateRedis"]
 
@@ -19,7 +18,7 @@ class PrivateRedis:
     """
     A ``redis-server`` process on a free port, keeping nothing on disk; ``with`` runs it.
 
-    Skips the test where there is no such program.
+    Without such a program the test is skipped, or fails when CI is set.
 
     Args:
         folder: Its own.
@@ -46,9 +45,7 @@ class PrivateRedis:
         self.kill()
 
     def start(self) -> None:
-        program = shutil.which("redis-server")
-        if program is None:
-            pytest.skip("no redis-server program")
+        program = needed("redis-server", "redis-server")
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         options += ["--requirepass", self._password] if self._password else []
         self._process = subprocess.Popen(

@@ -1,10 +1,12 @@
-"""Where the services are that some tests need, and what happens when one is not there."""
+"""Where the services and programs are that some tests need, and what happens without one."""
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import socket
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
 import pytest
@@ -34,11 +36,28 @@ def url_of(name: str) -> str:
     url = os.environ.get(service.variable) or service.default
     parts = urlsplit(url)
     host, port = parts.hostname or "127.0.0.1", parts.port or service.port
+    if (error := refusal(url, host, port)) is not None:  # its text names no URL, with a password
+        missing(f"no {name} at {host}:{port} ({error}); {service.variable} names another")
+    return url
+
+
+@functools.cache  # a host that drops packets costs the time limit once
+def refusal(url: str, host: str, port: int) -> OSError | None:
     try:
         socket.create_connection((host, port), timeout=2).close()
-    except OSError as error:  # the text names no URL: that may carry a password
-        missing = f"no {name} at {host}:{port} ({error}); {service.variable} names another"
-        if os.environ.get("CI"):
-            pytest.fail(missing, pytrace=False)
-        pytest.skip(missing)
-    return url
+    except OSError as error:
+        return error
+    return None
+
+
+def needed(program: str, debian: str) -> str:
+    """Return the path of a program; without it: skipped, or failed when CI is set."""
+    path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    return path or missing(f"no {program} on the path (Debian: {debian})")
+
+
+def missing(what: str) -> NoReturn:
+    """Skip the test because of *what*, or fail it when CI is set."""
+    if os.environ.get("CI"):
+        pytest.fail(what, pytrace=False)
+    pytest.skip(what)
