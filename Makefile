@@ -27,12 +27,13 @@ demo: $(STAMP) ## a shop on Django, Celery and Flask, whose feed drops and comes
 test: $(STAMP) ## the tests, on every core
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
-lint: $(STAMP) ## ruff, mypy --strict, what type checkers say of user code, sizes
+lint: $(STAMP) ## ruff, mypy --strict, what type checkers say of user code, sizes, English
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy $(SOURCES)
 	$(BIN)/python tests/typing/check.py
 	$(BIN)/python tests/sizes.py
+	$(BIN)/python tests/prose.py
 
 format: $(STAMP) ## let ruff format the code and mend what it can
 	$(BIN)/python -m ruff check --fix .
