@@ -1,24 +1,30 @@
-"""The admin: how streams are, live; failed messages, to be handled again."""
+"""The admin: how streams are, commands for them, and failed messages to be handled again."""
 
 from __future__ import annotations
 
+import json
+import time
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.db.models import Count, Max, Min, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.cache import add_never_cache_headers
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.views.decorators.http import require_POST
 
 from .conf import streams_settings
-from .deadletters import retry, storable
-from .health import MAX_AGE, rows_as_json
-from .models import FailedMessage, StreamStatus
+from .control import VERBS, ask, standing_pauses
+from .deadletters import Retried, retry, storable
+from .health import rows_as_json
+from .models import FailedMessage, StreamEvent, StreamStatus
+from .overview import RANGES, cards, history
+from .templatetags.datastream import moment
 
 if TYPE_CHECKING:
     StatusAdmin = admin.ModelAdmin[StreamStatus]
@@ -27,23 +33,41 @@ else:
     StatusAdmin = FailedAdmin = admin.ModelAdmin
 
 LONGEST_PAYLOAD = 10_000  # characters shown
+MOST_EVENTS = 100
+MOST_GROUPS = 50
+RETRY_SECONDS = 20.0  # that a request may take; what is left is for the next
+MAY_CONTROL = "datastream.control_streamstatus"
+# What a person confirms.
+QUESTIONS = {
+    "pause": "Close the connection and stay offline until the stream is resumed?",
+    "resume": "Connect again?",
+    "reconnect": "Drop the connection and connect again?",
+}
 
 
 @admin.register(StreamStatus)
 class StreamStatusAdmin(StatusAdmin):
-    """Written by runners, read by people."""
+    """The streams as cards, a page for each, and commands."""
 
     list_display = (
-        *("stream", "host", "pid", "state", "beat_at", "messages_handled", "messages_failed"),
-        *("reconnects", "last_message_at", "live"),
+        *("stream", "host", "pid", "state", "heartbeat", "messages_handled", "messages_failed"),
+        *("reconnects", "live"),
     )
     list_filter = ("stream", "state")
     search_fields = ("stream", "host")
 
+    class Media:
+        css = {"all": ("datastream/live.css",)}  # noqa: RUF012 - as Django writes it
+        js = ("datastream/live.js",)
+
     @admin.display(description="live")
     def live(self, row: StreamStatus) -> SafeString:
         url = reverse(f"{self.admin_site.name}:datastream_live", args=[row.stream])
-        return format_html('<a href="{}">watch</a>', url)
+        return format_html('<a href="{}">Show</a>', url)
+
+    @admin.display(description="last heartbeat", ordering="beat_at")
+    def heartbeat(self, row: StreamStatus) -> SafeString | str:
+        return moment(row.beat_at)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -54,38 +78,99 @@ class StreamStatusAdmin(StatusAdmin):
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
         return [
+            path("processes/", view(self.processes), name="datastream_processes"),
             path("live/<path:alias>/", view(self.live_page), name="datastream_live"),
             path("live-data/<path:alias>/", view(self.live_data), name="datastream_live_data"),
+            path("ask/<str:verb>/<path:alias>/", view(self.control), name="datastream_control"),
             *super().get_urls(),
         ]
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        """Show all streams; the list of processes is a page of its own."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        context = self._context(request, "Streams", cards=cards(known_aliases()))
+        return TemplateResponse(request, "datastream/overview.html", context)
+
+    def processes(self, request: HttpRequest) -> HttpResponse:
+        """Show the rows of all processes, to be searched and filtered."""
+        return super().changelist_view(request, {"title": "Processes"})
 
     def live_page(self, request: HttpRequest, alias: str) -> HttpResponse:
         """Show one stream, on a page that updates itself."""
         self._refuse_strangers(request, alias)
-        site = self.admin_site
-        context = {
-            **site.each_context(request),
-            "title": f"Stream {alias}",
-            "alias": alias,
-            "opts": self.model._meta,
-            "data_url": reverse(f"{site.name}:datastream_live_data", args=[alias]),
-            "max_age": MAX_AGE,
-        }
+        chosen = chosen_range(request)
+        [card] = cards([alias])
+        context = self._context(
+            request,
+            f"Stream {alias}",
+            card=card,
+            alias=alias,
+            pause=standing_pauses([alias]).get(alias),
+            verbs=VERBS if may_control(request) else (),
+            events=StreamEvent.objects.filter(stream=alias)[:MOST_EVENTS],
+            range=chosen,
+            ranges=RANGES,
+            data_url=reverse(f"{self.admin_site.name}:datastream_live_data", args=[alias]),
+        )
         return TemplateResponse(request, "datastream/live.html", context)
 
     def live_data(self, request: HttpRequest, alias: str) -> HttpResponse:
-        """Return the rows that the live page shows."""
+        """Return what the live page's chart shows, and the newest rows of processes."""
         self._refuse_strangers(request, alias)
         rows = StreamStatus.objects.filter(stream=alias).order_by("-beat_at")[:20]
-        response = JsonResponse({"now": timezone.now().isoformat(), "runners": rows_as_json(rows)})
+        response = JsonResponse(
+            {
+                "now": timezone.now().isoformat(),
+                "runners": rows_as_json(rows),
+                "history": history(alias, chosen_range(request)),
+            }
+        )
         add_never_cache_headers(response)
         return response
+
+    def control(self, request: HttpRequest, verb: str, alias: str) -> HttpResponse:
+        """Ask whether a command is meant; have it carried out once that is confirmed."""
+        self._refuse_strangers(request, alias)
+        if not may_control(request):
+            raise PermissionDenied
+        if verb not in VERBS:
+            raise Http404(f"there is no command {verb!r}")
+        page = reverse(f"{self.admin_site.name}:datastream_live", args=[alias])
+        if request.method == "POST":
+            ask(alias, verb, request.user.get_username())
+            text = f"Requested to {verb} {alias}. The runner obeys with its next heartbeat."
+            self.message_user(request, text, messages.SUCCESS)
+            return HttpResponseRedirect(page)
+        title = f"{verb.capitalize()} stream {alias}"
+        context = self._context(request, title, verb=verb, alias=alias, question=QUESTIONS[verb])
+        return TemplateResponse(request, "datastream/control.html", context)
+
+    def _context(self, request: HttpRequest, title: str, **more: Any) -> dict[str, Any]:
+        context = self.admin_site.each_context(request)
+        return {**context, "title": title, "opts": self.model._meta, "media": self.media, **more}
 
     def _refuse_strangers(self, request: HttpRequest, alias: str) -> None:
         if not self.has_view_permission(request):
             raise PermissionDenied
         if alias not in streams_settings and not is_kept(alias):
             raise Http404(f"there is no stream {alias!r}")
+
+
+def may_control(request: HttpRequest) -> bool:
+    user: Any = request.user
+    return bool(user.has_perm(MAY_CONTROL))
+
+
+def chosen_range(request: HttpRequest) -> str:
+    name = request.GET.get("range", "")
+    return name if name in RANGES else "1h"
+
+
+def known_aliases() -> list[str]:
+    """Return the configured streams, then those that only have rows."""
+    kept = StreamStatus.objects.order_by("stream").values_list("stream", flat=True).distinct()
+    return list(dict.fromkeys([*streams_settings, *kept]))
 
 
 def is_kept(alias: str) -> bool:
@@ -95,34 +180,119 @@ def is_kept(alias: str) -> bool:
 
 @admin.register(FailedMessage)
 class FailedMessageAdmin(FailedAdmin):
-    """Dead letters."""
+    """Dead letters: grouped, searched, retried, deleted; never edited."""
 
-    list_display = ("stream", "handler", "error", "failed_at", "attempts")
+    list_display = ("stream", "handler", "error", "when", "attempts")
     list_filter = ("stream", "handler")
+    search_fields = ("stream", "handler", "error")
     date_hierarchy = "failed_at"
     actions = ("retry",)
+    change_list_template = "datastream/failed_list.html"
+    change_form_template = "datastream/failed.html"
     fields = readonly_fields = (
-        *("stream", "handler", "error", "failed_at", "attempts", "received_at", "seq"),
+        *("stream", "handler", "error", "when", "attempts", "received", "seq"),
         *("connection", "epoch", "shown_payload", "shown_traceback"),
     )
+
+    class Media:
+        css = {"all": ("datastream/live.css",)}  # noqa: RUF012 - as Django writes it
+        js = ("datastream/live.js",)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
+    def get_urls(self) -> list[URLPattern]:
+        again = require_POST(self.retry_one)
+        view = self.admin_site.admin_view(again)
+        return [path("<path:pk>/retry/", view, name="datastream_retry"), *super().get_urls()]
+
+    @admin.display(description="failed", ordering="failed_at")
+    def when(self, row: FailedMessage) -> SafeString | str:
+        return moment(row.failed_at)
+
+    @admin.display(description="received")
+    def received(self, row: FailedMessage) -> SafeString | str:
+        return moment(row.received_at)
+
     @admin.display(description="payload")
     def shown_payload(self, row: FailedMessage) -> SafeString:
-        payload = row.payload
-        text = payload if isinstance(payload, str) else repr(payload)
-        return format_html("<pre>{}</pre>", storable(text[:LONGEST_PAYLOAD]))
+        return format_html('<pre class="datastream-text">{}</pre>', pretty(row.payload))
 
     @admin.display(description="traceback")
     def shown_traceback(self, row: FailedMessage) -> SafeString:
-        return format_html("<pre>{}</pre>", row.traceback)
+        return format_html('<pre class="datastream-text">{}</pre>', row.traceback)
 
-    @admin.action(description="Retry: give to the handlers again", permissions=["change"])
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        return super().changelist_view(request, {"groups": groups(), **(extra_context or {})})
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        nothing_to_save = {
+            "show_save": False,
+            "show_save_and_continue": False,
+            "show_close": True,
+            "title": "Failed message",
+            "may_retry": self.has_change_permission(request),
+        }
+        context = nothing_to_save | (extra_context or {})
+        return super().change_view(request, object_id, form_url, context)
+
+    def retry_one(self, request: HttpRequest, pk: str) -> HttpResponse:
+        """Have the message of one page handled again."""
+        row = self.get_object(request, pk)
+        if row is None:
+            raise Http404
+        if not self.has_change_permission(request, row):
+            raise PermissionDenied
+        outcome = retry([row])
+        self._report(request, outcome, 0)
+        if outcome.failed:
+            return HttpResponseRedirect(
+                reverse(f"{self.admin_site.name}:datastream_failedmessage_change", args=[pk])
+            )
+        return HttpResponseRedirect(
+            reverse(f"{self.admin_site.name}:datastream_failedmessage_changelist")
+        )
+
+    @admin.action(description="Retry selected messages", permissions=["change"])
     def retry(self, request: HttpRequest, rows: QuerySet[FailedMessage]) -> None:
-        outcome = retry(list(rows.order_by("stream", "epoch", "seq", "pk")))
+        left = list(rows.order_by("stream", "epoch", "seq", "pk").values_list("pk", flat=True))
+        deadline, total = time.monotonic() + RETRY_SECONDS, Retried()
+        while left and time.monotonic() < deadline:
+            outcome = retry(FailedMessage.objects.filter(pk=left.pop(0)))
+            total.handled += outcome.handled
+            total.failed += outcome.failed
+        self._report(request, total, len(left))
+
+    def _report(self, request: HttpRequest, outcome: Retried, left: int) -> None:
         if outcome.handled:
             self.message_user(request, f"{outcome.handled} handled.", messages.SUCCESS)
         if outcome.failed:
             self.message_user(request, f"{outcome.failed} failed again.", messages.ERROR)
+        if left:
+            text = f"{left} not retried yet, because time was up. Retry again."
+            self.message_user(request, text, messages.WARNING)
+
+
+def groups() -> list[dict[str, Any]]:
+    """Return the failed messages by stream, handler and kind of error; the newest first."""
+    found = FailedMessage.objects.order_by().values("stream", "group")
+    counted = found.annotate(
+        count=Count("pk"), first=Min("failed_at"), last=Max("failed_at"), newest=Max("pk")
+    )
+    rows = list(counted.order_by("-last")[:MOST_GROUPS])
+    names = FailedMessage.objects.filter(pk__in=[row["newest"] for row in rows])
+    by_pk = {row["pk"]: row for row in names.values("pk", "handler", "error")}
+    return [{**row, **by_pk[row["newest"]]} for row in rows if row["newest"] in by_pk]
+
+
+def pretty(payload: str | bytes) -> str:
+    """Return a payload for people: JSON indented, bytes as Python writes them."""
+    if not isinstance(payload, str):
+        return repr(payload)[:LONGEST_PAYLOAD]
+    try:
+        text = json.dumps(json.loads(payload), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        text = payload
+    return storable(text[:LONGEST_PAYLOAD])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 import time
 import traceback
 from collections.abc import Iterable
@@ -29,6 +31,8 @@ log = logging.getLogger("datastream_ws")
 
 LONGEST_TRACEBACK = 20_000  # characters
 LOOK_SECONDS = 60.0
+# What differs between failures of one kind: numbers, and what is quoted.
+VARYING = re.compile(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"")
 
 
 def keep_failures_of(stream: Stream) -> None:
@@ -106,9 +110,11 @@ def most(limit: int | None) -> float:
 
 def row_of(alias: str, message: Message, error: HandlerError) -> FailedMessage:
     data = message.data
+    handler, words = name_of(error.handler), told(error.__cause__ or error)
     return FailedMessage(
         stream=alias,
-        handler=name_of(error.handler),
+        handler=handler,
+        group=group_of(handler, words["error"]),
         data=data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data,
         is_text=message.is_text,
         seq=message.seq,
@@ -116,8 +122,14 @@ def row_of(alias: str, message: Message, error: HandlerError) -> FailedMessage:
         epoch=message.epoch,
         received_at=moment(message.received_at),
         failed_at=timezone.now(),
-        **told(error.__cause__ or error),
+        **words,
     )
+
+
+def group_of(handler: str, error: str) -> str:
+    """Return what failures of one handler with one kind of error have in common."""
+    kind = VARYING.sub("…", error)
+    return hashlib.sha256(f"{handler}\n{kind}".encode()).hexdigest()[:40]
 
 
 def name_of(function: object) -> str:
@@ -194,6 +206,7 @@ def note_failure(row: FailedMessage, error: Exception) -> None:
     row.failed_at = timezone.now()
     for name, text in told(error).items():
         setattr(row, name, text)
+    row.group = group_of(row.handler, row.error)
     row.save()
     extra = fields(row.stream, **about(error))
     log.error("stream %s: %s failed again", row.stream, row, exc_info=error, extra=extra)

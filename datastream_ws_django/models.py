@@ -77,11 +77,13 @@ class FailedMessage(models.Model):
     Attributes:
         data: The payload; UTF-8 if *is_text*.
         seq, connection, epoch: The message's own.
+        group: The same for failures of one handler with one kind of error.
 
     """
 
     stream = models.CharField(max_length=NAME_LENGTH)
     handler = models.CharField(max_length=500)
+    group = models.CharField(max_length=40, blank=True, editable=False)
     data = models.BinaryField()
     is_text = models.BooleanField(default=True)
     seq = models.BigIntegerField()
@@ -97,6 +99,10 @@ class FailedMessage(models.Model):
 
     class Meta:
         ordering = ("-failed_at", "-pk")
+        indexes = (
+            # Without the rows' payloads, which the groups' page would read otherwise.
+            models.Index(fields=("stream", "group", "failed_at"), name="datastream_failed_group"),
+        )
 
     def __str__(self) -> str:
         return f"message {self.seq} of {self.stream}, failed in {self.handler}"

@@ -9,6 +9,18 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        migrations.AddField(
+            model_name="failedmessage",
+            name="group",
+            field=models.CharField(blank=True, default="", editable=False, max_length=40),
+            preserve_default=False,
+        ),
+        migrations.AddIndex(
+            model_name="failedmessage",
+            index=models.Index(
+                fields=["stream", "group", "failed_at"], name="datastream_failed_group"
+            ),
+        ),
         migrations.CreateModel(
             name="StreamCommand",
             fields=[

@@ -1,90 +1,157 @@
-// Shows one stream's runners, and again every two seconds. Text goes in as text, never as markup.
+// Times in the user's zone; pages that update themselves; the history's chart. No markup from text.
 "use strict";
 (function () {
-  const page = document.getElementById("datastream-live");
-  const EVERY = 2000, POINTS = 150, WELL = ["ready", "standby", "paused"];
-  const maxAge = Number(page.dataset.maxAge) * 1000;
-  const rates = [];
-  let before = null;
+  const EVERY = 5000, HISTORY_EVERY = 30000; // milliseconds
+  const EDGE = { left: 4, right: 52, top: 8, bottom: 22 }; // around the chart, in pixels
+  const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
-  function field(name) { return page.querySelector(`[data-field="${name}"]`); }
-  function say(name, text) { field(name).textContent = text; }
-  function time(text) { return text ? new Date(text).toLocaleTimeString() : "–"; }
-  function sum(runners, name) { return runners.reduce((all, runner) => all + runner[name], 0); }
-
-  // Messages handled between the last two heartbeats, over all processes.
-  function rate(runners) {
-    const now = new Map(runners.map(runner => [`${runner.host}:${runner.pid}`, runner]));
-    let handled = 0, seconds = 0;
-    for (const [key, runner] of now) {
-      const old = before && before.get(key);
-      const passed = old ? (new Date(runner.beat_at) - new Date(old.beat_at)) / 1000 : 0;
-      if (passed > 0) {
-        handled += Math.max(0, runner.messages_handled - old.messages_handled);
-        seconds = Math.max(seconds, passed);
-      }
+  function ago(at) {
+    const passed = Math.max(0, Math.floor((Date.now() - at) / 1000));
+    for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
+      if (passed >= size) return `${Math.floor(passed / size)} ${unit} ago`;
     }
-    if (!before || seconds > 0) before = now;
-    return seconds > 0 ? handled / seconds : null;
+    return `${passed} s ago`;
   }
 
-  function draw() {
-    const highest = Math.max(1, ...rates.map(point => point[1]));
-    const start = rates[0][0], span = Math.max(1, rates[rates.length - 1][0] - start);
-    const points = rates.map(([at, value]) =>
-      `${(600 * (at - start) / span).toFixed(1)},${(115 - 110 * value / highest).toFixed(1)}`);
-    page.querySelector("polyline").setAttribute("points", points.join(" "));
-    page.querySelector("polygon").setAttribute("points", `0,115 ${points.join(" ")} 600,115`);
-    say("span", Math.round(span / 1000));
-    say("highest", Math.max(0, ...rates.map(point => point[1])).toFixed(1));
-  }
-
-  function row(runner, isFresh) {
-    const state = isFresh ? runner.state : `stale, was ${runner.state}`;
-    const cells = [`${runner.host}, ${runner.pid}`, state, time(runner.beat_at),
-      runner.messages_received, runner.messages_handled, runner.messages_failed,
-      runner.messages_dropped, runner.messages_waiting, runner.reconnects];
-    const line = document.createElement("tr");
-    line.className = isFresh ? "" : "stale";
-    for (const text of cells) line.appendChild(document.createElement("td")).textContent = text;
-    return line;
-  }
-
-  function show(runners, now) {
-    const fresh = runners.filter(runner => new Date(now) - new Date(runner.beat_at) < maxAge);
-    const best = fresh.find(runner => runner.state === "ready")
-      || fresh.find(runner => WELL.includes(runner.state)) || fresh[0];
-    const state = best ? best.state : runners.length ? "stale" : "never started";
-    say("state", state);
-    field("state").className = `state ${WELL.includes(state) ? "well" : "unwell"}`;
-    const newest = rate(fresh);
-    if (newest !== null) {
-      rates.push([Date.now(), newest]);
-      rates.splice(0, rates.length - POINTS);
-      say("rate", newest.toFixed(1));
-      draw();
+  function showTimes() {
+    for (const time of document.querySelectorAll("time[datetime]")) {
+      const at = new Date(time.dateTime);
+      if (Number.isNaN(at.getTime())) continue;
+      time.title = full.format(at);
+      const text = `${full.format(at)} (${ago(at)})`;
+      if (time.textContent !== text) time.textContent = text;
     }
-    say("reconnects", sum(fresh, "reconnects"));
-    const last = runners.map(runner => runner.last_message_at).filter(Boolean).sort().pop();
-    say("last_message", time(last));
-    const failing = runners.find(runner => runner.last_error);
-    say("last_error", failing ? failing.last_error : "none");
-    page.querySelector("tbody").replaceChildren(...runners.map(runner => row(runner, fresh.includes(runner))));
   }
 
-  async function update() {
+  // --- pages that update themselves ---
+
+  async function get(url) {
+    const answer = await fetch(url, { signal: AbortSignal.timeout(10000) });
+    if (!answer.ok || answer.redirected) throw new Error(`status ${answer.status}; log in again`);
+    return answer;
+  }
+
+  // What the user has the focus in stays as it is.
+  function replaceParts(page, news) {
+    for (const part of page.querySelectorAll("[data-part]")) {
+      const other = news.querySelector(`[data-part="${part.dataset.part}"]`);
+      if (other && !part.contains(document.activeElement)) part.replaceChildren(...other.childNodes);
+    }
+  }
+
+  async function refresh(page) {
     let trouble = "";
     try {
-      const answer = await fetch(page.dataset.url, { signal: AbortSignal.timeout(10000) });
-      if (!answer.ok || answer.redirected) throw new Error(`status ${answer.status}; are you still logged in?`);
-      const news = await answer.json();
-      show(news.runners, news.now);
+      const answer = await get(location.href);
+      replaceParts(page, new DOMParser().parseFromString(await answer.text(), "text/html"));
+      showTimes();
     } catch (error) {
-      trouble = `No news: ${error.message}`;
+      trouble = `The page cannot be updated: ${error.message}`;
     }
     page.querySelector(".trouble").textContent = trouble;
-    setTimeout(update, EVERY);
+    setTimeout(refresh, document.hidden ? 4 * EVERY : EVERY, page);
   }
 
-  update();
+  // --- the chart ---
+
+  function shape(name, attributes, text = "") {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.textContent = text;
+    return made;
+  }
+
+  function clock(at, step) {
+    const options = step > 600 ? { day: "numeric", month: "short" } : { hour: "2-digit", minute: "2-digit" };
+    return new Intl.DateTimeFormat(undefined, options).format(at * 1000);
+  }
+
+  // Every step of the range, with or without a row; the last may not be over.
+  function allSteps({ start, end, step, points }) {
+    const known = new Map(points.map(point => [point.at, point]));
+    const steps = [];
+    for (let at = start; at < end; at += step) {
+      const point = known.get(at);
+      const length = Math.max(1, Math.min(step, Date.now() / 1000 - at));
+      const rate = point ? point.handled / length : 0;
+      const isGap = at + step < Date.now() / 1000 && (!point || point.connected < .95 * step);
+      steps.push({ at, point, rate, isGap });
+    }
+    return steps;
+  }
+
+  function say({ at, point, rate, isGap }) {
+    const when = full.format(at * 1000);
+    if (!point) return `${when}: no data`;
+    const p95 = point.p95 === null ? "" : `, handler 95 %: ${(point.p95 * 1000).toFixed(1)} ms`;
+    return `${when}: ${rate.toFixed(1)} messages/s, received ${point.received}, failed ${point.failed}, `
+      + `waiting ${point.waiting}, reconnects ${point.reconnects}${p95}${isGap ? "; not connected all the time" : ""}`;
+  }
+
+  function draw(figure, history) {
+    const svg = figure.querySelector(".chart"), scrubber = figure.querySelector(".scrubber");
+    const { width, height } = svg.getBoundingClientRect();
+    const steps = allSteps(history), { start, end, step } = history;
+    const highest = Math.max(1, ...steps.map(each => each.rate));
+    const right = width - EDGE.right, low = height - EDGE.bottom;
+    const x = at => EDGE.left + (right - EDGE.left) * (at - start) / (end - start);
+    const y = rate => low - (low - EDGE.top) * rate / highest;
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    svg.setAttribute("aria-label", `Messages handled per second, at most ${highest.toFixed(1)}`);
+    const grid = [0, .5, 1].flatMap(part => [
+      shape("line", { class: "grid", x1: EDGE.left, x2: right, y1: y(highest * part), y2: y(highest * part) }),
+      shape("text", { x: right + 6, y: y(highest * part) + 4 }, (highest * part).toFixed(1))]);
+    const every = (end - start) / Math.max(2, Math.min(6, Math.floor(width / 110)));
+    const ticks = [];
+    for (let at = start + every / 2; at < end; at += every) {
+      ticks.push(shape("text", { x: x(at), y: height - 6, "text-anchor": "middle" }, clock(at, step)));
+    }
+    const gaps = steps.filter(each => each.isGap).map(each => shape("rect", {
+      class: "gap", x: x(each.at), y: EDGE.top, width: Math.max(1, x(each.at + step) - x(each.at)), height: low - EDGE.top }));
+    const line = steps.map(each => `${x(each.at + step / 2).toFixed(1)},${y(each.rate).toFixed(1)}`).join(" ");
+    const here = shape("line", { class: "here", y1: EDGE.top, y2: low });
+    svg.replaceChildren(...gaps, ...grid, ...ticks, shape("polyline", { fill: "none", points: line }), here);
+    const isAtEnd = scrubber.value === scrubber.max;
+    scrubber.max = steps.length - 1;
+    if (isAtEnd) scrubber.value = scrubber.max;
+    function point() {
+      const chosen = steps[Number(scrubber.value)], text = say(chosen), middle = x(chosen.at + step / 2);
+      here.setAttribute("x1", middle);
+      here.setAttribute("x2", middle);
+      scrubber.setAttribute("aria-valuetext", text);
+      const tooltip = figure.querySelector(".tooltip");
+      if (tooltip.textContent !== text) tooltip.textContent = text;
+    }
+    scrubber.oninput = point;
+    svg.onpointermove = event => {
+      const share = (event.offsetX - EDGE.left) / (right - EDGE.left);
+      scrubber.value = Math.max(0, Math.min(steps.length - 1, Math.floor(share * steps.length)));
+      point();
+    };
+    point();
+  }
+
+  async function showHistory(page) {
+    try {
+      const { history } = await (await get(page.dataset.url)).json();
+      const figure = page.querySelector("figure");
+      draw(figure, history);
+      window.onresize = () => draw(figure, history);
+    } catch (error) {
+      page.querySelector(".trouble").textContent = `The history cannot be shown: ${error.message}`;
+    }
+    setTimeout(showHistory, HISTORY_EVERY, page);
+  }
+
+  function begin() {
+    showTimes();
+    setInterval(showTimes, 1000);
+    const page = document.querySelector("[data-refresh]");
+    if (!page) return;
+    setTimeout(refresh, EVERY, page);
+    if (page.dataset.url) showHistory(page);
+  }
+
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);
+  else begin();
 })();

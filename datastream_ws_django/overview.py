@@ -1,0 +1,196 @@
+"""What the admin's pages show of the streams: cards, processes, history."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import F, Max, Sum
+from django.utils import timezone
+
+from datastream_ws.embedding import DEAD, HEALTHY, MAX_AGE
+
+from .models import StreamLease, StreamMinute, StreamStatus
+
+__all__ = ["RANGES", "Card", "cards", "history"]
+
+# By name: minutes shown, and minutes of one point.
+RANGES = {"1h": (60, 1), "24h": (1440, 5), "7d": (10080, 30)}
+PATIENCE = timedelta(seconds=30)  # a reconnection takes that long before it is a fault
+MOST_GONE = 20  # processes without a heartbeat that a page lists
+WELL, WARNING, UNWELL = "well", "warning", "unwell"
+WORDS = {WELL: "healthy", WARNING: "reconnecting", UNWELL: "not running"}
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """
+    One stream, over all processes that run it.
+
+    Attributes:
+        state: Of the process that is best off; ``"never started"``, ``"stale"``.
+        tone: ``"well"``, ``"warning"`` or ``"unwell"``.
+        since: Of the state; ``None`` where no process has reported one.
+        rate: Messages handled per second.
+        lag: Seconds that the oldest message has waited; ``None``: none waits.
+        points: Of a sparkline of the last hour, as SVG has them in a box of 100 × 30.
+        living, gone: The processes with a fresh heartbeat, and those without.
+
+    """
+
+    alias: str
+    state: str
+    tone: str
+    since: datetime | None
+    rate: float
+    lag: float | None
+    error: str
+    error_at: datetime | None
+    holder: str
+    epoch: int | None
+    points: str
+    living: Sequence[StreamStatus]
+    gone: Sequence[StreamStatus]
+
+    @property
+    def word(self) -> str:
+        """The tone in a word: color is never alone."""
+        return WORDS[self.tone] if self.living else WORDS[UNWELL]
+
+    @property
+    def waiting(self) -> int:
+        return sum(row.messages_waiting for row in self.living)
+
+    @property
+    def reconnects(self) -> int:
+        return sum(row.reconnects for row in self.living)
+
+    @property
+    def handlers(self) -> list[tuple[str, dict[str, Any]]]:
+        """Each handler's figures; of the process with the most calls."""
+        found: dict[str, dict[str, Any]] = {}
+        for row in self.living:
+            for name, figures in row.handlers.items():
+                if name not in found or figures["calls"] > found[name]["calls"]:
+                    found[name] = figures
+        return sorted(found.items())
+
+
+def cards(aliases: Sequence[str]) -> list[Card]:
+    """Return a card for each stream, with three queries."""
+    rows: dict[str, list[StreamStatus]] = {alias: [] for alias in aliases}
+    for row in StreamStatus.objects.filter(stream__in=aliases).order_by("-beat_at"):
+        rows[row.stream].append(row)
+    leases = {row.stream: row for row in StreamLease.objects.filter(stream__in=aliases)}
+    lines = sparklines(aliases)
+    return [card(alias, rows[alias], leases.get(alias), lines[alias]) for alias in aliases]
+
+
+def card(alias: str, rows: Sequence[StreamStatus], lease: StreamLease | None, points: str) -> Card:
+    oldest = timezone.now() - timedelta(seconds=MAX_AGE)
+    living = [row for row in rows if row.beat_at >= oldest and row.state not in DEAD]
+    gone = [row for row in rows if row not in living]
+    best = min(living, key=goodness, default=None) or next(iter(gone), None)
+    failing = max(
+        (row for row in rows if row.last_error),
+        key=lambda row: (row in living, row.last_error_at or row.beat_at),
+        default=None,
+    )
+    return Card(
+        alias=alias,
+        state=state_of(best, is_living=bool(living)),
+        tone=tone_of(best) if living else UNWELL,
+        since=(best.state_since if living else best.beat_at) if best else None,
+        rate=sum(row.rate for row in living),
+        lag=max(
+            (row.oldest_waiting for row in living if row.oldest_waiting is not None), default=None
+        ),
+        error=failing.last_error if failing else "",
+        error_at=failing.last_error_at if failing else None,
+        holder=holder_of(lease),
+        epoch=lease.epoch if lease else None,
+        points=points,
+        living=living,
+        gone=gone[:MOST_GONE],
+    )
+
+
+def goodness(row: StreamStatus) -> tuple[bool, bool, float]:
+    """Sort the best first: ready, then healthy, then the newest heartbeat."""
+    return row.state != "ready", row.state not in HEALTHY, -row.beat_at.timestamp()
+
+
+def state_of(best: StreamStatus | None, *, is_living: bool) -> str:
+    if best is None:
+        return "never started"
+    return best.state if is_living or best.state in DEAD else "stale"
+
+
+def tone_of(row: StreamStatus | None) -> str:
+    if row is None:
+        return UNWELL
+    if row.state in HEALTHY:
+        return WELL
+    is_new = row.state_since is not None and timezone.now() - row.state_since < PATIENCE
+    return WARNING if is_new else UNWELL
+
+
+def holder_of(lease: StreamLease | None) -> str:
+    """Return host and process; the rest of the token is for machines."""
+    if lease is None or not lease.holder:
+        return ""
+    host, _, rest = lease.holder.partition(":")
+    return f"{host}, process {rest.partition(':')[0]}"
+
+
+def sparklines(aliases: Sequence[str]) -> dict[str, str]:
+    """Return the points of each stream's last hour."""
+    now = int(time.time() // 60)
+    found = StreamMinute.objects.filter(stream__in=aliases, minute__gte=now - 60)
+    handled: dict[str, dict[int, int]] = {alias: {} for alias in aliases}
+    for row in found.values("stream", "minute").annotate(handled=Sum("handled")):
+        handled[row["stream"]][row["minute"]] = row["handled"]
+    return {alias: points(by_minute, now) for alias, by_minute in handled.items()}
+
+
+def points(by_minute: dict[int, int], now: int) -> str:
+    if not by_minute:
+        return ""
+    highest = max(1, *by_minute.values())
+    values = [by_minute.get(now - 60 + n, 0) for n in range(60)]
+    return " ".join(
+        f"{n * 100 / 59:.1f},{29 - 28 * value / highest:.1f}" for n, value in enumerate(values)
+    )
+
+
+def history(alias: str, name: str) -> dict[str, Any]:
+    """
+    Return the points of a chart, summed over processes.
+
+    Args:
+        alias: The stream.
+        name: One of ``RANGES``.
+
+    """
+    span, step = RANGES[name]
+    end = int(time.time() // 60) + 1
+    start = (end - span) // step * step
+    found = StreamMinute.objects.filter(stream=alias, minute__gte=start)
+    buckets = found.values(bucket=F("minute") - F("minute") % step).annotate(
+        received_=Sum("received"),
+        handled_=Sum("handled"),
+        failed_=Sum("failed"),
+        waiting_=Max("waiting"),
+        reconnects_=Sum("reconnects"),
+        connected_=Sum("connected"),
+        p95_=Max("handler_p95"),
+    )
+    names = ("received", "handled", "failed", "waiting", "reconnects", "connected", "p95")
+    rows = [
+        {"at": row["bucket"] * 60} | {each: row[f"{each}_"] for each in names}
+        for row in buckets.order_by("bucket")
+    ]
+    return {"start": start * 60, "end": end * 60, "step": step * 60, "points": rows}

@@ -1,0 +1,50 @@
+"""Filters of the admin's pages: times with ages, durations."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from django import template
+from django.utils import timezone
+from django.utils.formats import localize
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+__all__ = ["age", "moment", "seconds"]
+
+register = template.Library()
+
+
+@register.filter
+def moment(at: datetime | None) -> SafeString | str:
+    """Return a time with its age; the page's script shows it in the user's zone."""
+    if at is None:
+        return "–"
+    aware = at if timezone.is_aware(at) else timezone.make_aware(at)
+    shown = localize(timezone.localtime(aware))
+    return format_html(
+        '<time datetime="{}" title="{}">{} ago</time>', aware.isoformat(), shown, age(aware)
+    )
+
+
+@register.filter
+def age(at: datetime) -> str:
+    """Return how long ago that was."""
+    aware = at if timezone.is_aware(at) else timezone.make_aware(at)
+    return duration(timezone.now() - aware)
+
+
+def duration(length: timedelta) -> str:
+    passed = max(0, int(length.total_seconds()))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if passed >= size:
+            return f"{passed // size} {unit}"
+    return f"{passed} s"
+
+
+@register.filter
+def seconds(value: float | None) -> str:
+    """Return a duration of a handler or of a message that waits."""
+    if value is None:
+        return "–"
+    return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.1f} s"
