@@ -6,6 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Max, Min, QuerySet
@@ -37,6 +38,7 @@ MOST_EVENTS = 100
 MOST_GROUPS = 50
 RETRY_SECONDS = 20.0  # that a request may take; what is left is for the next
 MAY_CONTROL = "datastream.control_streamstatus"
+MEDIA = forms.Media(css={"all": ["datastream/live.css"]}, js=["datastream/live.js"])
 # What a person confirms.
 QUESTIONS = {
     "pause": "Close the connection and stay offline until the stream is resumed?",
@@ -148,7 +150,7 @@ class StreamStatusAdmin(StatusAdmin):
 
     def _context(self, request: HttpRequest, title: str, **more: Any) -> dict[str, Any]:
         context = self.admin_site.each_context(request)
-        return {**context, "title": title, "opts": self.model._meta, "media": self.media, **more}
+        return {**context, "title": title, "opts": self.model._meta, "media": MEDIA, **more}
 
     def _refuse_strangers(self, request: HttpRequest, alias: str) -> None:
         if not self.has_view_permission(request):

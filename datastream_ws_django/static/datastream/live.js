@@ -69,12 +69,14 @@
   // Every step of the range, with or without a row; the last may not be over.
   function allSteps({ start, end, step, points }) {
     const known = new Map(points.map(point => [point.at, point]));
-    const steps = [];
+    const steps = [], first = points.length ? points[0].at : end;
     for (let at = start; at < end; at += step) {
       const point = known.get(at);
       const length = Math.max(1, Math.min(step, Date.now() / 1000 - at));
       const rate = point ? point.handled / length : 0;
-      const isGap = at + step < Date.now() / 1000 && (!point || point.connected < .95 * step);
+      const isOver = at + step < Date.now() / 1000;
+      if (!isOver && !point) continue; // its row comes when it is over
+      const isGap = isOver && at >= first && (!point || point.connected < .95 * step);
       steps.push({ at, point, rate, isGap });
     }
     return steps;
