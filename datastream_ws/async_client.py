@@ -97,7 +97,7 @@ class AsyncClient(Decorators):
 
     @property
     def state(self) -> State:
-        """Where the client stands; CLOSED also when its event loop has gone."""
+        """The current state. CLOSED also when the event loop has ended."""
         notice_fork()
         state = self._state.value
         if not state.is_final and self._life is not None and self._life.loop.is_closed():
@@ -106,27 +106,31 @@ class AsyncClient(Decorators):
 
     @property
     def is_connected(self) -> bool:
-        """Messages can be sent and received."""
+        """Whether messages can be sent and received."""
         return self.state.is_connected and self._open_connection() is not None
 
     @property
     def is_ready(self) -> bool:
-        """Connected, and the ``on_connect`` and ``on_ready`` hooks have succeeded."""
+        """Whether the ``on_connect`` and ``on_ready`` hooks of this connection have succeeded."""
         return self.state is State.READY and self._open_connection() is not None
 
     @property
     def error(self) -> BaseException | None:
-        """Why the client failed, or with ``fatal_delay`` cannot connect now; else ``None``."""
+        """
+        The error that made the client fail. ``None`` if it hasn't failed.
+
+        With ``fatal_delay`` it's the error for which the client can't connect at the moment.
+        """
         return self._life.error if self._life else None
 
     @property
     def last_message(self) -> Message | None:
-        """The last message received since ``start()``; ``None`` before the first one."""
+        """The last message received since ``start()``. ``None`` before the first one."""
         return self._life.inbox.last_message if self._life else None
 
     @property
     def handshake(self) -> Handshake | None:
-        """What the server agreed to for the connection there is; ``None`` without one."""
+        """The subprotocol and headers of the current connection. ``None`` if there is none."""
         connection = self._open_connection()
         return None if connection is None else connection.handshake
 
@@ -137,13 +141,14 @@ class AsyncClient(Decorators):
 
     def errors(self, timeout: float | None = None) -> AsyncIterator[BaseException]:
         """
-        Iterate over errors as they come, the network's too; ends when the client has closed.
+        Iterate over errors as they occur, until the client has closed.
 
-        Each iteration sees all errors that are still kept. When nobody reads, the oldest go:
-        1,000 are kept, and as many as pin a tenth of ``inbox_bytes``.
+        Each iteration starts with the errors that are still kept, including those of the network.
+        At most 1,000 errors are kept, and at most a tenth of ``inbox_bytes``. The oldest are
+        removed first.
 
         Args:
-            timeout: End after this many seconds without an error. ``None`` means never.
+            timeout: Seconds without an error after which the iteration ends. ``None`` means never.
 
         """
         return self._errors.read_async(timeout)
@@ -152,9 +157,9 @@ class AsyncClient(Decorators):
 
     async def start(self) -> None:
         """
-        Connect, and stay connected, in the background; returns at once.
+        Connect and stay connected in the background. Returns without waiting for the connection.
 
-        Never raises for network trouble. Calling it again has no effect while the client runs.
+        Never raises for network errors. Calling it again has no effect while the client runs.
         After ``close()``, or once the client has failed, it starts with new numbers and counters.
         """
         self._begin(is_iterable=True)
@@ -201,10 +206,14 @@ class AsyncClient(Decorators):
 
     async def run(self) -> None:
         """
-        Start, and wait until the client has closed; raises its error if it failed.
+        Start, and wait until the client has closed.
 
-        In the main thread the first SIGINT or SIGTERM closes it (what was received is handled),
-        a second one does so at once.
+        In the main thread, the first SIGINT or SIGTERM closes the client, which handles what it
+        has received. A second signal closes it immediately.
+
+        Raises:
+            DataStreamError, OSError: The client's error, if it failed.
+
         """
         loop = asyncio.get_running_loop()
         with signals_to(lambda number: void(loop.call_soon_threadsafe(self.request_close))):
@@ -212,7 +221,11 @@ class AsyncClient(Decorators):
             await self.wait_closed()
 
     def request_close(self) -> None:
-        """Have the client close soon, without waiting; a second request does so at once."""
+        """
+        Request that the client closes, without waiting. A second request closes immediately.
+
+        Thread-safe, and safe in a signal handler.
+        """
         if self._life is not None and not self.state.is_final:
             again = self.state is State.CLOSING or self._close_requested
             self._close_requested = True
@@ -231,15 +244,16 @@ class AsyncClient(Decorators):
 
     async def close(self, timeout: float | None = None, code: int = 1000, reason: str = "") -> None:
         """
-        Stop reading, finish what was received, flush, do the close handshake.
+        Stop reading, handle what was received, write what is queued, and close the connection.
 
-        Returns within *timeout* + 1 seconds in any case. Calling it again has no effect. Inside a
-        handler of this client it only requests the stop.
+        Always returns within *timeout* + 1 seconds. Calling it again has no effect. Inside a
+        handler of this client, it requests the shutdown and returns.
 
         Args:
             timeout: Seconds for all of it. ``None`` means ``close_timeout``. Messages that are
                 unhandled then are counted as dropped.
-            code, reason: What the server is told.
+            code: The close code that the server receives.
+            reason: The reason that the server receives.
 
         """
         life = self._life
@@ -272,7 +286,7 @@ class AsyncClient(Decorators):
 
         Raises:
             TimeoutError: After *timeout* seconds. ``None`` means no limit.
-            NotConnectedError: If it is not started, or closes meanwhile.
+            NotConnectedError: If the client isn't started, or closes while waiting.
             DataStreamError, OSError: The client's error, once it has failed.
 
         """
@@ -379,7 +393,8 @@ class AsyncClient(Decorators):
         ``send_rate`` holds it back.
 
         Args:
-            obj: str for a text frame, bytes for a binary one, else what the codec encodes.
+            obj: A str becomes a text frame, and bytes become a binary frame. The codec encodes
+                any other object.
             wait: Seconds to wait for a connection if there is none.
 
         Raises:
@@ -566,10 +581,10 @@ class AsyncClient(Decorators):
         :meth:`start`. The same subscription again, under the same key, is not sent again.
 
         Args:
-            obj: As for :meth:`send`, or a callable, plain or a coroutine function, that is called
-                for each connection and returns it.
-            key: Names the subscription; the same key again takes its place. ``None`` means the
-                encoded message, or the callable.
+            obj: As for :meth:`send`, or a callable that returns such an object. It's called for
+                each connection, and may be a coroutine function.
+            key: The name of the subscription. A new subscription replaces one with the same key.
+                ``None`` uses the encoded message, or the callable, as the key.
             unsubscribe: What :meth:`unsubscribe` sends. ``None`` means nothing.
 
         Returns:

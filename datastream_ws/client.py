@@ -54,15 +54,15 @@ class Client(Decorators):
 
     Every method may be called from any thread, handlers included. The work is done by an
     :class:`AsyncClient` (``client.aio``) on an event loop in a daemon thread that all clients
-    of the process share; plain handlers run on handler threads. After a fork the child's
-    client is idle and may be started there.
+    of the process share. Synchronous handlers run on handler threads. After a fork, the child's
+    client is idle, and you can start it there.
 
     Args:
-        url: The option ``url``, or :class:`ClientOptions` that the others are changes to.
+        url: The option ``url``, or :class:`ClientOptions` that the other options override.
         **options: See :class:`ClientOptions`.
 
     Raises:
-        ConfigurationError: If an option is unknown or cannot work.
+        ConfigurationError: If an option is unknown or invalid.
 
     Example::
 
@@ -89,43 +89,51 @@ class Client(Decorators):
 
     @property
     def options(self) -> ClientOptions:
+        """The options that the client was created with."""
         return self.aio.options
 
     @property
     def handlers(self) -> Handlers:  # type: ignore[override]  # a fact here
+        """The registry of handlers and hooks."""
         return self.aio.handlers
 
     @property
     def name(self) -> str:
+        """The option ``name``, which logs and metrics use."""
         return self.aio.name
 
     @property
     def state(self) -> State:
+        """The current state. CLOSED also when the event loop has ended."""
         return self.aio.state
 
     @property
     def is_connected(self) -> bool:
-        """Messages can be sent and received."""
+        """Whether messages can be sent and received."""
         return self.aio.is_connected
 
     @property
     def is_ready(self) -> bool:
-        """Connected, and the ``on_ready`` handlers have succeeded."""
+        """Whether the ``on_connect`` and ``on_ready`` hooks of this connection have succeeded."""
         return self.aio.is_ready
 
     @property
     def error(self) -> BaseException | None:
-        """Why the client failed, or with ``fatal_delay`` cannot connect now; else ``None``."""
+        """
+        The error that made the client fail. ``None`` if it hasn't failed.
+
+        With ``fatal_delay`` it's the error for which the client can't connect at the moment.
+        """
         return self.aio.error
 
     @property
     def last_message(self) -> Message | None:
-        """The last message received since ``start()``; ``None``: none yet."""
+        """The last message received since ``start()``. ``None`` before the first one."""
         return self.aio.last_message
 
     @property
     def handshake(self) -> Handshake | None:
-        """What the server agreed to for the connection there is; ``None`` without one."""
+        """The subprotocol and headers of the current connection. ``None`` if there is none."""
         return self.aio.handshake
 
     def stats(self) -> Stats:
@@ -133,17 +141,29 @@ class Client(Decorators):
         return self.aio.stats()
 
     def errors(self, timeout: float | None = None) -> Iterator[BaseException]:
-        """See :meth:`AsyncClient.errors`; blocks the calling thread between errors."""
+        """
+        Iterate over errors as they occur, until the client has closed.
+
+        Blocks the calling thread between errors.
+
+        Each iteration starts with the errors that are still kept, including those of the network.
+        At most 1,000 errors are kept, and at most a tenth of ``inbox_bytes``. The oldest are
+        removed first.
+
+        Args:
+            timeout: Seconds without an error after which the iteration ends. ``None`` means never.
+
+        """
         return self.aio._errors.read(timeout)
 
     # --- start and end ---
 
     def start(self) -> None:
         """
-        Connect, and stay connected, in the background; returns at once.
+        Connect and stay connected in the background. Returns without waiting for the connection.
 
-        Never raises for network trouble. Again: nothing happens; after ``close()``, or once the
-        client has failed: it starts anew, with new numbers and counters.
+        Never raises for network errors. Calling it again has no effect while the client runs.
+        After ``close()``, or once the client has failed, it starts with new numbers and counters.
         """
         if not self.state.is_final:
             return
@@ -190,10 +210,14 @@ class Client(Decorators):
 
     def run(self) -> None:
         """
-        Start, and block until the client has closed; raises its error if it failed.
+        Start, and block until the client has closed.
 
-        In the main thread the first SIGINT or SIGTERM closes it (what was received is handled),
-        a second one does so at once.
+        In the main thread, the first SIGINT or SIGTERM closes the client, which handles what it
+        has received. A second signal closes it immediately.
+
+        Raises:
+            DataStreamError, OSError: The client's error, if it failed.
+
         """
         news: SimpleQueue[str] = SimpleQueue()  # its put() may be called in a signal handler
         with signals_to(lambda number: news.put("signal")):
@@ -209,20 +233,25 @@ class Client(Decorators):
         self.aio._raise_if_failed()
 
     def request_close(self) -> None:
-        """Have the client close soon, without waiting; a second request does so at once."""
+        """
+        Request that the client closes, without waiting. A second request closes immediately.
+
+        Thread-safe, and safe in a signal handler.
+        """
         self.aio.request_close()
 
     def close(self, timeout: float | None = None, code: int = 1000, reason: str = "") -> None:
         """
-        Stop reading, finish what was received, flush, do the close handshake.
+        Stop reading, handle what was received, write what is queued, and close the connection.
 
-        Blocks until done, and returns within *timeout* + 1 seconds in any case. Calling it again
-        has no effect. Inside a handler of this client it only requests the stop.
+        Blocks until done, and always returns within *timeout* + 1 seconds. Calling it again has no
+        effect. Inside a handler of this client, it requests the shutdown and returns.
 
         Args:
             timeout: Seconds for all of it. ``None`` means ``close_timeout``. Messages that are
                 unhandled then are counted as dropped.
-            code, reason: What the server is told.
+            code: The close code that the server receives.
+            reason: The reason that the server receives.
 
         """
         notice_fork()
@@ -290,7 +319,16 @@ class Client(Decorators):
         self.close()
 
     def wait_ready(self, timeout: float | None = None) -> None:
-        """See :meth:`AsyncClient.wait_ready`; blocks the calling thread."""
+        """
+        Block the calling thread until the client is ready.
+
+        Raises:
+            TimeoutError: After *timeout* seconds. ``None`` means no limit.
+            NotConnectedError: If the client isn't started, or closes while waiting.
+            DataStreamError, OSError: The client's error, once it has failed.
+            ConfigurationError: On the event loop's thread, which it would block.
+
+        """
         self._refuse_on_loop("wait_ready")
         try:
             self.aio._ready_or_final().result(timeout)
@@ -299,7 +337,15 @@ class Client(Decorators):
         self.aio._raise_unless_ready()
 
     def wait_closed(self, timeout: float | None = None) -> None:
-        """See :meth:`AsyncClient.wait_closed`; blocks the calling thread."""
+        """
+        Block the calling thread until the client has closed.
+
+        Raises:
+            TimeoutError: After *timeout* seconds. ``None`` means no limit.
+            DataStreamError, OSError: The client's error, once it has failed.
+            ConfigurationError: On the event loop's thread, which it would block.
+
+        """
         self._refuse_on_loop("wait_closed")
         finished = self.aio._finished
         if finished is not None:
@@ -307,29 +353,48 @@ class Client(Decorators):
         self.aio._raise_if_failed()
 
     def reconnect(self, code: int = 1000, reason: str = "") -> None:
-        """Drop the connection, or the wait for the next attempt, and connect again."""
+        """
+        Drop the connection, or the wait for the next attempt, and connect again.
+
+        Thread-safe, and never blocks. It has no effect while the client is paused.
+
+        Args:
+            code: The close code that the server receives.
+            reason: The reason that the server receives.
+
+        """
         self.aio._ask_reconnect(code, reason)
 
     def pause(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection and stay offline until :meth:`resume`; a lease is kept."""
+        """
+        Close the connection and stay offline until :meth:`resume` is called. A lease is kept.
+
+        Thread-safe, and never blocks. Calling it again has no effect.
+
+        Args:
+            code: The close code that the server receives.
+            reason: The reason that the server receives.
+
+        """
         self.aio._ask_pause(code, reason)
 
     def resume(self) -> None:
-        """Connect again after :meth:`pause`."""
+        """Connect again after :meth:`pause`. Thread-safe, and never blocks."""
         self.aio._ask_resume()
 
     # --- sending ---
 
     def send(self, obj: Any, wait: float = 0.0) -> Queued:
         """
-        Queue a message for sending; thread-safe, each thread's order is kept.
+        Queue a message for sending. Thread-safe, and keeps the order of each thread.
 
         Blocks, at most ``write_timeout``, only while the write queue is above its mark or
         ``send_rate`` holds it back. On the loop's own thread (coroutine handlers) it never
         blocks; await what it returns there.
 
         Args:
-            obj: str for a text frame, bytes for a binary one, else what the codec encodes.
+            obj: A str becomes a text frame, and bytes become a binary frame. The codec encodes
+                any other object.
             wait: Seconds to wait for a connection if there is none.
 
         Raises:
@@ -366,7 +431,7 @@ class Client(Decorators):
 
     def flush(self, timeout: float | None = None) -> None:
         """
-        Block until everything queued is written.
+        Block until every queued message is written.
 
         Raises:
             TimeoutError: After *timeout* seconds. ``None`` means no limit.
@@ -456,10 +521,10 @@ class Client(Decorators):
         :meth:`start`. The same subscription again, under the same key, is not sent again.
 
         Args:
-            obj: As for :meth:`send`, or a callable, plain or a coroutine function, that is called
-                for each connection and returns it.
-            key: Names the subscription; the same key again takes its place. ``None`` means the
-                encoded message, or the callable.
+            obj: As for :meth:`send`, or a callable that returns such an object. It's called for
+                each connection, and may be a coroutine function.
+            key: The name of the subscription. A new subscription replaces one with the same key.
+                ``None`` uses the encoded message, or the callable, as the key.
             unsubscribe: What :meth:`unsubscribe` sends. ``None`` means nothing.
 
         Returns:
@@ -469,7 +534,7 @@ class Client(Decorators):
         return self.aio._subscribe(obj, key, unsubscribe)
 
     def unsubscribe(self, key: Hashable) -> None:
-        """End a subscription; never blocks; an unknown key is no error."""
+        """End a subscription. Never blocks. An unknown key has no effect."""
         self.aio._subscriptions.remove(key)
 
     def _is_on_loop(self) -> bool:
@@ -486,13 +551,13 @@ class Client(Decorators):
 
     def deliver(self, data: Any, robust: bool = False) -> None:
         """
-        Give a message to the handlers, in this thread, without any network; for tests.
+        Pass a message to the handlers in this thread, without a network. For tests.
 
         Coroutine handlers run on an event loop of their own meanwhile.
 
         Args:
-            data: str or bytes as received, or an object to be encoded first.
-            robust: Report what a handler raises, as in production, instead of raising it.
+            data: A str or bytes as received. Any other object is encoded first.
+            robust: ``True`` reports a handler's exception, as in production. ``False`` raises it.
 
         """
         if asyncio._get_running_loop() is not None:
@@ -510,7 +575,7 @@ class Client(Decorators):
 
 
 class Queued(Awaitable[None]):
-    """What ``Client.send`` returns; awaiting it on the loop waits for room in the queue."""
+    """The result of ``Client.send``. Awaiting it on the loop waits for room in the queue."""
 
     def __init__(self, client: AsyncClient, connection: Connection | None) -> None:
         self._client = client

@@ -33,7 +33,7 @@ PAGES = [
     "docs/tutorials/python.md",
     "docs/upgrading.md",
 ]
-MODULES: list[str] = []
+MODULES = ["datastream_ws/async_client.py", "datastream_ws/client.py"]
 # Pages for contributors, and the part of a page that is an appendix for them.
 CONTRIBUTORS = {"CONTRIBUTING.md", "docs/architecture.md"}
 APPENDIX = re.compile(r"^## How (these guarantees are|this is) tested$", re.MULTILINE)
@@ -190,7 +190,7 @@ def of_module(path: str) -> Iterator[Remark]:
             continue
         if re.search(r"\bSee :\w+:`~?\.?(AsyncClient|Client)\.", written):
             yield Remark(path, node.lineno, "a docstring stands where the reader is")
-        before = re.split(r"\n(?:Example|Args|Attributes|Source)::?\n", written)
+        before = re.split(r"\n(?:Example|Args|Attributes|Raises|Returns|Source)::?\n", written)
         for _, paragraph in prose(before[0].replace("    ", "")):
             for each in remarks(re.sub(r":\w+:x", "x", paragraph), is_user=False):
                 yield Remark(path, node.lineno, each)

@@ -112,6 +112,20 @@ def test_an_unknown_part_of_ci_is_refused() -> None:
     assert "usage: .ci/run" in done.stderr
 
 
+def test_the_lock_file_has_what_development_needs() -> None:
+    """Each name, that is: whether its version is the newest is Dependabot's business."""
+    project = tomllib.loads(text("pyproject.toml"))
+    groups = project["dependency-groups"]
+    lists = [
+        project["project"]["dependencies"],
+        *(groups[each] for each in ("test", "lint", "docs")),
+    ]
+    wanted = {re.split(r"[\[>=;< ]", line)[0].lower() for lines in lists for line in lines}
+    locked = set(re.findall(r"^([\w.-]+)==", text("requirements/dev.txt"), re.MULTILINE))
+    assert wanted - locked == set()
+    assert "://" not in text("requirements/dev.txt")
+
+
 def test_the_makefile_looks_for_every_python_newest_first() -> None:
     [names] = re.findall(r"\$\(or \$\(PYTHON\),([^)]+)\)", text("Makefile"))
     newest_first = sorted(pythons(), key=lambda each: int(each[2:]), reverse=True)
