@@ -35,7 +35,7 @@ from .process.futures import ErrorBuffer, Observable, wait_for
 from .process.handler_threads import HandlerThreads
 from .process.loop_use import threads
 from .process.signals import signals_to
-from .redaction import peer_text, shown_url
+from .redaction import hides_arguments, peer_text, shown_urls
 from .stats import Stats
 
 T = TypeVar("T")
@@ -71,6 +71,7 @@ class AsyncClient(Decorators):
 
     """
 
+    @hides_arguments
     def __init__(
         self, url: Url | ClientOptions | None = None, /, **options: Unpack[Options]
     ) -> None:
@@ -667,9 +668,11 @@ class AsyncClient(Decorators):
             bury(life, life.abandon())
 
     def __repr__(self) -> str:
-        url = self.options.url
-        where = shown_url(url) if isinstance(url, str) else "(callable)"
-        return f"<{type(self).__name__} {peer_text(self.name)}: {where}, {self.state.value}>"
+        kind = type(self).__name__
+        if "_state" not in vars(self):  # in the frames of an error of its options
+            return f"<{kind}>"
+        where = shown_urls(self.options.url)
+        return f"<{kind} {peer_text(self.name)}: {where}, {self.state.value}>"
 
 
 def _options(url: Any, options: Mapping[str, Any]) -> ClientOptions:

@@ -36,7 +36,7 @@ from .process.loop_use import (
     use_loop,
 )
 from .process.signals import signals_to
-from .redaction import peer_text
+from .redaction import hides_arguments, peer_text
 from .stats import Stats
 
 __all__ = ["Client"]
@@ -77,6 +77,7 @@ class Client(Decorators):
 
     """
 
+    @hides_arguments
     def __init__(
         self, url: Url | ClientOptions | None = None, /, **options: Unpack[Options]
     ) -> None:
@@ -571,6 +572,8 @@ class Client(Decorators):
         self._loop_use = None
 
     def __repr__(self) -> str:
+        if "aio" not in vars(self):  # in the frames of an error of its options
+            return f"<{type(self).__name__}>"
         return repr(self.aio).replace(type(self.aio).__name__, type(self).__name__, 1)
 
 

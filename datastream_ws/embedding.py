@@ -41,7 +41,7 @@ from .option_checks import check_headers, check_url
 from .options import ClientOptions
 from .process.handler_threads import is_handler_thread
 from .process.signals import signals_to
-from .redaction import escaped, peer_text, shown_url
+from .redaction import Hidden, escaped, hides_arguments, peer_text, shown_url
 
 __all__ = [
     "DEAD",
@@ -52,6 +52,7 @@ __all__ = [
     "Decorators",
     "Handler",
     "HandlerRun",
+    "Hidden",
     "InlineCaller",
     "Liveness",
     "Origin",
@@ -69,6 +70,7 @@ __all__ = [
     "embedded_options",
     "escaped",
     "fields",
+    "hides_arguments",
     "in_child",
     "is_dotted_path",
     "is_fresh",
@@ -110,6 +112,7 @@ def embedded_defaults(*, foreground: bool) -> dict[str, Any]:
     }
 
 
+@hides_arguments
 def embedded_options(
     settings: Mapping[str, Any], *, foreground: bool = False, **defaults: Any
 ) -> ClientOptions:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from sys import getsizeof
 from typing import Any, Final
 
 from .base_errors import DecodeError, NotConnectedError
 from .codecs import Codec, field_finder, shown_failure
 from .redaction import peer_text
 
-__all__ = ["Message", "Origin", "payload_bytes"]
+__all__ = ["MESSAGE_BYTES", "Message", "Origin", "memory_bytes", "payload_bytes"]
+
+MESSAGE_BYTES = 200  # that a message takes besides its payload: objects, numbers, places
 
 
 _UNSET: Final[Any] = object()
@@ -220,6 +223,13 @@ def payload_bytes(data: str | bytes) -> int:
     if isinstance(data, bytes) or data.isascii():
         return len(data)
     return len(data.encode(errors="replace"))
+
+
+def memory_bytes(data: str | bytes) -> int:
+    """Return about what a message with this payload takes in memory while it waits, in bytes."""
+    if isinstance(data, bytes) or data.isascii():
+        return MESSAGE_BYTES + len(data)
+    return MESSAGE_BYTES + getsizeof(data)  # one astral character makes it four for each
 
 
 def _size(data: str | bytes) -> str:

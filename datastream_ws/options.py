@@ -53,7 +53,7 @@ from .option_checks import (
     url_option,
 )
 from .protocols import Lease, Logger
-from .redaction import HiddenHeaders, shown_url
+from .redaction import HiddenHeaders, hides_arguments, peer_text, shown_urls
 
 __all__ = ["ClientOptions", "ConnectionReadyHandler", "MessageHandler", "Options", "StreamOptions"]
 
@@ -171,6 +171,7 @@ class ClientOptions:
 
     if not TYPE_CHECKING:
 
+        @hides_arguments
         def __new__(cls, *args: Any, **options: Any) -> Self:
             if isinstance(options.get("_changed"), weakref.ref):
                 return super().__new__(cls)
@@ -243,6 +244,7 @@ class ClientOptions:
                 raise ConfigurationError("ssl: needs a wss:// URL")
 
     @classmethod
+    @hides_arguments
     def from_mapping(cls, mapping: Mapping[str, Any], **defaults: Any) -> Self:
         """
         Build the options from settings with upper-case names, as frameworks have them.
@@ -267,6 +269,7 @@ class ClientOptions:
         """Return the name of every option."""
         return tuple(each.name for each in fields(cls) if "check" in each.metadata)
 
+    @hides_arguments
     def replace(self, **changes: Any) -> Self:
         """Return a copy with *changes*; a ping interval nobody chose follows ``pong_timeout``."""
         _refuse_unknown(type(self), changes)
@@ -274,6 +277,7 @@ class ClientOptions:
         changed._set("chosen", self.chosen | frozenset(changes))
         return changed
 
+    @hides_arguments
     def with_defaults(self, **defaults: Any) -> Self:
         """Return a copy in which options that nobody chose have other values than ours."""
         _refuse_unknown(type(self), defaults)
@@ -308,11 +312,13 @@ class ClientOptions:
         return hash(self.name)
 
     def __repr__(self) -> str:
-        if callable(self.url):
-            url = "(callable)"
-        else:
-            url = ", ".join(map(shown_url, (self.url,) if isinstance(self.url, str) else self.url))
-        return f"<ClientOptions {self.name}: {url}>"
+        url = vars(self).get("url", ())  # nothing yet, in the frames of an error
+        name: Any = self.name
+        name = name if isinstance(name, str) else "(unreadable name)"
+        return f"<ClientOptions {peer_text(name)}: {shown_urls(url)}>"
+
+
+setattr(ClientOptions, "__init__", hides_arguments(ClientOptions.__init__))  # noqa: B010  # it is made
 
 
 def _restored(cls: type[SomeOptions], state: dict[str, Any]) -> SomeOptions:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+import functools
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, cast
 from urllib.parse import urlsplit
 
-__all__ = ["Hidden", "escaped", "peer_text", "shown_url"]
+from .base_errors import ConfigurationError
+
+__all__ = ["Hidden", "escaped", "hides_arguments", "peer_text", "shown_url", "shown_urls"]
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 UNREADABLE = "(unreadable URL)"
 SHOWN_TEXT = 200  # characters of a peer's text that logs, errors and pages show
@@ -43,7 +48,41 @@ class Hidden(Generic[T]):
         return self._value
 
     def __repr__(self) -> str:
-        return self._shown
+        return getattr(self, "_shown", "(hidden)")  # of one half made, in the frames of an error
+
+
+def hides_arguments(function: F) -> F:
+    """
+    Have an error leave *function* without the frames it came through.
+
+    For functions that are given secrets before anything can hide them: tools that collect errors
+    show the arguments of each frame.
+    """
+
+    @functools.wraps(function)
+    def hidden(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            failure = error
+        args, kwargs = (), {}
+        try:
+            raise _without_frames(failure)
+        finally:
+            del failure  # it holds this frame
+
+    return cast("F", hidden)
+
+
+def _without_frames(error: Exception) -> Exception:
+    """Drop the frames of *error*, and of those of our errors that it was made of."""
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__ = None
+        each = each.__cause__ if isinstance(each.__cause__, ConfigurationError) else None
+    if error.__cause__ is None:
+        error.__context__ = None
+    return error
 
 
 def shown_url(url: str) -> str:
@@ -61,6 +100,17 @@ def shown_url(url: str) -> str:
     if ":" in host:
         host = f"[{host}]"
     return peer_text(f"{parts.scheme}://{host}{port}{parts.path}")
+
+
+def shown_urls(urls: object) -> str:
+    """Return what the option ``url`` may show, whatever was given."""
+    if callable(urls):
+        return "(callable)"
+    if isinstance(urls, str):
+        return shown_url(urls)
+    if not isinstance(urls, list | tuple):
+        return UNREADABLE
+    return ", ".join(shown_url(url) if isinstance(url, str) else UNREADABLE for url in urls)
 
 
 def peer_text(text: object) -> str:

@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 import datastream_ws as core
 
 from . import ConfigurationError, DecodeError, Message, __version__
-from .embedding import check_headers, check_url, peer_text
+from .embedding import Hidden, check_headers, check_url, hides_arguments, peer_text
 
 if TYPE_CHECKING:
     from .embedding import Queued
@@ -284,6 +284,7 @@ def _checked_keys(keys: Any) -> Keys | None:
 # --- URL and headers --------------------------------------------------------------------------
 
 
+@hides_arguments
 def stream_url(url: Any) -> str:
     """
     Return the datastream URL that belongs to an HTTP API URL.
@@ -316,6 +317,7 @@ def _converted(candidate: str) -> str:
     return parts._replace(netloc=host, path=STREAM_PATH).geturl()
 
 
+@hides_arguments
 def stream_headers(api_key: Any) -> dict[str, str]:
     """
     Return the headers of the handshake.
@@ -358,6 +360,7 @@ def _headers(api_key: Any, more: Any) -> Any:
     return _joined(api_key, more)
 
 
+@hides_arguments
 def _joined(api_key: Any, more: Any) -> Any:
     """Return our headers and the user's, which win."""
     if check_headers(more):
@@ -374,17 +377,19 @@ def _then(function: Callable[..., Any], *sources: Any) -> Callable[[], Any]:
     It stays plain for plain callables, which may block and are run on a thread by the core.
     """
 
+    @hides_arguments
     def call() -> Any:
         values = [source() if callable(source) else source for source in sources]
         if any(isinstance(value, Awaitable) for value in values):
-            return _awaited(function, values)
+            return _awaited(function, Hidden(values))
         return function(*values)
 
     return call
 
 
-async def _awaited(function: Callable[..., Any], values: list[Any]) -> Any:
-    return function(*[await v if isinstance(v, Awaitable) else v for v in values])
+async def _awaited(function: Callable[..., Any], values: Hidden[list[Any]]) -> Any:
+    made = Hidden([await v if isinstance(v, Awaitable) else v for v in values.reveal()])
+    return function(*made.reveal())
 
 
 # --- clients ----------------------------------------------------------------------------------
@@ -467,6 +472,7 @@ class Client(EntityDecorators, core.Client):
 
     """
 
+    @hides_arguments
     def __init__(self, api_key: Source, url: Source = API_URL, **options: Any) -> None:
         super().__init__(**_options(api_key, url, options))
 
@@ -500,6 +506,7 @@ class Client(EntityDecorators, core.Client):
 class AsyncClient(EntityDecorators, core.AsyncClient):
     """A :class:`datastream_ws.AsyncClient` for the Schematic DataStream; see :class:`Client`."""
 
+    @hides_arguments
     def __init__(self, api_key: Source, url: Source = API_URL, **options: Any) -> None:
         super().__init__(**_options(api_key, url, options))
 

@@ -15,7 +15,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from datastream_ws import ClientOptions, ConfigurationError, Handlers
-from datastream_ws.embedding import embedded_options, resolved
+from datastream_ws.embedding import embedded_options, hides_arguments, resolved
 
 from .db import NAME_LENGTH, is_passing
 
@@ -31,7 +31,7 @@ SETTING = "DATASTREAMS"
 DATABASE_LEASE = "database"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StreamSettings:
     """
     One stream's part of ``DATASTREAMS``; the fields below are what Django adds.
@@ -56,6 +56,7 @@ class StreamSettings:
     dead_letter_bytes: int | None = 100 * 2**20
 
     @classmethod
+    @hides_arguments
     def read(cls, alias: str, mapping: Any) -> StreamSettings:
         """Take apart what the project says; raises ImproperlyConfigured."""
         if not isinstance(mapping, Mapping):
@@ -81,6 +82,9 @@ class StreamSettings:
         if "\0" in self.alias or len(self.alias) > NAME_LENGTH:
             raise self.wrong(f"a stream's name must have at most {NAME_LENGTH} characters, no NUL")
 
+    def __repr__(self) -> str:
+        return f"<StreamSettings {vars(self).get('alias')!r}>"
+
     def wrong(self, text: str) -> ImproperlyConfigured:
         """Return the error that names this stream's setting."""
         return _wrong(self.alias, text)
@@ -100,6 +104,7 @@ class StreamSettings:
         except ImportError as error:
             raise self.wrong(f"{key}: {error}") from error
 
+    @hides_arguments
     def client_options(
         self, handlers: Handlers | None = None, *, foreground: bool = False, lease: bool = True
     ) -> ClientOptions:

@@ -10,7 +10,7 @@ from typing import Any
 from flask import Flask
 
 from datastream_ws import ClientOptions, ConfigurationError, Handlers
-from datastream_ws.embedding import embedded_options, resolved
+from datastream_ws.embedding import embedded_options, hides_arguments, resolved
 
 __all__ = ["HEALTH_FILE", "NAMED", "Settings"]
 
@@ -32,6 +32,7 @@ class Settings:
 
     """
 
+    @hides_arguments
     def __init__(self, app: Flask, name: str) -> None:
         self._app = app
         self._name = name
@@ -40,6 +41,7 @@ class Settings:
         self.is_enabled = self._take_flag("ENABLED", True)
         self.is_autostarted = self._take_flag("AUTOSTART", False)
 
+    @hides_arguments
     def options(self, handlers: Handlers) -> ClientOptions:
         """Return the options of a client in a serving process."""
         if "URL" not in self._mapping:

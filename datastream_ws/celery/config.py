@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import logging
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -87,13 +89,36 @@ def spool_path(app_name: str | None, node: str) -> str | None:
     for base in _state_directories():
         target = base / folder
         try:
-            target.mkdir(mode=0o700, parents=True, exist_ok=True)
+            base.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for part in (base, target):
+                part.mkdir(mode=0o700, exist_ok=True)
+                _refuse_strange(part)
         except OSError as error:
             log.warning("no spool in %s: %s", target, error.strerror)
             continue
         if os.access(target, os.W_OK):
             return str(target / (re.sub(r"[^\w.@-]", "_", node) + ".{name}.spool"))
     return None
+
+
+def _refuse_strange(folder: Path) -> None:
+    """
+    Raise OSError unless this is a directory of this user's that nobody else may change.
+
+    In the temporary folder anybody may have made it, or put a link in its place. What others may
+    read is closed to them.
+    """
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "it is not a directory, or a symbolic link")
+    if not hasattr(os, "getuid"):
+        return
+    if found.st_uid != os.getuid():
+        raise PermissionError(errno.EPERM, "it belongs to another user")
+    if found.st_mode & 0o022:
+        raise PermissionError(errno.EPERM, "others may write to it")
+    if found.st_mode & 0o055:
+        os.chmod(folder, 0o700)
 
 
 def _state_directories() -> list[Path]:

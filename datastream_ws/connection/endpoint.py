@@ -68,6 +68,8 @@ class Endpoint:
         return shown_url(self._url)
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_headers"):
+            return "<Endpoint>"
         return f"<Endpoint {self.shown}, headers: {', '.join(self._headers) or 'none'}>"
 
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ..messages import Message, payload_bytes
+from ..messages import Message, memory_bytes
 from ..stats import Counts
 from .budget import Budget
 from .stores import NO_KEYS, Fifo, Keyed, Keys, Store, size_of
@@ -104,7 +104,7 @@ class Inbox:
     Messages received but not handled yet. Every method may be called from any thread.
 
     Args:
-        size, size_bytes: Most messages, and most bytes of payload, the ones in hand included.
+        size, size_bytes: Most messages, and most bytes they take, the ones in hand included.
         overflow: What a full inbox does, see :class:`ClientOptions`.
         conflate, ordering_key: The user's callables; called outside the lock.
         report: Given what they raise; such a message has no key.
@@ -237,7 +237,7 @@ class Inbox:
             self._dropped["overflow"] += 1
             return
         self._waiting += 1
-        self._bytes += payload_bytes(message.data)
+        self._bytes += memory_bytes(message.data)
         replaced = self._store.push(message, keys)
         if replaced is not None:
             self._drop(replaced, "conflated")
@@ -261,7 +261,7 @@ class Inbox:
 
     def _leave(self, message: Message) -> None:
         self._waiting -= 1
-        self._bytes = max(0, self._bytes - payload_bytes(message.data)) if self._waiting else 0
+        self._bytes = max(0, self._bytes - memory_bytes(message.data)) if self._waiting else 0
 
     def _is_full(self) -> bool:
         return (self._size is not None and self._waiting >= self._size) or (

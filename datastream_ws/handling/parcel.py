@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, repeat
 from typing import overload
 
-from ..messages import Message, Origin, payload_bytes
+from ..messages import MESSAGE_BYTES, Message, Origin, memory_bytes, payload_bytes
 
 __all__ = ["Parcel"]
 
@@ -54,6 +54,13 @@ class Parcel(Sequence[Message]):
         if self._is_plain is None:
             self._is_plain = self.size == sum(map(len, self._payloads))
         return self._is_plain
+
+    @property
+    def memory(self) -> int:
+        """What the messages take while they wait, in bytes; see :func:`memory_bytes`."""
+        if self.is_plain:
+            return self.size + MESSAGE_BYTES * len(self._payloads)
+        return sum(map(memory_bytes, self._payloads))
 
     def payloads(self) -> Iterator[str | bytes]:
         return iter(self._payloads)

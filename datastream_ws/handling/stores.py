@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
-from ..messages import Message, payload_bytes
+from ..messages import Message, memory_bytes
 from .parcel import Parcel
 
 __all__ = ["NO_KEYS", "Fifo", "Keyed", "Keys", "Store", "size_of"]
@@ -47,10 +47,10 @@ NO_KEYS = Keys()
 
 
 def size_of(messages: Sequence[Message]) -> int:
-    """Return the size of all payloads, in bytes."""
+    """Return what messages take in memory while they wait, in bytes."""
     if isinstance(messages, Parcel):
-        return messages.size
-    return sum([payload_bytes(message.data) for message in messages])
+        return messages.memory
+    return sum([memory_bytes(message.data) for message in messages])
 
 
 class Part:
@@ -151,9 +151,9 @@ class Fifo:
 
     @property
     def size(self) -> int:
-        """Of all payloads, in bytes."""
+        """What all of them take in memory, in bytes."""
         return sum(
-            payload_bytes(each.data) if isinstance(each, Message) else size_of(each.rest)
+            memory_bytes(each.data) if isinstance(each, Message) else size_of(each.rest)
             for each in self._waiting
         )
 

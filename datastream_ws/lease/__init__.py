@@ -14,12 +14,14 @@ from typing import Any
 from ..exceptions import ConfigurationError
 from ..option_checks import STORES
 from ..protocols import Lease
+from ..redaction import hides_arguments
 from .redis import RedisLease
 from .renewal import LeaseRenewal
 
 __all__ = ["Lease", "LeaseRenewal", "RedisLease", "lease_for"]
 
 
+@hides_arguments
 def lease_for(option: Any, name: str) -> Lease | None:
     """
     Return the lease that the option ``lease`` means, for the stream *name*.

@@ -8,7 +8,7 @@ import uuid
 from typing import Any
 
 from ..exceptions import ConfigurationError, LeaseError
-from ..redaction import peer_text
+from ..redaction import hides_arguments, peer_text
 from .liveness import Liveness
 
 __all__ = ["RedisLease"]
@@ -78,6 +78,7 @@ class RedisLease:
 
     """
 
+    @hides_arguments
     def __init__(self, url: str, name: str) -> None:
         try:
             import redis
@@ -100,7 +101,8 @@ class RedisLease:
         self._liveness = Liveness()
 
     def __repr__(self) -> str:
-        return f"<RedisLease {self._keys[0]}>"
+        keys = vars(self).get("_keys", ("(not usable)",))  # in the frames of an error of its URL
+        return f"<RedisLease {peer_text(keys[0])}>"
 
     @property
     def _token(self) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 from ..handling.inbox import Inbox, Portion, Put
 from ..handling.stores import NO_KEYS, Keys
-from ..messages import Message, Origin, payload_bytes
+from ..messages import Message, Origin, memory_bytes, payload_bytes
 from .file import Record, Row, fitting
 
 __all__ = ["SpooledInbox", "Wanted", "WriteBatch"]
@@ -312,7 +312,7 @@ class SpooledInbox(Inbox):
         for message in messages:
             position = self._position(message)
             self._waiting -= 1
-            self._bytes -= payload_bytes(message.data)
+            self._bytes -= memory_bytes(message.data)
             self._read_to = min(self._read_to, position - 1)
             if self._loaded.pop(position, None) is None:
                 unwritten.append(message)
@@ -488,7 +488,7 @@ class SpooledInbox(Inbox):
 
     def _push(self, message: Message, keys: Keys) -> None:
         self._waiting += 1
-        self._bytes += payload_bytes(message.data)
+        self._bytes += memory_bytes(message.data)
         self._store.push(message, keys)
 
     def unstorable(self, run: WriteBatch) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import kit.djangohere  # noqa: F401 - what follows needs settings
+
+# isort: split
 import contextlib
 import io
 import json
@@ -17,12 +20,27 @@ import rich.console
 import rich.traceback
 import sentry_sdk
 import trustme
+from flask import Flask
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import Transport
 from sentry_sdk.utils import event_from_exception
 
-from datastream_ws import Client, ClientOptions, ConfigurationError, State
+from datastream_ws import (
+    AsyncClient,
+    Client,
+    ClientOptions,
+    ConfigurationError,
+    Handlers,
+    State,
+    schematic,
+)
+from datastream_ws.connection.endpoint import Endpoint
+from datastream_ws.embedding import embedded_options
+from datastream_ws.lease import RedisLease, lease_for
+from datastream_ws.redaction import Hidden
 from datastream_ws.testing import StreamServer
+from datastream_ws_django.conf import StreamSettings
+from datastream_ws_flask.settings import Settings as FlaskSettings
 from kit.rawserver import (
     TEXT,
     Close,
@@ -270,6 +288,113 @@ def test_error_collectors_find_nothing_of_what_is_wrong(option: str) -> None:
     client.close()
     assert isinstance(client.error, ConfigurationError)
     assert HIDDEN not in collected(errors.all) + as_rich_shows(errors.all)
+
+
+def raised(make: Callable[[], object]) -> Exception:
+    try:
+        make()
+    except Exception as error:
+        return error
+    raise AssertionError("it was taken")
+
+
+def secret(text: str = "") -> str:
+    """A secret that no local variable of the test holds."""
+    return HIDDEN + text
+
+
+loose: Any = Client  # whose wrong calls no type checker sees
+# Each is wrong somewhere; the secret need not be what is wrong.
+WRONG: dict[str, Callable[[], object]] = {
+    "url": lambda: Client(f"wss://x/?t={secret()}#f"),
+    "urls": lambda: Client(["ws://x", f"wss://x/?t={secret()}#f"]),
+    "header": lambda: Client("ws://x", headers={"A": secret("\n")}),
+    "proxy": lambda: Client("ws://x", proxy=f"ftp://u:{secret()}@h"),
+    "lease": lambda: Client("ws://x", lease=f"zoo://:{secret()}@h"),
+    "lease's port": lambda: lease_for(f"redis://:{secret()}@h:bad/0", "n"),
+    "no option": lambda: loose("ws://x", headers={"A": secret()}, nope=1),
+    "another option": lambda: Client("ws://x", headers={"A": secret()}, inbox_size=0),
+    "two options": lambda: AsyncClient("ws://x", headers={"A": secret()}, min_reconnect_delay=99),
+    "wrong call": lambda: loose("ws://x", 1, headers={"A": secret()}),
+    "options": lambda: ClientOptions("ws://x", headers={"A": secret()}, min_reconnect_delay=99),
+    "handlers": lambda: loose("ws://x", headers={"A": secret()}, message_handler=lambda: None),
+    "replace": lambda: ClientOptions("ws://x", headers={"A": secret()}).replace(inbox_size=0),
+    "defaults": lambda: ClientOptions("ws://x", headers={"A": secret()}).with_defaults(nope=0),
+    "settings": lambda: ClientOptions.from_mapping({"URL": f"ws://x?{secret()}", "NOPE": 1}),
+    "adapter": lambda: embedded_options({"URL": f"ws://x?{secret()}", "INBOX_SIZE": 0}),
+    "Flask": lambda: FlaskSettings(flask_app(), "default").options(Handlers()),
+    "Django": lambda: StreamSettings.read("a", {"URL": f"ws://x?{secret()}", "NOPE": 1}),
+    "Django's client": lambda: StreamSettings(
+        "a", {"URL": f"ws://x?{secret()}", "HEADERS": {"A": secret()}, "INBOX_SIZE": 0}
+    ).client_options(),
+    "key": lambda: schematic.Client(secret("\n")),
+    "key's url": lambda: schematic.AsyncClient(secret(), f"ftp://x/?{secret()}"),
+}
+
+
+def flask_app() -> Flask:
+    app = Flask("shop")
+    app.config.update(DATASTREAM_URL=f"ws://x?{secret()}", DATASTREAM_INBOX_SIZE=0)
+    return app
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_error_collectors_find_nothing_of_what_a_constructor_was_given(what: str) -> None:
+    """Whatever was wrong, no frame of ours that the error came through holds a secret."""
+    error = raised(WRONG[what])
+    told = collected([error]) + as_rich_shows([error]) + with_locals(error)
+    assert type(error).__name__ in told
+    assert HIDDEN not in told
+
+
+@pytest.mark.parametrize("kind", ["key", "both"])
+async def test_error_collectors_find_nothing_of_a_schematic_key(kind: str) -> None:
+    """A callable, asynchronous even, returned one that cannot be sent."""
+
+    async def key() -> str:
+        return secret("\n")
+
+    given: Any = key if kind == "both" else lambda: secret("\n")
+    more: Any = {"headers": lambda: {"B": secret()}} if kind == "both" else {}
+    client = schematic.AsyncClient(given, "ws://127.0.0.1:9", proxy=None, **SHORT, **more)
+    with pytest.raises(ConfigurationError):
+        await client.run()
+    assert client.error is not None
+    told = collected([client.error]) + as_rich_shows([client.error]) + with_locals(client.error)
+    assert HIDDEN not in told
+
+
+@pytest.mark.parametrize("store", ["redis://:{}@127.0.0.1:9/0", "redis://127.0.0.1:9?password={}"])
+def test_error_collectors_find_nothing_of_a_lease(store: str) -> None:
+    errors = Seen[BaseException]()
+    client = Client("ws://127.0.0.1:9", lease=store.format(HIDDEN), proxy=None, **SHORT)
+    client.on_error(errors)
+    with client:
+        errors.wait()
+    told = collected(errors.all) + as_rich_shows(errors.all)
+    assert "lease" in told
+    assert HIDDEN not in told
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(Client, AsyncClient, ClientOptions, RedisLease, StreamSettings, schematic.Client),
+        *(schematic.AsyncClient, Endpoint, Hidden),
+    ],
+)
+def test_what_is_half_made_has_a_repr(kind: type[Any]) -> None:
+    """Python 3.11 shows no error at all when a local variable of its frames cannot be shown."""
+    half_made = object.__new__(kind)
+    assert HIDDEN not in repr(half_made)
+
+
+@pytest.mark.parametrize("value", [None, 7, ["ws://x", 7], [f"ws://x?{HIDDEN}"], b"\xff"])
+def test_wrong_options_have_a_repr(value: Any) -> None:
+    options = object.__new__(ClientOptions)
+    options._set("url", value)
+    options._set("name", value)
+    assert HIDDEN not in repr(options)
 
 
 PROXIED: dict[str, Script] = {

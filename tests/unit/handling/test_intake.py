@@ -275,7 +275,7 @@ async def test_a_reply_is_read_behind_a_full_inbox() -> None:
 
 
 async def test_reading_for_a_reply_ends_at_inbox_bytes() -> None:
-    rig = Rig(inbox_size=2, inbox_bytes=1000)
+    rig = Rig(inbox_size=2, inbox_bytes=3200)
     rig.take(*"abc")
     await first(rig, "reply")
     for _ in range(10):
