@@ -38,7 +38,9 @@ def at_once(payloads: list[str | bytes], seq: int) -> Sequence[Message]:
     return Parcel(payloads, ORIGIN, seq, float(seq))
 
 
-@pytest.mark.parametrize("options", [{}, {"conflate": lambda message: message.seq}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"conflate": lambda message: message.seq}], ids=["plain", "keyed"]
+)
 @pytest.mark.parametrize("made", [one_by_one, at_once])
 @pytest.mark.parametrize("kind", PAYLOADS)
 def test_no_message_takes_more_than_it_counts(kind: str, made: Any, options: Any) -> None:
