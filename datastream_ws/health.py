@@ -29,6 +29,7 @@ __all__ = [
 HEALTHY = frozenset(state.value for state in (State.READY, State.STANDBY, State.PAUSED))
 DEAD = frozenset(state.value for state in State if state.is_final)
 MAX_AGE = 30.0  # seconds after which a runner's word is stale; it beats every 5
+LARGEST_NUMBER = 2.0**63  # of counters and UNIX times; what is larger cannot be reckoned with
 LARGEST_FILE = 16 * 2**20  # bytes that are read of a health file
 
 # What JSON may give for the fields of StreamHealth, by their types.
@@ -148,8 +149,11 @@ def read_health_file(path: str) -> list[StreamHealth]:
 
 def _checked(health: StreamHealth) -> StreamHealth:
     for field in fields(StreamHealth):
-        if not isinstance(getattr(health, field.name), KINDS[str(field.type)]):
+        value = getattr(health, field.name)
+        if not isinstance(value, KINDS[str(field.type)]):
             raise TypeError(field.name)
+        if isinstance(value, int | float) and not abs(value) < LARGEST_NUMBER:  # NaN, too
+            raise ValueError(field.name)
     return health
 
 

@@ -146,7 +146,8 @@ def _check(commands: Any) -> Parser:
 
 def _add_connection(parser: Parser, *, checked: bool = True) -> None:
     add = parser.add_argument
-    add("url", metavar="URL", type=_url if checked else str, help="ws:// or wss://")
+    add("url", metavar="URL", type=_url if checked else _from_file,
+        help="ws:// or wss://; @FILE: the one in the file, unseen by `ps`")  # fmt: skip
     add("-H", "--header", metavar="'NAME: VALUE'", dest="headers", action=_Headers, default={},
         help="of the handshake; may be repeated; @FILE: one a line, unseen by `ps`")  # fmt: skip
     add("--subprotocol", metavar="NAME", dest="subprotocols", action="append", default=[],
@@ -224,7 +225,13 @@ def _json(text: str) -> str:
     return text
 
 
+def _from_file(text: str) -> str:
+    """The text, or the line in the file that ``@FILE`` names."""
+    return _content(text).strip() if text.startswith("@") else text
+
+
 def _url(text: str) -> str:
+    text = _from_file(text)
     if wrong := check_url(text):
         raise argparse.ArgumentTypeError(wrong)
     return text

@@ -186,7 +186,7 @@ def moments(path: str) -> Iterator[Moment]:
                 return  # cut: whoever wrote it was killed in the middle
             try:
                 yield _moment(json.loads(line))
-            except (KeyError, TypeError, ValueError, RecursionError):
+            except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
                 raise ConfigurationError(f"{path}: line {number} is none of a recording") from None
 
 
@@ -195,7 +195,7 @@ def _check_head(path: str, line: bytes) -> None:
         head = json.loads(line)
         good = head["recording"] == "datastream-ws"
         version = int(head["version"])
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
         good, version = False, 0
     if not good:
         raise ConfigurationError(f"{path}: is no recording; `listen URL --record FILE` makes one")

@@ -46,7 +46,9 @@ FLOOD_SECONDS = 3.0
 DEFLATE = Upgrade(["Sec-WebSocket-Extensions: permessage-deflate"])
 
 
-def growth(folder: Path, *faults: Script, upgrade: Upgrade = DEFLATE, **options: Any) -> int:
+def growth(
+    folder: Path, *faults: Script, upgrade: Upgrade = DEFLATE, wait: float = 30, **options: Any
+) -> int:
     """
     Return by how much a client grew between READY and READY again, at its highest.
 
@@ -61,7 +63,7 @@ def growth(folder: Path, *faults: Script, upgrade: Upgrade = DEFLATE, **options:
             client.wait_state("ready")
             memory = Memory(client.pid)
             go.set()
-            until(lambda: states(client).count("ready") == 2, 30, lambda: str(client.errors))
+            until(lambda: states(client).count("ready") == 2, wait, lambda: str(client.errors))
             grown = memory.growth
         assert len(server.connections) == len(scripts)
     print(f"{grown / MEGABYTE:.2f} MiB")
@@ -132,6 +134,44 @@ def test_a_flood_of_pings_that_nobody_reads_the_answers_of(
     """At most one answer waits: below 8 MB, whatever else is sent meanwhile."""
     options: dict[str, Any] = {"heartbeat": heartbeat, "heartbeat_interval": 0.01}
     assert growth(tmp_path, [Flood(FLOOD_SECONDS), Rst()], **options) < 8 * MEGABYTE
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("heartbeat", [None, {"beat": 1}])
+def test_half_a_minute_of_pings(tmp_path: Path, heartbeat: object) -> None:
+    """At most 32 MiB, however long it goes on: a sender that is stuck is noticed meanwhile."""
+    options: dict[str, Any] = {"heartbeat": heartbeat, "heartbeat_interval": 0.01}
+    options |= {"write_timeout": 60}
+    assert growth(tmp_path, [Flood(30), Rst()], wait=90, **options) < 32 * MEGABYTE
+
+
+@pytest.mark.parametrize("heartbeat", [None, {"beat": 1}])
+def test_a_flood_of_pings_is_noticed_and_fills_no_log(
+    caplog: pytest.LogCaptureFixture, heartbeat: object
+) -> None:
+    """
+    Of any logger at most ten lines a second; what is stuck is replaced after ``write_timeout``.
+
+    Whatever is queued meanwhile, a heartbeat for instance, is no progress.
+    """
+    caplog.set_level(logging.INFO)
+    begun = time.monotonic()
+    with (
+        RawServer([Upgrade(), Flood(60)], [Upgrade(), Stall()]) as server,
+        Client(
+            server.url,
+            proxy=None,
+            heartbeat=heartbeat,
+            heartbeat_interval=0.01,
+            write_timeout=1.0,
+            min_reconnect_delay=0.01,
+        ) as client,
+    ):
+        until(lambda: client.stats().connections == 2, 50, lambda: str(client.error))
+    seconds = time.monotonic() - begun
+    assert any("nothing could be written" in text for text in caplog.messages)
+    assert len(caplog.records) <= 10 * max(2, seconds)
 
 
 def test_a_flood_of_pings_before_a_reset_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -26,6 +26,8 @@ SECRET = "hunter2"
         (["listen", URL, "-H", f"Bearer {SECRET}"], "-H/--header: must be 'Name: value'"),
         (["listen", URL, "-H", f"A: {SECRET}\r\nB: c"], "contains a line break"),
         (["listen", URL, "-H", "@/nowhere"], "/nowhere: No such file"),
+        (["listen", "@/nowhere"], "/nowhere: No such file"),
+        (["check", "@/nowhere"], "/nowhere: No such file"),
         (["listen", URL, f"--sned={SECRET}"], "no option --sned; did you mean --send?"),
         (["listen", URL, "--send", f"{{key:{SECRET}}}"], "--send: is no JSON"),
         (["listen", URL, "--max-messages", "0"], "--max-messages: must be a whole number"),
@@ -53,6 +55,26 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
     assert "--help)" in err
     assert SECRET not in err
     assert "\x1b" not in err
+
+
+@pytest.mark.parametrize("command", ["listen", "check"])
+def test_a_url_is_read_from_a_file(command: str, tmp_path: Path) -> None:
+    """So that `ps` shows no secret of its query."""
+    path = tmp_path / "url"
+    path.write_text(f"wss://example.com/?token={SECRET}\n", encoding="utf-8")
+    assert parse([command, f"@{path}"]).url == f"wss://example.com/?token={SECRET}"
+
+
+def test_a_wrong_url_in_a_file_is_not_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "url"
+    path.write_text(f"https://example.com/?token={SECRET}", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        parse(["listen", f"@{path}"])
+    said = capsys.readouterr().err
+    assert "must start with ws:// or wss://" in said
+    assert SECRET not in said
 
 
 def test_headers_and_messages_are_collected_in_order(tmp_path: Path) -> None:
