@@ -45,7 +45,9 @@ def folder() -> Iterator[Path]:
 
 names = [field.name for field in fields(StreamHealth)]
 GOOD = asdict(
-    StreamHealth("feed", "ready", 0.0, 1, *[0] * 7, None, None, None)  # as a runner writes it
+    StreamHealth(
+        "feed", "ready", 0.0, 1, 0, 0, 0, 0, 0, 0, 0, None, None, None
+    )  # as a runner writes it
 )
 streams = st.builds(
     lambda values: GOOD | values, st.dictionaries(st.sampled_from([*names, "more"]), anything)
