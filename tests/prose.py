@@ -25,6 +25,9 @@ MOST_WORDS = 25
 PAGES = [
     "README.md",
     "docs/guarantees.md",
+    "docs/howto/gaps.md",
+    "docs/howto/tokens.md",
+    "docs/howto/troubleshooting.md",
     "docs/index.md",
     "docs/reference/options.md",
     "docs/tutorials/celery.md",
