@@ -27,7 +27,7 @@ from .handling.iteration import Iteration, Messages
 from .lease import lease_for
 from .lifecycle.assembly import Start
 from .lifecycle.machine import Lifecycle
-from .lifecycle.wishes import HangUp
+from .lifecycle.wishes import HangUp, hang_up
 from .log_fields import about, fields, write
 from .messages import Message, Origin
 from .options import ClientOptions, Options, Url
@@ -361,7 +361,21 @@ class AsyncClient(Decorators):
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(make(), life.loop))
 
     async def reconnect(self, code: int = 1000, reason: str = "") -> None:
-        """Drop the connection, or the wait for the next attempt, and connect again."""
+        """
+        Drop the connection, or the wait for the next attempt, and connect again.
+
+        Never waits, neither for the end of this connection nor for the next one, so an inline
+        handler may call it. No failed attempt is counted, and the next one follows at once.
+
+        Args:
+            code: Of the close frame: 1000, 1001, or from 3000 to 4999.
+            reason: Of the close frame, at most 123 bytes in UTF-8.
+
+        Raises:
+            ConfigurationError: If *code* or *reason* cannot be sent.
+            NotConnectedError: If the client is not running.
+
+        """
         self._ask_reconnect(code, reason)
 
     def _ask_reconnect(self, code: int, reason: str) -> None:
@@ -586,7 +600,8 @@ class AsyncClient(Decorators):
                 each connection, and may be a coroutine function.
             key: The name of the subscription. A new subscription replaces one with the same key.
                 ``None`` uses the encoded message, or the callable, as the key.
-            unsubscribe: What :meth:`unsubscribe` sends. ``None`` means nothing.
+            unsubscribe: What :meth:`unsubscribe` sends, or a callable that returns it. It's called
+                when it's needed. ``None`` means nothing.
 
         Returns:
             The key.
@@ -598,7 +613,8 @@ class AsyncClient(Decorators):
         notice_fork()
         content = obj if callable(obj) else self._encode(obj)
         key = content if key is None else key
-        ending = None if unsubscribe is None else self._encode(unsubscribe)
+        is_made = unsubscribe is None or callable(unsubscribe)
+        ending = unsubscribe if is_made else self._encode(unsubscribe)
         self._subscriptions.add(Subscription(key, content, ending))
         return key
 
@@ -705,22 +721,6 @@ def _handlers(options: ClientOptions) -> Handlers:
 def _error_bytes(options: ClientOptions) -> int | None:
     """Return how many bytes of messages the errors that are kept may pin."""
     return None if options.inbox_bytes is None else max(1, options.inbox_bytes // 10)
-
-
-def hang_up(code: Any, reason: Any) -> HangUp:
-    """
-    Return how a connection is closed.
-
-    Raises:
-        ConfigurationError: If no close frame can say that (RFC 6455 sections 5.5.1 and 7.4).
-
-    """
-    is_code = isinstance(code, int) and not isinstance(code, bool)
-    if not is_code or not (code in (1000, 1001) or 3000 <= code <= 4999):
-        raise ConfigurationError("code: must be 1000, 1001, or from 3000 to 4999")
-    if not isinstance(reason, str) or len(reason.encode(errors="replace")) > 123:
-        raise ConfigurationError("reason: must be a string of at most 123 bytes")
-    return HangUp(code, reason)
 
 
 def void(_: Any) -> None:

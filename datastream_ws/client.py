@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from .async_client import AsyncClient, hang_up
+from .async_client import AsyncClient
 from .connection.connection import Connection
 from .events import Handshake, State
 from .exceptions import ConfigurationError, SendTimeoutError
@@ -21,7 +21,7 @@ from .handling.budget import Budget
 from .handling.callers import InlineCaller, drive
 from .handling.current import handling
 from .handling.deliver import deliver
-from .lifecycle.wishes import HangUp
+from .lifecycle.wishes import HangUp, hang_up
 from .log_fields import fields, write
 from .messages import Message
 from .options import ClientOptions, Options, Url
@@ -357,11 +357,16 @@ class Client(Decorators):
         """
         Drop the connection, or the wait for the next attempt, and connect again.
 
-        Thread-safe, and never blocks. It has no effect while the client is paused.
+        Thread-safe, and never blocks. It doesn't wait for the end of this connection or for the
+        next one, so an inline handler may call it. It has no effect while the client is paused.
 
         Args:
-            code: The close code that the server receives.
-            reason: The reason that the server receives.
+            code: The close code that the server receives: 1000, 1001, or from 3000 to 4999.
+            reason: The reason that the server receives, at most 123 bytes in UTF-8.
+
+        Raises:
+            ConfigurationError: If *code* or *reason* can't be sent.
+            NotConnectedError: If the client isn't running.
 
         """
         self.aio._ask_reconnect(code, reason)
@@ -526,7 +531,8 @@ class Client(Decorators):
                 each connection, and may be a coroutine function.
             key: The name of the subscription. A new subscription replaces one with the same key.
                 ``None`` uses the encoded message, or the callable, as the key.
-            unsubscribe: What :meth:`unsubscribe` sends. ``None`` means nothing.
+            unsubscribe: What :meth:`unsubscribe` sends, or a callable that returns it. It's called
+                when it's needed. ``None`` means nothing.
 
         Returns:
             The key.

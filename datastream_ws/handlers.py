@@ -230,7 +230,8 @@ class Decorators:
         Register a hook called without arguments after each opening handshake.
 
         It is the place to log in: nothing else is sent before it has returned. One that raises,
-        or takes longer than ``ready_timeout``, makes the attempt a failed one.
+        or takes longer than ``ready_timeout``, makes the attempt a failed one. The connection is
+        closed with 1000 then, or with the code of the :class:`StreamClosedError` that it raises.
         """
         return self.handlers.add_hook("on_connect", function)
 
@@ -239,7 +240,7 @@ class Decorators:
         Register a hook called without arguments on each connection before it counts as ready.
 
         Messages are handled meanwhile, so it may wait for replies. One that raises, or takes
-        longer than ``ready_timeout``, makes the attempt a failed one.
+        longer than ``ready_timeout``, makes the attempt a failed one, as with :meth:`on_connect`.
         """
         return self.handlers.add_hook("on_ready", function)
 

@@ -16,6 +16,9 @@ from .engine import Frame
 __all__ = ["Subscription", "SubscriptionFeed", "Subscriptions"]
 
 
+Ending = Frame | Callable[[], Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Subscription:
     """
@@ -23,13 +26,13 @@ class Subscription:
 
     Attributes:
         content: A frame, or the user's callable that makes the message for each connection.
-        ending: What unsubscribes; ``None``: nothing does.
+        ending: What unsubscribes, or a callable that makes it; ``None``: nothing does.
 
     """
 
     key: Hashable
     content: Frame | Callable[[], Any]
-    ending: Frame | None = None
+    ending: Ending | None = None
 
 
 class Subscriptions:
@@ -121,7 +124,7 @@ class SubscriptionFeed:
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         # A list and whose turn it is: every idle client has one, and a deque takes 760 bytes.
-        self._waiting: list[Subscription | Frame] = []
+        self._waiting: list[Subscription | Ending] = []
         self._turn = 0
         self._is_busy = False  # one is out of the deque and not sent yet
         self._sent: set[Hashable] = set()
@@ -151,7 +154,7 @@ class SubscriptionFeed:
         if subscription.ending is not None and subscription.key in self._sent:
             self._queue(subscription.ending)
 
-    def _queue(self, item: Subscription | Frame) -> None:
+    def _queue(self, item: Subscription | Ending) -> None:
         with self._lock:
             if self._send_now(item):
                 return
@@ -161,7 +164,7 @@ class SubscriptionFeed:
         elif not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._continue)
 
-    def _send_now(self, item: Subscription | Frame) -> bool:
+    def _send_now(self, item: Subscription | Ending) -> bool:
         """Send in the calling thread where nothing is in the way, so that its order is kept."""
         frame = item.content if isinstance(item, Subscription) else item
         if not self._has_begun or self._is_busy or self._waiting or callable(frame):
@@ -199,7 +202,7 @@ class SubscriptionFeed:
         finally:
             self._is_busy = False
 
-    def _next(self) -> Subscription | Frame | None:
+    def _next(self) -> Subscription | Ending | None:
         with self._lock:
             self._is_busy = bool(self._waiting)
             if not self._waiting:
@@ -210,12 +213,14 @@ class SubscriptionFeed:
                 self._waiting, self._turn = [], 0
             return item
 
-    async def _frame(self, item: Subscription | Frame) -> Frame | None:
+    async def _frame(self, item: Subscription | Ending) -> Frame | None:
         """Return what to send; ``None``: it was ended, or replaced, before its turn."""
-        if not isinstance(item, Subscription):
-            return item
-        if not self._subscriptions.is_kept(item):
-            return None
-        self._sent.add(item.key)
-        content = item.content
+        content: Frame | Callable[[], Any]
+        if isinstance(item, Subscription):
+            if not self._subscriptions.is_kept(item):
+                return None
+            self._sent.add(item.key)
+            content = item.content
+        else:
+            content = item
         return self._frame_of(await self._call(content)) if callable(content) else content

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from ..codecs import frame_of
@@ -18,15 +19,24 @@ from ..connection.connection import Connection
 from ..connection.engine import Ended
 from ..connection.subscriptions import SubscriptionFeed
 from ..events import State
-from ..exceptions import DataStreamError, LeaseError, NotConnectedError, SpoolError
+from ..exceptions import (
+    ConfigurationError,
+    DataStreamError,
+    LeaseError,
+    NotConnectedError,
+    SpoolError,
+    StreamClosedError,
+)
 from ..handling.hooks import HookFailure
 from ..stats import Stats, Traffic
 from .assembly import Parts, Start
 from .closing import Closing
 from .plan import ASKED, Outcome, Plan
+from .wishes import hang_up
 
 __all__ = ["Lifecycle"]
 
+HOOK_GRACE = 0.1  # seconds in which a hook may say why, once the connection is over
 RETRY_SECONDS = 10.0  # how long the user's retry may take to decide
 
 
@@ -274,7 +284,9 @@ class Lifecycle:
         beating: asyncio.Task[None] | None = None
         ready_at: float | None = None
         try:
-            await self._first(connection.over, getting_ready)
+            interrupted = await self._first(connection.over, getting_ready)
+            if connection.over.done() and not interrupted:
+                await asyncio.wait([getting_ready], timeout=HOOK_GRACE)
             if getting_ready.done() and not connection.over.done() and not _error_of(getting_ready):
                 ready_at = time.monotonic()
                 beating = self._ready(connection)
@@ -360,16 +372,16 @@ class Lifecycle:
         """Hang up what is not over yet; return the outcome. While closing it is kept."""
         if connection.over.done():
             ended = self._note_end(connection)
-            error = ended.error or _unexplained(ended)
+            error = _because(ended.error or _unexplained(ended), failure)
             return Outcome(error, ended, connection.number, ready_for)
         if self.wishes.is_closing:
             return ASKED
         if self.parts.has_lost_lease:
             return await self._leave_lease(connection)
         if failure is not None:
-            await self._hang_up(connection, 1000, "")
-            ended = self._note_end(connection)
             error, reported = _explained(failure)
+            await self._hang_up(connection, *_farewell(error))
+            ended = self._note_end(connection)
             return Outcome(error, ended, connection.number, reported=reported)
         wish = self.wishes.hang_up
         assert wish is not None
@@ -475,6 +487,23 @@ def _explained(failure: BaseException) -> tuple[Exception, Any]:
         error = cause if isinstance(cause, Exception) else failure.report
         return error, failure.report
     return failure if isinstance(failure, Exception) else DataStreamError(repr(failure)), None
+
+
+def _because(error: Exception, failure: BaseException | None) -> Exception:
+    """Have *error*, the connection's end, keep what a hook raised unless that is its effect."""
+    if failure is not None and error.__cause__ is None:
+        cause, _ = _explained(failure)
+        error.__cause__ = None if isinstance(cause, NotConnectedError) else cause
+    return error
+
+
+def _farewell(error: Exception) -> tuple[int, str]:
+    """Return close code and reason of a failed attempt: those that the hook raised, if any."""
+    if isinstance(error, StreamClosedError):
+        with suppress(ConfigurationError):
+            chosen = hang_up(error.code, error.reason)
+            return chosen.code, chosen.reason
+    return 1000, ""
 
 
 def _unexplained(ended: Ended) -> Exception:

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ..exceptions import ConfigurationError
 from ..process.futures import LoopEvent
 
-__all__ = ["HangUp", "Wishes"]
+__all__ = ["HangUp", "Wishes", "hang_up"]
 
 
 class HangUp(NamedTuple):
@@ -97,3 +98,19 @@ class Wishes:
             [self.changed.wait(), *things], timeout=timeout, return_when=asyncio.FIRST_COMPLETED
         )
         return bool(done)
+
+
+def hang_up(code: Any, reason: Any) -> HangUp:
+    """
+    Return how a connection is closed.
+
+    Raises:
+        ConfigurationError: If no close frame can say that (RFC 6455 sections 5.5.1 and 7.4).
+
+    """
+    is_code = isinstance(code, int) and not isinstance(code, bool)
+    if not is_code or not (code in (1000, 1001) or 3000 <= code <= 4999):
+        raise ConfigurationError("code: must be 1000, 1001, or from 3000 to 4999")
+    if not isinstance(reason, str) or len(reason.encode(errors="replace")) > 123:
+        raise ConfigurationError("reason: must be a string of at most 123 bytes")
+    return HangUp(code, reason)

@@ -15,6 +15,7 @@ from datastream_ws import (
     Message,
     SendTimeoutError,
     State,
+    StreamClosedError,
 )
 from kit.fakeengine import InlineThreads, World
 from kit.scene import ENGINE, Stream, play
@@ -141,6 +142,107 @@ def test_retry_is_given_what_the_hook_raised() -> None:
         assert len(stream.world.engines) == 1, "one attempt, for each may count towards a ban"
 
     play(scene, retry=lambda error: False if isinstance(error, AuthInvalid) else None)
+
+
+class AuthInvalid(Exception):
+    """What a login raises."""
+
+
+@pytest.mark.parametrize("code", [4401, 4000])
+def test_what_a_hook_raises_behind_a_close_frame_is_its_cause(code: int) -> None:
+    """The code decides; ``retry`` and ``error`` find the hook's own words, too."""
+    seen: list[BaseException] = []
+
+    async def scene(stream: Stream) -> None:
+        @stream.client.on_connect
+        async def login() -> None:
+            message = await stream.client.receive()
+            await asyncio.sleep(0.05)
+            raise AuthInvalid(message.data)
+
+        await stream.client.start()
+        await asyncio.sleep(5.0)
+        stream.engine.deliver("wrong password")
+        stream.engine.peer_closes(code, "no")
+        await asyncio.sleep(0.2)
+        [error] = seen
+        assert isinstance(error, StreamClosedError)
+        assert error.code == code
+        assert isinstance(error.__cause__, AuthInvalid)
+        assert (stream.state() is State.FAILED) == (code == 4401)
+
+    play(scene, retry=seen.append)
+
+
+def test_a_hook_that_fails_because_the_connection_is_over_is_no_cause() -> None:
+    async def scene(stream: Stream) -> None:
+        @stream.client.on_connect
+        async def login() -> None:
+            await stream.client.receive()
+
+        await stream.client.start()
+        await asyncio.sleep(5.0)
+        stream.engine.peer_closes(4401, "no")
+        await asyncio.sleep(0.2)
+        assert isinstance(stream.client.error, StreamClosedError)
+        assert stream.client.error.__cause__ is None
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("raised", "closed"),
+    [
+        (StreamClosedError(4000, "resume"), (4000, "resume")),
+        (StreamClosedError(1006), (1000, "")),
+        (AuthInvalid("x"), (1000, "")),
+    ],
+)
+def test_a_hook_chooses_the_close_code_of_its_failed_attempt(
+    raised: Exception, closed: tuple[int, str]
+) -> None:
+    async def scene(stream: Stream) -> None:
+        failures = [raised]
+
+        @stream.client.on_ready
+        async def resume() -> None:
+            if failures:
+                raise failures.pop()
+
+        await stream.start()
+        await asyncio.sleep(10.0)
+        first, second = stream.world.engines
+        assert first.closed_with == closed
+        assert second.closed_with is None
+        assert stream.client.stats().attempts == 2
+        assert stream.state() is State.READY
+
+    play(scene)
+
+
+def test_what_unsubscribes_is_made_when_it_is_needed() -> None:
+    async def scene(stream: Stream) -> None:
+        client = stream.client
+        ids = iter(range(10))
+
+        async def ending() -> str:
+            return f"end {next(ids)}"
+
+        for key in ("a", "b"):
+            await client.subscribe(f"subscribe {key}", key=key, unsubscribe=ending)
+        await stream.start()
+        await client.unsubscribe("b")
+        await client.unsubscribe("a")
+        await client.send("x")
+        await asyncio.sleep(0.1)
+        assert stream.engine.sent == ["subscribe a", "subscribe b", "x", "end 0", "end 1"] or (
+            stream.engine.sent == ["subscribe a", "subscribe b", "end 0", "end 1", "x"]
+        )
+        stream.engine.drop()
+        await asyncio.sleep(10.0)
+        assert stream.engine.sent == []
+
+    play(scene)
 
 
 def test_an_inline_handler_answers_while_data_is_being_handled() -> None:
