@@ -35,6 +35,7 @@ WARM_UP = 0.1  # share of the messages that do not count
 # what, baseline, aim of the ratio of the medians
 PAIRS = [
     ("ours-async", "bare", Aim("latency p50, async handler / bare loop", 1.1, at_least=False)),
+    ("ours-inline", "bare", Aim("latency p50, inline handler / bare loop", 1.15, at_least=False)),
     ("ours-sync", "bare", Aim("latency p50, sync handler / bare loop", 1.6, at_least=False)),
 ]
 # whose p99 / p50 at half their maximal rate
@@ -58,6 +59,7 @@ def receive(name: str, url: str, count: int) -> dict[str, float]:
     ways: dict[str, Callable[[], object]] = {
         "bare": lambda: asyncio.run(in_a_loop(url, count, note)),
         "ours-sync": lambda: in_a_client(url, count, late),
+        "ours-inline": lambda: in_a_client(url, count, late, inline=True),
         "ours-async": lambda: asyncio.run(in_an_async_client(url, count, late)),
     }
     ways[name]()
@@ -85,12 +87,12 @@ async def in_a_loop(url: str, count: int, note: Callable[[Any], int]) -> None:
                 break
 
 
-def in_a_client(url: str, count: int, late: Late) -> None:
+def in_a_client(url: str, count: int, late: Late, *, inline: bool = False) -> None:
     from datastream_ws import Client
 
     client, done = Client(url), threading.Event()
 
-    @client.on_message
+    @client.on_message(inline=inline)
     def handle(message: Message) -> None:
         if noted(late, message.json()) == count:
             done.set()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Variant", "tick_struct"]
 
 BODIES = ("json", "orjson", "msgspec", "struct", "raw")
-HANDLERS = ("sync", "async", "loop", "iterate")
+HANDLERS = ("sync", "async", "loop", "inline", "iterate")
 
 Tick = Callable[[], bool]
 
@@ -40,8 +40,9 @@ class Variant:
         body: What a handler does: ``json``, ``orjson`` and ``msgspec`` are ``message.json()`` with
             that codec, ``struct`` is ``decode_as``, ``raw`` leaves the message alone.
         handler: ``sync``: plain function of a ``Client``; ``async``: coroutine function of an
-            ``AsyncClient``; ``loop``: coroutine function of a ``Client``; ``iterate``: ``async
-            for`` over an ``AsyncClient``.
+            ``AsyncClient``; ``loop``: coroutine function of a ``Client``; ``inline``: plain
+            function of a ``Client``, called on the loop; ``iterate``: ``async for`` over an
+            ``AsyncClient``.
         extras: Options beside them.
         features: Everything on that costs something per message; see :func:`with_features`.
 
@@ -68,6 +69,7 @@ class Variant:
             "sync": "Client, plain handler",
             "async": "AsyncClient, coroutine handler",
             "loop": "Client, coroutine handler",
+            "inline": "Client, inline handler",
             "iterate": "AsyncClient, async for",
         }[self.handler]
         return f"{handler}: {body}"
@@ -84,7 +86,7 @@ class Variant:
         """See :class:`benchmarks.contestants.Contestant`."""
         with contextlib.ExitStack() as stack:
             options = {**self.options, **(idle_spool(stack) if self.features else {})}
-            if self.handler in ("sync", "loop"):
+            if self.handler in ("sync", "loop", "inline"):
                 return self._in_threads(url, count, options)
             return asyncio.run(self._on_loop(url, count, options))
 
@@ -119,6 +121,9 @@ class Variant:
     def _register(self, client: Any, tick: Tick, finish: Callable[[], None]) -> None:
         """Give the client its handler."""
         body = handler_of(self.body, tick, finish)
+        if self.handler == "inline":
+            client.on_message(inline=True)(body)
+            return
         function = body if self.handler == "sync" else coroutine_function(self.body, tick, finish)
         if self.features:
             with_features(client, others=plain if self.handler == "sync" else coroutine)

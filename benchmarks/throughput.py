@@ -20,6 +20,7 @@ AIMS = [
     ("ours-sync", "bare", Aim("ours / bare `websockets`", 1.2)),
     ("ours-sync", "websocket-client", Aim("ours / `WebSocketApp`", 6)),
     ("ours-sync", "schematichq", Aim("ours / `schematichq`'s client", 1.35)),
+    ("ours-inline", "ours-async", Aim("ours, inline handler / coroutine handler", 1.0)),
     ("ours-msgspec-sync", "aiohttp", Aim("ours, msgspec / `aiohttp`", 1.5)),
 ]
 
