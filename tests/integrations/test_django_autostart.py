@@ -1,0 +1,61 @@
+"""AUTOSTART: what is configured wrongly answers no request with 500, and is logged once."""
+
+from __future__ import annotations
+
+import kit.djangohere  # noqa: F401 - what follows needs settings
+
+# isort: split
+import logging
+from io import BytesIO
+from typing import Any
+
+import pytest
+from django.core import mail
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import request_started
+from django.test import override_settings
+
+from datastream_ws_django import datastreams
+from datastream_ws_django.autostart import on_request_started
+
+pytestmark = pytest.mark.django_db
+
+RIGHT = {"URL": "ws://127.0.0.1:1/", "AUTOSTART": True}
+WRONG: dict[str, Any] = {
+    "no URL": {"AUTOSTART": True},
+    "unknown option": {**RIGHT, "RECONNECT_DELAY": 1},
+    "wrong value": {**RIGHT, "PONG_TIMEOUT": -1},
+    "dotted path": {**RIGHT, "HEADERS": "nowhere.headers"},
+    "no dict": "ws://127.0.0.1:1/",
+    "lease": {**RIGHT, "LEASE": "somewhere"},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_setting_answers_no_request_with_500(
+    name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(mail, "outbox", raising=False)  # as in a serving process
+    with override_settings(DATASTREAMS={"feed": WRONG[name]}, ALLOWED_HOSTS=["*"]):
+        request_started.connect(on_request_started, dispatch_uid="datastream_ws_django")
+        try:
+            with caplog.at_level(logging.ERROR, "datastream_ws"):
+                assert [ask(), ask()] == ["302 Found", "302 Found"]
+        finally:
+            request_started.connect(on_request_started, dispatch_uid="datastream_ws_django")
+            datastreams.forget_clients()
+    told = [record for record in caplog.records if "AUTOSTART" in record.getMessage()]
+    assert len(told) == 1
+
+
+def ask() -> str:
+    """Have a real handler answer a request, as a server does; return its status."""
+    statuses: list[str] = []
+    environ = {
+        **{"REQUEST_METHOD": "GET", "PATH_INFO": "/admin/", "SERVER_NAME": "localhost"},
+        **{"SERVER_PORT": "80", "wsgi.input": BytesIO(), "wsgi.url_scheme": "http"},
+    }
+    start: Any = lambda status, headers, *_: statuses.append(status)  # noqa: E731
+    answer = WSGIHandler()(environ, start)
+    b"".join(answer)
+    return statuses[0]
