@@ -5,7 +5,7 @@ from __future__ import annotations
 from .async_client import AsyncClient
 from .client import Client
 from .codecs import Codec
-from .events import DisconnectEvent, GapEvent, Handshake, State, StateEvent
+from .events import DisconnectEvent, GapEvent, Handshake, RecentEvent, State, StateEvent
 from .exceptions import (
     ConfigurationError,
     DataStreamError,
@@ -27,7 +27,7 @@ from .handlers import Handlers
 from .messages import Message
 from .option_checks import Logger
 from .options import ClientOptions, ConnectionReadyHandler, MessageHandler
-from .stats import Stats
+from .stats import HandlerStats, Histogram, Stats
 from .version import __version__
 
 __all__ = [
@@ -43,9 +43,11 @@ __all__ = [
     "EncodeError",
     "GapEvent",
     "HandlerError",
+    "HandlerStats",
     "Handlers",
     "Handshake",
     "HandshakeError",
+    "Histogram",
     "InboxOverflowError",
     "LeaseError",
     "Logger",
@@ -53,6 +55,7 @@ __all__ = [
     "MessageHandler",
     "NotConnectedError",
     "Postponed",
+    "RecentEvent",
     "ReconnectError",
     "SendTimeoutError",
     "SpoolError",

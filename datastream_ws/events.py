@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .messages import Message
 
-__all__ = ["DisconnectEvent", "GapEvent", "Handshake", "State", "StateEvent"]
+__all__ = ["DisconnectEvent", "GapEvent", "Handshake", "RecentEvent", "State", "StateEvent"]
 
 
 class State(Enum):
@@ -95,6 +95,24 @@ class GapEvent:
     ended_at: float
     seconds: float
     last_message: Message | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecentEvent:
+    """
+    Something that happened to a stream, for those who look later.
+
+    Attributes:
+        at: UNIX time.
+        kind: ``"connected"``, ``"ready"``, ``"lost"``, ``"gap"``, ``"lease"``, ``"paused"``,
+            ``"resumed"``, ``"reconnect"``, ``"failed"`` or ``"closed"``.
+        text: What happened, in a few words; may be empty.
+
+    """
+
+    at: float
+    kind: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -321,6 +321,8 @@ class Handlers(Decorators):
         (of a coroutine handler: in a thread, while the message waits). For what must not be lost
         in a queue, as a row that keeps the message.
         """
+        self.on_round_trip: list[Callable[[float], None]] = []
+        """Called with the seconds of each ping, on the loop's thread."""
         self._followed: tuple[Handlers, ...] = ()
         self._followers: weakref.WeakSet[Handlers] | None = None
         in_child(self.renew_lock)
@@ -347,6 +349,7 @@ class Handlers(Decorators):
             hooks = [(kind, hook) for kind, added in other.hooks.items() for hook in added]
             handlers, context_factories = other._all, other.context_factories
         self._followed += (other,)
+        self.on_round_trip = other.on_round_trip  # whoever listens there listens to all of them
         for unit in context_factories:
             self.add_context_factory(unit)
         for kind, hook in hooks:

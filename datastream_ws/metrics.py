@@ -14,9 +14,18 @@ from typing import Any
 from .embedding import check_stream, client_of, fields, name_of
 from .events import State
 from .exceptions import ConfigurationError
-from .stats import Stats
+from .stats import BOUNDS, Stats
 
-__all__ = ["METRICS", "Exported", "Metric", "Reading", "readings"]
+__all__ = [
+    "BOUNDS",
+    "METRICS",
+    "ROUND_TRIPS",
+    "ROUND_TRIPS_TEXT",
+    "Exported",
+    "Metric",
+    "Reading",
+    "readings",
+]
 
 log = logging.getLogger("datastream_ws")
 
@@ -70,6 +79,22 @@ def _states(reading: Reading) -> Mapping[str, float]:
     return {state.value: float(state is reading.state) for state in State}
 
 
+def _of_handlers(field: str) -> Callable[[Reading], Mapping[str, float]]:
+    def read(reading: Reading) -> Mapping[str, float]:
+        found = ((name, getattr(each, field)) for name, each in reading.stats.handlers.items())
+        return {name: value for name, value in found if value is not None}
+
+    return read
+
+
+def _handler_counter(name: str, text: str, field: str) -> Metric:
+    return Metric(name, text, _of_handlers(field), is_counter=True, label="handler")
+
+
+def _handler_gauge(name: str, text: str, field: str) -> Metric:
+    return Metric(name, text, _of_handlers(field), unit="seconds", label="handler")
+
+
 METRICS = (
     _counter("messages_received", "Messages received.", "messages_received"),
     _counter("messages_handled", "Messages handled.", "messages_handled"),
@@ -91,8 +116,19 @@ METRICS = (
     _gauge("round_trip", "Round trip of the last ping.", "round_trip_time", "seconds"),
     _gauge("connected_since_timestamp", "UNIX time.", "connected_since", "seconds"),
     _gauge("last_message_timestamp", "UNIX time.", "last_message_at", "seconds"),
+    _gauge("inbox_share", "How full the inbox is, from 0 to 1.", "inbox_share"),
+    _gauge("spool_share", "How full the spool is, from 0 to 1.", "spool_share"),
+    _handler_counter("handler_calls", "Calls of a handler.", "calls"),
+    _handler_counter("handler_failures", "Calls of a handler that failed.", "failures"),
+    _handler_gauge("handler_p50", "Time that half of the recent calls did not exceed.", "p50"),
+    _handler_gauge("handler_p95", "Time that 95 % of the recent calls did not exceed.", "p95"),
+    _handler_gauge("handler_max", "Time of the longest call.", "max"),
     Metric("state", "1 for the state the stream is in.", _states, label="state"),
 )
+
+
+ROUND_TRIPS = "round_trips"  # a histogram, so that each library makes it in its own way
+ROUND_TRIPS_TEXT = "Round trips of pings."
 
 
 def readings(metric: Metric, reading: Reading) -> Iterator[tuple[dict[str, str], float]]:

@@ -19,6 +19,7 @@ Names of attributes: OpenTelemetry's semantic conventions, which are stable for 
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from urllib.parse import urlsplit
 
 from . import Postponed, __version__
 from .embedding import Call, name_of
-from .metrics import METRICS, Exported, Metric, readings
+from .metrics import BOUNDS, METRICS, ROUND_TRIPS, ROUND_TRIPS_TEXT, Exported, Metric, readings
 
 try:
     from opentelemetry import metrics, trace
@@ -44,6 +45,9 @@ SCOPE = "datastream_ws"
 UNITS = {"seconds": "s", "bytes": "By", "": "1"}
 
 _traced: weakref.WeakSet[Any] = weakref.WeakSet()
+_listening: weakref.WeakKeyDictionary[MeterProvider, weakref.WeakSet[Any]] = (
+    weakref.WeakKeyDictionary()
+)
 _watched: weakref.WeakKeyDictionary[MeterProvider, Exported] = weakref.WeakKeyDictionary()
 
 
@@ -74,6 +78,7 @@ def instrument(
         watched = _watched[provider] = Exported()
         _create_instruments(provider, watched)
     watched.add(client, flask_app)
+    _record_round_trips(provider, client)
     if client not in _traced:
         _traced.add(client)
         client.use(Spans(client, trace.get_tracer(SCOPE, __version__, tracer_provider)))
@@ -172,6 +177,24 @@ def _create_instruments(provider: MeterProvider, watched: Exported) -> None:
             create = meter.create_observable_counter  # type: ignore[assignment]
         name = f"datastream.{metric.name}"
         create(name, [_callback(metric, watched)], UNITS[metric.unit], metric.text)
+
+
+def _record_round_trips(provider: MeterProvider, client: Any) -> None:
+    """Record each ping of *client*, once for a provider; a histogram cannot be observed."""
+    listening = _listening.setdefault(provider, weakref.WeakSet())
+    if client in listening:
+        return
+    listening.add(client)
+    meter = provider.get_meter(SCOPE, __version__)
+    create = functools.partial(
+        meter.create_histogram, f"datastream.{ROUND_TRIPS}", "s", ROUND_TRIPS_TEXT
+    )
+    try:
+        histogram = create(explicit_bucket_boundaries_advisory=BOUNDS)
+    except TypeError:  # an API older than this argument
+        histogram = create()
+    labels = {"stream": name_of(client)}
+    client.handlers.on_round_trip.append(lambda seconds: histogram.record(seconds, labels))
 
 
 def _callback(metric: Metric, watched: Exported) -> Callable[[CallbackOptions], Any]:

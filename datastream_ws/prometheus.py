@@ -19,15 +19,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
-from .metrics import METRICS, Exported, Metric, readings
+from .metrics import METRICS, ROUND_TRIPS, ROUND_TRIPS_TEXT, Exported, Metric, Reading, readings
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry
     from prometheus_client.metrics_core import (
         CounterMetricFamily,
         GaugeMetricFamily,
+        HistogramMetricFamily,
     )
     from prometheus_client.metrics_core import (
         Metric as Family,
@@ -75,7 +77,8 @@ class StreamCollector(Collector):
 
     def describe(self) -> Iterator[Family]:
         """Name the metrics without reading any stream."""
-        return (_family(metric) for metric in METRICS)
+        yield from (_family(metric) for metric in METRICS)
+        yield _round_trips([])
 
     def collect(self) -> Iterator[Family]:
         """Read every stream once, so that its figures add up."""
@@ -86,6 +89,7 @@ class StreamCollector(Collector):
                 for labels, value in readings(metric, reading):
                     family.add_metric(list(labels.values()), value)
             yield family
+        yield _round_trips(streams)
 
 
 def _family(metric: Metric) -> CounterMetricFamily | GaugeMetricFamily:
@@ -93,3 +97,14 @@ def _family(metric: Metric) -> CounterMetricFamily | GaugeMetricFamily:
     labels = [label for label in ("stream", metric.label) if label]
     kind = CounterMetricFamily if metric.is_counter else GaugeMetricFamily
     return kind(name, metric.text, labels=labels)
+
+
+def _round_trips(streams: list[Reading]) -> HistogramMetricFamily:
+    name = f"datastream_{ROUND_TRIPS}_seconds"
+    family = HistogramMetricFamily(name, ROUND_TRIPS_TEXT, labels=["stream"])
+    for reading in streams:
+        if (found := reading.stats.round_trips) is not None:
+            bounds = [*(f"{bound:g}" for bound in found.bounds), "+Inf"]
+            buckets = list(zip(bounds, accumulate(found.counts), strict=True))
+            family.add_metric([reading.stream], buckets, sum_value=found.total)
+    return family

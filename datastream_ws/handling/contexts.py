@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ..handlers import Call, ContextFactory, Handler, Handlers
 from ..messages import Message
 from .callers import Caller
+from .timing import Notes
 
 __all__ = ["HandlerRun", "enclosed"]
 
@@ -54,11 +55,13 @@ class HandlerRun:
 
     Attributes:
         handler: The one that was called last.
+        notes: Of the calls; ``None``: none are taken, of hooks for example.
 
     """
 
-    def __init__(self, handlers: Handlers, caller: Caller) -> None:
+    def __init__(self, handlers: Handlers, caller: Caller, notes: Notes | None = None) -> None:
         self._handlers = handlers
+        self.notes = notes
         self.caller = caller
         self.handler: Handler | None = None
         self._stack: AsyncExitStack | None = None

@@ -23,6 +23,7 @@ from .inbox import Inbox
 from .iteration import Iteration
 from .offering import Offering
 from .runs import Runs
+from .timing import Timings
 from .watchdog import Watchdog
 
 __all__ = ["Dispatcher"]
@@ -43,6 +44,7 @@ class Dispatcher:
         tenure: What the owner holds the stream by, a number per tenure of a lease; ``None``: it
             does not. Closes the gate, and holds back what is in hand but not handed on yet.
         is_iterable: Whether messages wait in the inbox while there are no handlers at all.
+        timings: Told of the calls of handlers; ``None``: of its own.
 
     """
 
@@ -61,6 +63,7 @@ class Dispatcher:
         gate: Callable[[], bool] | None,
         tenure: Callable[[], int | None] = lambda: 0,
         is_iterable: bool = False,
+        timings: Timings | None = None,
     ) -> None:
         self._owner = owner
         self._inbox = inbox
@@ -79,7 +82,9 @@ class Dispatcher:
         self._callers: set[ThreadCaller] = set()
         self._draining = False
         self._stopped = threading.Event()
-        offering = Offering(handlers, options, tenure, report, self._watchdog(report))
+        self.timings = timings or Timings()
+        watchdog = self._watchdog(report)
+        offering = Offering(handlers, options, tenure, report, watchdog, self.timings)
         self._batches = self._make_batches(offering, tenure)
         self._runs = self._make_runs(offering, gate)
         inbox.is_untaken = self._is_untaken
@@ -107,6 +112,7 @@ class Dispatcher:
             done=self._done,
             discard=self._discard,
             is_stopped=self._stopped.is_set,
+            timings=self.timings,
         )
 
     def _watchdog(self, report: Callable[[BaseException], None]) -> Watchdog | None:
@@ -288,5 +294,6 @@ class Dispatcher:
         """After a fork: a worker that goes on here as the child's only thread must stop."""
         self._lock = threading.Lock()
         self._batches.abandon()
+        self.timings.abandon()
         self._stopped = threading.Event()
         self._stopped.set()

@@ -315,6 +315,16 @@ class Inbox:
             times = [message.received_at for message in found if message is not None]
         return max(0.0, time.time() - min(times)) if times else None
 
+    def share(self) -> float | None:
+        """Return how full it is, from 0 to 1; ``None``: it has no limit."""
+        limits = (self._waiting, self._size), (self._bytes, self._size_bytes)
+        shares = [used / limit for used, limit in limits if limit]
+        return min(1.0, max(shares)) if shares else None
+
+    def spool_share(self) -> float | None:
+        """Return how full the file is, from 0 to 1; ``None``: there is none, or no limit."""
+        return None
+
     def pop(self) -> Message | None:
         """Return the next message, now in hand; ``None`` when there is none to be had."""
         with self._lock:

@@ -13,6 +13,7 @@ from .callers import InlineCaller, LoopCaller, drive
 from .contexts import HandlerRun
 from .inbox import Inbox
 from .offering import failure_of, keep_failure
+from .timing import Notes, Timings
 
 __all__ = ["InlineHandlers"]
 
@@ -27,6 +28,7 @@ class InlineHandlers:
     Args:
         is_open: Whether messages may be handed on; looked at before each.
         report: Given each :class:`HandlerError`, and one of a handler that is slow.
+        timings: Told of the calls.
 
     """
 
@@ -36,7 +38,9 @@ class InlineHandlers:
         inbox: Inbox,
         is_open: Callable[[], bool],
         report: Callable[[BaseException], None],
+        timings: Timings,
     ) -> None:
+        self._timings = timings
         self._handlers = handlers
         self._inbox = inbox
         self._is_open = is_open
@@ -46,10 +50,12 @@ class InlineHandlers:
 
     def handle(self, messages: Sequence[Message]) -> Sequence[Message]:
         """Call the inline handlers; return the messages that others are to be given, too."""
-        run = HandlerRun(self._handlers, InlineCaller())
+        notes = Notes(self._timings)
+        run = HandlerRun(self._handlers, InlineCaller(), notes)
         try:
             rest = [message for message in messages if not self._is_all(run, message)]
         finally:
+            notes.add_up()
             self._leave(run)
         return messages if len(rest) == len(messages) else rest
 
@@ -76,10 +82,14 @@ class InlineHandlers:
         try:
             drive(run.call(handler, handler.argument(message), messages=(message,)))
         except BaseException as error:
+            self._timings.failed(handler)
             self._failed(failure_of(handler.name, handler.function, (message,), error))
             return False
         finally:
-            self._look_at_time(handler, message, started)
+            seconds = time.monotonic() - started
+            if run.notes is not None:
+                run.notes.call(handler, seconds)
+            self._look_at_time(handler, message, seconds)
         return True
 
     def _leave(self, run: HandlerRun) -> None:
@@ -99,9 +109,9 @@ class InlineHandlers:
             task.add_done_callback(self._keeping.discard)
         self._report(failure)
 
-    def _look_at_time(self, handler: Handler, message: Message, started: float) -> None:
+    def _look_at_time(self, handler: Handler, message: Message, seconds: float) -> None:
         now = time.monotonic()
-        if now - started <= SLOW_SECONDS or now - self._reported_at < REPORT_SECONDS:
+        if seconds <= SLOW_SECONDS or now - self._reported_at < REPORT_SECONDS:
             return
         self._reported_at = now
         failure = HandlerError(
@@ -111,7 +121,7 @@ class InlineHandlers:
             still_running=True,
         )
         failure.__cause__ = TimeoutError(
-            f"an inline handler took {now - started:.3f} s, and nothing is received meanwhile; "
+            f"an inline handler took {seconds:.3f} s, and nothing is received meanwhile; "
             "keep it short, or leave out inline=True"
         )
         self._report(failure)

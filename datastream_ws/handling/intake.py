@@ -21,6 +21,7 @@ from .inline import InlineHandlers
 from .parcel import Parcel
 from .requests import Requests
 from .stores import size_of
+from .timing import Timings
 
 __all__ = ["Intake"]
 
@@ -51,6 +52,7 @@ class Intake:
         warn: Given a line for the log.
         at_work: Returns the names of the handlers that are called at the moment.
         is_open: Whether messages may be handed on; for inline handlers.
+        timings: Told of the calls of inline handlers; ``None``: of its own.
 
     Attributes:
         requests: Who waits for a message.
@@ -69,6 +71,7 @@ class Intake:
         warn: Callable[[str], None] = lambda text: None,
         at_work: Callable[[], Sequence[str]] = list,
         is_open: Callable[[], bool] = lambda: True,
+        timings: Timings | None = None,
     ) -> None:
         self._inbox = inbox
         self._traffic = traffic
@@ -78,7 +81,7 @@ class Intake:
         self._warn = warn
         self._at_work = at_work
         self._handlers = handlers or Handlers()
-        self._inline = InlineHandlers(self._handlers, inbox, is_open, report)
+        self._inline = InlineHandlers(self._handlers, inbox, is_open, report, timings or Timings())
         self.requests = Requests(options.inbox_size or 1000, self._read_on_for_requests)
         self._connection: Connection | None = None
         self._origin: Origin

@@ -13,6 +13,7 @@ from ..messages import Message
 from ..options import ClientOptions
 from .callers import Caller
 from .contexts import HandlerRun
+from .timing import Timings
 from .watchdog import Watchdog
 
 __all__ = ["Offering", "Stopped", "failure_of", "keep_failure", "match", "undecodable_failure"]
@@ -32,6 +33,7 @@ class Offering:
         tenure: What the owner holds the stream by; ``None``: it does not.
         report: Given every :class:`HandlerError`, from any thread.
         watchdog: Looks at the calls; ``None``: there is no ``handler_timeout``.
+        timings: Told of the calls that fail.
 
     """
 
@@ -42,12 +44,14 @@ class Offering:
         tenure: Callable[[], int | None],
         report: Callable[[BaseException], None],
         watchdog: Watchdog | None,
+        timings: Timings,
     ) -> None:
         self._handlers = handlers
         self._options = options
         self._tenure = tenure
         self._report = report
         self._watchdog = watchdog
+        self._timings = timings
         self._undecodable = 0  # not reported yet
         self._reported_at = float("-inf")
 
@@ -93,6 +97,7 @@ class Offering:
                 if _is_own_cancellation(error, run.caller):
                     raise
                 if not (may_retry and self._wants_retry(error)):
+                    self._timings.failed(handler)
                     await self.failed(run.caller, handler.name, handler.function, messages, error)
                     return False
                 may_retry = False
@@ -124,8 +129,13 @@ class Offering:
     async def _call_unwatched(
         self, run: HandlerRun, handler: Handler, messages: tuple[Message, ...]
     ) -> None:
-        argument = list(messages) if handler.is_batch else handler.argument(messages[0])
-        await run.call(handler, argument, messages=messages)
+        started = time.monotonic()
+        try:
+            argument = list(messages) if handler.is_batch else handler.argument(messages[0])
+            await run.call(handler, argument, messages=messages)
+        finally:
+            if run.notes is not None:
+                run.notes.call(handler, time.monotonic() - started)
 
     def _wants_retry(self, error: BaseException) -> bool:
         wanted = self._options.retry_message

@@ -22,14 +22,14 @@ from .callers import Caller, drive
 from .contexts import HandlerRun
 from .inbox import Inbox, Portion
 from .offering import Offering, Stopped, match
+from .timing import QUICK_SECONDS, Notes, Timings
 
 __all__ = ["Runs"]
 
 RUN_SECONDS = 0.05
 RUN_MESSAGES = 100  # where the run's contexts are entered, or more than calls is to be done
 LONG_RUN_MESSAGES = 1000
-STRIDE = 8  # quick messages between two looks at the clock, which costs as much as they do
-QUICK_SECONDS = 0.001  # for so many
+STRIDE = 8  # messages of QUICK_SECONDS in all, between two looks at the clock
 
 
 class Runs:
@@ -40,6 +40,7 @@ class Runs:
         gate: Looked at before each message; False holds everything back; ``None``: nothing does.
         done, discard: Told what became of a message.
         is_stopped: No worker is to take another message.
+        timings: Told of the calls.
 
     """
 
@@ -56,6 +57,7 @@ class Runs:
         done: Callable[[Message, bool, bool], None],
         discard: Callable[[Message], None],
         is_stopped: Callable[[], bool],
+        timings: Timings,
     ) -> None:
         self._inbox = inbox
         self._handlers = handlers
@@ -67,6 +69,7 @@ class Runs:
         self._done = done
         self._discard = discard
         self._is_stopped = is_stopped
+        self._timings = timings
         self._running: set[HandlerRun] = set()
 
     @property
@@ -76,7 +79,8 @@ class Runs:
 
     async def run(self, caller: Caller) -> bool:
         """Handle messages for a while; return whether there may be more."""
-        run = HandlerRun(self._handlers, caller)
+        notes = Notes(self._timings)
+        run = HandlerRun(self._handlers, caller, notes)
         self._running.add(run)
         try:
             if self._options.handler_timeout is None and self._handlers.is_direct(caller.on_loop):
@@ -84,6 +88,7 @@ class Runs:
             return await self._offer_one_by_one(run)
         finally:
             self._running.discard(run)
+            notes.add_up()
             await self._offering.leave(run)
 
     def _pop(self) -> Message | None:
@@ -103,6 +108,7 @@ class Runs:
                 return await self._call_singly(calls, most, end)
             most -= len(portion.left)
             error = await self._call_for_each(portion, calls, end)
+            calls.add_up()
             if self._inbox.settle(portion):
                 self._on_room()
             if error is not None:
@@ -122,13 +128,15 @@ class Runs:
         What stands in the loop is what every message costs: as little as can be beside the
         handler's own call (docs/performance.md).
         """
-        call, awaited, take = calls.call, calls.awaited, self._taker(portion)
-        stride, now = 1, time.monotonic()
+        awaited, take = calls.awaited, self._taker(portion)
+        stride, now, number = 1, time.monotonic(), 0
+        call = calls.timed
         while now < end:
-            for _ in range(stride):
+            for at in range(stride):
                 try:
                     message = take()
                 except IndexError:
+                    calls.note(number + at)
                     return None
                 try:
                     if awaited:
@@ -136,10 +144,14 @@ class Runs:
                     else:
                         call(message)
                 except BaseException as error:
+                    calls.note(number + at + 1)
+                    calls.note_stride(time.monotonic() - now, at + 1)
                     return error
                 portion.handled = message
+            number += stride
             before, now = now, time.monotonic()
-            stride = STRIDE if now - before < QUICK_SECONDS else 1
+            call, stride = calls.after_stride(now - before, stride)
+        calls.note(number)
         return None
 
     def _taker(self, portion: Portion) -> Callable[[], Message]:
@@ -160,12 +172,14 @@ class Runs:
         message, number, look_at, looked = self._pop(), 0, 1, time.monotonic()
         while message is not None:
             number += 1
+            call = calls.either[number >= look_at]
             try:
                 if calls.awaited:
-                    await calls.call(message)
+                    await call(message)
                 else:
-                    calls.call(message)
+                    call(message)
             except BaseException as error:
+                calls.note(number)
                 await self._go_on_after(calls, message, error)
                 return not self._is_stopped()
             is_late = number >= most
@@ -174,11 +188,13 @@ class Runs:
                 is_late |= looked > end
                 look_at = number + (STRIDE if looked - before < QUICK_SECONDS else 1)
             if is_late or not (self._gate is None or self._gate()):
+                calls.note(number)
                 self._done(message, False, False)
                 return is_late and not self._is_stopped()
             message, room = self._inbox.pop_after(message)
             if room:
                 self._on_room()
+        calls.note(number)
         return False
 
     async def _go_on_after(
@@ -254,28 +270,39 @@ class DirectCalls:
 
     Attributes:
         call: To be given a message; raises what a handler, or ``route`` or ``when``, raises.
-        awaited: Whether it is a coroutine function.
+        timed: The same, and notes how long each handler takes; for the first message of a run, and
+            for those that follow a slow one.
+        awaited: Whether they are coroutine functions.
 
     """
 
     def __init__(
         self, handlers: Handlers, run: HandlerRun, count_unrouted: Callable[[], None]
     ) -> None:
+        assert run.notes is not None
         self.run = run
         self.awaited = run.caller.on_loop
+        self._notes = run.notes
         # Without a step in between where no handler is inline: it would cost every message.
         inline = handlers.inline.handlers
         self._find = functools.partial(match, handlers) if inline else handlers.match
         self._count_unrouted = count_unrouted
         self._is_entered = not handlers.has_contexts("run")
         self._encloses = handlers.has_contexts("call")
+        self._is_special = self._encloses or not self._is_entered
         self._matched: Sequence[Handler] = ()
+        self._only = only = handlers.only
         self.call: Callable[[Message], Any]
-        only = handlers.only
+        self.timed: Callable[[Message], Any]
+        self.either: tuple[Callable[[Message], Any], ...]
         if only is not None:
             self._matched, run.handler, self.call = (only,), only, only.function
+            timed: Callable[[Message], Any] = self._call_only
+            self.timed = self._await_only if self.awaited else timed
         else:
-            self.call = self._await_all if self.awaited else self._call_all
+            self.call, self.timed = self._awaiting_all() if self.awaited else self._calling_all()
+
+        self.either = self.call, self.timed
 
     @property
     def rest(self) -> Sequence[Handler] | None:
@@ -285,28 +312,132 @@ class DirectCalls:
             return None
         return matched[matched.index(handler) :]
 
-    def _match(self, message: Message) -> Sequence[Handler]:
-        self._matched = ()
-        matched = self._matched = self._find(message)
-        if not matched:
-            self._count_unrouted()
-        return matched
+    # --- one handler that is given every message ---
 
-    def _call_all(self, message: Message) -> None:
-        run = self.run
-        for handler in self._match(message):
-            run.handler = handler
-            if not self._is_entered:
-                drive(run.enter())
-                self._is_entered = True
-            argument = handler.argument(message) if handler.decode_as else message
-            if self._encloses:
-                run.enclosed(handler)((message,), argument)
-            else:
-                handler.function(argument)
+    def _call_only(self, message: Message) -> None:
+        started = time.monotonic()
+        try:
+            self.call(message)
+        finally:
+            self._note_only(time.monotonic() - started)
 
-    async def _await_all(self, message: Message) -> None:
-        for handler in self._match(message):
-            self.run.handler = handler
-            argument = handler.argument(message) if handler.decode_as else message
-            await handler.function(argument)
+    async def _await_only(self, message: Message) -> None:
+        started = time.monotonic()
+        try:
+            await self.call(message)
+        finally:
+            self._note_only(time.monotonic() - started)
+
+    def _note_only(self, seconds: float) -> None:
+        assert self._only is not None
+        self._notes.timed.append((self._only, seconds))
+
+    def note(self, messages: int) -> None:
+        """So many messages were handed on; where there is one handler, nothing else counts them."""
+        if self._only is not None:
+            self._notes.count(self._only, messages)
+
+    def add_up(self) -> None:
+        """Hand over what was noted so far."""
+        self._notes.add_up()
+
+    def after_stride(self, seconds: float, messages: int) -> tuple[Callable[[Message], Any], int]:
+        """Return how the next messages are called, and how many before the next look."""
+        if seconds < QUICK_SECONDS:
+            return self.call, STRIDE
+        self.note_stride(seconds, messages)
+        return self.timed, 1
+
+    def note_stride(self, seconds: float, messages: int) -> None:
+        """Note the slow call among *messages* that took *seconds*, if it was not timed."""
+        if self._only is None or messages == 1 or seconds < QUICK_SECONDS:
+            return
+        timed = self._notes.timed
+        usual = timed[-1][1] if timed else 0.0
+        timed.append((self._only, max(usual, seconds - (messages - 1) * usual)))
+
+    # --- several ---
+
+    # Closures: what is looked up in an object would cost every message.
+
+    def _calling_all(self) -> tuple[Callable[[Message], Any], Callable[[Message], Any]]:
+        run, find, clock, is_special = self.run, self._find, time.monotonic, self._is_special
+        count, note = self._notes.called.append, self._notes.note
+        last, limit = clock(), QUICK_SECONDS
+
+        def call(message: Message) -> None:
+            nonlocal last
+            self._matched = ()
+            matched = self._matched = find(message) or self._unrouted()
+            if limit < 0:  # else what finds the handlers counts, too
+                last = clock()
+            for handler in matched:
+                run.handler = handler
+                count(handler)
+                try:
+                    if is_special or handler.decode_as:
+                        self._call_specially(handler, message)
+                    else:
+                        handler.function(message)
+                finally:
+                    before, last = last, clock()
+                    if last - before > limit:
+                        note(handler, last - before)
+
+        def timed(message: Message) -> None:
+            nonlocal limit
+            limit = -1.0
+            try:
+                call(message)
+            finally:
+                limit = QUICK_SECONDS
+
+        return call, timed
+
+    def _call_specially(self, handler: Handler, message: Message) -> None:
+        """Call a plain handler within its contexts, with what it wants to be given."""
+        if not self._is_entered:
+            drive(self.run.enter())
+            self._is_entered = True
+        argument = handler.argument(message)
+        if self._encloses:
+            self.run.enclosed(handler)((message,), argument)
+        else:
+            handler.function(argument)
+
+    def _unrouted(self) -> Sequence[Handler]:
+        self._count_unrouted()
+        return ()
+
+    def _awaiting_all(self) -> tuple[Callable[[Message], Any], Callable[[Message], Any]]:
+        run, find, clock = self.run, self._find, time.monotonic
+        count, note = self._notes.called.append, self._notes.note
+        last, limit = clock(), QUICK_SECONDS
+
+        async def call(message: Message) -> None:
+            nonlocal last
+            self._matched = ()
+            matched = self._matched = find(message) or self._unrouted()
+            if limit < 0:
+                last = clock()
+            for handler in matched:
+                run.handler = handler
+                count(handler)
+                try:
+                    await handler.function(
+                        handler.argument(message) if handler.decode_as else message
+                    )
+                finally:
+                    before, last = last, clock()
+                    if last - before > limit:
+                        note(handler, last - before)
+
+        async def timed(message: Message) -> None:
+            nonlocal limit
+            limit = -1.0
+            try:
+                await call(message)
+            finally:
+                limit = QUICK_SECONDS
+
+        return call, timed

@@ -24,6 +24,7 @@ from ..handling.dispatcher import Dispatcher
 from ..handling.hooks import ConnectionHooks
 from ..handling.inbox import Inbox
 from ..handling.intake import Intake
+from ..handling.timing import Timings
 from ..lease import Lease
 from ..messages import Origin
 from ..options import ClientOptions
@@ -103,6 +104,7 @@ class Parts:
             wishes=self.wishes,
             submit=start.submit,
         )
+        self.wishes.note = self.reporter.note
         self.user_calls = UserCalls(start.submit, self._on_slow)
         self.endpoints = Endpoints(options, self.user_calls.call)
         self.pacing = Pacing(*options.send_rate) if options.send_rate is not None else None
@@ -119,6 +121,7 @@ class Parts:
             )
         self._origin: Origin | None = None  # of the latest connection
         self.spool: SpoolThread | None = None
+        self.timings = Timings()
         self.inbox = self._inbox(start)
         self.dispatcher = self._dispatcher(start)
         self.intake = self._intake(start)
@@ -203,6 +206,7 @@ class Parts:
             gate=self._gate(start.budget),
             tenure=self.current_tenure,
             is_iterable=start.is_iterable,
+            timings=self.timings,
         )
 
     def _intake(self, start: Start) -> Intake:
@@ -216,6 +220,7 @@ class Parts:
             warn=self.reporter.warn,
             at_work=self._at_work,
             is_open=self._gate(start.budget) or (lambda: True),
+            timings=self.timings,
         )
 
     def _at_work(self) -> list[str]:

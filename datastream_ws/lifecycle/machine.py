@@ -128,6 +128,7 @@ class Lifecycle:
         assert self.parts.tenure is not None
         self._drop_lost()
         self.parts.tenure.give_up()
+        self.parts.reporter.note("lease", "lost")
         self.parts.reporter.state(State.STANDBY)
 
     def _drop_lost(self) -> None:
@@ -237,6 +238,7 @@ class Lifecycle:
                 return ASKED
         if self.epoch != tenure.epoch:
             self.epoch = tenure.epoch
+            self.parts.reporter.note("lease", f"held, epoch {tenure.epoch}")
             self.dispatcher.wake()  # what an earlier tenure has left in the spool
             if self.parts.spool is not None:
                 self.parts.spool.nudge()
@@ -257,9 +259,17 @@ class Lifecycle:
             pacing=self.parts.pacing,
             gated=self.parts.hooks.has("on_connect"),
             on_messages=self.intake.take,
-            on_round_trip=self.traffic.note_round_trip,
+            on_round_trip=self._note_round_trip,
             on_sent=self.traffic.note_sent,
         )
+
+    def _note_round_trip(self, seconds: float) -> None:
+        self.traffic.note_round_trip(seconds)
+        for listener in tuple(self.parts.handlers.on_round_trip):
+            try:
+                listener(seconds)
+            except Exception as error:
+                self.parts.reporter.report(error)
 
     async def _dial(self, connection: Connection) -> None:
         limit = self.options.open_timeout
@@ -466,6 +476,10 @@ class Lifecycle:
             errors_dropped=reporter.errors_dropped,
             reports_dropped=reporter.reports_dropped,
             oldest_waiting=self.inbox.oldest_waiting(),
+            handlers=self.parts.timings.stats(),
+            recent_events=reporter.recent_events,
+            inbox_share=self.inbox.share(),
+            spool_share=self.inbox.spool_share(),
         )
 
     def abandon(self) -> list[int]:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..connection.engine import Ended
-from ..events import DisconnectEvent, GapEvent, State, StateEvent
+from ..events import DisconnectEvent, GapEvent, RecentEvent, State, StateEvent
 from ..exceptions import (
     DataStreamError,
     HandlerError,
@@ -31,6 +31,8 @@ from .plan import Attempts, Plan
 from .wishes import Wishes
 
 __all__ = ["Reporter"]
+
+MOST_EVENTS = 50  # recent ones that are kept
 
 
 class Reporter:
@@ -67,6 +69,7 @@ class Reporter:
         self._wishes = wishes
         self._loop = asyncio.get_running_loop()
         self._lost_at: tuple[float, float] | None = None  # UNIX and monotonic time
+        self._events: list[RecentEvent] = []
         self._reports = Reports(
             owner=owner,
             handlers=handlers,
@@ -94,8 +97,33 @@ class Reporter:
             return
         self._log_state(state, error, delay)
         event = StateEvent(state, previous, error, self._attempts.number, delay)
+        self._note_state(state, error)
         self._state.set(state)
         self._reports.put("on_state", event)
+
+    def _note_state(self, state: State, error: BaseException | None) -> None:
+        number = self._traffic.connections
+        if state is State.CONNECTED:
+            self.note("connected", f"connection {number}")
+        elif state is State.READY:
+            self.note("ready", f"connection {number}")
+        elif state is State.STANDBY:
+            self.note("lease", "standby: another process holds the lease")
+        elif state is State.FAILED:
+            self.note("failed", said(error) if error is not None else "")
+        elif state is State.CLOSED:
+            self.note("closed", "")
+
+    def note(self, kind: str, text: str = "") -> None:
+        """Keep an event for those who look later; *kind*: as :class:`RecentEvent` has them."""
+        self._events.append(RecentEvent(time.time(), kind, peer_text(text)))
+        if len(self._events) > MOST_EVENTS:
+            del self._events[0]
+
+    @property
+    def recent_events(self) -> tuple[RecentEvent, ...]:
+        """The last events, from old to new; from any thread."""
+        return tuple(self._events)
 
     def _log_state(self, state: State, error: BaseException | None, delay: float | None) -> None:
         if state is State.CONNECTING:
@@ -127,6 +155,7 @@ class Reporter:
         wall, monotonic = self._lost_at
         self._lost_at = None
         seconds = time.monotonic() - monotonic
+        self.note("gap", f"{seconds:.1f} s without a connection")
         self._reports.put("on_gap", GapEvent(wall, wall + seconds, seconds, last_message))
 
     def disconnect(
@@ -143,7 +172,9 @@ class Reporter:
         will_retry = not self._wishes.is_closing and (plan is None or not plan.is_last)
         delay = plan.delay if plan is not None and will_retry else None
         reason = peer_text(ended.reason)
-        event = DisconnectEvent(connection, int(ended.code), reason, error, will_retry, delay)
+        code = int(ended.code)
+        self.note("lost", _ended_text(connection, code, reason, error))
+        event = DisconnectEvent(connection, code, reason, error, will_retry, delay)
         self._reports.put("on_disconnect", event)
 
     async def finish(self, timeout: float) -> None:
@@ -204,3 +235,10 @@ class Reporter:
                 exc_info=exc_info,
                 extra=fields(name, **known),
             )
+
+
+def _ended_text(connection: int, code: int, reason: str, error: BaseException | None) -> str:
+    text = f"connection {connection}: code {code}"
+    if reason:
+        return f"{text}, {reason}"
+    return text if error is None else f"{text}, {said(error)}"

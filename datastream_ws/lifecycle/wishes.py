@@ -32,6 +32,7 @@ class Wishes:
         changed: Set at every word; whoever waits clears it before looking.
         deadline: When closing must be over, by the clock; ``None``: nobody has asked to close.
         farewell: How the connection is closed at the end.
+        note: Told of each change that a verb has made: kind and text of a :class:`RecentEvent`.
 
     """
 
@@ -42,21 +43,25 @@ class Wishes:
         self.changed = LoopEvent()
         self.deadline: float | None = None
         self.farewell = HangUp()
+        self.note: Callable[[str, str], None] = lambda kind, text: None
 
     # --- the verbs ---
 
     def pause(self, hang_up: HangUp) -> None:
         if self._pause is None:
             self._pause = hang_up
+            self.note("paused", hang_up.reason)
             self.changed.set()
 
     def resume(self) -> None:
         if self._pause is not None:
             self._pause = None
+            self.note("resumed", "")
             self.changed.set()
 
     def reconnect(self, hang_up: HangUp) -> None:
         self._reconnect = hang_up
+        self.note("reconnect", hang_up.reason)
         self.changed.set()
 
     def close(self, timeout: float, farewell: HangUp | None = None) -> None:

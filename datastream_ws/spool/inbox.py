@@ -149,6 +149,11 @@ class SpooledInbox(Inbox):
     def spooled(self) -> int:
         return self._filed + (0 if self._journal else len(self._queue))
 
+    def spool_share(self) -> float | None:
+        if not self._limit:
+            return None
+        return min(1.0, (self._file_bytes + self._queue_bytes) / self._limit)
+
     def _position(self, message: Message) -> int:
         return message.position if isinstance(message, Spooled) else self._base + message.seq
 

@@ -49,7 +49,8 @@ class Recorded:
         """Name and labels to value."""
         data: Any = self._reader.get_metrics_data()
         return {
-            (metric.name, *point.attributes.values()): point.value
+            (metric.name, *point.attributes.values()): getattr(point, "value", None)
+            or getattr(point, "count", 0)  # of a histogram
             for resource in data.resource_metrics
             for scope in resource.scope_metrics
             for metric in scope.metrics
@@ -155,9 +156,25 @@ def test_batches_hooks_and_figures_of_a_stream_that_runs(recorded: Recorded) -> 
     assert {name for name, *_ in figures} >= {
         f"datastream.{metric.name}"
         for metric in METRICS
-        if metric.name not in {"round_trip", "oldest_waiting"}
+        if metric.name not in {"round_trip", "oldest_waiting", "spool_share"}
     }
     assert again["datastream.messages_received", "prices"] == 5
+
+
+def test_round_trips_are_a_histogram_however_often_it_is_instrumented(recorded: Recorded) -> None:
+    with StreamServer() as server:
+        client = Client(server.url, name="prices", ping_interval=0.05, pong_timeout=20.0)
+        client.on_message(print)
+        recorded.instrument(client)
+        recorded.instrument(client)
+        with client:
+            client.wait_ready(timeout=30)
+            eventually(lambda: client.stats().round_trip_time is not None)
+            client.pause()
+            eventually(lambda: client.state.value == "paused")
+            found = client.stats().round_trips
+            assert found is not None
+            assert recorded.metrics()["datastream.round_trips", "prices"] == sum(found.counts)
 
 
 def test_without_an_sdk_nothing_happens() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 import traceback
 import urllib.request
 from typing import Any
@@ -71,21 +72,51 @@ def test_every_figure_of_stats_is_exposed() -> None:
     """A new one must not be forgotten."""
     from dataclasses import fields, replace
 
-    from datastream_ws import State, Stats
+    from datastream_ws import HandlerStats, State, Stats
     from datastream_ws.metrics import Reading
 
-    hidden = {"last_error"}  # a text
+    elsewhere = {"last_error", "recent_events", "round_trips"}  # texts, and a histogram
+    others: dict[str, Any] = {
+        "messages_dropped": {"overflow": 7},
+        "handlers": {"app.tick": HandlerStats(calls=7, failures=7, p50=7.0, p95=7.0, max=7.0)},
+    }
     before = Stats()
     for field in fields(Stats):
-        value: Any = {"overflow": 7} if field.name == "messages_dropped" else 7
-        changed = replace(before, **{field.name: value})
+        changed = replace(before, **{field.name: others.get(field.name, 7)})
         differs = [
             metric.name
             for metric in METRICS
             if metric.read(Reading("a", State.IDLE, before))
             != metric.read(Reading("a", State.IDLE, changed))
         ]
-        assert len(differs) == (0 if field.name in hidden else 1), field.name
+        figures = {"handlers": 5}.get(field.name, int(field.name not in elsewhere))
+        assert len(differs) == figures, field.name
+
+
+def test_handlers_and_round_trips_are_exposed(stream_server: StreamServer) -> None:
+    registry = CollectorRegistry()
+    client = Client(stream_server.url, name="prices", ping_interval=0.05, pong_timeout=20.0)
+    expose(client, registry)
+    seen = threading.Event()
+
+    @client.on_message
+    def tick(message: Any) -> None:
+        seen.set()
+
+    with client:
+        client.wait_ready(timeout=30)
+        stream_server.send("x")
+        assert seen.wait(30)
+        eventually(lambda: client.stats().round_trips is not None and client.stats().handlers != {})
+        found = scraped(registry)
+    (handler,) = client.stats().handlers
+    assert handler.endswith("tick")
+    assert found["datastream_handler_calls_total", "prices", handler] == 1
+    assert found["datastream_handler_failures_total", "prices", handler] == 0
+    assert 0 < found["datastream_handler_p95_seconds", "prices", handler] < 5
+    assert found["datastream_inbox_share", "prices"] == 0
+    assert found["datastream_round_trips_seconds_bucket", "prices", "+Inf"] >= 1
+    assert found["datastream_round_trips_seconds_sum", "prices"] > 0
 
 
 def test_two_streams_of_one_name_are_refused_unless_one_is_gone() -> None:

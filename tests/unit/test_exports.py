@@ -14,6 +14,7 @@ from datastream_ws.handlers import HOOKS
 # Contract, section 1.
 NAMES = {
     *("Client", "AsyncClient", "ClientOptions", "Handlers", "Message", "State", "Stats"),
+    *("HandlerStats", "Histogram", "RecentEvent"),
     *("MessageHandler", "ConnectionReadyHandler", "Logger", "Codec"),
     *("StateEvent", "DisconnectEvent", "GapEvent", "Postponed"),
     *("DataStreamError", "ConfigurationError", "NotConnectedError", "SendTimeoutError"),
