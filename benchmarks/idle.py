@@ -87,23 +87,23 @@ def until_greeted(every: list[Client]) -> None:
         time.sleep(0.05)
 
 
-def bare(url: str, clients: int, window: float) -> Figures:
+def bare(url: str, clients: int, window: float, **options: Any) -> Figures:
     """Costs of so many bare connections, each with a task that reads."""
-    return asyncio.run(bare_loop(url, clients, window))
+    return asyncio.run(bare_loop(url, clients, window, options))
 
 
-async def bare_loop(url: str, clients: int, window: float) -> Figures:
-    async with reading(url, 1):
+async def bare_loop(url: str, clients: int, window: float, options: dict[str, Any]) -> Figures:
+    async with reading(url, 1, options):
         before = resident()
-        async with reading(url, clients):
+        async with reading(url, clients, options):
             # It sleeps: in a thread, so that the loop goes on.
             return await asyncio.to_thread(facts, before, clients, window)
 
 
 @contextlib.asynccontextmanager
-async def reading(url: str, clients: int) -> AsyncIterator[None]:
+async def reading(url: str, clients: int, options: dict[str, Any]) -> AsyncIterator[None]:
     """So many connections, greeted, each read by a task."""
-    every = [Greeted(url) for _ in range(clients)]
+    every = [Greeted(url, options) for _ in range(clients)]
     tasks = [asyncio.create_task(each.read()) for each in every]
     await asyncio.wait_for(asyncio.gather(*(each.done.wait() for each in every)), PATIENCE)
     yield
@@ -115,15 +115,16 @@ async def reading(url: str, clients: int) -> AsyncIterator[None]:
 class Greeted:
     """A bare connection that is read until it is cancelled."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, options: dict[str, Any]) -> None:
         self._url = url
+        self._options = options
         self.done = asyncio.Event()
 
     async def read(self) -> None:
         from websockets.asyncio.client import connect
 
         greetings = 0
-        async with connect(self._url) as connection:
+        async with connect(self._url, **self._options) as connection:
             async for message in connection:
                 json.loads(message)
                 greetings += 1

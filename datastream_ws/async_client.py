@@ -499,6 +499,7 @@ class AsyncClient(Decorators):
         Raises:
             TimeoutError: After *timeout* seconds. ``None`` means no limit.
             NotConnectedError: If the connection is lost before, or there is none.
+            SendTimeoutError: If nothing could be written for ``write_timeout``.
 
         """
         try:

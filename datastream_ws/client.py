@@ -442,6 +442,7 @@ class Client(Decorators):
         Raises:
             TimeoutError: After *timeout* seconds. ``None`` means no limit.
             NotConnectedError: If the connection is lost before, or there is none.
+            SendTimeoutError: If nothing could be written for ``write_timeout``.
 
         """
         self._refuse_on_loop("flush")

@@ -87,18 +87,20 @@ class Endpoints:
         self._call = call
         url: Any = options.url
         self._urls: Sequence[Any] = [url] if isinstance(url, str) or callable(url) else url
-        self._at = 0
 
-    async def current(self) -> Endpoint:
+    async def make(self, turn: int) -> Endpoint:
         """
-        Return the endpoint of this attempt.
+        Return the endpoint of an attempt.
+
+        Args:
+            turn: Which URL of a list, from 0; behind the last comes the first.
 
         Raises:
             ConfigurationError: If what a callable returned cannot be used; it is not shown.
 
         """
         options = self._options
-        url = await self._value("url", self._urls[self._at], check_url)
+        url = await self._value("url", self._urls[turn % len(self._urls)], check_url)
         headers = await self._value("headers", options.headers, check_headers)
         subprotocols = await self._value("subprotocols", options.subprotocols, check_subprotocols)
         return Endpoint(url.reveal(), _stripped(headers), subprotocols.reveal())
@@ -112,10 +114,6 @@ class Endpoints:
         if wrong := check(made.reveal()):
             raise ConfigurationError(f"{name}: what the callable returned {wrong}")
         return made
-
-    def failed(self) -> None:
-        """The attempt with the current endpoint has failed: go on to the next URL of a list."""
-        self._at = (self._at + 1) % len(self._urls)
 
 
 def _stripped(headers: Hidden[Mapping[str, str]]) -> Mapping[str, str]:

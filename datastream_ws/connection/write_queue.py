@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from ..exceptions import NotConnectedError, SendTimeoutError
+from ..exceptions import NotConnectedError, SendTimeoutError, said
 from .engine import Frame
 from .pacing import Pacing
 
@@ -231,13 +231,16 @@ class WriteQueue:
         return min(now + limit / 4, self._moved_at + limit)
 
     def close(self, error: Exception | None = None) -> None:
-        """Accept nothing any more; whoever waits is told why."""
+        """Accept nothing any more; whoever waits is told why: what ended the connection."""
+        if not isinstance(error, SendTimeoutError):
+            why = "" if error is None else f": {said(error)}"
+            error = NotConnectedError(f"the connection was lost while sending{why}")
         with self._lock:
             self.is_open = False
             waiting = [*self._room, *(flush.future for flush in self._flushes)]
             self._room, self._flushes = [], []
         for future in waiting:
-            _settle(future, error or NotConnectedError("the connection was lost while sending"))
+            _settle(future, error)
 
     def abandon(self) -> None:
         """In a forked child: the lock may be held by a thread that is gone."""

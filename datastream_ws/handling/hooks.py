@@ -22,10 +22,12 @@ from ..handlers import Handler, Handlers
 from .callers import LoopCaller, ThreadCaller, drive
 from .contexts import HandlerRun
 from .current import called_for, handling
+from .watchdog import task_stack
 
 __all__ = ["ConnectionHooks", "HookFailure", "Reports"]
 
 MOST_REPORTS = 1000  # that may wait for a slow one
+CANCEL_SECONDS = 1.0  # that a cancelled hook may take to end
 
 Submit = Callable[[Callable[[], Any]], Future[Any]]
 
@@ -106,12 +108,22 @@ class ConnectionHooks:
 
     A plain hook cannot be stopped. One that is still running when the next connection wants it
     is waited for, so that it holds one thread, not one for each connection.
+    A coroutine hook is a task of its own: one that ignores its cancellation holds up nothing.
+
+    Args:
+        warn: Logs a line.
+
     """
 
-    def __init__(self, *, owner: object, handlers: Handlers, submit: Submit) -> None:
+    def __init__(
+        self, *, owner: object, handlers: Handlers, submit: Submit, warn: Callable[[str], None]
+    ) -> None:
         self._owner = owner
         self._handlers = handlers
+        self._warn = warn
+        self._loop = asyncio.get_running_loop()
         self._calls = HookCalls(owner=owner, handlers=handlers, submit=submit)
+        self._cancelled: dict[asyncio.Task[Any], str] = {}  # tasks that have not ended yet: names
         self._running: dict[tuple[str, Handler], Future[None]] = {}
 
     def has(self, kind: str) -> bool:
@@ -132,8 +144,7 @@ class ConnectionHooks:
     async def _call(self, kind: str, handler: Handler, connection: object) -> None:
         is_login = kind == "on_connect"
         if handler.is_async:
-            with called_for(self._owner, connection, is_login=is_login):
-                await self._calls.call_on_loop(kind, handler)
+            await self._call_on_loop(kind, handler, connection, is_login)
             return
         await self._previous(kind, handler)
 
@@ -144,6 +155,52 @@ class ConnectionHooks:
         future = self._running[kind, handler] = self._calls.submit(in_thread)
         future.add_done_callback(lambda _: self._running.pop((kind, handler), None))
         await asyncio.wrap_future(future)
+
+    async def _call_on_loop(
+        self, kind: str, handler: Handler, connection: object, is_login: bool
+    ) -> None:
+        async def in_task() -> BaseException | None:
+            try:
+                with called_for(self._owner, connection, is_login=is_login):
+                    await self._calls.call_on_loop(kind, handler)
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:  # SystemExit would leave a task, and end the loop
+                return error
+            return None
+
+        task = self._loop.create_task(in_task())
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            await self._cancel(task, f"{kind} hook {handler.name}")
+            raise
+        if (error := task.result()) is not None:
+            raise error
+
+    async def _cancel(self, task: asyncio.Task[Any], name: str) -> None:
+        """Cancel a hook, and log it if that does not end it soon."""
+        if task.done():
+            return
+        self._cancelled[task] = name
+        task.add_done_callback(self._cancelled.pop)
+        task.cancel()
+        await asyncio.wait([task], timeout=CANCEL_SECONDS)
+        self._warn_of(task, "was cancelled and goes on")
+
+    def _warn_of(self, task: asyncio.Task[Any], what: str) -> None:
+        if not task.done():
+            self._warn(f"{self._cancelled[task]} {what}; it is at\n{task_stack(task)}")
+
+    async def finish(self, timeout: float) -> None:
+        """Give hooks that were cancelled *timeout* seconds to end; log those that do not."""
+        tasks = list(self._cancelled)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout)
+        for task in tasks:
+            self._warn_of(task, "ignores its cancellation and outlives the client")
 
     async def _previous(self, kind: str, handler: Handler) -> None:
         """Wait until the last call of a plain hook is over."""

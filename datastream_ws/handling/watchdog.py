@@ -17,7 +17,7 @@ from ..exceptions import HandlerError
 from ..handlers import Handler
 from ..messages import Message
 
-__all__ = ["Watchdog"]
+__all__ = ["Watchdog", "task_stack"]
 
 LOOK_SECONDS = 1.0  # the longest between two looks
 
@@ -88,12 +88,17 @@ class Watchdog:
 def _stack_of(watched: RunningCall) -> str:
     task = watched.task
     if task is not None and asyncio.current_task(task.get_loop()) != task:
-        # Task.get_stack() ends with the outermost coroutine.
-        frames = list(_frames_of(task.get_coro()))[-10:]
-        summary = traceback.StackSummary.extract((f, f.f_lineno) for f in frames)
-    else:
-        frame = sys._current_frames().get(watched.thread)
-        summary = traceback.extract_stack(frame, limit=10) if frame else traceback.StackSummary()
+        return task_stack(task)
+    frame = sys._current_frames().get(watched.thread)
+    summary = traceback.extract_stack(frame, limit=10) if frame else traceback.StackSummary()
+    return "".join(summary.format()).rstrip()
+
+
+def task_stack(task: asyncio.Task[Any]) -> str:
+    """Return where a task waits, as in a traceback."""
+    # Task.get_stack() ends with the outermost coroutine.
+    frames = list(_frames_of(task.get_coro()))[-10:]
+    summary = traceback.StackSummary.extract((f, f.f_lineno) for f in frames)
     return "".join(summary.format()).rstrip()
 
 

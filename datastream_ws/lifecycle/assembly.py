@@ -109,7 +109,10 @@ class Parts:
         self.endpoints = Endpoints(options, self.user_calls.call)
         self.pacing = Pacing(*options.send_rate) if options.send_rate is not None else None
         self.hooks = ConnectionHooks(
-            owner=start.owner, handlers=start.handlers, submit=start.submit
+            owner=start.owner,
+            handlers=start.handlers,
+            submit=start.submit,
+            warn=self.reporter.warn,
         )
         self.tenure: Tenure | None = None
         if start.lease is not None:

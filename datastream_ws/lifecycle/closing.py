@@ -56,6 +56,7 @@ class Closing:
         if connection is not None:
             await self._close(connection)
         parts.user_calls.cancel()
+        await parts.hooks.finish(max(0.1, min(1.0, self._left)))
         self._dropped = parts.inbox.close()
         await parts.dispatcher.stop()
 

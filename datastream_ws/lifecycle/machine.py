@@ -206,7 +206,6 @@ class Lifecycle:
             return ASKED
         if not isinstance(error, Exception):
             error = DataStreamError("the attempt was cancelled")
-        self.parts.endpoints.failed()
         return Outcome(error)
 
     async def _open_spool(self) -> Outcome | None:
@@ -275,7 +274,7 @@ class Lifecycle:
         limit = self.options.open_timeout
         try:
             async with asyncio.timeout(limit) as opening:
-                endpoint = await self.parts.endpoints.current()
+                endpoint = await self.parts.endpoints.make(self.parts.attempts.turn)
                 self.parts.reporter.log("info", "connecting to %s", endpoint.shown)
                 await connection.open(endpoint)
         except TimeoutError:
@@ -335,6 +334,8 @@ class Lifecycle:
         left = await self._call_hooks("on_connect", connection, self.options.ready_timeout)
         connection.open_gate()
         await feed.begin()
+        if connection.has_unsent and (written := connection.flushed()) is not None:
+            await asyncio.wrap_future(written)  # what is queued may have to wait for send_rate
         await self._call_hooks("on_ready", connection, left)
 
     async def _call_hooks(

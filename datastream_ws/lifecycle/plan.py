@@ -6,7 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..connection.engine import Ended
-from ..exceptions import HandlerError, HandshakeError, ReconnectError, StreamClosedError, said
+from ..exceptions import (
+    HandlerError,
+    HandshakeError,
+    ReconnectError,
+    SpoolError,
+    StreamClosedError,
+    said,
+)
 from ..options import ClientOptions
 from .retry import Backoff, Verdict, is_fatal_code, judge
 
@@ -65,16 +72,26 @@ class Plan:
 
 
 class Attempts:
-    """Counts and plans, for one ``start()``; without a clock or a loop."""
+    """
+    Counts and plans, for one ``start()``; without a clock or a loop.
+
+    Attributes:
+        turn: Which URL of a list is tried, from 0, without end: every failed attempt goes on to
+            the next.
+
+    """
 
     def __init__(self, options: ClientOptions) -> None:
+        self.turn = 0
         self._options = options
+        url: Any = options.url
+        self._urls = 1 if isinstance(url, str) or callable(url) else len(url)
         self._backoff = Backoff(options.min_reconnect_delay, options.max_reconnect_delay)
         self._failures = 0  # consecutive failed attempts
         self._waits = 0  # waits since the last stable connection
         self._refusals = 0  # consecutive dials that were refused for good
+        self._fatal_ends = 0  # consecutive connections that ended for good, with a code mostly
         self._was_ready = False
-        self._fatal_code_seen = False  # the last connection ended with one
 
     @property
     def number(self) -> int:
@@ -101,10 +118,10 @@ class Attempts:
         """
         assert outcome.error is not None
         if outcome.is_stable_for >= self._options.stable_after:
-            self._failures = self._waits = 0
-            self._fatal_code_seen = False
+            self._failures = self._waits = self._fatal_ends = 0
         else:
             self._failures += 1
+            self.turn += not isinstance(outcome.error, SpoolError)  # no URL is to blame for that
         self._waits += 1
         verdict = self._judge(outcome, outcome.error)
         if decided is not None:
@@ -118,30 +135,30 @@ class Attempts:
         return Plan(self._backoff.slow(pace), fatal)
 
     def _judge(self, outcome: Outcome, error: Exception) -> Verdict:
+        """Judge the error with what came before it: it may have to come more than once."""
         verdict = judge(error)
-        if outcome.ended is not None:
-            return self._judge_end(error, verdict)
         if verdict.retry:
             self._refusals = 0
+            if outcome.ended is not None or self._urls > 1:
+                self._fatal_ends = 0
             return verdict
-        self._refusals += 1
-        return replace(verdict, retry=self._refusals < self._refusals_needed(error))
+        if outcome.ended is None:
+            count = self._refusals = self._refusals + 1
+        else:
+            count = self._fatal_ends = self._fatal_ends + 1
+        if self._urls > 1:  # some of them may refuse a dial, and others close with a code
+            count = self._refusals + self._fatal_ends
+        needed = max(self._urls, self._needed_of_one(outcome, error))
+        return replace(verdict, retry=count < needed)
 
-    def _judge_end(self, error: Exception, verdict: Verdict) -> Verdict:
-        """A fatal code must come twice once the client was ready: a restart may cause one."""
-        is_fatal = isinstance(error, StreamClosedError) and is_fatal_code(error.code)
-        is_first = is_fatal and self._was_ready and not self._fatal_code_seen
-        self._fatal_code_seen = is_fatal
-        return replace(verdict, retry=True) if is_first else verdict
-
-    def _refusals_needed(self, error: Exception) -> int:
-        """How often a dial must be refused for good: by each URL, and with fresh credentials."""
-        options = self._options
-        url: Any = options.url
-        urls = 1 if isinstance(url, str) or callable(url) else len(url)
+    def _needed_of_one(self, outcome: Outcome, error: Exception) -> int:
+        """How often one URL must refuse for good: twice where the next attempt may differ."""
+        if outcome.ended is not None:  # a server that restarts may close with any code
+            is_fatal = isinstance(error, StreamClosedError) and is_fatal_code(error.code)
+            return 2 if is_fatal and self._was_ready else 1
         is_status = isinstance(error, HandshakeError) and 400 <= (error.status or 0) < 500
-        is_refreshable = callable(options.url) or callable(options.headers)
-        return max(urls, 2 if is_status and is_refreshable else 1)
+        is_refreshable = callable(self._options.url) or callable(self._options.headers)
+        return 2 if is_status and is_refreshable else 1
 
     def _fatal(self, error: Exception, verdict: Verdict) -> Exception | None:
         if not verdict.retry:

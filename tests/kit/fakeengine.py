@@ -67,6 +67,7 @@ class FakeEngine:
         self._world = world
         self._loop = asyncio.get_running_loop()
         self._receiver: Receiver
+        self.url = ""
         self.handshake = Handshake(None, {})
         self.is_open = False
         self.is_ended = False
@@ -81,6 +82,7 @@ class FakeEngine:
 
     async def open(self, endpoint: Endpoint, receiver: Receiver) -> None:
         self._receiver = receiver
+        self.url = endpoint.url
         await asyncio.sleep(0.01)
         if self._world.is_hanging:
             await asyncio.Event().wait()

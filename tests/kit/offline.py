@@ -27,7 +27,7 @@ from datastream_ws.lifecycle.retry import Backoff
 from kit.fakeengine import FakeEngine, InlineThreads, World
 from kit.virtualtime import VirtualLoop
 
-__all__ = ["FakeLease", "FakeSpool", "Offline", "Story"]
+__all__ = ["FakeLease", "FakeSpool", "Log", "Offline", "Story"]
 
 CLOCKED = ("async_client", "lifecycle.machine", "lifecycle.reporter", "handling.intake")
 
@@ -60,6 +60,18 @@ class Offline:
             self.loop.pass_time(1.0)
         self.patch.undo()
         self.loop.close()
+
+
+class Log:
+    """The option ``logger``: what is logged, in order."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def info(self, text: str, *arguments: Any, exc_info: Any = None) -> None:
+        self.lines.append(text % arguments)
+
+    debug = warning = error = info
 
 
 class FakeLease:

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from datastream_ws import NotConnectedError, SendTimeoutError
+from datastream_ws import LeaseError, NotConnectedError, SendTimeoutError
 from datastream_ws.connection.pacing import Pacing
 from datastream_ws.connection.write_queue import CHUNK, LIMIT, MARK, NEVER, WriteQueue
 
@@ -298,6 +298,17 @@ def test_whoever_waits_is_told_why() -> None:
     for future in (room, flushed):
         with pytest.raises(SendTimeoutError, match="stuck"):
             future.result(0)
+
+
+def test_who_waits_is_told_of_a_lost_connection_only() -> None:
+    """Whatever has ended it: `send` and `flush` raise what their docstrings name."""
+    rig = Rig()
+    rig.put("x")
+    flushed = rig.queue.flushed()
+    assert flushed is not None
+    rig.queue.close(LeaseError("the lease is lost"))
+    with pytest.raises(NotConnectedError, match="lost while sending: the lease is lost"):
+        flushed.result(0)
 
 
 def test_after_a_fork_the_lock_is_a_new_one() -> None:

@@ -28,7 +28,10 @@ class Stream:
         self.reported: list[BaseException] = []
         self.logged: list[BaseException] = []
         submit = HandlerThreads().submit
-        self.hooks = ConnectionHooks(owner=self, handlers=self.handlers, submit=submit)
+        self.warned: list[str] = []
+        self.hooks = ConnectionHooks(
+            owner=self, handlers=self.handlers, submit=submit, warn=self.warned.append
+        )
         self.reports = Reports(
             owner=self,
             handlers=self.handlers,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from datastream_ws import HandshakeError, NotConnectedError, State
-from kit.offline import FakeLease, Story
+from kit.offline import FakeLease, Log, Story
 
 READY = ["connecting", "connected", "ready"]
 REFUSED = HandshakeError("refused", status=503)
@@ -230,6 +231,52 @@ def test_a_report_that_hangs_holds_up_nothing() -> None:
         assert story.told.count("ready") == 2
 
 
+@pytest.mark.parametrize("kind", ["on_connect", "on_ready"])
+def test_a_hook_that_ignores_its_cancellation(kind: str) -> None:
+    """It holds up neither the next connection nor the end, and the log shows where it is."""
+    log = Log()
+    with Story(ready_timeout=2.0, logger=log) as story:
+        calls, gate = [], asyncio.Event()
+
+        async def stubborn() -> None:
+            calls.append(kind)
+            is_first = len(calls) == 1
+            while is_first and not gate.is_set():
+                with suppress(asyncio.CancelledError):
+                    await gate.wait()
+
+        getattr(story.client, kind)(stubborn)
+        story.start()
+        story.passes(4.5)
+        assert story.client.is_ready
+        assert calls == [kind, kind]
+        assert [line for line in log.lines if "was cancelled and goes on" in line]
+        before = story.loop.time()
+        story.call(story.client.close(1.0))
+        assert story.loop.time() - before <= 2.0
+        (line,) = (line for line in log.lines if "outlives the client" in line)
+        assert "await gate.wait()" in line
+        assert kind in line
+        gate.set()
+
+
+def test_a_hook_that_ignores_the_end_of_its_connection() -> None:
+    with Story() as story:
+        gate = asyncio.Event()
+
+        @story.client.on_ready
+        async def stubborn() -> None:
+            while len(story.world.engines) == 1 and not gate.is_set():
+                with suppress(asyncio.CancelledError):
+                    await gate.wait()
+
+        story.start()
+        story.engine.drop()
+        story.passes(2.0)
+        assert story.client.is_ready
+        gate.set()
+
+
 # --- subscriptions -----------------------------------------------------------------------------
 
 
@@ -268,6 +315,95 @@ def test_a_callable_that_fails_fails_the_attempt() -> None:
         story.passes(1.0)
         assert "error ValueError: not yet" in story.told
         assert story.engine.sent == ["prices"]
+
+
+def test_on_ready_comes_after_the_paced_subscriptions() -> None:
+    """`send_rate` lets two through in ten seconds; the time is not the hooks'."""
+    with Story(send_rate=(2, 10.0), ready_timeout=1.0) as story:
+        sent: list[int] = []
+
+        @story.client.on_ready
+        async def resume() -> None:
+            sent.append(len(story.engine.sent))
+
+        for number in range(5):
+            story.call(story.client.subscribe(f"subscribe {number}"))
+        story.start()
+        story.passes(15.0)
+        assert story.client.state is State.CONNECTED
+        assert sent == []
+        story.passes(10.0)
+        assert story.client.is_ready
+        assert sent == [5]
+
+
+def test_a_connection_that_ends_amid_paced_subscriptions() -> None:
+    with Story(send_rate=(2, 10.0)) as story:
+        for number in range(3):
+            story.call(story.client.subscribe(f"subscribe {number}"))
+        story.start()
+        story.engine.drop()
+        story.passes(1.5)
+        story.call(story.client.pause())
+        story.passes(1.0)
+        assert story.news()[-2:] == ["disconnect 2: 1000", "paused"]
+        assert story.world.open_engines == []
+
+
+# --- a list of URLs ----------------------------------------------------------------------------
+
+URLS = ["ws://a", "ws://b", "ws://c"]
+
+
+@pytest.mark.parametrize("how", ["refused", "raises", "late", "dropped", "closed"])
+@pytest.mark.parametrize("kind", ["on_connect", "on_ready"])
+def test_a_failed_attempt_goes_on_to_the_next_url(how: str, kind: str) -> None:
+    with Story(url=URLS, ready_timeout=1.0) as story:
+
+        async def hook() -> None:
+            if len(story.world.engines) == 3:
+                return
+            if how == "raises":
+                raise LookupError(kind)
+            if how == "dropped":
+                story.engine.drop()
+            if how == "closed":
+                story.engine.peer_closes(1012, "restart")
+            await asyncio.Event().wait()
+
+        getattr(story.client, kind)(hook)
+        if how == "refused":
+            story.world.opens.extend([REFUSED, REFUSED])
+        story.start()
+        story.passes(30.0)
+        assert story.client.is_ready
+        assert [engine.url for engine in story.world.engines] == URLS
+
+
+def test_a_stable_connection_comes_back_to_its_url() -> None:
+    with Story(url=URLS) as story:
+        story.world.opens.append(REFUSED)
+        story.start()
+        story.passes(20.0)
+        story.engine.drop()
+        story.passes(5.0)
+        story.call(story.client.reconnect())
+        story.passes(5.0)
+        assert [engine.url for engine in story.world.engines] == ["ws://a", *["ws://b"] * 3]
+
+
+def test_a_list_of_urls_fails_once_each_has_closed_for_good() -> None:
+    with Story(url=URLS) as story:
+
+        @story.client.on_ready
+        async def hook() -> None:
+            story.engine.peer_closes(4401, "no")
+            await asyncio.Event().wait()
+
+        story.start()
+        story.passes(20.0)
+        assert story.client.state is State.FAILED
+        assert [engine.url for engine in story.world.engines] == URLS
 
 
 # --- the user's callables ----------------------------------------------------------------------

@@ -113,7 +113,10 @@ def subscriptions_are_queued_at_once(patch: Patch) -> None:
 
 
 def a_hooks_failure_hides_the_close_code(patch: Patch) -> None:
-    leave = Lifecycle._leave
+    leave, first = Lifecycle._leave, Lifecycle._first
+
+    async def hooks_first(self: Any, *things: Any, timeout: float | None = None) -> bool:
+        return await first(self, *things[-1:], timeout=timeout)
 
     async def failure_first(self: Any, connection: Any, failure: Any, ready_for: float) -> Outcome:
         if failure is None or not connection.over.done():
@@ -122,6 +125,7 @@ def a_hooks_failure_hides_the_close_code(patch: Patch) -> None:
         error, reported = _explained(failure)
         return Outcome(error, ended, connection.number, reported=reported)
 
+    patch.setattr(Lifecycle, "_first", hooks_first)
     patch.setattr(Lifecycle, "_leave", failure_first)
 
 

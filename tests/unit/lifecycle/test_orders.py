@@ -8,7 +8,6 @@ No socket, no thread, and the clock jumps. What must hold after every step is be
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
@@ -20,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from datastream_ws import AsyncClient, DataStreamError, HandshakeError, Message, State
 from kit.fakeengine import FakeEngine
-from kit.offline import FakeLease, Offline
+from kit.offline import FakeLease, Log, Offline
 
 CODES = (1000, 1001, 1008, 1011, 1012, 1013, 4000, 4001, 4401)
 TIMES = (0.0, 0.0, 0.02, 0.5, 3.0, 40.0)  # seconds; 0 is one turn of the loop
@@ -61,8 +60,40 @@ back_to_back = st.lists(verbs, min_size=2, max_size=4) | st.lists(
     st.sampled_from(SWITCHES), min_size=2, max_size=4
 )
 
-QUIET = logging.getLogger("orders")
-QUIET.setLevel(logging.CRITICAL + 1)
+URLS = ("ws://a", "ws://b", "ws://c")
+
+
+class Turns:
+    """
+    Whether the URLs of a list are tried in turn, by what the log says.
+
+    Args:
+        urls: How many there are.
+
+    """
+
+    def __init__(self, urls: int, lines: list[str]) -> None:
+        self._urls = urls
+        self._lines = lines
+        self._read = 0  # lines
+        self._at = 0
+        self._may_be = {0}
+        self._was_ready = False
+
+    def check(self) -> None:
+        for line in self._lines[self._read :]:
+            self._read += 1
+            if "connecting to " in line:
+                self._at = URLS.index(line.rpartition(" ")[2])
+                assert self._at in self._may_be, "a URL out of turn"
+                self._may_be, self._was_ready = {self._at}, False
+            elif line.endswith(": ready"):
+                self._was_ready = True
+            elif "; attempt " in line:  # failed, unless it was ready for long enough
+                following = (self._at + 1) % self._urls
+                self._may_be = {self._at, following} if self._was_ready else {following}
+            elif line.endswith((": closed", ": failed")):
+                self._may_be = {0}
 
 
 class Orders(RuleBasedStateMachine):
@@ -94,6 +125,7 @@ class Orders(RuleBasedStateMachine):
         handlers=st.sampled_from(HANDLERS),
         hooks=st.booleans(),
         leased=st.booleans(),
+        urls=st.integers(1, 3),
         begins_ready=st.sampled_from([True, True, False]),
     )
     def make(self, begins_ready: bool, **choices: Any) -> None:
@@ -109,11 +141,14 @@ class Orders(RuleBasedStateMachine):
         handlers: str,
         hooks: bool,
         leased: bool,
+        urls: int,
     ) -> None:
+        log = Log()
+        self.turns = Turns(urls, log.lines)
         self.lease = FakeLease() if leased else None
         options: Any = dict(
             name="orders",
-            logger=QUIET,
+            logger=log,
             overflow=overflow,
             fatal_delay=fatal_delay,
             send_rate=rate,
@@ -126,7 +161,7 @@ class Orders(RuleBasedStateMachine):
             heartbeat="beat",
             heartbeat_interval=20.0,
         )
-        client = self.client = AsyncClient("ws://fake", **options)
+        client = self.client = AsyncClient(list(URLS[:urls]), **options)
         if handlers == "coroutine":
             client.on_message(self.handle_on_loop)
         elif handlers == "plain":
@@ -327,6 +362,7 @@ class Orders(RuleBasedStateMachine):
         self.nothing_is_sent_twice_on_one_connection()
         assert len(set(self.handled)) == len(self.handled), "handled twice"
         assert self.offline.broken == []
+        self.turns.check()
 
     def counters_add_up(self) -> None:
         stats = self.client.stats()

@@ -10,6 +10,7 @@ from datastream_ws import (
     ClientOptions,
     HandshakeError,
     ReconnectError,
+    SpoolError,
     StreamClosedError,
     UnauthorizedError,
 )
@@ -184,3 +185,57 @@ def test_what_a_hook_raised_is_judged_as_it_is() -> None:
     assert is_retried(attempts().plan(outcome))
     plan = attempts().plan(outcome, decided=False)
     assert isinstance(plan.fatal, LookupError)
+
+
+# --- a list of URLs ----------------------------------------------------------------------------
+
+TWO = ["ws://a", "ws://b"]
+
+
+def test_every_failed_attempt_goes_on_to_the_next_url() -> None:
+    counting = attempts(url=TWO, stable_after=10.0)
+    turns = []
+    for outcome in (
+        refused(503),
+        closed(1001),
+        Outcome(LookupError("a hook"), Ended(1000, "", None), 1),
+        closed(1001, ready_for=9.9),
+    ):
+        counting.plan(outcome)
+        turns.append(counting.turn)
+    assert turns == [1, 2, 3, 4]
+
+
+def test_a_stable_connection_comes_back_to_its_url() -> None:
+    counting = attempts(url=TWO, stable_after=10.0)
+    counting.plan(closed(1001, ready_for=10.0))
+    assert counting.turn == 0
+
+
+def test_a_spool_is_no_fault_of_a_url() -> None:
+    counting = attempts(url=TWO)
+    counting.plan(Outcome(SpoolError("locked")), decided=True)
+    assert counting.turn == 0
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [[closed(4401), closed(4401)], [closed(4401), refused(404)], [refused(404), closed(4401)]],
+)
+def test_each_url_must_refuse_for_good(ends: list[Outcome]) -> None:
+    counting = attempts(url=TWO)
+    first, second = ends
+    assert is_retried(counting.plan(first))
+    if second.ended is not None:
+        counting.opened()
+    assert counting.plan(second).is_last or second.ended is not None
+    if second.ended is not None and first.ended is None:
+        assert counting.plan(first).is_last  # the second was open: that one has accepted us
+
+
+@pytest.mark.parametrize("between", [refused(503), closed(1001)])
+def test_a_url_that_may_come_back_is_waited_for(between: Outcome) -> None:
+    counting = attempts(url=TWO)
+    counting.plan(closed(4401))
+    counting.plan(between)
+    assert is_retried(counting.plan(closed(4401)))
