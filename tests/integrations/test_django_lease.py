@@ -10,10 +10,12 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from datastream_ws.lease import liveness as watch
 from datastream_ws_django.lease import DatabaseLease
@@ -44,6 +46,39 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def pair(transactional_db: None) -> tuple[DatabaseLease, DatabaseLease]:
     return DatabaseLease("default"), DatabaseLease("default")
+
+
+@pytest.mark.parametrize("skew", [-3600, 3600])
+def test_an_hour_between_the_clocks_of_two_hosts(
+    pair: tuple[DatabaseLease, ...], clock: Clock, monkeypatch: pytest.MonkeyPatch, skew: int
+) -> None:
+    """A living holder keeps it, a dead one is followed in time, and epochs rise all the same."""
+    first, second = pair
+    ahead = {first: 0, second: skew}
+    real_time, real_now = time.time_ns, timezone.now
+
+    def on(lease: DatabaseLease) -> DatabaseLease:
+        """Have the wall clock be that of its host."""
+        seconds = ahead[lease]
+        monkeypatch.setattr(time, "time_ns", lambda: real_time() + seconds * 10**9)
+        monkeypatch.setattr(timezone, "now", lambda: real_now() + timedelta(seconds=seconds))
+        return lease
+
+    epochs = [on(first).acquire(TTL)]
+    for _ in range(5):
+        assert on(second).acquire(TTL) is None
+        clock.now += TTL * 0.9
+        assert on(first).renew(TTL)
+    assert on(second).acquire(TTL) is None  # sees the last renewal
+    clock.now += TTL * 0.9
+    assert on(second).acquire(TTL) is None
+    clock.now += TTL * 0.2
+    epochs.append(on(second).acquire(TTL))
+    assert not on(first).renew(TTL)
+    on(second).release()
+    epochs.append(on(first).acquire(TTL))  # its clock may be an hour behind the last epoch's
+    assert None not in epochs
+    assert epochs == sorted(set(epochs))
 
 
 def test_only_one_gets_it_and_epochs_rise(pair: tuple[DatabaseLease, ...], clock: Clock) -> None:

@@ -121,3 +121,33 @@ def test_an_extension_that_nobody_asked_for_ends_the_handshake(answer: str) -> N
         status = error.status
     assert status in (101, None)
     assert wire.escaped == []
+
+
+origins = st.sampled_from(
+    [
+        *("", "/", "//192.0.2.1", "ws://192.0.2.1", "ws://192.0.2.1:80", "ws://user:pw@192.0.2.1"),
+        *("WS://192.0.2.1", "wss://192.0.2.1", "ws://192.0.2.2", "//192.0.2.2", "http://192.0.2.1"),
+        *("//u@192.0.2.1", "ws://192.0.2.1@192.0.2.2", "\\\\192.0.2.2", "ws:192.0.2.2", "ws:///x"),
+    ]
+)
+
+
+@given(status=st.sampled_from(REDIRECTS), origin=origins, rest=printable | latin)
+def test_no_redirect_leads_elsewhere_or_names_a_user(status: int, origin: str, rest: str) -> None:
+    """Whatever Location says: only the origin is dialled, at most six times, as nobody else."""
+    location = f"Location: {origin}{rest}".encode("latin-1").replace(b"\r", b"").replace(b"\n", b"")
+    answer = f"HTTP/1.1 {status} Moved\r\n".encode() + location + b"\r\n\r\n"
+    with Wire() as wire:
+        opening = wire.begin()
+        for _ in range(20):
+            if opening.done():
+                break
+            assert b"\r\nauthorization:" not in wire.request.lower()
+            wire.feed(answer)
+            wire.end()
+            wire._await_request()
+        assert opening.done()
+        assert isinstance(opening.exception(), HandshakeError)
+    assert set(wire.addresses) == {("192.0.2.1", 80)}
+    assert len(wire.addresses) <= 6
+    assert wire.escaped == []
