@@ -135,7 +135,9 @@ class Connect(connect):
         try:
             # The library reads bytes as Latin-1; they may be UTF-8, and are escaped as they came.
             target = urljoin(self.uri, escaped_path(locations[0].encode("latin-1")))
-        except ValueError:
+            target = target.partition("#")[0]  # a fragment is the client's own
+            parse_uri(target)  # else the option would be blamed for what the server said
+        except (ValueError, InvalidURI):
             return exc
         if not same_origin(target, self.uri):
             return exc
