@@ -469,6 +469,14 @@ class Handlers(Decorators):
             return None
         return every[0]
 
+    @property
+    def only_batch(self) -> Handler | None:
+        """The batch handler, if there is one that is given every message and no other handler."""
+        every = self.every
+        if every is None or len(every) != 1 or not every[0].is_batch:
+            return None
+        return every[0]
+
     def has_contexts(self, per: Per) -> bool:
         """Whether there are contexts to enter around each call, or each run."""
         return any(unit.per == per for unit in self.context_factories)

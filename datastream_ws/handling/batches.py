@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import operator
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -55,7 +57,7 @@ class Batches:
 
     Args:
         tenure: What the owner holds the stream by; ``None``: it does not, and none is handed on.
-        done: Given a message that has left all its batches, and whether one of them failed.
+        done: Given messages that have left all their batches, and whether one of them failed.
         discard: Given a message that is not to be handled any more.
         on_loop: Calls a function on the loop's thread.
         wake: Has a worker look for what is due.
@@ -67,7 +69,7 @@ class Batches:
         *,
         offering: Offering,
         tenure: Callable[[], int | None],
-        done: Callable[[Message, bool], None],
+        done: Callable[[Sequence[Message], bool], None],
         discard: Callable[[Message], None],
         loop: asyncio.AbstractEventLoop,
         on_loop: Callable[[Callable[[], None]], None],
@@ -96,6 +98,16 @@ class Batches:
             for batch in batches:
                 batch.add(entry, now)
             return any(batch.is_ready(now) for batch in batches)
+
+    def add_together(self, handler: Handler, messages: Sequence[Message]) -> bool:
+        """Add messages to the batch of their only handler; return whether it is ready."""
+        now = time.monotonic()
+        with self._lock:
+            batch = self._batches.setdefault(handler, Batch(handler))
+            if not batch.entries:
+                batch.due = now + handler.max_wait
+            batch.entries += [Entry(message, 1, False) for message in messages]
+            return batch.is_ready(now)
 
     @property
     def are_empty(self) -> bool:
@@ -144,13 +156,13 @@ class Batches:
             if isinstance(stop, asyncio.CancelledError):
                 raise
             return
-        for entry in entries:
-            with self._lock:
+        with self._lock:
+            for entry in entries:
                 entry.batches -= 1
                 entry.failed |= not succeeded
-                last = not entry.batches
-            if last:
-                self._done(entry.message, entry.failed)
+            finished = [entry for entry in entries if not entry.batches]
+        for failed, those in itertools.groupby(finished, operator.attrgetter("failed")):
+            self._done([entry.message for entry in those], failed)
 
     def arm_timer(self) -> None:
         """

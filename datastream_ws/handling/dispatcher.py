@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..handlers import Handlers
 from ..messages import Message
@@ -93,7 +93,7 @@ class Dispatcher:
         return Batches(
             offering=offering,
             tenure=tenure,
-            done=self._done,
+            done=self._done_together,
             discard=self._discard,
             loop=self._loop,
             on_loop=self._on_the_loop,
@@ -217,6 +217,10 @@ class Dispatcher:
 
     def _done(self, message: Message, failed: bool = False, unrouted: bool = False) -> None:
         if self._inbox.done(message, failed=failed, unrouted=unrouted):
+            self._on_room()
+
+    def _done_together(self, messages: Sequence[Message], failed: bool) -> None:
+        if self._inbox.done_together(messages, failed=failed):
             self._on_room()
 
     def _discard(self, message: Message) -> None:

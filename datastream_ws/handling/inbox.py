@@ -51,42 +51,42 @@ class Portion:
     """
     Messages that the only worker took at once; until it begins with them they wait as before.
 
+    It keeps none that is handled: a hundred decoded messages would not fit a processor's cache.
+    Two deques, because each of their steps is one for other threads, too, without a lock.
+
     Attributes:
         left: Those it has not begun with. The worker takes them from the left; the inbox takes
-            back from the right what is dropped meanwhile. A deque gives each to one of them.
-        handled: The last one it is through with; set by the worker after each.
+            back from the right what is dropped meanwhile.
+        unhandled: The same, and the one in hand; the worker takes each away once it is handled.
 
     """
 
-    __slots__ = ("_counted", "_taken", "handled", "left")
+    __slots__ = ("_counted", "_size", "left", "unhandled")
 
     def __init__(self, taken: list[Message]) -> None:
-        self._taken = taken
+        self._size = len(taken)
         self._counted = 0
         self.left = deque(taken)
-        self.handled: Message | None = None
+        self.unhandled = deque(taken)
 
     @property
     def in_hand(self) -> Message | None:
         """The one that was begun with last, unless it is handled."""
-        begun = len(self._taken) - len(self.left)
-        last = self._taken[begun - 1] if begun else None
-        return None if last is self.handled else last
+        with suppress(IndexError):  # handled in this moment
+            if len(self.unhandled) > len(self.left):
+                return self.unhandled[0]
+        return None
 
     def count(self) -> int:
         """Return how many have been handled since this was asked last."""
-        begun = len(self._taken) - len(self.left)
-        unfinished = begun > 0 and self._taken[begun - 1] is not self.handled
-        before, self._counted = self._counted, max(self._counted, begun - unfinished)
+        before, self._counted = self._counted, self._size - len(self.unhandled)
         return self._counted - before
 
     @property
     def oldest(self) -> Message | None:
         """The first one that is not handled."""
-        if (message := self.in_hand) is not None:
-            return message
         with suppress(IndexError):
-            return self.left[0]
+            return self.unhandled[0]
         return None
 
     def take_back(self) -> list[Message]:
@@ -95,7 +95,9 @@ class Portion:
         with suppress(IndexError):
             while True:
                 back.appendleft(self.left.pop())
-        del self._taken[len(self._taken) - len(back) :]
+        for _ in back:
+            self.unhandled.pop()
+        self._size -= len(back)
         return list(back)
 
 
@@ -139,11 +141,8 @@ class Inbox:
         self._plain = self._store if isinstance(self._store, Fifo) else None
         # A tenth, so that reading resumes at about half, however slow the handlers are.
         self._most = PORTION if size is None else min(PORTION, max(1, size // 10))
-        # Where messages may be dropped from the old end, or are counted as they are popped, one
-        # that is taken too early would be in the way.
-        self._may_take_many = (
-            self._plain is not None and overflow != "drop_oldest" and budget is None
-        )
+        # Where messages are counted as they are popped, one taken too early would be in the way.
+        self._may_take_many = self._plain is not None and budget is None
         self._portion: Portion | None = None
         self._in_hand: dict[int, Message] = {}
         self.is_untaken: Callable[[], bool] = never
@@ -198,6 +197,8 @@ class Inbox:
         """Put in what comes after *taken*, one by one; say what a full inbox asks for."""
         overflow = "untaken" if self.is_untaken() else self._overflow
         before = self._dropped["overflow"], self._dropped["untaken"]
+        if overflow in ("drop_oldest", "untaken"):
+            self._take_back_portion()
         for index in range(taken, len(messages)):
             if not force and overflow in ("block", "disconnect") and self._is_full():
                 break
@@ -229,6 +230,19 @@ class Inbox:
         self._bytes += size
         self.last_message = taking[-1]
         return room
+
+    def _take_back_portion(self) -> None:
+        """The oldest are about to be dropped: those the worker has not begun with are among them."""
+        if self._portion is not None and self._plain is not None:
+            self._plain.give_back(self._portion.take_back())
+            self._measure(self._portion.in_hand)
+
+    def _measure(self, taken: Message | None = None) -> None:
+        """Measure anew what waits, where it may be too much: portions leave unmeasured."""
+        if self._plain is None or self._size_bytes is None or self._bytes <= self._size_bytes // 2:
+            return
+        in_hand = [*self._in_hand.values(), *(() if taken is None else (taken,))]
+        self._bytes = self._plain.size + size_of(in_hand)
 
     def _take(self, message: Message, keys: Keys, overflow: str) -> None:
         self._received += 1
@@ -360,6 +374,15 @@ class Inbox:
             self._portion = Portion(taken) if taken else None
             return self._portion
 
+    def pop_together(self, most: int) -> list[Message]:
+        """Pop the next messages, *most* at most, all in hand; none where they are popped singly."""
+        with self._lock:
+            if self._plain is None or self._closed or not self._takes_many():
+                return []
+            taken = self._plain.pop_many(most)
+            self._in_hand.update(zip(map(id, taken), taken, strict=True))
+            return taken
+
     def _takes_many(self) -> bool:
         return self._may_take_many
 
@@ -376,8 +399,7 @@ class Inbox:
                 self._in_hand[id(message)] = message
             if self._plain is not None:
                 self._plain.give_back(portion.take_back())
-                if self._size_bytes is not None and self._bytes > self._size_bytes // 2:
-                    self._bytes = self._plain.size + size_of(list(self._in_hand.values()))
+                self._measure()
             return self._blocked and self._may_resume()
 
     def _settle(self) -> None:
@@ -413,6 +435,15 @@ class Inbox:
             self._lay_down(message)
             self._leave(message)
             self._count(failed=failed, unrouted=unrouted)
+            return self._blocked and self._may_resume()
+
+    def done_together(self, messages: Sequence[Message], *, failed: bool = False) -> bool:
+        """Count messages in hand, as :meth:`done` does, in one step."""
+        with self._lock:
+            for message in messages:
+                self._lay_down(message)
+                self._leave(message)
+                self._count(failed=failed)
             return self._blocked and self._may_resume()
 
     def _count(self, *, failed: bool, unrouted: bool = False) -> None:

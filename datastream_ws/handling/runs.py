@@ -129,6 +129,7 @@ class Runs:
         handler's own call (docs/performance.md).
         """
         awaited, take = calls.awaited, self._taker(portion)
+        finish = portion.unhandled.popleft
         stride, now, number = 1, time.monotonic(), 0
         call = calls.timed
         while now < end:
@@ -147,7 +148,7 @@ class Runs:
                     calls.note(number + at + 1)
                     calls.note_stride(time.monotonic() - now, at + 1)
                     return error
-                portion.handled = message
+                finish()
             number += stride
             before, now = now, time.monotonic()
             call, stride = calls.after_stride(now - before, stride)
@@ -208,6 +209,9 @@ class Runs:
 
     async def _offer_one_by_one(self, run: HandlerRun) -> bool:
         end = time.monotonic() + RUN_SECONDS
+        batch = self._handlers.only_batch
+        if batch is not None and batch.max_wait > 0 and self._options.concurrency == 1:
+            await self._add_together(run, batch, end)
         for _ in range(RUN_MESSAGES):
             message = self._pop()
             if message is None:
@@ -218,6 +222,17 @@ class Runs:
                 break
         await self._batches.flush(run)
         return not self._is_stopped()
+
+    async def _add_together(self, run: HandlerRun, batch: Handler, end: float) -> None:
+        """Give a batch what waits, a slice at a time, until *end*; the rest is popped singly."""
+        while self._gate is None or self._gate():
+            messages = self._inbox.pop_together(min(batch.max_size, LONG_RUN_MESSAGES))
+            if not messages:
+                return
+            if self._batches.add_together(batch, messages):
+                await self._batches.flush(run)
+            if self._is_stopped() or time.monotonic() > end:
+                return
 
     async def _handle(
         self,

@@ -273,6 +273,12 @@ class SpooledInbox(Inbox):
         self._is_done(message, room)
         return False
 
+    def done_together(self, messages: Sequence[Message], *, failed: bool = False) -> bool:
+        """Rows are removed one by one, in the order in which they were handled."""
+        for message in messages:
+            self.done(message, failed=failed)
+        return False
+
     def pop_after(self, message: Message) -> tuple[Message | None, bool]:
         following, room = super().pop_after(message)
         self._is_done(message, room)

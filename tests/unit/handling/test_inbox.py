@@ -415,8 +415,8 @@ def handle(portion: Portion, number: int = 1) -> list[str | bytes]:
     """Handle messages of a portion as a worker does."""
     found = []
     for _ in range(number):
-        portion.handled = portion.left.popleft()
-        found.append(portion.handled.data)
+        portion.left.popleft()
+        found.append(portion.unhandled.popleft().data)
     return found
 
 
@@ -427,7 +427,7 @@ def test_a_portion_is_counted_as_it_goes() -> None:
     portion = portion_of(inbox)
     a = portion.left.popleft()
     assert (inbox.counts().handled, inbox.waiting) == (0, 3)
-    portion.handled = a
+    portion.unhandled.popleft()
     assert (inbox.counts().handled, inbox.waiting) == (1, 2)
     portion.left.popleft()
     assert (inbox.counts().handled, inbox.waiting) == (1, 2)
@@ -490,7 +490,7 @@ def test_what_is_dropped_is_taken_out_of_a_portion(cause: str) -> None:
     inbox.put(messages("d"))
     assert (inbox.close() if cause == "shutdown" else inbox.drop(cause)) == 3
     assert not portion.left
-    portion.handled = a
+    portion.unhandled.popleft()
     assert not inbox.settle(portion)
     assert inbox.pop_many() is None
     assert (inbox.counts().handled, inbox.waiting) == (1, 0)
@@ -500,7 +500,6 @@ def test_what_is_dropped_is_taken_out_of_a_portion(cause: str) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"overflow": "drop_oldest"},
         {"conflate": first_letter},
         {"ordering_key": first_letter},
         {"budget": Budget(5, lambda: None)},
@@ -512,6 +511,49 @@ def test_no_portions_where_a_message_may_be_taken_back(options: Any) -> None:
     inbox = Inbox(**options)
     inbox.put(messages("a"))
     assert inbox.pop_many() is None
+
+
+def test_the_oldest_are_dropped_out_of_a_portion() -> None:
+    """Those that the worker has not begun with; the one in hand stays."""
+    inbox = Inbox(size=40, overflow="drop_oldest")
+    inbox.put(messages(*map(str, range(40))))
+    portion = portion_of(inbox)
+    assert len(portion.left) == 4
+    in_hand = portion.left.popleft()
+    assert inbox.put(messages("new", "newer")).dropped == 2
+    assert not portion.left
+    assert (in_hand.data, portion.in_hand) == ("0", in_hand)
+    portion.unhandled.popleft()
+    inbox.settle(portion)
+    assert (inbox.waiting, inbox.counts().handled) == (39, 1)
+    assert handle(portion_of(inbox), 3) == ["3", "4", "5"], "1 and 2 were dropped"
+
+
+def test_handled_bytes_of_a_portion_drop_nothing() -> None:
+    inbox = Inbox(size_bytes=10, overflow="drop_oldest")
+    inbox.put(messages(*"abcdefgh"))
+    portion = portion_of(inbox)
+    handle(portion, 6)
+    assert inbox.put(messages("1234")).dropped == 0
+    inbox.settle(portion)
+    assert [inbox.pop().data for _ in range(3)] == ["g", "h", "1234"]
+
+
+def test_popped_together() -> None:
+    inbox = Inbox(size=4)
+    assert inbox.put(messages(*"abcd")).full
+    taken = inbox.pop_together(3)
+    assert [message.data for message in taken] == ["a", "b", "c"]
+    assert (inbox.ready, inbox.waiting) == (1, 4)
+    assert not inbox.done_together(taken[:1], failed=True)
+    assert inbox.done_together(taken[1:]), "half is free: reading may resume"
+    assert (inbox.counts().handled, inbox.counts().failed, inbox.waiting) == (2, 1, 1)
+
+
+def test_popped_together_where_each_is_to_be_popped() -> None:
+    inbox = Inbox(conflate=first_letter)
+    inbox.put(messages("a"))
+    assert inbox.pop_together(3) == []
 
 
 def test_bytes_are_measured_where_they_matter() -> None:
@@ -553,7 +595,8 @@ def test_a_portion_and_the_end_share_without_a_lock() -> None:
         closing.start()
         while portion.left:
             with suppress(IndexError):
-                portion.handled = portion.left.popleft()
+                portion.left.popleft()
+                portion.unhandled.popleft()
                 handled += 1
         closing.join()
         inbox.settle(portion)
@@ -631,11 +674,12 @@ def test_oldest_waiting_of_a_portion() -> None:
     inbox.put(aged(30, 20, 10))
     portion = portion_of(inbox)
     assert len(portion.left) == 2
-    portion.handled = portion.left.popleft()
+    portion.left.popleft()
+    portion.unhandled.popleft()
     assert inbox.oldest_waiting() == pytest.approx(20, abs=1)
     message = portion.left.popleft()
     assert inbox.oldest_waiting() == pytest.approx(20, abs=1)
-    portion.handled = message
+    portion.unhandled.popleft()
     assert inbox.oldest_waiting() == pytest.approx(10, abs=1)
 
 
@@ -919,7 +963,7 @@ class AnySequence(RuleBasedStateMachine):
             self.popped(message)
             if breaks_off:
                 break
-            portion.handled = message
+            portion.unhandled.popleft()
             resume = self.model.out(self.model.in_hand[0], "handled") or resume
         assert self.inbox.settle(portion) == resume
 

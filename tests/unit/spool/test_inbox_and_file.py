@@ -706,7 +706,8 @@ def test_a_portion_is_taken_while_the_file_is_idle(path: str) -> None:
         portion = rig.inbox.pop_many()
         assert portion is not None
         taken = [portion.left.popleft() for _ in range(3)]
-        portion.handled = taken[1]
+        for _ in range(2):
+            portion.unhandled.popleft()
         rig.check()
         rig.put(11, 90)  # more than memory takes
         rig.until_written()
@@ -724,7 +725,8 @@ def test_what_is_in_the_file_has_to_be_popped(path: str) -> None:
         rig.put(11, 60)
         rig.until_written()
         while portion.left:
-            portion.handled = portion.left.popleft()
+            portion.left.popleft()
+            portion.unhandled.popleft()
         assert not rig.inbox.settle(portion), "reading is resumed by the file's thread"
         rig.check()
         assert rig.inbox.pop_many() is None
