@@ -103,11 +103,15 @@ class Batches:
         """Add messages to the batch of their only handler; return whether it is ready."""
         now = time.monotonic()
         with self._lock:
-            batch = self._batches.setdefault(handler, Batch(handler))
-            if not batch.entries:
-                batch.due = now + handler.max_wait
-            batch.entries += [Entry(message, 1, False) for message in messages]
-            return batch.is_ready(now)
+            if not self._stopped:
+                batch = self._batches.setdefault(handler, Batch(handler))
+                if not batch.entries:
+                    batch.due = now + handler.max_wait
+                batch.entries += [Entry(message, 1, False) for message in messages]
+                return batch.is_ready(now)
+        for message in messages:  # nobody would take them out again
+            self._discard(message)
+        return False
 
     @property
     def are_empty(self) -> bool:

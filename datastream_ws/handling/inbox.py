@@ -232,7 +232,7 @@ class Inbox:
         return room
 
     def _take_back_portion(self) -> None:
-        """The oldest are about to be dropped: those the worker has not begun with are among them."""
+        """The oldest are about to be dropped: those not begun with are among them."""
         if self._portion is not None and self._plain is not None:
             self._plain.give_back(self._portion.take_back())
             self._measure(self._portion.in_hand)

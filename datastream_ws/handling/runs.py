@@ -225,13 +225,13 @@ class Runs:
 
     async def _add_together(self, run: HandlerRun, batch: Handler, end: float) -> None:
         """Give a batch what waits, a slice at a time, until *end*; the rest is popped singly."""
-        while self._gate is None or self._gate():
+        while not self._is_stopped() and (self._gate is None or self._gate()):
             messages = self._inbox.pop_together(min(batch.max_size, LONG_RUN_MESSAGES))
             if not messages:
                 return
             if self._batches.add_together(batch, messages):
                 await self._batches.flush(run)
-            if self._is_stopped() or time.monotonic() > end:
+            if time.monotonic() > end:
                 return
 
     async def _handle(

@@ -425,7 +425,7 @@ def test_a_portion_is_counted_as_it_goes() -> None:
     inbox = Inbox()
     inbox.put(messages("a", "b", "c"))
     portion = portion_of(inbox)
-    a = portion.left.popleft()
+    portion.left.popleft()
     assert (inbox.counts().handled, inbox.waiting) == (0, 3)
     portion.unhandled.popleft()
     assert (inbox.counts().handled, inbox.waiting) == (1, 2)
@@ -486,7 +486,7 @@ def test_what_is_dropped_is_taken_out_of_a_portion(cause: str) -> None:
     inbox = Inbox()
     inbox.put(messages("a", "b", "c"))
     portion = portion_of(inbox)
-    a = portion.left.popleft()
+    portion.left.popleft()
     inbox.put(messages("d"))
     assert (inbox.close() if cause == "shutdown" else inbox.drop(cause)) == 3
     assert not portion.left
@@ -677,7 +677,7 @@ def test_oldest_waiting_of_a_portion() -> None:
     portion.left.popleft()
     portion.unhandled.popleft()
     assert inbox.oldest_waiting() == pytest.approx(20, abs=1)
-    message = portion.left.popleft()
+    portion.left.popleft()
     assert inbox.oldest_waiting() == pytest.approx(20, abs=1)
     portion.unhandled.popleft()
     assert inbox.oldest_waiting() == pytest.approx(10, abs=1)
