@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from .async_client import AsyncClient
 from .client import Client
 from .codecs import Codec
@@ -30,6 +32,9 @@ from .options import ClientOptions, ConnectionReadyHandler, MessageHandler
 from .stats import HandlerStats, Histogram, Stats
 from .version import __version__
 
+if TYPE_CHECKING:
+    from .fleet.fleet import Fleet
+
 __all__ = [
     "AsyncClient",
     "Client",
@@ -41,6 +46,7 @@ __all__ = [
     "DecodeError",
     "DisconnectEvent",
     "EncodeError",
+    "Fleet",
     "GapEvent",
     "HandlerError",
     "HandlerStats",
@@ -66,3 +72,12 @@ __all__ = [
     "UnauthorizedError",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import :class:`Fleet` when it is asked for: most programs have a handful of streams."""
+    if name == "Fleet":
+        from .fleet.fleet import Fleet
+
+        return Fleet
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,7 +25,7 @@ from .handling.current import belongs_here, handling, passes_gate
 from .handling.deliver import deliver
 from .handling.iteration import Iteration, Messages
 from .lease import lease_for
-from .lifecycle.assembly import Start
+from .lifecycle.assembly import Place, Start
 from .lifecycle.machine import Lifecycle
 from .lifecycle.wishes import HangUp, hang_up
 from .log_fields import about, fields, write
@@ -76,12 +76,13 @@ class AsyncClient(Decorators):
         self, url: Url | ClientOptions | None = None, /, **options: Unpack[Options]
     ) -> None:
         self.options = _options(url, options)
-        self.handlers = _handlers(self.options)
+        self.handlers = registry_of(self.options)
         self._face: Any = self  # what handlers know as their client
         self._subscriptions = Subscriptions()
         self._epoch = 0
         self._life: Lifecycle | None = None
         self._budget: Budget | None = None
+        self._place: Place | None = None
         self._begin_anew()
         watch_forks(self)
 
@@ -169,7 +170,7 @@ class AsyncClient(Decorators):
         """Start on the running loop; *is_iterable*: messages wait while there are no handlers."""
         if not self.state.is_final:
             return
-        lease = lease_for(self.options.lease, self.name)
+        lease = None if self._place else lease_for(self.options.lease, self.name)
         # Imported now, a tenth of a second the first time: a child of a fork amid an import waits
         # for ever when it imports the same.
         from .connection.websockets_engine import WebsocketsEngine
@@ -195,6 +196,7 @@ class AsyncClient(Decorators):
                 is_iterable=is_iterable,
                 lease=lease,
                 budget=self._budget,
+                place=self._place,
             )
         )
         self.handlers.added.add(life.dispatcher.wake)
@@ -662,7 +664,8 @@ class AsyncClient(Decorators):
         """Return a message that came over no connection."""
         is_text, payload = self._encode(data)
         codec: Any = self.options.codec
-        origin = Origin(self.name, 0, self._epoch, codec, self.options.route)
+        key = None if self._place is None else self._place.key
+        origin = Origin(self.name, 0, self._epoch, codec, self.options.route, key=key)
         return Message(payload.decode() if is_text else payload, origin, 1, time.time())
 
     def _report_delivered(self, error: BaseException) -> None:
@@ -698,9 +701,9 @@ def _options(url: Any, options: Mapping[str, Any]) -> ClientOptions:
     return ClientOptions(**(options if url is None else {"url": url, **options}))
 
 
-def _handlers(options: ClientOptions) -> Handlers:
+def registry_of(options: ClientOptions) -> Handlers:
     """
-    Return the registry of a client: the shared one, or one of its own that follows it.
+    Return the registry of a client or fleet: the shared one, or one of its own that follows it.
 
     The handlers that were given as options are the client's own.
     """

@@ -21,6 +21,7 @@ from .handling.budget import Budget
 from .handling.callers import InlineCaller, drive
 from .handling.current import handling
 from .handling.deliver import deliver
+from .lifecycle.assembly import Place
 from .lifecycle.wishes import HangUp, hang_up
 from .log_fields import fields, write
 from .messages import Message
@@ -204,6 +205,10 @@ class Client(Decorators):
     def _share(self, budget: Budget) -> None:
         """Handle no more messages than *budget* has, from the next ``start()`` on."""
         self.aio._budget = budget
+
+    def _join(self, place: Place) -> None:
+        """Be a fleet's stream, from the next ``start()`` on."""
+        self.aio._place = place
 
     @property
     def _loop_thread(self) -> LoopThread | None:

@@ -44,6 +44,7 @@ def write(
 ) -> None:
     """Log with fields where the logger takes them; what a user's own may take is less."""
     more: dict[str, Any] = {} if exc_info is None else {"exc_info": exc_info}
-    if isinstance(logger, logging.Logger | logging.LoggerAdapter):
+    takes_fields = getattr(logger, "takes_fields", False)  # a logger of ours that hands on
+    if takes_fields or isinstance(logger, logging.Logger | logging.LoggerAdapter):
         more["extra"] = extra
     getattr(logger, level)(text, *arguments, **more)

@@ -31,10 +31,13 @@ class Origin:
         epoch: Tenure of the owner, rising (contract 1.5).
         route: The JSON field, or the callable, that names a message.
         send: Queues an object on that connection; ``None``: there is no way back to it.
+        key: Of a fleet's stream; ``None`` for a stream of its own.
 
     """
 
-    __slots__ = ("_finder", "codec", "connection", "decode", "epoch", "route", "send", "stream")
+    __slots__ = (
+        *("_finder", "codec", "connection", "decode", "epoch", "key", "route", "send", "stream"),
+    )
 
     def __init__(
         self,
@@ -44,7 +47,9 @@ class Origin:
         codec: Codec,
         route: str | Callable[[Message], str | int | None],
         send: Callable[[Any], None] | None = None,
+        key: Any = None,
     ) -> None:
+        self.key = key
         self.stream = stream
         self.connection = connection
         self.epoch = epoch
@@ -61,7 +66,10 @@ class Origin:
         Messages are pickled with what that has found.
         """
         route = DEFAULT_ROUTE if callable(self.route) else self.route
-        return Origin, (self.stream, self.connection, self.epoch, self.codec, route)
+        return Origin, (
+            *(self.stream, self.connection, self.epoch, self.codec, route),
+            *(None, self.key),
+        )
 
     @property
     def finder(self) -> Callable[[str | bytes], Any] | None:
@@ -103,6 +111,11 @@ class Message:
     @property
     def stream(self) -> str:
         return self.origin.stream
+
+    @property
+    def key(self) -> Any:
+        """The key of a fleet's stream, as its source gave it; ``None`` without a fleet."""
+        return self.origin.key
 
     @property
     def connection(self) -> int:

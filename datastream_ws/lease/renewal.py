@@ -7,14 +7,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from ..exceptions import LeaseError
 from ..protocols import Lease
 from ..redaction import peer_text
 from .clock import clock
 
-__all__ = ["LeaseRenewal"]
+__all__ = ["LeaseRenewal", "Renewal"]
 
 T = TypeVar("T")
 
@@ -22,9 +22,28 @@ T = TypeVar("T")
 # the latest. The store is told less, so that there is time to notice, and to dial.
 LIFE = 0.8  # the time to live that the store is told, from each renewal on
 TENURE = 0.7  # a holder stops by itself: time to end its connection, and for clocks that differ
-RENEWAL = 0.2
+RENEWAL_SHARE = 0.2
 LOOK = 1 / 30  # the longest between two looks of those who stand by, and no longer than
 LOOK_SECONDS = 0.5  # an orderly end is followed within a second
+
+
+class Renewal(Protocol):
+    """What a client needs to know of its lease; the thread behind it may serve many clients."""
+
+    epoch: int
+    is_refused: bool
+
+    def tenure(self) -> int | None: ...
+    @property
+    def left(self) -> float: ...
+    @property
+    def is_held(self) -> bool: ...
+    @property
+    def slack(self) -> float: ...
+    def start(self) -> None: ...
+    def campaign(self) -> None: ...
+    def rest(self) -> None: ...
+    def close(self) -> Future[None]: ...
 
 
 class LeaseRenewal:
@@ -173,7 +192,7 @@ class LeaseRenewal:
 
     def _extend(self, asked: float) -> None:
         self._deadline = self._end_of(asked)
-        self._renew_at = asked + self._ttl * RENEWAL
+        self._renew_at = asked + self._ttl * RENEWAL_SHARE
 
     def _end_of(self, asked: float) -> float:
         return asked + self._ttl * TENURE

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..codecs import frame_of
@@ -25,7 +26,7 @@ from ..handling.hooks import ConnectionHooks
 from ..handling.inbox import Inbox
 from ..handling.intake import Intake
 from ..handling.timing import Timings
-from ..lease import Lease
+from ..lease import Lease, LeaseRenewal
 from ..messages import Origin
 from ..options import ClientOptions
 from ..process.futures import ErrorBuffer, Observable
@@ -35,10 +36,29 @@ from ..spool import SpooledInbox, SpoolThread
 from ..stats import Traffic
 from .plan import Attempts
 from .reporter import Reporter
-from .tenure import Tenure
+from .tenure import MakeRenewal, Tenure
+from .turns import Turns
 from .wishes import Wishes
 
-__all__ = ["Parts", "Start"]
+__all__ = ["Parts", "Place", "Start"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """
+    A client's place in a fleet.
+
+    Attributes:
+        key: What the fleet's source calls the stream.
+        turns: Of the dials of all streams of the fleet.
+        make_renewal: Of the stream's lease, in the place of the option ``lease``; ``None``: the
+            stream needs none.
+
+    """
+
+    key: Any
+    turns: Turns
+    make_renewal: MakeRenewal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +75,7 @@ class Start:
         is_iterable: Messages wait while there are no handlers: they may be iterated over.
         lease: What says whether the stream is ours; ``None``: it is.
         budget: How many messages may be handled; ``None``: no limit.
+        place: In a fleet; ``None``: the client stands alone.
 
     """
 
@@ -71,6 +92,18 @@ class Start:
     is_iterable: bool
     lease: Lease | None = None
     budget: Budget | None = None
+    place: Place | None = None
+
+    @property
+    def make_renewal(self) -> MakeRenewal | None:
+        """Makes what renews the lease; ``None``: there is none."""
+        if self.place is not None:
+            return self.place.make_renewal
+        return None if self.lease is None else partial(LeaseRenewal, self.lease, self._ttl)
+
+    @property
+    def _ttl(self) -> float:
+        return self.options.lease_ttl
 
 
 class Parts:
@@ -115,13 +148,14 @@ class Parts:
             warn=self.reporter.warn,
         )
         self.tenure: Tenure | None = None
-        if start.lease is not None:
+        if start.make_renewal is not None:
             self.tenure = Tenure(
-                start.lease,
-                options.lease_ttl,
+                start.make_renewal,
                 on_lost=self.wishes.changed.set,
                 report=self.reporter.report,
             )
+        self.turns = None if start.place is None else start.place.turns
+        self._key = None if start.place is None else start.place.key
         self._origin: Origin | None = None  # of the latest connection
         self.spool: SpoolThread | None = None
         self.timings = Timings()
@@ -163,7 +197,8 @@ class Parts:
 
     def _make_origin(self, epoch: int, number: int, reply: Callable[[Any], None] | None) -> Origin:
         codec: Any = self.options.codec
-        return Origin(self.options.name, number, epoch, codec, self.options.route, reply)
+        options = self.options
+        return Origin(options.name, number, epoch, codec, options.route, reply, self._key)
 
     def _inbox(self, start: Start) -> Inbox:
         options = self.options

@@ -32,6 +32,7 @@ from ..stats import Stats, Traffic
 from .assembly import Parts, Start
 from .closing import Closing
 from .plan import ASKED, Outcome, Plan
+from .turns import Turns
 from .wishes import hang_up
 
 __all__ = ["Lifecycle"]
@@ -180,6 +181,8 @@ class Lifecycle:
         await self._end_lingering()
         assert self.connection is None, "two connections"
         self.parts.reporter.state(State.CONNECTING)
+        if self.parts.turns is not None and await self._is_interrupted_before(self.parts.turns):
+            return ASKED
         self.traffic.attempts += 1
         connection = self._make_connection()
         dialling = self.loop.create_task(self._dial(connection))
@@ -249,6 +252,14 @@ class Lifecycle:
         if lingering is not None and not lingering.gone.done():
             lingering.fail(DataStreamError("the peer has closed and keeps its socket open"))
             await asyncio.wait([lingering.gone])
+
+    async def _is_interrupted_before(self, turns: Turns) -> bool:
+        """Wait until a fleet lets this stream dial; return whether that is not wanted any more."""
+        turn = turns.next()
+        try:
+            return await self._first(turn)
+        finally:
+            turn.cancel()
 
     def _make_connection(self) -> Connection:
         return Connection(

@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
-
-from ..lease.renewal import LeaseRenewal
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from ..lease import Lease
+    from ..lease.renewal import Renewal
 
-__all__ = ["Tenure"]
+__all__ = ["MakeRenewal", "Tenure"]
+
+
+class MakeRenewal(Protocol):
+    """Makes what acquires and renews a lease, on a thread; it calls both functions from there."""
+
+    def __call__(
+        self, *, on_change: Callable[[], None], report: Callable[[BaseException], None]
+    ) -> Renewal: ...
 
 
 class Tenure:
@@ -33,8 +39,7 @@ class Tenure:
 
     def __init__(
         self,
-        lease: Lease,
-        ttl: float,
+        make_renewal: MakeRenewal,
         *,
         on_lost: Callable[[], None],
         report: Callable[[BaseException], None],
@@ -42,7 +47,7 @@ class Tenure:
         self.is_ours = False
         self._loop = asyncio.get_running_loop()
         self._on_lost = on_lost
-        self._renewal = LeaseRenewal(lease, ttl, on_change=self._tell, report=report)
+        self._renewal = make_renewal(on_change=self._tell, report=report)
         self._news = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self.tenure = self._renewal.tenure

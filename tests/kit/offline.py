@@ -45,7 +45,7 @@ class Offline:
             "datastream_ws.connection.websockets_engine.WebsocketsEngine", self.world.engine
         )
         patch.setattr("datastream_ws.async_client.threads", InlineThreads)
-        patch.setattr("datastream_ws.lifecycle.tenure.LeaseRenewal", FakeRenewal)
+        patch.setattr("datastream_ws.lifecycle.assembly.LeaseRenewal", FakeRenewal)
         for module in CLOCKED:
             patch.setattr(f"datastream_ws.{module}.time", self)
         self.time, self.time_ns = time.time, time.time_ns

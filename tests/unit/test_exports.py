@@ -22,7 +22,7 @@ NAMES = {
     *("DecodeError", "EncodeError"),
     "Handshake",
     *("HandlerError", "InboxOverflowError", "SpoolError", "LeaseError"),
-    "__version__",
+    *("Fleet", "__version__"),
 }
 DECORATORS = {"on_message", "on_batch", "use", *HOOKS}
 FACTS = {

@@ -1,0 +1,1 @@
+"""Many streams, one for each row of a source: :class:`~datastream_ws.Fleet`."""

@@ -1,0 +1,487 @@
+"""Many streams as one: the face of a fleet."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from ..async_client import hang_up, registry_of
+from ..client import Client
+from ..events import State
+from ..exceptions import ConfigurationError, NotConnectedError, said
+from ..forks import bury, notice_fork, watch_forks
+from ..handlers import Decorators
+from ..handling.current import handling
+from ..lifecycle.turns import Turns
+from ..lifecycle.wishes import HangUp
+from ..log_fields import about, fields
+from ..option_checks import count, or_none, seconds, send_rate_option
+from ..options import ClientOptions, StreamOptions
+from ..process.loop_use import CLOSE_GRACE, LoopUse, end_loop_use, threads, use_loop
+from ..process.signals import signals_to
+from ..process.user_calls import UserCalls
+from ..redaction import Hidden, peer_text
+from ..stats import Stats
+from .source import Rows, compare, options_of
+from .streams import Streams
+from .summary import Summary
+from .totals import FleetStats, total
+
+__all__ = ["Fleet"]
+
+Source = Callable[[], Mapping[Any, Mapping[str, Any]] | Awaitable[Mapping[Any, Mapping[str, Any]]]]
+
+SOURCE_SECONDS = 60.0  # that a source has to answer; it is asked again with the next refresh
+LOOK_SECONDS = 1.0  # between two looks at the log
+
+# A process with many streams outlives each of them; a stream whose row changes starts again.
+DEFAULTS: dict[str, Any] = {"max_reconnect_attempts": None, "fatal_delay": 300.0}
+
+
+class Fleet(Decorators):
+    """
+    One stream for each row of a *source*, which is asked again and again.
+
+    A new row starts a stream, a changed one replaces it, and one that is gone closes it. A source
+    that raises, or hangs, changes nothing. Every method may be called from any thread.
+
+    Args:
+        source: A function, or a coroutine function, that returns a mapping of keys to options:
+            ``{42: {"url": "wss://…", "headers": {…}}}``. A function runs on a thread of its own.
+        refresh: Seconds between two calls of the source.
+        start_rate: At most so many dials begin in so many seconds, reconnects included.
+        limit: Most streams in this process. ``None`` means no limit.
+        **options: Of every stream, unless its row has another value, see :class:`ClientOptions`.
+            Unlike those of a single client, ``max_reconnect_attempts`` is ``None`` and
+            ``fatal_delay`` 300 seconds. Streams are called ``name/KEY``.
+
+    Raises:
+        ConfigurationError: If an option is unknown or cannot work.
+
+    Example::
+
+        fleet = Fleet(accounts, name="accounts")
+
+        @fleet.on_message("order")
+        def order(message):
+            print(message.key, message.json())
+
+        fleet.run()
+
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        refresh: float = 30.0,
+        start_rate: tuple[int, float] = (50, 1.0),
+        limit: int | None = None,
+        **options: Unpack[StreamOptions],
+    ) -> None:
+        _check("source", source, lambda value: None if callable(value) else "must be callable")
+        _check("refresh", refresh, seconds)
+        _check("start_rate", start_rate, _rate)
+        _check("limit", limit, or_none(count))
+        if options.get("lease") is not None:
+            raise ConfigurationError("lease: a fleet is not shared by processes yet. Leave it out.")
+        given: Any = {**DEFAULTS, **options}
+        if given.get("spool") is not None and "{name}" not in str(given["spool"]):
+            raise ConfigurationError("spool: each stream needs its own. Put {name} into the path.")
+        # The URL comes with each row; this one is never dialled.
+        self.options = ClientOptions("ws://localhost", **given)
+        self.handlers = registry_of(self.options)
+        self._source = source
+        self._refresh = refresh
+        self._start_rate = start_rate
+        self._limit = limit
+        self._begin_anew()
+        watch_forks(self)
+
+    def _begin_anew(self) -> None:
+        self._lock = threading.RLock()
+        self._loop_use: LoopUse | None = None
+        self._finished: Future[None] | None = None
+        self._streams: Streams | None = None
+        self._work: Work | None = None
+
+    # --- facts ---
+
+    @property
+    def name(self) -> str:
+        return self.options.name
+
+    def __getitem__(self, key: Any) -> Client:
+        """Return the client of a stream that runs here; KeyError if there is none."""
+        found = self._running.get(str(key))
+        if found is None:
+            raise KeyError(key)
+        return found
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the keys of the streams that run here."""
+        return iter(self._streams.by_key() if self._streams is not None else {})
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __contains__(self, key: object) -> bool:
+        return str(key) in self._running
+
+    def state(self, key: Any) -> State:
+        """Return the state of a stream here; raises KeyError if there is none."""
+        return self[key].state
+
+    @property
+    def current(self) -> Client:
+        """
+        The client whose handler or hook runs here.
+
+        Raises:
+            NotConnectedError: Outside handlers and hooks of this fleet.
+
+        """
+        client = handling.get()
+        place = client.aio._place if isinstance(client, Client) else None
+        if place is None or self._running.get(str(place.key)) is not client:
+            raise NotConnectedError(
+                f"fleet {peer_text(self.name)}: no handler of its streams runs here. Use "
+                "fleet[key] instead of fleet.current."
+            )
+        assert isinstance(client, Client)
+        return client
+
+    @property
+    def is_running(self) -> bool:
+        finished = self._finished
+        return finished is not None and not finished.done()
+
+    def stats(self) -> FleetStats:
+        """Return the sum of the figures since ``start()``, and each stream's own."""
+        notice_fork()
+        streams, work = self._streams, self._work
+        if streams is None or work is None:
+            return FleetStats()
+        each = {key: client.stats() for key, client in streams.by_key().items()}
+        return FleetStats(**total([work.past, *each.values()]), streams=each)
+
+    @property
+    def _running(self) -> dict[str, Client]:
+        notice_fork()
+        return self._streams.running if self._streams is not None else {}
+
+    # --- start and end ---
+
+    def start(self) -> None:
+        """
+        Ask the source, and run its streams in the background; returns at once.
+
+        Never raises for trouble of the source or the network. Calling it again has no effect while
+        the fleet runs.
+        """
+        notice_fork()
+        with self._lock:
+            if self.is_running:
+                return
+            use = self._loop_use = use_loop(self)
+            finished = use.finished = self._finished = Future()
+            finished.add_done_callback(lambda _: threads().call(lambda: end_loop_use(use)))
+            use.thread.loop.call_soon_threadsafe(self._begin, finished)
+
+    def _begin(self, finished: Future[None]) -> None:
+        work = self._work = Work(self, finished)
+        self._streams = work.streams
+        work.begin()
+
+    def run(self) -> None:
+        """
+        Start, and block until the fleet has closed.
+
+        In the main thread the first SIGINT or SIGTERM closes it (what was received is handled),
+        a second one does so at once.
+        """
+        signals: list[int] = []
+
+        def stop(number: int) -> None:
+            signals.append(number)
+            self._ask_close(None if len(signals) == 1 else 0.0)
+
+        with signals_to(stop):
+            self.start()
+            finished = self._finished
+            while finished is not None and not finished.done():
+                with suppress(TimeoutError):  # in pieces: a signal must get its turn
+                    finished.result(1.0)
+
+    def close(self, timeout: float | None = None, code: int = 1000, reason: str = "") -> None:
+        """
+        Close all streams at once: stop reading, finish what was received, do the close handshake.
+
+        Blocks until done, and returns within *timeout* + 1 seconds in any case. Inside a handler it
+        only requests the end.
+
+        Args:
+            timeout: Seconds for all of it. ``None`` means ``close_timeout``.
+            code, reason: What the servers are told.
+
+        """
+        notice_fork()
+        deadline = self._ask_close(timeout, hang_up(code, reason))
+        use = self._loop_use
+        if use is not None and handling.get() is None and not use.thread.is_current:
+            self._end_by(deadline)
+
+    def _ask_close(self, timeout: float | None, farewell: HangUp | None = None) -> float:
+        limit = self.options.close_timeout if timeout is None else timeout
+        until = time.monotonic() + limit
+        with suppress(NotConnectedError):  # it does not run
+            self._on_loop(lambda work: work.close(until, farewell))
+        return until + CLOSE_GRACE
+
+    def _end_by(self, deadline: float) -> None:
+        use = self._loop_use
+        if use is not None and not use.wait(deadline) and self._work is not None:
+            self._work.log.say("warning", "close() returns although streams are still closing")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- verbs ---
+
+    def refresh(self) -> None:
+        """Have the source asked now; never blocks."""
+        self._on_loop(lambda work: work.refresh())
+
+    def pause(self, code: int = 1000, reason: str = "") -> None:
+        """Close all connections, and stay offline until :meth:`resume`."""
+        how = hang_up(code, reason)
+        self._on_loop(lambda work: work.streams.pause(how.code, how.reason))
+
+    def resume(self) -> None:
+        """Connect again after :meth:`pause`."""
+        self._on_loop(lambda work: work.streams.resume())
+
+    def reconnect(self, code: int = 1000, reason: str = "") -> None:
+        """Drop all connections, and connect again, as fast as ``start_rate`` lets them."""
+        hang_up(code, reason)
+        for client in self._running.values():
+            with suppress(NotConnectedError):  # it has just closed
+                client.reconnect(code, reason)
+
+    def _on_loop(self, function: Callable[[Work], object]) -> None:
+        """Call *function* with what runs, on the loop's thread."""
+        notice_fork()
+        use = self._loop_use
+        if use is None or not self.is_running:
+            raise NotConnectedError(
+                f"fleet {peer_text(self.name)} isn't running in this process. Call fleet.start() "
+                "first, or use fleet.run()."
+            )
+
+        def call() -> None:
+            if self._work is not None:
+                function(self._work)
+
+        with suppress(RuntimeError):  # the loop has just closed
+            use.thread.loop.call_soon_threadsafe(call)
+
+    def forget_parent(self) -> None:
+        """In a forked child: be idle again, without touching what is the parent's."""
+        remains = (self._work, self._streams, self._loop_use)
+        self._begin_anew()
+        bury(remains, [])
+
+    def __repr__(self) -> str:
+        return f"<Fleet {peer_text(self.name)}: {len(self._running)} streams here>"
+
+
+class Work:
+    """
+    What one ``start()`` of a fleet does; on the loop's thread.
+
+    Attributes:
+        past: The figures of the streams that have ended.
+
+    """
+
+    def __init__(self, fleet: Fleet, finished: Future[None]) -> None:
+        self._fleet = fleet
+        self._finished = finished
+        self._deadline: float | None = None
+        self._farewell = HangUp()
+        self._wake = asyncio.Event()
+        self._asked_at = float("-inf")
+        self._rows: Rows = {}
+        self._failure = ""
+        self._not_run = 0
+        self._reports: set[asyncio.Task[Any]] = set()
+        self.past = Stats()
+        self.log = Summary(fleet.options.logger, fleet.name, self._states)
+        self._defaults = fleet.options.replace(
+            handlers=fleet.handlers,
+            message_handler=None,  # these two are in the registry
+            connection_ready_handler=None,
+            logger=self.log,
+        )
+        self._calls = UserCalls(threads().submit, lambda _: None)
+        self.streams = Streams(
+            lambda row: Client(options_of(row, self._defaults, fleet.name)),
+            self._keep,
+            self._complain,
+            Turns(*fleet._start_rate),
+            fleet._limit,
+        )
+
+    def begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._live(), name=f"datastream fleet {self._fleet.name}")
+
+    def refresh(self) -> None:
+        self._asked_at = float("-inf")
+        self._wake.set()
+
+    def close(self, deadline: float, farewell: HangUp | None) -> None:
+        """End by *deadline*; a later call may only shorten it."""
+        if self._deadline is None:
+            self._farewell = farewell or self._farewell
+        elif deadline < self._deadline:
+            self.streams.hasten(deadline)
+        self._deadline = min(deadline, self._deadline or deadline)
+        self._wake.set()
+
+    async def _live(self) -> None:
+        try:
+            while self._deadline is None:
+                self._wake.clear()
+                await self._step()
+            await self.streams.close(self._deadline, *self._farewell)
+        except Exception as death:
+            self.log.say("error", "internal error, please report it: %s", said(death))
+            self.streams.hasten(0.0)
+        finally:
+            self._calls.cancel()
+            self.log.flush(now=True)
+            self._finished.set_result(None)
+
+    async def _step(self) -> None:
+        if time.monotonic() - self._asked_at >= self._fleet._refresh:
+            self._asked_at = time.monotonic()
+            await self._ask()
+        else:
+            left = self._asked_at + self._fleet._refresh - time.monotonic()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), max(0.0, min(LOOK_SECONDS, left)))
+        self.log.flush()
+
+    async def _ask(self) -> None:
+        """Ask the source, as long as nobody closes; a source that raises changes nothing."""
+        loop = asyncio.get_running_loop()
+        asking = loop.create_task(self._answer())
+        asking.add_done_callback(_retrieve)
+        until = loop.time() + SOURCE_SECONDS
+        while not asking.done() and self._deadline is None and loop.time() < until:
+            waking = loop.create_task(self._wake.wait())
+            await asyncio.wait(
+                [asking, waking], timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            waking.cancel()
+            self.log.flush()
+            if self._deadline is None:
+                self._wake.clear()
+        if not asking.done():
+            asking.cancel()
+            if self._deadline is None:
+                self._fail(f"the source has not returned within {SOURCE_SECONDS:g} s")
+        elif not asking.cancelled() and (error := asking.exception()) is not None:
+            self._fail(f"the source failed: {said(error)}", error)
+
+    async def _answer(self) -> None:
+        given = Hidden(await self._calls.call(self._fleet._source))
+        rows, changes = await asyncio.wrap_future(
+            threads().submit(lambda: compare(self._rows, given.reveal(), self._check))
+        )
+        self._failure = ""
+        self._rows = rows
+        for key, error in changes.errors.items():
+            self._complain(key, error)
+        self.streams.apply(rows, changes)
+        if changes:
+            self.log.say(
+                "info",
+                "%d streams in the source; %d new, %d changed, %d gone",
+                *(len(rows), len(changes.added), len(changes.changed), len(changes.gone)),
+            )
+        self._tell_limit()
+
+    def _complain(self, key: str, error: BaseException) -> None:
+        name = f"{self._fleet.name}/{key}"
+        self.log.warning(
+            "stream %s: %s", peer_text(name), said(error), extra=fields(name, **about(error))
+        )
+
+    def _check(self, row: Any) -> object:
+        return options_of(row, self._defaults, self._fleet.name)
+
+    def _tell_limit(self) -> None:
+        not_run = self.streams.not_run if self._fleet._limit is not None else 0
+        if not_run and not self._not_run:
+            self.log.say("warning", "%d streams are beyond limit=%s and do not run here",
+                         not_run, self._fleet._limit)  # fmt: skip
+        self._not_run = not_run
+
+    def _fail(self, text: str, error: BaseException | None = None) -> None:
+        """Report once what lasts."""
+        if text != self._failure:
+            self._failure = text
+            self.log.say("warning", "%s; %d streams stay as they are", text, len(self._rows))
+            if error is not None:
+                self._report(error)
+
+    def _report(self, error: BaseException) -> None:
+        """Give an error of the source to the ``on_error`` hooks."""
+        for hook in self._fleet.handlers.hooks["on_error"]:
+            task = asyncio.get_running_loop().create_task(self._calls.call(hook.function, error))
+            self._reports.add(task)
+            task.add_done_callback(self._reported)
+
+    def _reported(self, task: asyncio.Task[Any]) -> None:
+        self._reports.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.log.say("error", "an on_error hook failed: %s", said(error))
+
+    def _keep(self, stats: Stats) -> None:
+        self.past = Stats(**total([self.past, stats]))
+
+    def _states(self) -> str:
+        counts = sorted(self.streams.counts().items(), key=lambda pair: -pair[1])
+        text = ", ".join(f"{n:,} {state.value}" for state, n in counts)
+        return f"{len(self.streams.running):,} streams here: {text or 'none'}"
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+def _rate(value: Any) -> str | None:
+    return "must be (dials, seconds), as (50, 1.0)" if value is None else send_rate_option(value)
+
+
+def _check(name: str, value: Any, check: Callable[[Any], str | None]) -> None:
+    if wrong := check(value):
+        raise ConfigurationError(f"{name}: {wrong} (given: {type(value).__name__})")

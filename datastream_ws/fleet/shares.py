@@ -1,0 +1,166 @@
+"""
+How streams are shared by the processes of a fleet; pure, each process works it out for itself.
+
+What one process sees may be old: the leases decide who owns a stream, and this only who asks for
+it and who lets go of it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+__all__ = ["Member", "Moves", "moves", "targets"]
+
+TOLERANCE = 0.1  # of a mean share; numbers that differ by less are no reason to move a stream
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """
+    A process of the fleet.
+
+    Attributes:
+        name: Unique among those there are.
+        limit: Most streams that it takes; ``None``: no limit.
+        is_leaving: It hands over what it has.
+
+    """
+
+    name: str
+    limit: int | None = None
+    is_leaving: bool = False
+
+    @property
+    def room(self) -> float:
+        if self.is_leaving:
+            return 0
+        return float("inf") if self.limit is None else self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """
+    What one member is to do.
+
+    Attributes:
+        take: Free streams that it should ask for.
+        give: Streams of its own that it should let go of.
+
+    """
+
+    take: tuple[str, ...] = ()
+    give: tuple[str, ...] = ()
+
+
+def targets(members: Collection[Member], loads: Mapping[str, int], keys: int) -> dict[str, int]:
+    """
+    Return how many of so many *keys* each member should have.
+
+    Shares differ by one at most, where no limit is in the way; the larger ones go to those who
+    have most already, so that the fewest streams move.
+    """
+    found: dict[str, int] = {member.name: 0 for member in members}
+    left, open_ones = keys, [member for member in members if member.room > 0]
+    while open_ones:
+        share = left // len(open_ones)
+        full = [member for member in open_ones if member.room <= share]
+        if not full:
+            break
+        for member in full:
+            found[member.name] = int(member.room)
+            left -= found[member.name]
+        open_ones = [member for member in open_ones if member not in full]
+    ranked = sorted(open_ones, key=lambda member: (-loads.get(member.name, 0), member.name))
+    for place, member in enumerate(ranked):
+        found[member.name] = left // len(ranked) + (place < left % len(ranked))
+    return found
+
+
+def moves(
+    me: str,
+    members: Collection[Member],
+    holders: Mapping[str, str | None],
+    last: Mapping[str, str] | None = None,
+) -> Moves:
+    """
+    Return what the member *me* is to take and to give.
+
+    Nothing is given while the shares differ by no more than one stream or a tenth, but for what a
+    limit, or the end of a member, demands.
+
+    Args:
+        holders: Every key of the source; ``None``: it is free.
+        last: Who should have a free key if that is as good, for it had it before.
+
+    """
+    known = {member.name for member in members}
+    loads = Counter(holder for holder in holders.values() if holder in known)
+    wanted = targets(members, loads, len(holders))
+    given = _gives(me, members, holders, loads, wanted)
+    free = sorted(key for key, holder in holders.items() if holder is None)
+    return Moves(_takes(me, members, free, loads, wanted, last or {}), given)
+
+
+def _gives(
+    me: str,
+    members: Collection[Member],
+    holders: Mapping[str, str | None],
+    loads: Mapping[str, int],
+    wanted: Mapping[str, int],
+) -> tuple[str, ...]:
+    own = next((member for member in members if member.name == me), None)
+    if own is None:
+        return ()
+    excess = loads.get(me, 0) - wanted[me]
+    if own.room >= loads.get(me, 0) and not _is_uneven(members, loads, len(holders)):
+        return ()
+    if not any(loads.get(name, 0) < most for name, most in wanted.items() if name != me):
+        return ()  # nobody would take it
+    mine = sorted(key for key, holder in holders.items() if holder == me)
+    return tuple(mine[len(mine) - excess :]) if excess > 0 else ()
+
+
+def _is_uneven(members: Collection[Member], loads: Mapping[str, int], keys: int) -> bool:
+    """Whether somebody has room and much less than another one."""
+    staying = [member for member in members if not member.is_leaving]
+    if not staying:
+        return False
+    most = max(loads.get(member.name, 0) for member in staying)
+    with_room = [loads.get(m.name, 0) for m in staying if loads.get(m.name, 0) < m.room]
+    least = min(with_room, default=most)
+    return most - least > max(1.0, TOLERANCE * keys / len(staying))
+
+
+def _takes(
+    me: str,
+    members: Collection[Member],
+    free: list[str],
+    loads: Mapping[str, int],
+    wanted: Mapping[str, int],
+    last: Mapping[str, str],
+) -> tuple[str, ...]:
+    """Give each free key to one member: to the last that had it, else to whoever has least."""
+    now = Counter(loads)
+    taken: list[str] = []
+    rest: list[str] = []
+    for key in free:
+        owner = last.get(key)
+        if owner is not None and owner in wanted and now[owner] < wanted[owner]:
+            now[owner] += 1
+            taken += [key] * (owner == me)
+        else:
+            rest.append(key)
+    rooms = {member.name: member.room for member in members}
+    heap = [(now[name], name) for name, room in rooms.items() if now[name] < room]
+    heapq.heapify(heap)
+    for key in rest:
+        if not heap:
+            break
+        load, name = heapq.heappop(heap)
+        taken += [key] * (name == me)
+        if load + 1 < rooms[name]:
+            heapq.heappush(heap, (load + 1, name))
+    return tuple(taken)

@@ -1,0 +1,181 @@
+"""The streams of a fleet that run here: started, replaced, drained; on the loop's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from ..client import Client
+from ..events import State
+from ..lifecycle.assembly import Place
+from ..lifecycle.turns import Turns
+from ..lifecycle.wishes import HangUp
+from ..stats import Stats
+from .source import Changes, Row, Rows
+
+__all__ = ["Streams"]
+
+CLOSES = 20  # streams that are closed at once while the fleet goes on
+
+
+class Streams:
+    """
+    Keeps one client for each row, never two.
+
+    A client whose row has changed closes before the next one of that name starts, so that a stream
+    has one connection at any time.
+
+    Args:
+        make: Makes the client of a row; its options have been checked.
+        on_ended: Given the last figures of each client that has closed.
+        on_refused: Given the key and the error of one that could not start; it stays idle until
+            its row changes.
+        limit: Most streams; ``None``: no limit.
+
+    Attributes:
+        running: The clients by the texts of their keys; read from any thread, replaced as a whole.
+
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Row], Client],
+        on_ended: Callable[[Stats], None],
+        on_refused: Callable[[str, Exception], None],
+        turns: Turns,
+        limit: int | None = None,
+    ) -> None:
+        self.rows: Rows = {}
+        self.running: dict[str, Client] = {}
+        self.changed = asyncio.Event()  # a client has ended
+        self._loop = asyncio.get_running_loop()
+        self._make = make
+        self._on_ended = on_ended
+        self._on_refused = on_refused
+        self._turns = turns
+        self._limit = limit
+        self._ending: dict[str, Client] = {}
+        self._waiting: dict[str, None] = {}  # to be closed, in this order
+        self._closing = False
+        self._paused = False
+
+    @property
+    def not_run(self) -> int:
+        """How many rows have no client: beyond the limit."""
+        return len(self.rows) - sum(key in self.running for key in self.rows)
+
+    def apply(self, rows: Rows, changes: Changes) -> None:
+        """Have what runs be what *rows* say."""
+        self.rows = rows
+        if self._closing:
+            return
+        for key in (*changes.changed, *changes.gone):
+            if key in self.running:
+                self._waiting[key] = None
+        self._close_some()
+        self._start_missing()
+
+    def pause(self, code: int, reason: str) -> None:
+        self._paused = True
+        for client in self.running.values():
+            if not client.state.is_final:
+                client.pause(code, reason)
+
+    def resume(self) -> None:
+        self._paused = False
+        for client in self.running.values():
+            if not client.state.is_final:
+                client.resume()
+
+    async def close(self, deadline: float, code: int, reason: str) -> None:
+        """Close all of them at once; *deadline* is of ``time.monotonic()``."""
+        self._closing = True
+        self._waiting.clear()
+        self.hasten(deadline, code, reason)
+        for key, client in list(self.running.items()):
+            if client.state.is_final:  # it has failed, or was closed by hand
+                self._ended(key, client)
+        while self.running:
+            self.changed.clear()
+            await self.changed.wait()
+
+    def hasten(self, deadline: float, code: int = 1000, reason: str = "") -> None:
+        """Have all of them closed by *deadline*."""
+        for client in list(self.running.values()):
+            client.aio._ask_close(max(0.0, deadline - time.monotonic()), HangUp(code, reason))
+
+    # --- one stream ---
+
+    def _start_missing(self) -> None:
+        missing = [key for key in self.rows if key not in self.running]
+        if self._limit is not None:
+            missing = missing[: max(0, self._limit - len(self.running))]
+        if not missing:
+            return
+        clients = {key: self._made(self.rows[key]) for key in missing}
+        self.running = self.running | clients
+        for key, client in clients.items():
+            self._start(key, client)
+
+    def _made(self, row: Row) -> Client:
+        client = self._make(row)
+        client._join(Place(key=row.key, turns=self._turns))
+        return client
+
+    def _start(self, key: str, client: Client) -> None:
+        try:
+            client.start()
+        except Exception as error:  # of a spool, of a library that is missing
+            self._on_refused(key, error)
+            return
+        if self._paused:
+            client.pause()
+        finished = client._finished
+        assert finished is not None
+        finished.add_done_callback(lambda _: self._tell(key, client))
+
+    def _tell(self, key: str, client: Client) -> None:
+        # A client may end on another thread, when user code blocks the loop.
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._ended, key, client)
+
+    def _close_some(self) -> None:
+        while self._waiting and len(self._ending) < CLOSES:
+            key = next(iter(self._waiting))
+            del self._waiting[key]
+            client = self._ending[key] = self.running[key]
+            if client.state.is_final:
+                self._loop.call_soon(self._ended, key, client)
+            else:
+                client.request_close()
+
+    def _ended(self, key: str, client: Client) -> None:
+        if self.running.get(key) is not client:
+            return
+        was_asked = self._ending.pop(key, None) is client
+        self.changed.set()
+        if not was_asked and not self._closing:
+            return  # it has failed, or was closed by hand: it stays so until its row changes
+        self._on_ended(client.stats())
+        self.running = {name: other for name, other in self.running.items() if name != key}
+        if not self._closing:
+            self._close_some()
+            self._start_missing()
+
+    # --- facts ---
+
+    def counts(self) -> dict[State, int]:
+        """How many streams are in each state; from any thread."""
+        found: dict[State, int] = {}
+        for client in self.running.values():
+            state = client.state
+            found[state] = found.get(state, 0) + 1
+        return found
+
+    def by_key(self) -> dict[Any, Client]:
+        """The clients by their keys as the source gave them; from any thread."""
+        rows = self.rows
+        return {rows[key].key if key in rows else key: c for key, c in self.running.items()}

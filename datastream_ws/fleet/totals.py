@@ -1,0 +1,50 @@
+"""The figures of a fleet: the sum over its streams, and each stream's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ..stats import Stats
+
+__all__ = ["FleetStats", "total"]
+
+# Of a sum: the latest of moments, the longest of times; the others are added up.
+LATEST = ("last_message_at", "oldest_waiting", "round_trip_time")
+OF_ONE = ("connected_since", "last_error", "messages_dropped", *LATEST)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetStats(Stats):
+    """
+    The sum over all streams of a fleet in this process, those that have ended included.
+
+    ``round_trip_time`` and ``oldest_waiting`` are the worst ones; ``connected_since`` is ``None``.
+
+    Attributes:
+        streams: The figures of each stream that runs here, by its key.
+
+    """
+
+    streams: Mapping[Any, Stats] = field(default_factory=dict)
+
+
+def total(parts: Iterable[Stats]) -> dict[str, Any]:
+    """Return the figures of several streams as one, by name."""
+    every = list(parts)
+    dropped: Counter[str] = Counter()
+    for part in every:
+        dropped.update(part.messages_dropped)
+    found: dict[str, Any] = {
+        each.name: sum(getattr(part, each.name) for part in every)
+        for each in fields(Stats)
+        if each.name not in OF_ONE
+    }
+    for name in LATEST:
+        known = [value for part in every if (value := getattr(part, name)) is not None]
+        found[name] = max(known, default=None)
+    errors = [part.last_error for part in every if part.last_error is not None]
+    found["last_error"] = errors[-1] if errors else None
+    return {**found, "messages_dropped": dict(dropped)}
