@@ -11,7 +11,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from ..async_client import hang_up, registry_of
+from ..async_client import registry_of
 from ..client import Client
 from ..events import State
 from ..exceptions import ConfigurationError, NotConnectedError, said
@@ -19,7 +19,7 @@ from ..forks import bury, notice_fork, watch_forks
 from ..handlers import Decorators
 from ..handling.current import handling
 from ..lifecycle.turns import Turns
-from ..lifecycle.wishes import HangUp
+from ..lifecycle.wishes import HangUp, hang_up
 from ..log_fields import about, fields
 from ..option_checks import count, or_none, seconds, send_rate_option
 from ..options import ClientOptions, StreamOptions
