@@ -11,9 +11,11 @@ from ..stats import Stats
 
 __all__ = ["FleetStats", "total"]
 
-# Of a sum: the latest of moments, the longest of times; the others are added up.
-LATEST = ("last_message_at", "oldest_waiting", "round_trip_time")
-OF_ONE = ("connected_since", "last_error", "messages_dropped", *LATEST)
+# Of a sum: the latest of moments, the largest of times and shares. Counters are added up.
+LARGEST = (
+    *("last_message_at", "oldest_waiting", "round_trip_time"),
+    *("inbox_share", "spool_share"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +23,8 @@ class FleetStats(Stats):
     """
     The sum over all streams of a fleet in this process, those that have ended included.
 
-    ``round_trip_time`` and ``oldest_waiting`` are the worst ones; ``connected_since`` is ``None``.
+    ``round_trip_time``, ``oldest_waiting`` and the shares are the worst ones. What cannot be added
+    up, as ``connected_since`` or ``handlers``, is with each stream only.
 
     Attributes:
         streams: The figures of each stream that runs here, by its key.
@@ -40,9 +43,9 @@ def total(parts: Iterable[Stats]) -> dict[str, Any]:
     found: dict[str, Any] = {
         each.name: sum(getattr(part, each.name) for part in every)
         for each in fields(Stats)
-        if each.name not in OF_ONE
+        if isinstance(each.default, int | float)  # what has another default is no counter
     }
-    for name in LATEST:
+    for name in LARGEST:
         known = [value for part in every if (value := getattr(part, name)) is not None]
         found[name] = max(known, default=None)
     errors = [part.last_error for part in every if part.last_error is not None]
