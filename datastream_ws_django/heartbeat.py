@@ -117,7 +117,7 @@ class Heartbeat:
             self._history.note(stream, seen[stream.name])
         self._history.write()
         self._events.write(
-            (name, getattr(stats, "recent_events", ())) for name, stats in seen.items()
+            (name, stats.recent_events if stats else ()) for name, stats in seen.items()
         )
 
     def _stats(self, name: str) -> Stats | None:
@@ -134,7 +134,7 @@ class Heartbeat:
             "rate": trend.rate,
             "last_error_at": moment(trend.error_at),
             "oldest_waiting": stats.oldest_waiting if stats else None,
-            "inbox_share": getattr(stats, "inbox_share", None),
+            "inbox_share": stats.inbox_share if stats else None,
             "handlers": history.handlers_of(stats),
             "state": stream.state,
             "beat_at": moment(stream.at),

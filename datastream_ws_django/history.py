@@ -137,7 +137,7 @@ def slowest(stats: Stats | None) -> float | None:
 
 def handlers_of(stats: Stats | None) -> dict[str, dict[str, Any]]:
     """Return each handler's figures, as JSON has them."""
-    found = getattr(stats, "handlers", None) or {}
+    found = stats.handlers if stats else {}
     names = ("calls", "failures", "p50", "p95", "max")
     return {name: {key: getattr(one, key) for key in names} for name, one in found.items()}
 
