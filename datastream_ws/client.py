@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from .async_client import AsyncClient
 from .connection.connection import Connection
@@ -323,6 +323,13 @@ class Client(Decorators):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    if not TYPE_CHECKING:  # type checkers are to refuse it
+
+        async def __aenter__(self) -> Any:
+            raise TypeError("use `async with AsyncClient(…)` in a coroutine, or `with Client(…)`")
+
+        async def __aexit__(self, *exception: object) -> None: ...
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """

@@ -27,6 +27,7 @@ peer is escaped and cut (see ``datastream_ws.redaction``).
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from .base_errors import (
@@ -58,6 +59,7 @@ __all__ = [
 ]
 
 
+ERRNO = re.compile(r"\[Errno -?\d+\] ")  # the words behind it say the same
 LONGEST_DELAY = 1e9  # seconds; what locks can wait for ends at about 9e9
 
 
@@ -183,7 +185,7 @@ class Postponed(Exception):
 
 def said(error: BaseException | None) -> str:
     """Return one line on an error, escaped and cut, for logs and stats."""
-    text = peer_text(error) if error is not None else ""
+    text = ERRNO.sub("", peer_text(error)) if error is not None else ""
     if isinstance(error, DataStreamError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

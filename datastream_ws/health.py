@@ -61,6 +61,7 @@ class StreamHealth:
 
     Attributes:
         state: Value of :class:`State`.
+        messages_handled: Without those that no handler took, which are ``messages_unrouted``.
         at: UNIX time of the moment.
         last_message_at, connected_since: UNIX times; ``None``: none yet, not connected.
         last_error: One line, escaped; ``None``: none yet.
@@ -81,6 +82,7 @@ class StreamHealth:
     connected_since: float | None
     last_message_at: float | None
     last_error: str | None
+    messages_unrouted: int = 0
 
 
 def describe(client: Described, at: float) -> StreamHealth:
@@ -92,7 +94,7 @@ def describe(client: Described, at: float) -> StreamHealth:
         at=at,
         pid=os.getpid(),
         messages_received=stats.messages_received,
-        messages_handled=stats.messages_handled,
+        messages_handled=stats.messages_handled - stats.messages_unrouted,
         messages_failed=stats.messages_failed,
         messages_dropped=sum(stats.messages_dropped.values()),
         messages_waiting=stats.messages_waiting,
@@ -101,6 +103,7 @@ def describe(client: Described, at: float) -> StreamHealth:
         connected_since=stats.connected_since,
         last_message_at=stats.last_message_at,
         last_error=stats.last_error,
+        messages_unrouted=stats.messages_unrouted,
     )
 
 

@@ -18,7 +18,6 @@ from .events import State
 from .exceptions import ConfigurationError
 from .handling.budget import Budget
 from .health import StreamHealth, describe, write_health_file
-from .log_fields import fields
 from .process.signals import signals_to
 
 __all__ = ["EXIT_CONFIGURATION", "EXIT_FAILED", "EXIT_FORCED", "EXIT_OK", "EXIT_USAGE", "Runner"]
@@ -98,13 +97,6 @@ class Runner:
             raise
 
     def _check(self) -> None:
-        for client in self._clients:
-            if not client.handlers.has_message_handlers:
-                self._log.warning(
-                    "stream %s: no handler is registered for its messages: they are only counted",
-                    client.name,
-                    extra=fields(client.name),
-                )
         if self._health_file is not None:
             try:
                 write_health_file(self._health_file, [])

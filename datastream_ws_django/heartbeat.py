@@ -16,7 +16,7 @@ from django.db import connections
 from django.utils import timezone
 
 from datastream_ws import Client, Stats
-from datastream_ws.embedding import StreamHealth
+from datastream_ws.embedding import DEAD, StreamHealth, fields
 
 from . import control, deadletters, history
 from .db import NAME_LENGTH, moment
@@ -28,9 +28,11 @@ log = logging.getLogger("datastream_ws")
 
 PRUNE_SECONDS = 3600.0
 KEPT_DAYS = 1  # of a runner that is gone
+FRESH_SECONDS = 15.0  # three heartbeats
 
 COUNTERS = (
-    *("messages_received", "messages_handled", "messages_failed", "messages_dropped"),
+    *("messages_received", "messages_handled", "messages_unrouted", "messages_failed"),
+    "messages_dropped",
     *("messages_waiting", "messages_spooled", "reconnects"),
 )
 
@@ -52,6 +54,7 @@ class Heartbeat:
         self._host = socket.gethostname()[:NAME_LENGTH]
         process = f"{self._host}, process {os.getpid()}"
         self._commands = control.Commands(clients, process)
+        self._others = Others(self._host)
         self._history = history.History()
         self._events = history.EventLog(process)
         self._trends: defaultdict[str, history.Trend] = defaultdict(history.Trend)
@@ -91,9 +94,14 @@ class Heartbeat:
     def _beat(self, streams: list[StreamHealth]) -> None:
         for stream in streams:
             self._write(stream)
+        without_lease = [name for name in self._clients if self._has_no_lease(name)]
+        self._others.look(without_lease)
         self._commands.obey()
         self._write_history(streams)
         self._prune()
+
+    def _has_no_lease(self, name: str) -> bool:
+        return self._clients[name].options.lease is None
 
     def _fenced(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -157,3 +165,37 @@ class Heartbeat:
         deadletters.prune()
         history.prune()
         control.prune()
+
+
+class Others:
+    """Notices another runner of the same stream, where no lease keeps them apart."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._seen: dict[tuple[str, str, int], Any] = {}  # when a runner was first seen to beat
+        self._told: set[str] = set()
+
+    def look(self, streams: Sequence[str]) -> None:
+        """Warn once for each stream of a runner that goes on beating; one that died does not."""
+        untold = [name for name in streams if name not in self._told]
+        if not untold:
+            return
+        fresh = timezone.now() - timedelta(seconds=FRESH_SECONDS)
+        rows = StreamStatus.objects.filter(stream__in=untold, beat_at__gte=fresh)
+        rows = rows.exclude(state__in=DEAD).exclude(host=self._host, pid=os.getpid())
+        for stream, host, pid, beat_at in rows.values_list("stream", "host", "pid", "beat_at"):
+            if beat_at > self._seen.setdefault((stream, host, pid), beat_at):
+                self._warn(stream, host, pid)
+
+    def _warn(self, stream: str, host: str, pid: int) -> None:
+        if stream in self._told:
+            return
+        self._told.add(stream)
+        log.warning(
+            "stream %s: process %d on %s runs it as well, so each message is handled twice. "
+            "Stop one of them, or set LEASE",
+            stream,
+            pid,
+            host,
+            extra=fields(stream),
+        )

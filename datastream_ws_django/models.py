@@ -40,6 +40,7 @@ class StreamStatus(models.Model):
     beat_at = models.DateTimeField("last heartbeat", db_index=True)
     messages_received = models.BigIntegerField("received", default=0)
     messages_handled = models.BigIntegerField("handled", default=0)
+    messages_unrouted = models.BigIntegerField("without handler", default=0)
     messages_failed = models.BigIntegerField("failed", default=0)
     messages_dropped = models.BigIntegerField("dropped", default=0)
     messages_waiting = models.BigIntegerField("waiting", default=0)

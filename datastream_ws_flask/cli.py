@@ -205,9 +205,13 @@ def line(stream: dict[str, Any]) -> str:
     mark = "healthy" if stream["healthy"] else "UNHEALTHY"
     text = f"{stream['name']}: {mark}, {stream['state']}"
     if "at" in stream:
+        count = stream["messages_unrouted"]
+        unrouted = f"without a handler {count}, " if count else ""
         text += (
             f" {stream['age']:g} s ago, received {stream['messages_received']}, "
-            f"handled {stream['messages_handled']}, failed {stream['messages_failed']}, "
+            f"handled {stream['messages_handled']}, "
+            f"{unrouted}"
+            f"failed {stream['messages_failed']}, "
             f"reconnects {stream['reconnects']}"
         )
         if stream["last_error"]:

@@ -190,8 +190,10 @@ def _refuse_green_pool(pool_cls: Any) -> None:
 
 def _line(client: Any) -> str:
     health = describe(client, time.time())
+    unrouted = f"without a handler {health.messages_unrouted}, " if health.messages_unrouted else ""
     line = (
         f"{health.state}: received {health.messages_received}, handled {health.messages_handled}, "
+        f"{unrouted}"
         f"failed {health.messages_failed}, dropped {health.messages_dropped}, "
         f"waiting {health.messages_waiting}, spooled {health.messages_spooled}, "
         f"reconnects {health.reconnects}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..connection.connection import Connection
 from ..events import State
-from ..exceptions import DataStreamError, LeaseError, SpoolError, said
+from ..exceptions import DataStreamError, LeaseError, ReconnectError, SpoolError, said
 from ..handling.hooks import HookFailure
 from .assembly import Parts
 
@@ -70,7 +70,8 @@ class Closing:
             text = "closed with %d messages unhandled: dropped"
             parts.reporter.log("error", text, self._dropped)
         if error is not None:
-            parts.reporter.log("error", "gave up: %s", said(error))
+            text = "%s" if isinstance(error, ReconnectError) else "gave up: %s"
+            parts.reporter.log("error", text, said(error))
         parts.reporter.state(State.FAILED if error else State.CLOSED, error)
         await parts.reporter.finish(max(0.5, self._left))
 

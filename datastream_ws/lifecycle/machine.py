@@ -66,6 +66,8 @@ class Lifecycle:
         self.connection: Connection | None = None
         self._lingering: Connection | None = None  # over, but its socket is not gone yet
         self._spool_opened: asyncio.Future[None] | None = None
+        self._is_iterable = start.is_iterable
+        self._has_warned = False  # that nobody takes the messages
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -369,9 +371,20 @@ class Lifecycle:
         self.intake.requests.ready()
         connection.ready()
         self.parts.reporter.state(State.READY)
+        self._warn_without_handlers()
         if self.options.heartbeat is None:
             return None
         return self.loop.create_task(self._beat(connection, self.options.heartbeat))
+
+    def _warn_without_handlers(self) -> None:
+        """Say once what a misspelt module of handlers does not say: nobody takes the messages."""
+        if self._is_iterable or self._has_warned or self.parts.handlers.has_message_handlers:
+            return
+        self._has_warned = True
+        self.parts.reporter.warn(
+            "no handler is registered for its messages: they are only counted. "
+            "Register one with @client.on_message"
+        )
 
     async def _beat(self, connection: Connection, heartbeat: Any) -> None:
         while True:

@@ -10,6 +10,11 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.AddField(
+            model_name="streamstatus",
+            name="messages_unrouted",
+            field=models.BigIntegerField(default=0, verbose_name="without handler"),
+        ),
+        migrations.AddField(
             model_name="failedmessage",
             name="group",
             field=models.CharField(blank=True, default="", editable=False, max_length=40),

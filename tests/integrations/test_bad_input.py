@@ -106,7 +106,7 @@ def folder(tmp_path: Path) -> Path:
             [*FLASK, "run"],
             URL | {f"DATASTREAM_{name}": value for name, value in GIVES_UP.items()},
             3,
-            "stream default: no handler is registered for its messages",
+            "stream default: gave up after 1 failed attempt; the last: ConnectionRefusedError",
         ),
         (
             [*DJANGO, "datastream_retry_failed", "--since", "yesterday"],
@@ -191,7 +191,6 @@ def test_a_lease_s_store_that_is_away_is_said_once(folder: Path) -> None:
     ) as process:
         try:
             assert process.stderr is not None
-            assert "no handler" in process.stderr.readline()
             line = process.stderr.readline()
         finally:
             process.terminate()

@@ -18,14 +18,17 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 from django.utils import timezone
 
+from datastream_ws import Client
 from datastream_ws.embedding import StreamHealth
 from datastream_ws.testing import StreamServer
 from datastream_ws_django import control, history
 from datastream_ws_django.control import Commands, ask
+from datastream_ws_django.heartbeat import Others
 from datastream_ws_django.history import EventLog, History, Trend
-from datastream_ws_django.models import StreamCommand, StreamEvent, StreamMinute
+from datastream_ws_django.models import StreamCommand, StreamEvent, StreamMinute, StreamStatus
 from kit.djangoproject import Project
 from kit.djangoproject import database as database
+from kit.streams import until
 
 pytestmark = pytest.mark.django_db
 
@@ -257,3 +260,56 @@ def test_a_runner_obeys_another_process(
     minutes = "SELECT sum(reconnects) FROM datastream_streamminute"
     # The second process may have been connected for a moment before it read of the pause.
     assert project.query(minutes)[0] in (1, 2)
+
+
+def test_events_and_handlers_of_a_real_client_become_rows() -> None:
+    with StreamServer() as server:
+        client = Client(server.url, name="feed")
+
+        @client.on_message
+        def handle(message: Any) -> None: ...
+
+        with client:
+            client.wait_ready(10)
+            server.send("x")
+            until(lambda: bool(client.stats().handlers), 10)
+        stats = client.stats()
+    EventLog("here").write([("feed", stats.recent_events)])
+    kinds = list(StreamEvent.objects.order_by("at", "pk").values_list("kind", flat=True))
+    assert kinds == ["connected", "ready", "lost", "closed"]
+    [figures] = history.handlers_of(stats).values()
+    assert (figures["calls"], figures["failures"]) == (1, 0)
+    assert history.slowest(stats) == figures["p95"]
+
+
+def beat(pid: int, seconds_ago: float, state: str = "ready") -> None:
+    row, _ = StreamStatus.objects.get_or_create(
+        stream="feed", host="b", pid=pid, defaults={"state": state, "beat_at": timezone.now()}
+    )
+    row.beat_at = timezone.now() - timedelta(seconds=seconds_ago)
+    row.save()
+
+
+def test_another_runner_of_a_stream_is_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
+    others = Others("a")
+    beat(4242, 5)
+    others.look(["feed"])
+    assert caplog.messages == [], "it may have died just now"
+    for seconds_ago in (2, 1):
+        beat(4242, seconds_ago)
+        others.look(["feed"])
+    assert caplog.messages == [
+        "stream feed: process 4242 on b runs it as well, so each message is handled twice. "
+        "Stop one of them, or set LEASE"
+    ]
+
+
+@pytest.mark.parametrize(("ago", "state"), [((60, 50), "ready"), ((3, 1), "closed")])
+def test_a_runner_that_has_ended_is_not_warned_about(
+    ago: tuple[int, int], state: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    others = Others("a")
+    for seconds_ago in ago:
+        beat(4242, seconds_ago, state)
+        others.look(["feed"])
+    assert caplog.messages == []

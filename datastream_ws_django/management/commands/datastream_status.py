@@ -54,8 +54,12 @@ class Command(BaseCommand):
         for runner in stream.runners:
             self.stdout.write(
                 "  {host}, process {pid}: {state} at {beat_at}; received {messages_received}, "
-                "handled {messages_handled}, failed {messages_failed}, reconnects {reconnects}"
-                "{error}".format(error=with_error(runner["last_error"]), **runner)
+                "handled {messages_handled}{unrouted}, failed {messages_failed}, "
+                "reconnects {reconnects}{error}".format(
+                    unrouted=without_handler(runner["messages_unrouted"]),
+                    error=with_error(runner["last_error"]),
+                    **runner,
+                )
             )
 
 
@@ -68,6 +72,10 @@ def of_runners() -> list[str]:
             "by the health views of the processes that serve"
         )
     return found
+
+
+def without_handler(count: int) -> str:
+    return f", without a handler {count}" if count else ""
 
 
 def with_error(text: str) -> str:
