@@ -124,7 +124,7 @@ def test_iteration() -> None:
     assert hasattr(AsyncClient, "__aiter__")
     assert hasattr(AsyncClient, "__aenter__")
     assert hasattr(Client, "__enter__")
-    assert not hasattr(Client, "__aenter__")
+    assert not hasattr(Client, "__aiter__")
 
 
 def test_decorators_are_those_of_the_registry() -> None:
