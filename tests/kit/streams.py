@@ -69,7 +69,8 @@ try:
     client.run()
 finally:
     stats = client.stats()
-    found = {name: getattr(stats, name) for name in stats.__slots__ if name != "last_error"}
+    left_out = ("last_error", "handlers", "recent_events", "round_trips")
+    found = {name: getattr(stats, name) for name in stats.__slots__ if name not in left_out}
     found["messages_dropped"] = dict(stats.messages_dropped)
     say(stats=found, pid=os.getpid(), at=time.monotonic())
 """
