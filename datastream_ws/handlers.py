@@ -231,7 +231,7 @@ class Decorators:
 
         It is the place to log in: nothing else is sent before it has returned. One that raises,
         or takes longer than ``ready_timeout``, makes the attempt a failed one. The connection is
-        closed with 1000 then, or with the code of the :class:`StreamClosedError` that it raises.
+        closed with 1000 then, or with the code of the ``StreamClosedError`` that it raises.
         """
         return self.handlers.add_hook("on_connect", function)
 

@@ -39,8 +39,8 @@ class HandlerStats:
     Attributes:
         calls: Batches count as one call, a retry as another.
         failures: Calls that raised, and were not retried or postponed.
-        p50, p95: Seconds that half, and 95 %, of the calls did not exceed; ``None``: none was
-            timed yet.
+        p50: Seconds that half of the calls did not exceed; ``None``: none was timed yet.
+        p95: Seconds that 95 % of the calls did not exceed; ``None``: none was timed yet.
         max: Seconds of the longest call; ``None``: none was timed yet.
 
     """

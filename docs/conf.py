@@ -64,6 +64,7 @@ nitpick_ignore_regex = [
         r"(asyncio|collections|concurrent|django|enum|flask|http|logging|ssl|types|typing)\..*",
     ),
     ("py:.*", r"(opentelemetry|prometheus_client|websockets)\..*"),
+    ("py:class", r"tuple\[.*"),  # a default of a tuple's type is cut at its comma
     # What annotations of ours name and the pages do not show.
     (
         "py:class",

@@ -19,6 +19,7 @@ URL = "wss://api.example.com/ws"
 PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # the one on the path changes the user
 CONFIGURATION = """\
 listeners.tcp = none
+stomp.listeners.tcp = none
 web_stomp.tcp.ip = 127.0.0.1
 web_stomp.tcp.port = {port}
 log.console = true
