@@ -370,17 +370,24 @@ class SpooledInbox(Inbox):
             if last is not None and self._journal:
                 self.last_message = Spooled(last, self._origin(last.epoch, last.connection))
 
-    def next_run(self, most: int = BATCH_ROWS) -> WriteBatch:
-        """Return what is to be written and removed next; the queue keeps it until it is."""
+    def next_run(self, most: int = BATCH_ROWS, most_removed: int = BATCH_ROWS) -> WriteBatch:
+        """
+        Return what is to be written and removed next; the queue keeps it until it is.
+
+        After a failure rows are removed first and alone: a full file has no page for a new row
+        before enough of the old ones are gone, and what fails with the new row is done again.
+        """
         with self._lock:
-            run = WriteBatch(list(islice(self._queue, most)))
+            run = WriteBatch()
+            if not (self._broken and self._removals):
+                run.messages = list(islice(self._queue, most))
             if self._queue_bytes > BATCH_BYTES:
                 del run.messages[self._within(run.messages, BATCH_BYTES) :]
             if run.messages:  # one statement: what is left is the next run's
                 del run.messages[fitting(len(run.messages)) :]
             self._in_flight = len(run.messages)
             if not run.messages or self._is_removal_due():
-                count = min(most, len(self._removals))
+                count = min(most_removed, len(self._removals))
                 run.removals = [self._removals.popleft() for _ in range(count)]
             if not run.messages and self._newest is not None:
                 gone = self._position(self._newest) in run.removals

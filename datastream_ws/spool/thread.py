@@ -64,7 +64,8 @@ class SpoolThread:
         self._closing = False
         self._retry_at = 0.0
         self._failed_at = float("-inf")
-        self._most = BATCH_ROWS  # fewer while a disk is nearly full: a smaller run may fit
+        # Fewer rows at once while a disk is nearly full: a smaller run may fit.
+        self._most = self._most_removed = BATCH_ROWS
 
     def open(self) -> Future[None]:
         """Open the file on the thread; SpoolError says why it cannot be. May be tried again."""
@@ -151,24 +152,36 @@ class SpoolThread:
 
     def _write(self) -> bool:
         """Write the next run; return whether there was one."""
-        run = self._inbox.next_run(self._most)
+        run = self._inbox.next_run(self._most, self._most_removed)
         if not run.messages and not run.removals:
             return False
         try:
             self._write_run(run)
         except BaseException as error:
             self._inbox.unstorable(run)
-            self._most = max(1, len(run.messages) // 2, len(run.removals) // 2)
+            self._take_fewer(run)
             if not isinstance(error, SpoolError):
                 raise
             self._failed(error)
             return False
         if self._inbox.stored(run):
             self._wake()
-        self._most = min(BATCH_ROWS, 2 * self._most)
+        self._take_more(run)
         if self._file is not None and time.monotonic() - self._failed_at < EPISODE_SECONDS:
             self._file.empty_log()  # else it grows until it cannot be emptied any more
         return True
+
+    def _take_fewer(self, run: WriteBatch) -> None:
+        if run.messages:
+            self._most = max(1, len(run.messages) // 2)
+        else:
+            self._most_removed = max(1, len(run.removals) // 2)
+
+    def _take_more(self, run: WriteBatch) -> None:
+        if run.messages:
+            self._most = min(BATCH_ROWS, 2 * self._most)
+        else:
+            self._most_removed = min(BATCH_ROWS, 2 * self._most_removed)
 
     def _write_run(self, run: WriteBatch) -> None:
         assert self._file is not None

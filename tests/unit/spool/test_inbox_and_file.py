@@ -885,3 +885,22 @@ def test_any_sequence_of_steps_loses_nothing_and_keeps_the_order(
             handled.append(int(found.data))
             rig.inbox.done(found)
     assert handled == list(range(1, given + 1))
+
+
+def test_after_a_failure_rows_are_removed_first_and_alone(path: str) -> None:
+    """A new row and one old one, tried again and again, never free a page of a full file."""
+    inbox = (rig := Rig(path, journal=True)).inbox
+    inbox.opened(0, 0, 0, None)
+    rig.put(1, 10)
+    inbox.stored(inbox.next_run())
+    while inbox.next_run().messages:
+        inbox.stored(inbox.next_run())
+    rig.handle(5)
+    rig.put(11, 20)
+    failed = inbox.next_run(1, 1)
+    assert len(failed.messages) == 1
+    inbox.unstorable(failed)
+    alone = inbox.next_run(1, 5000)
+    assert (alone.messages, len(alone.removals)) == ([], 5)
+    inbox.stored(alone)
+    assert len(inbox.next_run(1, 5000).messages) == 1
