@@ -25,12 +25,14 @@ from .handling.deliver import deliver
 from .health import (
     DEAD,
     HEALTHY,
+    HEALTHY_SHARE,
     MAX_AGE,
     StreamHealth,
     describe,
     is_fresh,
     is_healthy,
     read_health_file,
+    state_of_many,
     write_health_file,
 )
 from .lease import lease_for
@@ -47,6 +49,7 @@ __all__ = [
     "DEAD",
     "FATAL_DELAY",
     "HEALTHY",
+    "HEALTHY_SHARE",
     "MAX_AGE",
     "Call",
     "Decorators",
@@ -87,6 +90,7 @@ __all__ = [
     "said",
     "shown_url",
     "signals_to",
+    "state_of_many",
     "write",
     "write_health_file",
 ]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from .events import State
 from .stats import Stats
@@ -16,12 +16,15 @@ from .stats import Stats
 __all__ = [
     "DEAD",
     "HEALTHY",
+    "HEALTHY_SHARE",
     "MAX_AGE",
+    "Described",
     "StreamHealth",
     "describe",
     "is_fresh",
     "is_healthy",
     "read_health_file",
+    "state_of_many",
     "write_health_file",
 ]
 
@@ -29,6 +32,7 @@ __all__ = [
 HEALTHY = frozenset(state.value for state in (State.READY, State.STANDBY, State.PAUSED))
 DEAD = frozenset(state.value for state in State if state.is_final)
 MAX_AGE = 30.0  # seconds after which a runner's word is stale; it beats every 5
+HEALTHY_SHARE = 0.95  # of a fleet's streams; fewer healthy ones make an unhealthy fleet
 LARGEST_NUMBER = 2.0**63  # of counters and UNIX times; what is larger cannot be reckoned with
 LARGEST_FILE = 16 * 2**20  # bytes that are read of a health file
 
@@ -39,17 +43,16 @@ KINDS: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (int, float),
     "float | None": (int, float, type(None)),
+    "int | None": (int, type(None)),
+    "dict[str, int] | None": (dict, type(None)),
 }
 
 
 class Described(Protocol):
-    """A client, as far as its health is concerned."""
+    """A client, or a fleet, which has ``counts()`` where a client has a state."""
 
     @property
     def name(self) -> str: ...
-
-    @property
-    def state(self) -> State: ...
 
     def stats(self) -> Stats: ...
 
@@ -57,14 +60,16 @@ class Described(Protocol):
 @dataclass(frozen=True, slots=True)
 class StreamHealth:
     """
-    One stream at one moment. Holds no URL, no header and no payload.
+    One stream, or a fleet, at one moment. Holds no URL, no header and no payload.
 
     Attributes:
-        state: Value of :class:`State`.
+        state: Value of :class:`State`; a fleet's is that of most of its streams here.
         messages_handled: Without those that no handler took, which are ``messages_unrouted``.
         at: UNIX time of the moment.
         last_message_at, connected_since: UNIX times; ``None``: none yet, not connected.
         last_error: One line, escaped; ``None``: none yet.
+        streams: Of a fleet: how many streams in this process are in each state.
+        source_size: Of a fleet: how many rows its source has; ``None``: it has not returned yet.
 
     """
 
@@ -83,14 +88,16 @@ class StreamHealth:
     last_message_at: float | None
     last_error: str | None
     messages_unrouted: int = 0
+    streams: dict[str, int] | None = None
+    source_size: int | None = None
 
 
 def describe(client: Described, at: float) -> StreamHealth:
-    """Return how *client* is; *at* is the UNIX time now."""
+    """Return how a client or a fleet is; *at* is the UNIX time now."""
     stats = client.stats()
     return StreamHealth(
         name=client.name,
-        state=client.state.value,
+        **_state_of(client),
         at=at,
         pid=os.getpid(),
         messages_received=stats.messages_received,
@@ -107,9 +114,48 @@ def describe(client: Described, at: float) -> StreamHealth:
     )
 
 
-def is_healthy(health: StreamHealth, now: float, max_age: float = MAX_AGE) -> bool:
-    """Whether a stream was well, at most *max_age* seconds ago."""
-    return is_fresh(health, now, max_age) and health.state in HEALTHY
+def _state_of(client: Any) -> dict[str, Any]:
+    """Return the fields about the state."""
+    if not hasattr(client, "source_size"):
+        return {"state": client.state.value}
+    streams = {state.value: number for state, number in client.counts().items()}
+    size = client.source_size
+    state = state_of_many(streams) if size is not None else State.CONNECTING.value
+    if not client.is_running:
+        state = State.CLOSED.value
+    return {"state": state, "streams": streams, "source_size": size}
+
+
+def state_of_many(
+    streams: Mapping[str, int], expected: int | None = None, share: float = HEALTHY_SHARE
+) -> str:
+    """
+    Return the state of most streams: of the healthy ones if enough are, else of the others.
+
+    Never one of ``DEAD``, because a fleet goes on without its failed streams.
+
+    Args:
+        streams: How many are in each state.
+        expected: How many there should be; ``None``: those there are.
+        share: How many of them have to be healthy, from 0 to 1.
+
+    """
+    total = sum(streams.values()) if expected is None else expected
+    healthy = {state: number for state, number in streams.items() if state in HEALTHY}
+    if sum(healthy.values()) >= share * total:
+        return max(healthy, key=lambda state: healthy[state], default=State.STANDBY.value)
+    others = {state: n for state, n in streams.items() if state not in HEALTHY | DEAD}
+    return max(others, key=lambda state: others[state], default=State.WAITING.value)
+
+
+def is_healthy(
+    health: StreamHealth, now: float, max_age: float = MAX_AGE, share: float = HEALTHY_SHARE
+) -> bool:
+    """Whether a stream, or so much of a fleet, was well, at most *max_age* seconds ago."""
+    state = health.state
+    if health.streams and state not in DEAD:
+        state = state_of_many(health.streams, share=share)
+    return is_fresh(health, now, max_age) and state in HEALTHY
 
 
 def is_fresh(health: StreamHealth, now: float, max_age: float = MAX_AGE) -> bool:
@@ -157,7 +203,13 @@ def _checked(health: StreamHealth) -> StreamHealth:
             raise TypeError(field.name)
         if isinstance(value, int | float) and not abs(value) < LARGEST_NUMBER:  # NaN, too
             raise ValueError(field.name)
+        if isinstance(value, dict) and not all(_is_count(number) for number in value.values()):
+            raise ValueError(field.name)
     return health
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < LARGEST_NUMBER
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -1,5 +1,5 @@
 """
-A foreground process around clients: signals, drain, exit codes, health file.
+A foreground process around clients and fleets: signals, drain, exit codes, health file.
 
 Shared by Django's, Flask's and our own commands.
 """
@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 from .client import Client
 from .events import State
@@ -19,8 +20,17 @@ from .exceptions import ConfigurationError
 from .handling.budget import Budget
 from .health import StreamHealth, describe, write_health_file
 from .process.signals import signals_to
+from .stats import Stats
 
-__all__ = ["EXIT_CONFIGURATION", "EXIT_FAILED", "EXIT_FORCED", "EXIT_OK", "EXIT_USAGE", "Runner"]
+__all__ = [
+    "EXIT_CONFIGURATION",
+    "EXIT_FAILED",
+    "EXIT_FORCED",
+    "EXIT_OK",
+    "EXIT_USAGE",
+    "Runnable",
+    "Runner",
+]
 
 EXIT_OK = 0
 EXIT_CONFIGURATION = 1
@@ -31,12 +41,32 @@ EXIT_FORCED = 4  # the drain deadline was missed, or a second signal came
 SIGNAL, ENDED, SPENT = "signal", "ended", "spent"
 
 
+class Runnable(Protocol):
+    """A :class:`~datastream_ws.Client` or a :class:`~datastream_ws.Fleet`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def _finished(self) -> Future[None] | None: ...
+
+    def start(self) -> None: ...
+
+    def stats(self) -> Stats: ...
+
+    def _share(self, budget: Budget) -> None: ...
+
+    def _ask_close(self, timeout: float | None) -> float: ...
+
+    def _end_by(self, deadline: float) -> None: ...
+
+
 class Runner:
     """
-    Runs clients until a signal, until one fails, or until enough messages were handled.
+    Runs clients and fleets until a signal, until one fails, or until enough messages were handled.
 
     The first SIGINT or SIGTERM drains all of them, a second one ends at once. Used once, in the
-    main thread.
+    main thread. A fleet goes on when its streams fail.
 
     Args:
         clients: Not started yet.
@@ -44,13 +74,13 @@ class Runner:
         max_messages: Handle exactly so many in all, then stop; ``None``: no limit.
         health_file: Path of a file rewritten at every beat; ``None``: none.
         on_beat: Given the streams' health at every beat; what it raises is logged.
-        beat_interval: Seconds between beats; a change of state is a beat too.
+        beat_interval: Seconds between beats; a client's change of state is a beat too.
 
     """
 
     def __init__(
         self,
-        clients: Sequence[Client],
+        clients: Sequence[Runnable],
         *,
         shutdown_timeout: float | None = None,
         max_messages: int | None = None,
@@ -82,14 +112,15 @@ class Runner:
             stop = self._wait_for({SIGNAL, ENDED, SPENT})
             forced = self._drain()
         self._beat()
-        if any(client.state is State.FAILED for client in self._clients):
+        if any(isinstance(c, Client) and c.state is State.FAILED for c in self._clients):
             return EXIT_FAILED
         return EXIT_FORCED if forced or (stop != SPENT and self._left_behind()) else EXIT_OK
 
     def _start(self) -> None:
         try:
             for client in self._clients:
-                client.on_state(lambda event: self._words.put("state"))
+                if isinstance(client, Client):  # in a fleet one of a thousand always changes
+                    client.on_state(lambda event: self._words.put("state"))
                 client.start()
                 self._watch(client)
         except BaseException:
@@ -111,7 +142,7 @@ class Runner:
             for client in self._clients:
                 client._share(budget)
 
-    def _watch(self, client: Client) -> None:
+    def _watch(self, client: Runnable) -> None:
         finished = client._finished
         assert finished is not None
         finished.add_done_callback(lambda _: self._words.put(ENDED))

@@ -17,6 +17,7 @@ from ..events import State
 from ..exceptions import ConfigurationError, NotConnectedError, said
 from ..forks import bury, notice_fork, watch_forks
 from ..handlers import Decorators
+from ..handling.budget import Budget
 from ..handling.current import handling
 from ..lifecycle.turns import Turns
 from ..lifecycle.wishes import HangUp, hang_up
@@ -28,7 +29,7 @@ from ..process.signals import signals_to
 from ..process.user_calls import UserCalls
 from ..redaction import Hidden, peer_text
 from ..stats import Stats
-from .source import Rows, compare, options_of
+from .source import Row, Rows, compare, options_of
 from .streams import Streams
 from .summary import Summary
 from .totals import FleetStats, total
@@ -101,6 +102,7 @@ class Fleet(Decorators):
         self._refresh = refresh
         self._start_rate = start_rate
         self._limit = limit
+        self._budget: Budget | None = None
         self._begin_anew()
         watch_forks(self)
 
@@ -162,6 +164,17 @@ class Fleet(Decorators):
         finished = self._finished
         return finished is not None and not finished.done()
 
+    @property
+    def source_size(self) -> int | None:
+        """How many streams the source has; ``None`` before its first answer."""
+        notice_fork()
+        return self._work.source_size if self._work is not None else None
+
+    def counts(self) -> dict[State, int]:
+        """Return how many streams in this process are in each state."""
+        notice_fork()
+        return self._streams.counts() if self._streams is not None else {}
+
     def stats(self) -> FleetStats:
         """Return the sum of the figures since ``start()``, and each stream's own."""
         notice_fork()
@@ -193,6 +206,10 @@ class Fleet(Decorators):
             finished = use.finished = self._finished = Future()
             finished.add_done_callback(lambda _: threads().call(lambda: end_loop_use(use)))
             use.thread.loop.call_soon_threadsafe(self._begin, finished)
+
+    def _share(self, budget: Budget) -> None:
+        """Handle no more messages than *budget* has, from the next ``start()`` on."""
+        self._budget = budget
 
     def _begin(self, finished: Future[None]) -> None:
         work = self._work = Work(self, finished)
@@ -316,6 +333,7 @@ class Work:
 
     Attributes:
         past: The figures of the streams that have ended.
+        source_size: How many rows the source has; ``None``: it has not returned yet.
 
     """
 
@@ -331,6 +349,7 @@ class Work:
         self._not_run = 0
         self._reports: set[asyncio.Task[Any]] = set()
         self.past = Stats()
+        self.source_size: int | None = None
         self.log = Summary(fleet.options.logger, fleet.name, self._states)
         self._defaults = fleet.options.replace(
             handlers=fleet.handlers,
@@ -340,7 +359,7 @@ class Work:
         )
         self._calls = UserCalls(threads().submit, lambda _: None)
         self.streams = Streams(
-            lambda row: Client(options_of(row, self._defaults, fleet.name)),
+            self._make,
             self._keep,
             self._complain,
             Turns(*fleet._start_rate),
@@ -417,6 +436,7 @@ class Work:
         )
         self._failure = ""
         self._rows = rows
+        self.source_size = len(rows)
         for key, error in changes.errors.items():
             self._complain(key, error)
         self.streams.apply(rows, changes)
@@ -427,6 +447,12 @@ class Work:
                 *(len(rows), len(changes.added), len(changes.changed), len(changes.gone)),
             )
         self._tell_limit()
+
+    def _make(self, row: Row) -> Client:
+        client = Client(options_of(row, self._defaults, self._fleet.name))
+        if self._fleet._budget is not None:
+            client._share(self._fleet._budget)
+        return client
 
     def _complain(self, key: str, error: BaseException) -> None:
         name = f"{self._fleet.name}/{key}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from datastream_ws import Client, State
+from datastream_ws import Client, State, Stats
 from datastream_ws.health import (
     DEAD,
     HEALTHY,
@@ -19,6 +19,7 @@ from datastream_ws.health import (
     describe,
     is_healthy,
     read_health_file,
+    state_of_many,
     write_health_file,
 )
 
@@ -99,3 +100,75 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(OSError, match=r"directory"):
             read_health_file(str(path))
+
+
+# --- fleets ----------------------------------------------------------------------------------
+
+
+class Many:
+    """A fleet, as far as its health is concerned."""
+
+    name = "accounts"
+    is_running = True
+
+    def __init__(self, source_size: int | None, **counts: int) -> None:
+        self.source_size = source_size
+        self._counts = {State[state]: number for state, number in counts.items()}
+
+    def counts(self) -> dict[State, int]:
+        return self._counts
+
+    def stats(self) -> Stats:
+        return Stats(messages_received=7)
+
+
+@pytest.mark.parametrize(
+    ("fleet", "state"),
+    [
+        (Many(None), "connecting"),
+        (Many(0), "standby"),
+        (Many(20, READY=19, WAITING=1), "ready"),
+        (Many(20, READY=18, WAITING=2), "waiting"),
+        (Many(3, PAUSED=3), "paused"),
+        (Many(20, READY=10, FAILED=10), "waiting"),
+    ],
+)
+def test_a_fleet_is_summed_up(fleet: Many, state: str) -> None:
+    described = describe(fleet, NOW)
+    assert (described.state, described.source_size) == (state, fleet.source_size)
+    assert described.messages_received == 7
+    assert is_healthy(described, NOW) is (state in HEALTHY)
+
+
+def test_a_fleet_that_has_ended_is_closed() -> None:
+    fleet = Many(3)
+    fleet.is_running = False
+    assert describe(fleet, NOW).state == "closed"
+    assert not is_healthy(describe(fleet, NOW), NOW)
+
+
+def test_how_many_must_be_well_may_be_chosen() -> None:
+    described = describe(Many(10, READY=6, WAITING=4), NOW)
+    assert not is_healthy(described, NOW)
+    assert is_healthy(described, NOW, share=0.6)
+    assert not is_healthy(described, NOW, share=0.7)
+
+
+def test_those_expected_elsewhere_count() -> None:
+    assert state_of_many({"ready": 45}) == "ready"
+    assert state_of_many({"ready": 45}, expected=90) == "waiting"
+
+
+def test_a_fleet_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = str(tmp_path / "health")
+    streams = [describe(Many(20, READY=19, WAITING=1), NOW)]
+    write_health_file(path, streams)
+    assert read_health_file(path) == streams
+
+
+@pytest.mark.parametrize("streams", [{"ready": -1}, {"ready": True}, {"ready": 1e9}, [], "ready"])
+def test_a_fleets_counts_are_numbers(tmp_path: Path, streams: Any) -> None:
+    path = tmp_path / "health"
+    path.write_text(json.dumps({"streams": [asdict(health()) | {"streams": streams}]}))
+    with pytest.raises(ValueError, match="not a health file"):
+        read_health_file(str(path))

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from datastream_ws import Client, ConfigurationError, State
+from datastream_ws import Client, ConfigurationError, Fleet, State, StateEvent
 from datastream_ws.process import loop_use
 from datastream_ws.process.loop_thread import LoopThread
 from datastream_ws.runner import EXIT_FAILED, EXIT_FORCED, EXIT_OK, SIGNAL, Runner
+from datastream_ws.testing import StreamServer
 
 FAST: dict[str, Any] = {
     "min_reconnect_delay": 0.01,
@@ -103,3 +104,45 @@ def test_a_loop_that_is_blocked_is_not_waited_for(signals: int) -> None:
     finally:
         go.set()
     assert thread[0] is None or thread[0].stop(5)
+
+
+# --- fleets ----------------------------------------------------------------------------------
+
+
+def test_a_fleet_runs_until_the_signal_and_goes_on_without_failed_streams() -> None:
+    rows = {key: {"url": "ws://localhost:1"} for key in (1, 2)}
+    options = FAST | {"max_reconnect_attempts": 1, "fatal_delay": None}
+    fleet = Fleet(lambda: rows, name="accounts", **options)
+    failed = threading.Event()
+    beats: list[Any] = []
+
+    @fleet.on_state
+    def note(event: StateEvent) -> None:
+        if fleet.counts() == {State.FAILED: 2}:
+            failed.set()
+
+    runner = Runner([fleet], on_beat=beats.append, beat_interval=0.05)
+    assert run_with_signals(runner, failed, SIGNAL) == EXIT_OK
+    assert not fleet.is_running
+    [last] = beats[-1]
+    assert (last.name, last.state, last.source_size) == ("accounts", "closed", 2)
+    assert any(beat[0].streams == {"failed": 2} and beat[0].state == "waiting" for beat in beats)
+
+
+def test_a_fleet_handles_exactly_so_many_messages() -> None:
+    handled: list[Any] = []
+    with StreamServer() as server:
+        rows = {key: {"url": f"{server.url}/{key}"} for key in range(3)}
+        fleet = Fleet(lambda: rows, **FAST)
+        fleet.on_message(handled.append)
+
+        def talk() -> None:
+            server.wait_connected(3, 20)
+            for n in range(5):
+                server.send({"n": n})
+
+        talking = threading.Thread(target=talk)
+        talking.start()
+        assert Runner([fleet], max_messages=7).run() == EXIT_OK
+        talking.join()
+    assert len(handled) == 7
