@@ -28,7 +28,7 @@ from datastream_ws.handling.current import Handling
 from datastream_ws.handling.deliver import deliver
 from datastream_ws.handling.intake import Intake
 from datastream_ws.lifecycle.machine import Lifecycle, _explained
-from datastream_ws.lifecycle.plan import ASKED, Outcome
+from datastream_ws.lifecycle.plan import ASKED, Attempts, Outcome, Plan
 from datastream_ws.process.futures import ErrorBuffer
 
 UNIT = Path(__file__).parents[1]
@@ -181,6 +181,31 @@ def a_state_that_lags_is_believed(patch: Patch) -> None:
     patch.setattr(async_client.AsyncClient, "_wait_connected", wait)
 
 
+def _turns(patch: Patch, later: Callable[[int, int], int]) -> None:
+    """Have *later* say which URL comes next, given the one before and the right one."""
+    plan = Attempts.plan
+
+    def plan_and_turn(self: Any, *arguments: Any, **more: Any) -> Plan:
+        before = self.turn
+        planned = plan(self, *arguments, **more)
+        self.turn = later(before, self.turn)
+        return planned
+
+    patch.setattr(Attempts, "plan", plan_and_turn)
+
+
+def a_list_stays_at_its_first_url(patch: Patch) -> None:
+    _turns(patch, lambda before, right: before)
+
+
+def a_list_leaves_out_every_other_url(patch: Patch) -> None:
+    _turns(patch, lambda before, right: 2 * right - before)
+
+
+def a_list_leaves_a_url_that_was_stable(patch: Patch) -> None:
+    _turns(patch, lambda before, right: before + 1)
+
+
 MACHINE, CLOSING = "lifecycle/test_machine.py", "lifecycle/test_closing.py"
 CONNECTION, QUEUE = "connection/test_connection.py", "connection/test_write_queue.py"
 
@@ -233,6 +258,10 @@ def test_it_is_found(fault: Fault, file: str, name: str, monkeypatch: Patch) -> 
         pause_and_resume_leave_two_connections,
         a_close_frame_is_not_the_end,
         subscriptions_are_told_before_the_first_round,
+        hooks_wait_for_reports,
+        a_list_stays_at_its_first_url,
+        a_list_leaves_out_every_other_url,
+        a_list_leaves_a_url_that_was_stable,
     ],
 )
 def test_the_orders_find_it(fault: Fault, monkeypatch: Patch) -> None:
