@@ -1,16 +1,23 @@
-"""The contexts around a plain handler's call: what ``use()`` promises, both ways."""
+"""What use() promises of the contexts around handlers, in every way they are called."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from datastream_ws import Client, ConfigurationError, Message
+from datastream_ws import (
+    Client,
+    ConfigurationError,
+    Message,
+    Postponed,
+)
 from datastream_ws.handlers import Call
 from datastream_ws.testing import StreamServer
+from kit.rigs import BOTH, Lost, noted, stream, until
 from kit.seen import Seen
 
 URL = "ws://127.0.0.1:1/"
@@ -195,3 +202,113 @@ def test_arguments_with_defaults_stay_the_factory_s_own() -> None:
     client.on_message(lambda message: None)
     client.deliver("x")
     assert seen == ["default"]
+
+
+# --- in the runs of a dispatcher ---
+
+
+async def test_contexts_around_calls_and_runs() -> None:
+    """Entered in order of use(); per call anew each time, per run once."""
+    async with stream() as s:
+        s.handlers.use(noted(s.log, "run"), per="run")
+        s.handlers.use(noted(s.log, "outer"))
+        s.handlers.use(noted(s.log, "inner"))
+        s.handler()
+        s.open = False
+        s.put("a", "b")
+        s.open = True
+        s.dispatcher.wake()
+        await s.drain()
+        calls = [["+outer", "+inner", route, "-inner", "-outer"] for route in ("a", "b")]
+        assert s.log == ["+run", *calls[0], *calls[1], "-run"]
+
+
+async def test_contexts_see_what_the_handler_raised() -> None:
+    """Those per call; a transaction rolls back."""
+    async with stream() as s:
+        s.handlers.use(noted(s.log, "run"), per="run")
+        s.handlers.use(noted(s.log, "call"))
+        s.handlers.on_message(lambda message: 1 / 0)
+        s.put("a")
+        await s.drain()
+        assert s.log == ["+run", "+call", "!call ZeroDivisionError", "-call", "-run"]
+
+
+@pytest.mark.parametrize("why", ["retry", "postponed"])
+async def test_again_means_contexts_anew(why: str) -> None:
+    """A retried message runs on a fresh connection and outside a rolled-back transaction."""
+    async with stream(retry_message=lambda error: isinstance(error, Lost)) as s:
+        s.handlers.use(noted(s.log, "run"), per="run")
+        s.handlers.use(noted(s.log, "call"))
+        error = Lost() if why == "retry" else Postponed(0)
+
+        @s.handlers.on_message
+        def handle(message: Message) -> None:
+            s.log.append("called")
+            if s.log.count("called") == 1:
+                raise error
+
+        s.put("a")
+        await s.drain()
+        failed = ["+run", "+call", "called", f"!call {type(error).__name__}", "-call", "-run"]
+        assert s.log == [*failed, "+run", "+call", "called", "-call", "-run"]
+
+
+@pytest.mark.parametrize("per", ["call", "run"])
+@BOTH
+async def test_context_that_cannot_be_entered(per: Any, is_async: bool) -> None:
+    """The message failed, with that error; the stream goes on."""
+    async with stream() as s:
+        s.handlers.use(lambda: 1 / 0, per=per)  # type: ignore[type-var]
+        s.handler(is_async=is_async)
+        s.put("a", "b")
+        counts = await s.drain()
+        assert (counts.failed, s.log) == (2, [])
+        assert s.errors == ["ZeroDivisionError"] * 2
+
+
+@pytest.mark.parametrize("per", ["call", "run"])
+@BOTH
+async def test_what_is_no_context(per: Any, is_async: bool) -> None:
+    """A factory of something else is an error; else nothing of it would ever run."""
+    async with stream() as s:
+        s.handlers.use(lambda: iter([]), per=per)  # type: ignore[type-var]
+        s.handler(is_async=is_async)
+        s.put("a")
+        counts = await s.drain()
+        assert (counts.failed, s.log, s.errors) == (1, [], ["TypeError"])
+
+
+async def test_context_of_a_run_that_cannot_be_left() -> None:
+    """Reported; the messages were handled."""
+    async with stream() as s:
+
+        @contextmanager
+        def broken() -> Iterator[None]:
+            yield
+            raise Lost
+
+        s.handlers.use(broken, per="run")
+        s.handler()
+        s.put("a")
+        counts = await s.drain()
+        await until(lambda: s.reported)
+        assert (counts.handled, s.log, s.errors) == (1, ["a"], ["Lost"])
+
+
+async def test_asynchronous_contexts() -> None:
+    """Around coroutine handlers only."""
+    async with stream() as s:
+
+        @asynccontextmanager
+        async def context() -> AsyncIterator[None]:
+            s.log.append("+")
+            yield
+            s.log.append("-")
+
+        s.handlers.use(context)
+        s.handler(route="plain")
+        s.handler(route="async", is_async=True)
+        s.put("plain", "async")
+        await s.drain()
+        assert s.log == ["plain", "+", "async", "-"]

@@ -1,0 +1,221 @@
+"""Handlers that are called the moment a message is received."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from datastream_ws import ClientOptions, DecodeError, HandlerError, Message
+from datastream_ws.handling import inline
+from datastream_ws.handling.budget import Budget
+from datastream_ws.handling.inbox import Put
+from kit.rigs import Rig, numbered
+
+
+def log_of(rig: Rig, route: str | None = "ping") -> list[Any]:
+    """Register an inline handler; return the list of what it is given."""
+    log: list[Any] = []
+
+    def ping(message: Message) -> None:
+        log.append(message.data)
+
+    rig.handlers.on_message(route, inline=True)(ping)
+    return log
+
+
+PING = '{"type": "ping"}'
+DATA = '{"type": "data"}'
+
+
+async def test_inline_handlers_are_called_before_what_waits() -> None:
+    """And the message never enters the inbox, full as it is."""
+    rig = Rig(inbox_size=2)
+    log = log_of(rig)
+    rig.handlers.on_message("data")(print)
+    rig.take(DATA, DATA, DATA)
+    rig.take(PING, DATA)
+    assert log == [PING]
+    counts = rig.inbox.counts()
+    assert (counts.received, counts.handled, counts.waiting) == (3, 1, 2)
+    assert [data for _, data in rig.handle()] == [DATA] * 4
+    rig.take(PING)
+    assert (rig.inbox.counts().handled, rig.inbox.waiting) == (6, 0)
+    assert rig.inbox.last_message
+    assert rig.inbox.last_message.seq == 6
+
+
+async def test_a_read_that_is_all_inline() -> None:
+    rig = Rig()
+    log = log_of(rig, None)
+    rig.take(PING, DATA)
+    assert log == [PING, DATA]
+    assert (rig.inbox.counts().handled, rig.woken) == (2, 0)
+
+
+async def test_other_handlers_are_given_the_message_through_the_inbox() -> None:
+    rig = Rig()
+    log = log_of(rig)
+    rig.handlers.on_message("ping")(print)
+    rig.take(PING)
+    assert log == [PING]
+    assert rig.inbox.counts().handled == 0
+    assert rig.handle() == numbered(PING)
+
+
+async def test_default_handlers_leave_it_alone() -> None:
+    """An inline handler has taken it."""
+    rig = Rig()
+    log_of(rig)
+    rig.handlers.on_message(default=True)(print)
+    rig.take(PING, DATA)
+    assert [data for _, data in rig.handle()] == [DATA]
+
+
+async def test_inline_handler_that_raises() -> None:
+    """Reported as any handler's error; the message failed, the next one is not its concern."""
+    rig = Rig()
+
+    def broken(message: Message) -> None:
+        raise ZeroDivisionError
+
+    rig.handlers.on_message("ping", inline=True)(broken)
+    log = log_of(rig)
+    rig.take(PING, PING)
+    assert log == [PING, PING]
+    [error, _] = rig.reported
+    assert isinstance(error, HandlerError)
+    assert error.handler is broken
+    assert isinstance(error.__cause__, ZeroDivisionError)
+    assert (rig.inbox.counts().failed, rig.inbox.counts().handled) == (2, 0)
+
+
+async def test_inline_failures_are_kept_off_the_loop() -> None:
+    """Whoever keeps them may block."""
+    rig = Rig()
+    kept: list[HandlerError] = []
+    rig.handlers.on_failure.append(kept.append)
+
+    @rig.handlers.on_message(inline=True)
+    def broken(message: Message) -> None:
+        raise ZeroDivisionError
+
+    rig.take(PING)
+    assert kept == []
+    async with asyncio.timeout(5):
+        while not kept:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert kept == rig.reported
+
+
+async def test_inline_handler_of_a_type_that_cannot_be_decoded() -> None:
+    rig = Rig()
+
+    @rig.handlers.on_message("ping", inline=True, decode_as=ClientOptions)
+    def never(options: ClientOptions) -> None:
+        raise AssertionError
+
+    rig.take(PING)
+    assert [type(error.__cause__) for error in rig.reported] == [DecodeError]
+
+
+async def test_slow_inline_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reported, at most once a second, and told from a failure."""
+    monkeypatch.setattr(inline, "SLOW_SECONDS", 0.001)
+    rig = Rig()
+
+    @rig.handlers.on_message(inline=True)
+    def slow(message: Message) -> None:
+        time.sleep(0.002)
+
+    rig.take(PING, PING)
+    [error] = rig.reported
+    assert isinstance(error, HandlerError)
+    assert error.still_running
+    assert "inline handler took" in str(error.__cause__)
+    assert rig.inbox.counts().handled == 2
+
+
+async def test_quick_inline_handler() -> None:
+    rig = Rig()
+    log_of(rig)
+    rig.take(PING)
+    assert rig.reported == []
+
+
+async def test_inline_handlers_are_held_back_by_the_gate() -> None:
+    """The lease is lost: the message may be somebody else's."""
+    rig = Rig()
+    log = log_of(rig)
+    rig.open = False
+    rig.take(PING)
+    assert (log, rig.inbox.waiting) == ([], 1)
+
+
+async def test_inline_messages_are_of_the_budget() -> None:
+    told: list[int] = []
+    rig = Rig(budget=Budget(2, lambda: told.append(1)))
+    log_of(rig)
+    rig.take(PING, PING)
+    assert told == [1]
+
+
+async def test_contexts_are_entered_around_inline_handlers() -> None:
+    """Those of a run around all of one read."""
+    rig = Rig()
+    log = log_of(rig)
+
+    def noted(name: str) -> Callable[[], Any]:
+        @contextmanager
+        def context() -> Iterator[None]:
+            log.append(f"+{name}")
+            yield
+            log.append(f"-{name}")
+
+        return context
+
+    rig.handlers.use(noted("run"), per="run")
+    rig.handlers.use(noted("call"))
+    rig.take(PING, PING)
+    assert log == ["+run", "+call", PING, "-call", "+call", PING, "-call", "-run"]
+
+
+async def test_context_of_a_read_that_cannot_be_left() -> None:
+    rig = Rig()
+    log_of(rig)
+
+    @contextmanager
+    def broken() -> Iterator[None]:
+        yield
+        raise ZeroDivisionError
+
+    rig.handlers.use(broken, per="run")
+    rig.take(PING)
+    assert [type(error.__cause__) for error in rig.reported] == [ZeroDivisionError]
+    assert rig.inbox.counts().handled == 1
+
+
+async def test_a_route_that_raises_is_for_the_workers() -> None:
+    rig = Rig(route=lambda message: message.json()["none"])
+    log = log_of(rig)
+    rig.take(PING)
+    assert (log, rig.inbox.waiting, rig.reported) == ([], 1, [])
+
+
+async def test_nothing_is_made_without_inline_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read goes into the inbox as it came."""
+    rig = Rig()
+    seen: list[str] = []
+    put = rig.inbox.put
+
+    def noted(messages: Sequence[Message], *, force: bool = False) -> Put:
+        seen.append(type(messages).__name__)
+        return put(messages, force=force)
+
+    monkeypatch.setattr(rig.inbox, "put", noted)
+    rig.take("a", "b")
+    assert seen == ["Parcel"]
