@@ -34,6 +34,7 @@ from .options import ClientOptions, Options, Url
 from .process.futures import ErrorBuffer, Observable, wait_for
 from .process.handler_threads import HandlerThreads
 from .process.loop_use import threads
+from .process.loop_watch import WatchedClient, end_watch, watch_loop
 from .process.signals import signals_to
 from .redaction import hides_arguments, peer_text, shown_urls
 from .stats import Stats
@@ -200,6 +201,9 @@ class AsyncClient(Decorators):
             )
         )
         self.handlers.added.add(life.dispatcher.wake)
+        watched = WatchedClient(self.handlers, life.parts.reporter.warn)
+        watch_loop(life.loop, watched)
+        life.finished.add_done_callback(lambda _: end_watch(life.loop, watched))
         life.finished.add_done_callback(lambda _: self._let_go(life, pool))
         life.begin()
 

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any, Literal, TypeVar, overload
 
 from .codecs import NO_CODEC, converter_for
@@ -431,6 +432,11 @@ class Handlers(Decorators):
         """What was registered for messages."""
         return tuple(handler.function for handler in self._all)
 
+    def find(self, code: CodeType) -> Handler | None:
+        """Return the handler or hook whose function runs *code*; ``None``: it is none's."""
+        every = (*self._all, *(hook for hooks in self.hooks.values() for hook in hooks))
+        return next((each for each in every if _code_of(each.function) is code), None)
+
     @property
     def batches(self) -> tuple[Handler, ...]:
         return self.routing.batches
@@ -557,6 +563,16 @@ def is_coroutine_callable(function: Any) -> bool:
         return True
     call = getattr(function, "__call__", None)  # noqa: B004 - the bound method is wanted
     return inspect.iscoroutinefunction(call)
+
+
+def _code_of(function: Any) -> CodeType | None:
+    """Return what runs when *function* is called; ``None``: nothing written in Python."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not hasattr(function, "__code__"):
+        function = getattr(function, "__call__", None)  # noqa: B004 - the bound method is wanted
+    code = getattr(function, "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
 def takes_call(factory: Callable[..., Any]) -> bool:
