@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import growth, idle, latency, results, sending, storm, throughput
+from benchmarks import admin, growth, idle, latency, results, sending, storm, throughput
 from benchmarks.parts import Part, rows, times
 from benchmarks.picture import Bar, bars
 
@@ -19,6 +19,7 @@ PARTS: list[Part] = [
     *idle.PARTS,
     *growth.PARTS,
     *storm.PARTS,
+    *admin.PARTS,
 ]
 
 PICTURE = "throughput.svg"

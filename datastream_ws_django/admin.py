@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import BadRequest, PermissionDenied
 from django.db.models import Count, Max, Min, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.template.response import TemplateResponse
@@ -19,6 +18,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
+from .bulk import Work, found
 from .conf import streams_settings
 from .control import VERBS, ask, standing_pauses
 from .deadletters import Retried, retry, storable
@@ -36,7 +36,6 @@ else:
 LONGEST_PAYLOAD = 10_000  # characters shown
 MOST_EVENTS = 100
 MOST_GROUPS = 50
-RETRY_SECONDS = 20.0  # that a request may take; what is left is for the next
 MAY_CONTROL = "datastream.control_streamstatus"
 MEDIA = forms.Media(css={"all": ["datastream/live.css"]}, js=["datastream/live.js"])
 # What a person confirms.
@@ -188,7 +187,10 @@ class FailedMessageAdmin(FailedAdmin):
     list_filter = ("stream", "handler")
     search_fields = ("stream", "handler", "error")
     date_hierarchy = "failed_at"
-    actions = ("retry",)
+    search_help_text = (
+        "Stream, handler, error or payload; the payload as it was received, in upper and lower case"
+    )
+    actions = ("retry", "delete_selected")
     change_list_template = "datastream/failed_list.html"
     change_form_template = "datastream/failed.html"
     fields = readonly_fields = (
@@ -204,9 +206,13 @@ class FailedMessageAdmin(FailedAdmin):
         return False
 
     def get_urls(self) -> list[URLPattern]:
-        again = require_POST(self.retry_one)
-        view = self.admin_site.admin_view(again)
-        return [path("<path:pk>/retry/", view, name="datastream_retry"), *super().get_urls()]
+        view = self.admin_site.admin_view
+        one, many = view(require_POST(self.retry_one)), view(require_POST(self.bulk))
+        return [
+            path("bulk/<str:verb>/", many, name="datastream_bulk"),
+            path("<path:pk>/retry/", one, name="datastream_retry"),
+            *super().get_urls(),
+        ]
 
     @admin.display(description="failed", ordering="failed_at")
     def when(self, row: FailedMessage) -> SafeString | str:
@@ -248,7 +254,7 @@ class FailedMessageAdmin(FailedAdmin):
         if not self.has_change_permission(request, row):
             raise PermissionDenied
         outcome = retry([row])
-        self._report(request, outcome, 0)
+        self._report(request, outcome)
         if outcome.failed:
             return HttpResponseRedirect(
                 reverse(f"{self.admin_site.name}:datastream_failedmessage_change", args=[pk])
@@ -257,24 +263,76 @@ class FailedMessageAdmin(FailedAdmin):
             reverse(f"{self.admin_site.name}:datastream_failedmessage_changelist")
         )
 
-    @admin.action(description="Retry selected messages", permissions=["change"])
-    def retry(self, request: HttpRequest, rows: QuerySet[FailedMessage]) -> None:
-        left = list(rows.order_by("stream", "epoch", "seq", "pk").values_list("pk", flat=True))
-        deadline, total = time.monotonic() + RETRY_SECONDS, Retried()
-        while left and time.monotonic() < deadline:
-            outcome = retry(FailedMessage.objects.filter(pk=left.pop(0)))
-            total.handled += outcome.handled
-            total.failed += outcome.failed
-        self._report(request, total, len(left))
+    def get_queryset(self, request: HttpRequest) -> QuerySet[FailedMessage]:
+        # A page of a hundred rows must not read a hundred payloads.
+        return super().get_queryset(request).defer("data", "traceback")
 
-    def _report(self, request: HttpRequest, outcome: Retried, left: int) -> None:
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[FailedMessage], search_term: str
+    ) -> tuple[QuerySet[FailedMessage], bool]:
+        """Search in the payloads as well."""
+        return found(queryset, search_term), False
+
+    @admin.action(description="Retry selected messages", permissions=["change"])
+    def retry(self, request: HttpRequest, rows: QuerySet[FailedMessage]) -> HttpResponse | None:
+        """Retry what there is time for; a page with the progress goes on with the rest."""
+        work = Work.begin("retry", rows)
+        work.retry_portion(self.get_queryset(request))
+        if work.left:
+            return self._progress(request, work)
+        self._report(request, Retried(work.done, work.failed))
+        return None
+
+    @admin.action(description="Delete selected messages", permissions=["delete"])
+    def delete_selected(
+        self, request: HttpRequest, rows: QuerySet[FailedMessage]
+    ) -> HttpResponse | None:
+        """Ask first; Django's own page would list each message, and load its payload."""
+        return self._progress(request, Work.begin("delete", rows), is_begun=False)
+
+    def bulk(self, request: HttpRequest, verb: str) -> HttpResponse:
+        """Do the next portion of the work that the form carries."""
+        may = {"retry": self.has_change_permission, "delete": self.has_delete_permission}
+        if verb not in may:
+            raise Http404
+        if not may[verb](request):
+            raise PermissionDenied
+        try:
+            work = Work.read(verb, request.POST)
+        except ValueError:
+            raise BadRequest("not the form of this page") from None
+        if verb == "retry":
+            work.retry_portion(self.get_queryset(request))
+        else:
+            self._delete(request, work.next_to_delete())
+        return self._progress(request, work)
+
+    def _delete(self, request: HttpRequest, keys: list[int]) -> None:
+        rows = self.get_queryset(request).filter(pk__in=keys)
+        self.log_deletions(request, rows)
+        rows.delete()
+
+    def _progress(
+        self, request: HttpRequest, work: Work, *, is_begun: bool = True
+    ) -> TemplateResponse:
+        site = self.admin_site
+        context = {
+            **site.each_context(request),
+            "title": f"{work.verb.capitalize()} failed messages",
+            "media": MEDIA,
+            "work": work,
+            "is_begun": is_begun,
+            "progress": work.done + work.failed,
+            "action": reverse(f"{site.name}:datastream_bulk", args=[work.verb]),
+            "back": reverse(f"{site.name}:datastream_failedmessage_changelist"),
+        }
+        return TemplateResponse(request, "datastream/bulk.html", context)
+
+    def _report(self, request: HttpRequest, outcome: Retried) -> None:
         if outcome.handled:
             self.message_user(request, f"{outcome.handled} handled.", messages.SUCCESS)
         if outcome.failed:
             self.message_user(request, f"{outcome.failed} failed again.", messages.ERROR)
-        if left:
-            text = f"{left} not retried yet, because time was up. Retry again."
-            self.message_user(request, text, messages.WARNING)
 
 
 def groups() -> list[dict[str, Any]]:

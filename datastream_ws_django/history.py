@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from django.db.models import Count
 from django.utils import timezone
 
 from datastream_ws import Stats
@@ -19,6 +20,7 @@ from .models import StreamEvent, StreamMinute
 __all__ = ["KEPT_DAYS", "EventLog", "History", "Trend", "prune"]
 
 KEPT_DAYS = 7
+MOST_EVENTS = 10_000  # of each stream; one that never stays connected has thousands an hour
 MOST_WAITING = 5_000  # rows kept in memory while the database is unavailable
 UP = ("ready", "connected")
 # The steps of reconnecting count as one state: operators ask how long a stream has been down.
@@ -205,7 +207,12 @@ class Trend:
 
 
 def prune() -> None:
-    """Delete what is older than a week."""
+    """Delete what is older than a week, and events of which a stream has too many."""
     oldest = timezone.now() - timedelta(days=KEPT_DAYS)
     StreamMinute.objects.filter(minute__lt=int(oldest.timestamp() // 60)).delete()
     StreamEvent.objects.filter(at__lt=oldest).delete()
+    counted = StreamEvent.objects.order_by().values("stream").annotate(count=Count("pk"))
+    for stream in counted.filter(count__gt=MOST_EVENTS).values_list("stream", flat=True):
+        events = StreamEvent.objects.filter(stream=stream)
+        first_kept = events.order_by("-at", "-pk")[MOST_EVENTS - 1]
+        events.filter(at__lt=first_kept.at).delete()

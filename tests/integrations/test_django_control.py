@@ -15,7 +15,10 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
+from django.db.models import F
 from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from datastream_ws import Client
@@ -137,6 +140,38 @@ def test_old_rows_go_and_a_pause_that_stands_stays() -> None:
     assert list(kept) == [("feed", "pause"), ("new", "pause")]
     assert StreamEvent.objects.count() == 1
     assert StreamMinute.objects.count() == 2
+
+
+def test_of_a_stream_that_flaps_the_newest_events_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "MOST_EVENTS", 3)
+    now = timezone.now()
+    for stream, count in (("feed", 5), ("calm", 2)):
+        for number in range(count):
+            at = now - timedelta(minutes=number)
+            StreamEvent.objects.create(stream=stream, at=at, kind="lost", text=str(number))
+    history.prune()
+    kept = [(event.stream, event.text) for event in StreamEvent.objects.order_by("stream", "-at")]
+    assert kept == [("calm", "0"), ("calm", "1"), ("feed", "0"), ("feed", "1"), ("feed", "2")]
+
+
+def test_rows_are_written_and_pruned_in_bulk() -> None:
+    """Twenty streams, or what waited for a database that was unavailable, cost no more queries."""
+    ledger = History()
+    for minute in range(4):
+        for number in range(20):
+            ledger.note(replace(health(NOON + 60 * minute), name=f"stream-{number}"), None)
+    with CaptureQueriesContext(connection) as queries:
+        ledger.write()
+    assert len(queries) == 1
+    assert StreamMinute.objects.count() == 60
+    StreamMinute.objects.update(minute=F("minute") - 60 * 24 * 8 * 365)
+    ask("feed", "pause", "root")
+    StreamEvent.objects.update(at=timezone.now() - timedelta(days=8))
+    with CaptureQueriesContext(connection) as queries:
+        history.prune()
+    assert len(queries) == 3
+    assert not StreamMinute.objects.exists()
+    assert not StreamEvent.objects.exists()
 
 
 def test_a_minute_is_one_row_of_what_was_new() -> None:

@@ -161,6 +161,35 @@ def test_commands_refuse_an_unknown_stream_alike(alias: str) -> None:
             call_command(command, "nowhere")
 
 
+def found(text: str) -> set[str | bytes]:
+    browser = Browser()
+    browser.force_login(
+        User.objects.get_or_create(username="root", is_superuser=True, is_staff=True)[0]
+    )
+    answer = browser.get(reverse(LIST), {"q": text})
+    assert answer.status_code == 200
+    return {row.payload for row in answer.context["cl"].queryset}
+
+
+def test_the_search_looks_into_payloads(alias: str, failing: Failing) -> None:
+    failing(RuntimeError("no such product"))
+    plain, escaped, binary = '{"name": "Käse"}', '{"name": "K\\u00e4se", "n": 7}', b"\xff Brie \0"
+    for payload in (plain, escaped, binary):
+        deliver(alias, payload, robust=True)
+    assert found("Käse") == {plain, escaped}
+    assert found("name 7") == {escaped}
+    assert found('"Brie"') == {binary}
+    assert found("PRODUCT") == {plain, escaped, binary}
+    assert found("brie") == found("100%") == set()
+
+
+SEARCH = """
+from datastream_ws_django.bulk import found
+from datastream_ws_django.models import FailedMessage
+print(sorted(row.seq for row in found(FailedMessage.objects.all(), {!r})))
+"""
+
+
 def test_rows_need_no_report(tmp_path: Path, database: str) -> None:
     """A report that hangs holds up none, and a coroutine handler's text is as odd as it likes."""
     with NumberedServer(20) as server:
@@ -170,5 +199,6 @@ def test_rows_need_no_report(tmp_path: Path, database: str) -> None:
             letters = "SELECT seq FROM datastream_failedmessage ORDER BY id"
             runner.wait_for(lambda: len(project.query(letters)) == 20)
     assert project.query(letters) == list(range(1, 21))
+    assert "[7]" in project.manage("shell", "-c", SEARCH.format('number "\\"n\\": 7"'))
     assert "20 failed again" in project.manage("datastream_retry_failed", code=1)
     assert "20 handled" in project.manage("datastream_retry_failed", MENDED="1")

@@ -11,7 +11,7 @@ from typing import Any
 from kit.seen import eventually
 from kit.services import missing
 
-__all__ = ["chromium", "log_in"]
+__all__ = ["as_theme", "chromium", "log_in", "pressed_until", "sized"]
 
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -55,3 +55,25 @@ def log_in(browser: Any, site: str, name: str, password: str) -> None:
     browser.find_element("css selector", "input[type=submit]").click()
     # A click does not wait: the next page asked for would be overtaken by this one.
     eventually(lambda: browser.find_elements("id", "logout-form"), 60)
+
+
+def as_theme(browser: Any, theme: str) -> None:
+    """Have pages be ``"light"`` or ``"dark"``, as a user's system asks for."""
+    feature = {"name": "prefers-color-scheme", "value": theme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+
+def sized(browser: Any, width: int, height: int) -> None:
+    """Have a window of so many pixels; a real one cannot be narrower than 500."""
+    words = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", words)
+
+
+def pressed_until(browser: Any, key: str, selector: str, most: int = 100) -> None:
+    """Press a key until an element has the focus."""
+    for _ in range(most):
+        browser.switch_to.active_element.send_keys(key)
+        script = "return document.activeElement.matches(arguments[0])"
+        if browser.execute_script(script, selector):
+            return
+    raise AssertionError(f"{selector} cannot be reached by keyboard")

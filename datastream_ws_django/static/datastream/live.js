@@ -39,7 +39,10 @@
     }
   }
 
+  let nextRefresh = 0;
+
   async function refresh(page) {
+    clearTimeout(nextRefresh);
     let trouble = "";
     try {
       const answer = await get(location.href);
@@ -49,7 +52,8 @@
       trouble = `The page cannot be updated: ${error.message}`;
     }
     page.querySelector(".trouble").textContent = trouble;
-    setTimeout(refresh, document.hidden ? 4 * EVERY : EVERY, page);
+    clearTimeout(nextRefresh); // one that was begun meanwhile
+    nextRefresh = setTimeout(refresh, document.hidden ? 4 * EVERY : EVERY, page);
   }
 
   // --- the chart ---
@@ -127,7 +131,7 @@
     scrubber.oninput = point;
     svg.onpointermove = event => {
       const share = (event.offsetX - EDGE.left) / (right - EDGE.left);
-      scrubber.value = Math.max(0, Math.min(steps.length - 1, Math.floor(share * steps.length)));
+      scrubber.value = Math.max(0, Math.min(steps.length - 1, Math.floor(share * (end - start) / step)));
       point();
     };
     point();
@@ -145,12 +149,39 @@
     setTimeout(showHistory, HISTORY_EVERY, page);
   }
 
+  // --- work in portions: the answer to the form is the form with what is left ---
+
+  async function carryOn(form) {
+    const trouble = form.querySelector(".trouble");
+    try {
+      const answer = await fetch(form.action, { method: "POST", body: new FormData(form) });
+      if (!answer.ok || answer.redirected) throw new Error(`status ${answer.status}; log in again`);
+      const news = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById(form.id);
+      form.replaceChildren(...news.childNodes);
+      if ("continue" in news.dataset) await carryOn(form);
+    } catch (error) {
+      trouble.textContent = `The work cannot go on: ${error.message}`;
+    }
+  }
+
+  function beginWork(form) {
+    if (!form) return;
+    form.addEventListener("submit", event => {
+      event.preventDefault();
+      for (const button of form.querySelectorAll("[type=submit]")) button.disabled = true;
+      carryOn(form);
+    });
+    if ("continue" in form.dataset) form.requestSubmit();
+  }
+
   function begin() {
     showTimes();
     setInterval(showTimes, 1000);
+    beginWork(document.getElementById("datastream-bulk"));
     const page = document.querySelector("[data-refresh]");
     if (!page) return;
-    setTimeout(refresh, EVERY, page);
+    nextRefresh = setTimeout(refresh, EVERY, page);
+    document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(page); });
     if (page.dataset.url) showHistory(page);
   }
 

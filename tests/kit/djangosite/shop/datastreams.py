@@ -96,11 +96,12 @@ elif HANDLER == "failing":
 
     @datastream.on_message("number")
     def fails(message: Message) -> None:
-        """Fail for even numbers until MENDED says otherwise; what was written is rolled back."""
+        """Fail for even numbers, but not with MENDED: seconds; what was written is rolled back."""
         if message.json()["n"] % 2 == 0 and not os.environ.get("MENDED"):
             with transaction.atomic():
                 keep(message)
                 raise RuntimeError("an even number")
+        time.sleep(float(os.environ.get("MENDED", "0")))
         keep(message)
 
 elif HANDLER == "odd":

@@ -1,0 +1,112 @@
+"""Failed messages in bulk: found by what they hold, retried and deleted a portion at a time."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import models
+from django.db.models import Func, Q, QuerySet
+from django.utils.text import smart_split, unescape_string_literal
+
+from .deadletters import retry
+from .models import FailedMessage
+
+__all__ = ["MOST_AT_ONCE", "Work", "found"]
+
+MOST_AT_ONCE = 50_000  # messages of one action; the form carries their keys
+PORTION_SECONDS = 2.0  # that a request takes, or as long as one handler does
+PORTION_DELETED = 500
+
+Rows = QuerySet[FailedMessage]
+
+
+class Holds(Func):
+    """Whether the bytes of a column have other bytes in them."""
+
+    template = "INSTR(%(expressions)s) > 0"
+    output_field = models.BooleanField()
+
+    def as_oracle(self, compiler: Any, connection: Any) -> Any:
+        return self.as_sql(compiler, connection, template="DBMS_LOB.INSTR(%(expressions)s) > 0")
+
+    def as_postgresql(self, compiler: Any, connection: Any) -> Any:
+        turned = self.copy()
+        turned.set_source_expressions(self.get_source_expressions()[::-1])
+        words = {"template": "POSITION(%(expressions)s) > 0", "arg_joiner": " IN "}
+        return turned.as_sql(compiler, connection, **words)
+
+
+def found(rows: Rows, text: str) -> Rows:
+    """Return the rows that have every word of *text* in stream, handler, error or payload."""
+    for word in smart_split(text):
+        if word[0] == word[-1] and word[0] in "\"'":
+            word = unescape_string_literal(word)
+        names = ("stream", "handler", "error")
+        said = [Q(**{f"{name}__icontains": word}) for name in names]
+        # JSON may have letters beyond ASCII as they are, or escaped.
+        forms = {word, json.dumps(word)[1:-1]}
+        held = [
+            Q(Holds("data", models.Value(form.encode("utf-8", "surrogatepass")))) for form in forms
+        ]
+        rows = rows.filter(Q(*said, *held, _connector=Q.OR))
+    return rows
+
+
+@dataclass
+class Work:
+    """
+    What is left of an action; the form of the progress page carries it from portion to portion.
+
+    Attributes:
+        verb: ``retry`` or ``delete``.
+        left: Keys of the messages that follow.
+        done: Handled, or deleted.
+        failed: Failed again.
+
+    """
+
+    verb: str
+    left: list[int]
+    done: int = 0
+    failed: int = 0
+
+    @classmethod
+    def begin(cls, verb: str, rows: Rows) -> Work:
+        """Return all the work on *rows*, in the order in which they were received."""
+        keys = rows.order_by("stream", "epoch", "seq", "pk").values_list("pk", flat=True)
+        return cls(verb, list(keys[:MOST_AT_ONCE]))
+
+    @classmethod
+    def read(cls, verb: str, form: Mapping[str, Any]) -> Work:
+        """Return what the form carries; raises ValueError."""
+        keys = [int(key) for key in str(form.get("left", "")).split(",") if key]
+        return cls(verb, keys[:MOST_AT_ONCE], int(form.get("done", 0)), int(form.get("failed", 0)))
+
+    @property
+    def total(self) -> int:
+        return self.done + self.failed + len(self.left)
+
+    @property
+    def keys(self) -> str:
+        """The left ones, as the form has them."""
+        return ",".join(map(str, self.left))
+
+    def retry_portion(self, rows: Rows) -> None:
+        """Retry as many of *rows* as there is time for, at least one."""
+        deadline = time.monotonic() + PORTION_SECONDS
+        while self.left:
+            outcome = retry(rows.filter(pk=self.left.pop(0)))
+            self.failed += outcome.failed
+            self.done += 1 - outcome.failed  # or another person did it meanwhile
+            if time.monotonic() > deadline:
+                break
+
+    def next_to_delete(self) -> list[int]:
+        """Take the keys of the next portion."""
+        portion, self.left = self.left[:PORTION_DELETED], self.left[PORTION_DELETED:]
+        self.done += len(portion)
+        return portion
