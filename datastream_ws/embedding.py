@@ -9,9 +9,9 @@ where it lives; what is defined here all adapters have in common.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .client import Client, Queued
 from .codecs import codec_for
@@ -45,6 +45,9 @@ from .process.handler_threads import is_handler_thread
 from .process.signals import signals_to
 from .redaction import Hidden, escaped, hides_arguments, peer_text, shown_url
 
+if TYPE_CHECKING:
+    from .fleet.fleet import Fleet
+
 __all__ = [
     "DEAD",
     "FATAL_DELAY",
@@ -70,6 +73,7 @@ __all__ = [
     "deliver",
     "describe",
     "drive",
+    "embedded_fleet",
     "embedded_options",
     "escaped",
     "fields",
@@ -95,6 +99,7 @@ __all__ = [
     "write_health_file",
 ]
 
+PLACEHOLDER = "ws://localhost"  # each row has a URL of its own; this one is never dialled
 FATAL_DELAY = 300.0  # seconds between attempts after a fatal error, where no supervisor restarts
 
 
@@ -124,6 +129,37 @@ def embedded_options(
     return ClientOptions.from_mapping(
         settings, **embedded_defaults(foreground=foreground) | defaults
     )
+
+
+@hides_arguments
+def embedded_fleet(
+    source: Callable[[], Any],
+    settings: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    **defaults: Any,
+) -> Fleet:
+    """
+    Return a fleet made of settings, which outlives the failure of each of its streams.
+
+    Args:
+        source: As of :class:`Fleet`.
+        settings: Upper-case options of its streams.
+        arguments: Of the fleet itself: *refresh*, *start_rate*, *limit*.
+        **defaults: More options, which settings override.
+
+    Raises:
+        ConfigurationError: If one of them cannot work.
+
+    """
+    from .fleet.fleet import Fleet  # most programs have none
+
+    given = ClientOptions.from_mapping({"URL": PLACEHOLDER, **settings})
+    chosen = {name: getattr(given, name) for name in given.chosen - {"url"}}
+    own: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value  # as JSON has it
+        for name, value in arguments.items()
+    }
+    return Fleet(source, **own, **{**defaults, **chosen})
 
 
 def prepare(client: Client, *, foreground: bool, lease: bool = True, **defaults: Any) -> None:
@@ -190,7 +226,7 @@ def check_stream(given: Any, flask_app: Any, verb: str) -> None:
 
 # Options that take a callable, a class or an object; elsewhere a text is a text.
 DOTTED = {
-    *("URL", "HEADERS", "MESSAGE_HANDLER", "CONNECTION_READY_HANDLER", "LOGGER", "RETRY"),
+    *("SOURCE", "URL", "HEADERS", "MESSAGE_HANDLER", "CONNECTION_READY_HANDLER", "LOGGER", "RETRY"),
     *("HEARTBEAT", "SSL", "LEASE", "CONFLATE", "ORDERING_KEY", "RETRY_MESSAGE", "CODEC", "ROUTE"),
 }
 OBJECTS = {"MESSAGE_HANDLER", "CONNECTION_READY_HANDLER", "LOGGER", "LEASE", "CODEC"}

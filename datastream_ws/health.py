@@ -92,9 +92,16 @@ class StreamHealth:
     source_size: int | None = None
 
 
-def describe(client: Described, at: float) -> StreamHealth:
-    """Return how a client or a fleet is; *at* is the UNIX time now."""
-    stats = client.stats()
+def describe(client: Described, at: float, stats: Stats | None = None) -> StreamHealth:
+    """
+    Return how a client or a fleet is.
+
+    Args:
+        at: The UNIX time now.
+        stats: The client's, if they are known already.
+
+    """
+    stats = client.stats() if stats is None else stats
     return StreamHealth(
         name=client.name,
         **_state_of(client),

@@ -170,7 +170,8 @@ def chosen_range(request: HttpRequest) -> str:
 
 def known_aliases() -> list[str]:
     """Return the configured streams, then those that only have rows."""
-    kept = StreamStatus.objects.order_by("stream").values_list("stream", flat=True).distinct()
+    wholes = StreamStatus.objects.filter(fleet="").order_by("stream")
+    kept = wholes.values_list("stream", flat=True).distinct()
     return list(dict.fromkeys([*streams_settings, *kept]))
 
 

@@ -19,7 +19,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 
-from datastream_ws import ClientOptions
+from datastream_ws import ClientOptions, Handlers
 
 from .conf import DATABASE_LEASE, StreamSettings, streams_settings
 from .streams import datastreams
@@ -55,7 +55,7 @@ def check_stream(alias: str) -> Iterator[CheckMessage]:
     except ImproperlyConfigured as error:
         yield Error(str(error), id="datastream.E003")
         return
-    if stream.url is None:
+    if stream.url is None and not stream.is_fleet:
         yield Warning(
             str(stream.wrong("URL: is missing; `run_datastream` will refuse")),
             hint='Add "URL": "wss://…", or the dotted path of a callable that returns one.',
@@ -68,6 +68,8 @@ def check_stream(alias: str) -> Iterator[CheckMessage]:
 def check_options(stream: StreamSettings) -> Iterator[CheckMessage]:
     try:
         options_of(stream)
+        if stream.is_fleet:
+            stream.fleet(Handlers(), lease=stream.options.get("LEASE") != DATABASE_LEASE)
     except ImproperlyConfigured as error:
         yield Error(str(error), id="datastream.E004")
 

@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from datastream_ws import ClientOptions, ConfigurationError, Handlers
-from datastream_ws.embedding import embedded_options, hides_arguments, resolved
+from datastream_ws.embedding import (
+    HEALTHY_SHARE,
+    embedded_fleet,
+    embedded_options,
+    hides_arguments,
+    is_dotted_path,
+    resolved,
+)
 
-from .db import NAME_LENGTH, is_passing
+from .db import NAME_LENGTH, is_passing, with_clean_connections
+
+if TYPE_CHECKING:
+    from datastream_ws import Fleet
 
 __all__ = [
     "DATABASE_LEASE",
@@ -43,6 +54,9 @@ class StreamSettings:
         atomic: Alias of the database whose ``transaction.atomic()`` plain handlers run in.
         dead_letter_days: How long failed messages are kept as rows; 0: not at all.
         dead_letter_rows, dead_letter_bytes: Of how many, at most; ``None``: no limit.
+        source: Of a fleet: what returns the rows, or its dotted path; ``None``: one stream.
+        healthy_share: Of a fleet: how many of its streams have to be healthy, from 0 to 1.
+        refresh, start_rate, limit: As of :class:`datastream_ws.Fleet`; ``None``: its default.
 
     """
 
@@ -54,6 +68,11 @@ class StreamSettings:
     dead_letter_days: float = 30
     dead_letter_rows: int | None = 10_000
     dead_letter_bytes: int | None = 100 * 2**20
+    source: Any = None
+    healthy_share: float = HEALTHY_SHARE
+    refresh: float | None = None
+    start_rate: Any = None
+    limit: int | None = None
 
     @classmethod
     @hides_arguments
@@ -62,6 +81,9 @@ class StreamSettings:
         if not isinstance(mapping, Mapping):
             raise _wrong(alias, f"must be a dict, not {type(mapping).__name__}")
         _refuse_unknown(alias, mapping)
+        for key in FLEET_ONLY:
+            if key in mapping and mapping.get("SOURCE") is None:
+                raise _wrong(alias, f"{key}: only a stream with SOURCE has it")
         own = {key.lower(): mapping[key] for key in OWN if key in mapping}
         return cls(alias, {key: mapping[key] for key in mapping if key not in OWN}, **own)
 
@@ -79,8 +101,20 @@ class StreamSettings:
             most = getattr(self, name)
             if most is not None and (type(most) is not int or most < 0):
                 raise self.wrong(f"{name.upper()}: must be a whole number, 0 or more, or None")
+        self._check_fleet()
         if "\0" in self.alias or len(self.alias) > NAME_LENGTH:
             raise self.wrong(f"a stream's name must have at most {NAME_LENGTH} characters, no NUL")
+
+    def _check_fleet(self) -> None:
+        share = self.healthy_share
+        if type(share) not in (int, float) or not 0 < share <= 1:
+            raise self.wrong("HEALTHY_SHARE: must be a number above 0, and at most 1")
+        if self.source is None:
+            return
+        if self.url is not None:
+            raise self.wrong("URL: leave it out, because each row of SOURCE has a URL of its own")
+        if not callable(self.source) and not is_dotted_path(self.source):
+            raise self.wrong(NO_SOURCE)
 
     def __repr__(self) -> str:
         return f"<StreamSettings {vars(self).get('alias')!r}>"
@@ -88,6 +122,11 @@ class StreamSettings:
     def wrong(self, text: str) -> ImproperlyConfigured:
         """Return the error that names this stream's setting."""
         return _wrong(self.alias, text)
+
+    @property
+    def is_fleet(self) -> bool:
+        """Whether it is many streams, one for each row of ``SOURCE``."""
+        return self.source is not None
 
     @property
     def url(self) -> Any:
@@ -124,6 +163,48 @@ class StreamSettings:
                 'URL: is missing; add "URL": "wss://…" or the dotted path of a callable returning '
                 'one, or take the stream out with "ENABLED": False'
             )
+        with self._naming_settings():
+            return embedded_options(
+                self._given(lease=lease),
+                foreground=foreground,
+                name=self.alias,
+                handlers=handlers,
+                retry_message=is_passing,
+            )
+
+    @hides_arguments
+    def fleet(self, handlers: Handlers, *, lease: bool = True) -> Fleet:
+        """
+        Return the fleet, which is not started.
+
+        Args:
+            handlers: Of all its streams.
+            lease: Whether the lease that the settings ask for is used.
+
+        Raises:
+            ImproperlyConfigured: Naming the stream and the setting.
+
+        """
+        own = {name.lower(): getattr(self, name.lower()) for name in FLEET_ARGUMENTS}
+        with self._naming_settings():
+            return embedded_fleet(
+                self.source_function(),
+                self._given(lease=lease),
+                {name: value for name, value in own.items() if value is not None},
+                name=self.alias,
+                handlers=handlers,
+                retry_message=is_passing,
+            )
+
+    def source_function(self) -> Callable[[], Any]:
+        """Return what SOURCE names, with clean database connections around each call."""
+        found = self._resolve("SOURCE", self.source)
+        if not callable(found):
+            raise self.wrong(NO_SOURCE)
+        return with_clean_connections(found)
+
+    def _given(self, *, lease: bool) -> dict[str, Any]:
+        """Return the options that the settings give, ready for a client."""
         options = self.resolved()
         given = options.get("LEASE")
         if isinstance(given, str) and given != DATABASE_LEASE and "://" not in given:
@@ -132,14 +213,13 @@ class StreamSettings:
             options.pop("LEASE", None)
         elif options.get("LEASE") == DATABASE_LEASE:
             options["LEASE"] = self._database_lease()
+        return {key: value for key, value in options.items() if key not in REGISTERED}
+
+    @contextmanager
+    def _naming_settings(self) -> Iterator[None]:
+        """Have an option that cannot work be an error of this stream's setting."""
         try:
-            return embedded_options(
-                {key: value for key, value in options.items() if key not in REGISTERED},
-                foreground=foreground,
-                name=self.alias,
-                handlers=handlers,
-                retry_message=is_passing,
-            )
+            yield
         except ConfigurationError as error:
             raise self.wrong(_upper_case(str(error))) from error
 
@@ -149,9 +229,16 @@ class StreamSettings:
         return DatabaseLease(self.alias)
 
 
+FLEET_ARGUMENTS = ("REFRESH", "START_RATE", "LIMIT")
+FLEET_ONLY = (*FLEET_ARGUMENTS, "HEALTHY_SHARE")
 OWN = (
     *("ENABLED", "AUTOSTART", "ATOMIC"),
     *("DEAD_LETTER_DAYS", "DEAD_LETTER_ROWS", "DEAD_LETTER_BYTES"),
+    *("SOURCE", *FLEET_ONLY),
+)
+NO_SOURCE = (
+    'SOURCE: must be a function that returns {key: {"url": …}}, or its dotted path, for example '
+    '"accounts.streams.accounts"'
 )
 # Handlers given as settings are registered by the stream, once, and not by each client it makes.
 REGISTERED = ("MESSAGE_HANDLER", "CONNECTION_READY_HANDLER")
@@ -185,7 +272,8 @@ def _wrong(alias: str, text: str) -> ImproperlyConfigured:
 def _upper_case(text: str) -> str:
     """Have an error name the option as settings do."""
     name, colon, rest = text.partition(":")
-    return name.upper() + colon + rest if name in ClientOptions.names() else text
+    known = name in ClientOptions.names() or name.upper() in OWN
+    return name.upper() + colon + rest if known else text
 
 
 class StreamsSettings(Mapping[str, StreamSettings]):

@@ -5,28 +5,32 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 from django.db import router, transaction
-from django.db.models import Max, QuerySet
+from django.db.models import Max, Q, QuerySet
 from django.utils import timezone
 
-from datastream_ws import Client, NotConnectedError
+from datastream_ws import Client, Fleet, NotConnectedError
 from datastream_ws.embedding import fields
 
 from .db import NAME_LENGTH
 from .history import KEPT_DAYS
 from .models import StreamCommand, StreamEvent
 
-__all__ = ["VERBS", "Commands", "ask", "prune", "standing_pauses"]
+__all__ = ["KEY_VERBS", "VERBS", "Commands", "ask", "prune", "standing_pauses"]
 
 log = logging.getLogger("datastream_ws")
 
 VERBS = ("pause", "resume", "reconnect")
+# A fleet's stream may be replaced, or move, and would not stay paused: its row is what decides.
+KEY_VERBS = ("reconnect",)
 # Rows are numbered before they are committed: a lower number may show up after a higher one.
 LATE_ROWS = 100
+NOT_STARTED = ("idle", "connecting")
 
 
-def ask(alias: str, verb: str, by: str) -> StreamCommand:
+def ask(alias: str, verb: str, by: str, key: str = "") -> StreamCommand:
     """
     Ask every process that runs a stream to obey *verb*; they read it with their next heartbeat.
 
@@ -34,21 +38,25 @@ def ask(alias: str, verb: str, by: str) -> StreamCommand:
         alias: The stream's key in ``DATASTREAMS``.
         verb: One of ``VERBS``.
         by: Who asks, for the event log.
+        key: Of a fleet: the one stream that is to reconnect; empty: all of them.
 
     Raises:
-        ValueError: If the verb is unknown.
+        ValueError: If the verb is unknown, or not for one stream of a fleet.
 
     """
     if verb not in VERBS:
         raise ValueError(f"Unknown command {verb!r}. Use one of {', '.join(VERBS)}.")
+    if key and verb not in KEY_VERBS:
+        raise ValueError(f"Only reconnect is for one stream of a fleet, not {verb}.")
     now = timezone.now()
     by = by[:NAME_LENGTH]
+    name = f"{alias}/{key}" if key else alias
     with transaction.atomic(using=router.db_for_write(StreamCommand)):
-        command = StreamCommand.objects.create(stream=alias, verb=verb, asked_by=by, asked_at=now)
+        command = StreamCommand.objects.create(stream=name, verb=verb, asked_by=by, asked_at=now)
         StreamEvent.objects.create(
-            stream=alias, at=now, kind="command", text=f"{verb} requested by {by}"
+            stream=name, at=now, kind="command", text=f"{verb} requested by {by}"
         )
-    log.info("stream %s: %s requested by %s", alias, verb, by, extra=fields(alias))
+    log.info("stream %s: %s requested by %s", name, verb, by, extra=fields(name))
     return command
 
 
@@ -68,8 +76,12 @@ class Commands:
     because several may run a stream, and which of them is connected may change.
     """
 
-    def __init__(self, clients: Sequence[Client], process: str) -> None:
-        self._clients: Mapping[str, Client] = {client.name: client for client in clients}
+    def __init__(self, clients: Sequence[Client | Fleet], process: str) -> None:
+        self._clients: Mapping[str, Client | Fleet] = {client.name: client for client in clients}
+        self._wanted = Q(stream__in=list(self._clients))
+        for client in clients:
+            if isinstance(client, Fleet):
+                self._wanted |= Q(stream__startswith=f"{client.name}/")
         self._process = process
         self._seen: set[int] | None = None
         self._pending: list[StreamCommand] = []
@@ -93,15 +105,17 @@ class Commands:
         return new
 
     def _rows(self) -> QuerySet[StreamCommand]:
-        return StreamCommand.objects.filter(stream__in=list(self._clients))
+        return StreamCommand.objects.filter(self._wanted)
 
     def _obey(self, command: StreamCommand) -> bool:
         """Return whether nothing is left to do about it."""
-        client = self._clients[command.stream]
+        client = self._client_of(command.stream)
+        if client is None:
+            return True  # a stream of a fleet that runs elsewhere, or no more
         try:
             getattr(client, command.verb)()
         except NotConnectedError:  # not started yet, or it has ended
-            return client.state.value not in ("idle", "connecting")
+            return not isinstance(client, Fleet) and client.state.value not in NOT_STARTED
         extra = fields(command.stream)
         log.warning(
             "stream %s: %s, as %s asked",
@@ -112,6 +126,19 @@ class Commands:
         )
         self._note(command)
         return True
+
+    def _client_of(self, name: str) -> Client | Fleet | None:
+        client = self._clients.get(name)
+        if client is not None:
+            return client
+        alias = max((each for each in self._clients if name.startswith(f"{each}/")), key=len)
+        key = name.removeprefix(f"{alias}/")
+        fleet: Any = self._clients[alias]
+        try:
+            found: Client = fleet[key]
+        except KeyError:
+            return None
+        return found
 
     def _note(self, command: StreamCommand) -> None:
         now = timezone.now()

@@ -10,20 +10,34 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
 from contextvars import Token
 from datetime import UTC, datetime
+from functools import wraps
 from typing import Any, overload
 
-from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
+from asgiref.sync import (
+    SyncToAsync,
+    ThreadSensitiveContext,
+    iscoroutinefunction,
+    sync_to_async,
+)
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections, reset_queries
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from datastream_ws.embedding import is_handler_thread
 
-__all__ = ["NAME_LENGTH", "Hygiene", "clean_connections", "is_passing", "moment"]
+__all__ = [
+    "NAME_LENGTH",
+    "Hygiene",
+    "clean_connections",
+    "is_passing",
+    "moment",
+    "with_clean_connections",
+]
 
 NAME_LENGTH = 200  # characters that the models' columns of names have room for
 
@@ -197,6 +211,26 @@ class ConnectionsRun:
             await sync_to_async(clean_connections)()
         if self._token is not None:
             SyncToAsync.thread_sensitive_context.reset(self._token)
+
+
+def with_clean_connections(function: Callable[[], Any]) -> Callable[[], Any]:
+    """Return *function*, plain or coroutine, with :class:`Hygiene` around each call."""
+    hygiene = Hygiene()
+    if iscoroutinefunction(function):
+
+        @wraps(function)
+        async def awaited() -> Any:
+            async with hygiene.run():
+                return await function()
+
+        return awaited
+
+    @wraps(function)
+    def called() -> Any:
+        with hygiene.run():
+            return function()
+
+    return called
 
 
 @overload

@@ -117,6 +117,7 @@ def row_of(alias: str, message: Message, error: HandlerError) -> FailedMessage:
         group=group_of(handler, words["error"]),
         data=data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data,
         is_text=message.is_text,
+        key=message.key if isinstance(message.key, int | None) else storable(str(message.key)),
         seq=message.seq,
         connection=message.connection,
         epoch=message.epoch,
@@ -187,6 +188,7 @@ def handle_again(stream: Stream, row: FailedMessage) -> None:
     message = message_of(
         stream,
         row.payload,
+        key=row.key,
         seq=row.seq,
         connection=row.connection,
         epoch=row.epoch,

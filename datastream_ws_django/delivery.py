@@ -42,7 +42,7 @@ class Stream(Protocol):
     def register_handlers(self) -> None: ...
 
 
-def deliver(stream: Stream, data: Any, *, robust: bool = False) -> None:
+def deliver(stream: Stream, data: Any, *, robust: bool = False, key: Any = None) -> None:
     """
     Call the handlers of a message in this thread, hence in its transaction.
 
@@ -52,10 +52,19 @@ def deliver(stream: Stream, data: Any, *, robust: bool = False) -> None:
     Args:
         data: str or bytes as received, or an object to be encoded first.
         robust: Report what a handler raises, as in production, instead of raising it.
+        key: Of a fleet: the key of the stream that the message is of.
+
+    Raises:
+        TypeError: If a fleet's message has no key, or another one has.
 
     """
     refuse_running_loop()
-    message = message_of(stream, data)
+    if (key is not None) is not stream.settings.is_fleet:
+        cure = "leave out key" if key is not None else "add key=…, the key of one of its rows"
+        raise TypeError(
+            f"stream {stream.alias!r} has {'no' if key is not None else 'a'} SOURCE: {cure}"
+        )
+    message = message_of(stream, data, key=key)
     caller = InlineCaller(run_coroutine)
     report = partial(log_failure, stream)
     drive(core_deliver(stream.handlers, message, caller, robust=robust, report=report))
@@ -73,6 +82,7 @@ def message_of(
     stream: Stream,
     data: Any,
     *,
+    key: Any = None,
     seq: int = 1,
     connection: int = 0,
     epoch: int = 0,
@@ -84,7 +94,8 @@ def message_of(
     codec: Any = options.codec
     if not isinstance(data, str | bytes):
         data = codec.encode(data)
-    origin = Origin(stream.alias, connection, epoch, codec, options.route)
+    name = stream.alias if key is None else f"{stream.alias}/{key}"
+    origin = Origin(name, connection, epoch, codec, options.route, key=key)
     return Message(data, origin, seq, time.time() if received_at is None else received_at)
 
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from django.db.models import QuerySet
 from django.utils import timezone
 
-from datastream_ws.embedding import DEAD, HEALTHY, MAX_AGE
+from datastream_ws.embedding import (
+    DEAD,
+    HEALTHY,
+    MAX_AGE,
+    describe,
+    is_healthy,
+    state_of_many,
+)
 
+from .conf import streams_settings
 from .models import StreamStatus
 from .streams import datastreams
 
@@ -27,6 +38,8 @@ class StreamReport:
         is_live: Some process runs it.
         is_healthy: Some process has it READY, STANDBY or PAUSED.
         runners: A dict for each process, newest heartbeat first.
+        streams: Of a fleet: how many streams are in each state, over all processes.
+        source_size: Of a fleet: how many streams there should be.
 
     """
 
@@ -35,6 +48,8 @@ class StreamReport:
     is_live: bool
     is_healthy: bool
     runners: Sequence[dict[str, Any]]
+    streams: dict[str, int] | None = None
+    source_size: int | None = None
 
 
 def report(
@@ -59,7 +74,53 @@ def report(
     beating = found.filter(beat_at__gte=oldest).order_by("stream", "state")
     for alias, state in beating.values_list("stream", "state").distinct():
         fresh[alias].append(state)
-    return [judged(alias, fresh[alias], rows[alias]) for alias in aliases]
+    fleets = fleet_reports([alias for alias in aliases if is_fleet(alias)], beating, rows)
+    return [fleets.get(alias) or judged(alias, fresh[alias], rows[alias]) for alias in aliases]
+
+
+def is_fleet(alias: str) -> bool:
+    return alias in streams_settings and streams_settings[alias].is_fleet
+
+
+def fleet_reports(
+    aliases: Sequence[str],
+    beating: QuerySet[StreamStatus],
+    rows: Mapping[str, Sequence[StreamStatus]],
+) -> dict[str, StreamReport]:
+    """Judge fleets by the rows of processes, each of which has a part of the streams."""
+    if not aliases:
+        return {}
+    parts: dict[str, list[tuple[dict[str, int], int | None]]] = {alias: [] for alias in aliases}
+    alive = beating.filter(stream__in=aliases).exclude(state__in=DEAD)
+    for alias, streams, size in alive.values_list("stream", "streams", "source_size"):
+        parts[alias].append((streams or {}, size))
+    return {alias: fleet_report(alias, parts[alias], rows[alias]) for alias in aliases}
+
+
+def fleet_report(
+    alias: str,
+    parts: Sequence[tuple[dict[str, int], int | None]],
+    rows: Sequence[StreamStatus],
+) -> StreamReport:
+    counts = Counter[str]()
+    for streams, _ in parts:
+        counts.update(streams)
+    size = max((size for _, size in parts if size is not None), default=None)
+    if not parts:
+        state = "stale" if rows else "never started"
+    elif size is None:
+        state = "connecting"
+    else:
+        state = state_of_many(counts, size, streams_settings[alias].healthy_share)
+    return StreamReport(
+        alias,
+        state,
+        is_live=bool(parts),
+        is_healthy=state in HEALTHY,
+        runners=rows_as_json(rows),
+        streams=dict(counts),
+        source_size=size,
+    )
 
 
 def judged(alias: str, states: Sequence[str], rows: Sequence[StreamStatus]) -> StreamReport:
@@ -71,8 +132,11 @@ def judged(alias: str, states: Sequence[str], rows: Sequence[StreamStatus]) -> S
 
 def report_here(alias: str) -> StreamReport:
     """With AUTOSTART each serving process has a client, and speaks for itself alone."""
-    state = datastreams[alias].client.state.value
-    return StreamReport(alias, state, state not in DEAD, state in HEALTHY, ())
+    now = time.time()
+    here = describe(datastreams[alias].client, now)
+    well = is_healthy(here, now, share=streams_settings[alias].healthy_share)
+    live = here.state not in DEAD
+    return StreamReport(alias, here.state, live, well, (), here.streams, here.source_size)
 
 
 def rows_as_json(rows: Iterable[StreamStatus]) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -15,12 +14,13 @@ from typing import Any
 from django.db import connections
 from django.utils import timezone
 
-from datastream_ws import Client, Stats
+from datastream_ws import Client, Fleet, Stats
 from datastream_ws.embedding import DEAD, StreamHealth, fields
 
 from . import control, deadletters, history
-from .db import NAME_LENGTH, moment
+from .db import NAME_LENGTH
 from .models import StreamStatus
+from .rows import FleetRows, Rows, write
 
 __all__ = ["Heartbeat"]
 
@@ -29,12 +29,6 @@ log = logging.getLogger("datastream_ws")
 PRUNE_SECONDS = 3600.0
 KEPT_DAYS = 1  # of a runner that is gone
 FRESH_SECONDS = 15.0  # three heartbeats
-
-COUNTERS = (
-    *("messages_received", "messages_handled", "messages_unrouted", "messages_failed"),
-    "messages_dropped",
-    *("messages_waiting", "messages_spooled", "reconnects"),
-)
 
 
 class Heartbeat:
@@ -45,11 +39,12 @@ class Heartbeat:
     events, has the clients obey commands, and prunes old rows once an hour.
 
     Args:
-        clients: Obey commands, and are asked for the figures that health reports leave out.
+        clients: Streams and fleets; they obey commands, and are asked for the figures that health
+            reports leave out.
 
     """
 
-    def __init__(self, clients: Sequence[Client] = ()) -> None:
+    def __init__(self, clients: Sequence[Client | Fleet] = ()) -> None:
         self._clients = {client.name: client for client in clients}
         self._host = socket.gethostname()[:NAME_LENGTH]
         process = f"{self._host}, process {os.getpid()}"
@@ -57,7 +52,12 @@ class Heartbeat:
         self._others = Others(self._host)
         self._history = history.History()
         self._events = history.EventLog(process)
-        self._trends: defaultdict[str, history.Trend] = defaultdict(history.Trend)
+        self._rows = Rows(self._host)
+        self._fleets = {
+            client.name: FleetRows(client, self._rows)
+            for client in clients
+            if isinstance(client, Fleet)
+        }
         self._latest: list[StreamHealth] = []
         self._changed = threading.Condition()
         self._closing = False
@@ -92,13 +92,20 @@ class Heartbeat:
             return streams or None
 
     def _beat(self, streams: list[StreamHealth]) -> None:
-        for stream in streams:
-            self._write(stream)
+        self._write(streams)
         without_lease = [name for name in self._clients if self._has_no_lease(name)]
         self._others.look(without_lease)
         self._commands.obey()
         self._write_history(streams)
         self._prune()
+
+    def _write(self, streams: list[StreamHealth]) -> None:
+        """Write the rows of streams and fleets, and of the fleets' streams."""
+        rows = [self._rows.row(stream, self._stats(stream.name)) for stream in streams]
+        for stream in streams:
+            if stream.name in self._fleets:
+                rows += self._fleets[stream.name].due(stream.at)
+        write(rows)
 
     def _has_no_lease(self, name: str) -> bool:
         return self._clients[name].options.lease is None
@@ -131,30 +138,6 @@ class Heartbeat:
     def _stats(self, name: str) -> Stats | None:
         client = self._clients.get(name)
         return None if client is None else client.stats()
-
-    def _write(self, stream: StreamHealth) -> None:
-        stats = self._stats(stream.name)
-        trend = self._trends[stream.name]
-        trend.look(stream, stats.attempts if stats else 0)
-        values: dict[str, Any] = {name: getattr(stream, name) for name in COUNTERS}
-        values |= {
-            "state_since": moment(trend.state_since),
-            "rate": trend.rate,
-            "last_error_at": moment(trend.error_at),
-            "oldest_waiting": stats.oldest_waiting if stats else None,
-            "inbox_share": stats.inbox_share if stats else None,
-            "handlers": history.handlers_of(stats),
-            "state": stream.state,
-            "beat_at": moment(stream.at),
-            "connected_since": moment(stream.connected_since),
-            "last_message_at": moment(stream.last_message_at),
-            "last_error": stream.last_error or "",
-        }
-        # Single statements: SQLite lets them wait for another writer. A transaction that reads and
-        # then writes, as update_or_create() is, it refuses at once ("database is locked").
-        key = {"stream": stream.name, "host": self._host, "pid": stream.pid}
-        if not StreamStatus.objects.filter(**key).update(**values):
-            StreamStatus.objects.create(**key, **values)
 
     def _prune(self) -> None:
         if time.monotonic() - self._pruned_at < PRUNE_SECONDS:

@@ -30,6 +30,10 @@ class StreamStatus(models.Model):
         inbox_share: Of the inbox's room, what is taken, 0 to 1.
         last_error_at: When the last error came, to the exactness of a heartbeat.
         handlers: By name of the handler: calls, failures, p50, p95, max (seconds).
+        fleet: Of a fleet's stream: the fleet, whose own row has it empty.
+        streams: Of a fleet: how many streams of the process are in each state.
+        source_size: Of a fleet: how many rows its source has; ``None``: it has not returned yet.
+        events: Of a fleet's stream: the last ones, each as UNIX time, kind, text.
 
     """
 
@@ -55,6 +59,10 @@ class StreamStatus(models.Model):
     oldest_waiting = models.FloatField(null=True, blank=True)
     inbox_share = models.FloatField(null=True, blank=True)
     handlers = models.JSONField(default=dict, blank=True)
+    fleet = models.CharField(max_length=NAME_LENGTH, blank=True, default="")
+    streams = models.JSONField(null=True, blank=True)
+    source_size = models.BigIntegerField(null=True, blank=True)
+    events = models.JSONField(default=list, blank=True)
 
     objects: ClassVar[models.Manager[StreamStatus]] = models.Manager()
 
@@ -66,6 +74,7 @@ class StreamStatus(models.Model):
         constraints = (
             models.UniqueConstraint(fields=("stream", "host", "pid"), name="datastream_one_row"),
         )
+        indexes = (models.Index(fields=("fleet", "state"), name="datastream_status_fleet"),)
 
     def __str__(self) -> str:
         return f"{self.stream} on {self.host}, process {self.pid}: {self.state}"
@@ -79,6 +88,7 @@ class FailedMessage(models.Model):
         data: The payload; UTF-8 if *is_text*.
         seq, connection, epoch: The message's own.
         group: The same for failures of one handler with one kind of error.
+        key: Of a fleet's stream: its key, a text unless it is a number; ``None``: there is none.
 
     """
 
@@ -95,6 +105,7 @@ class FailedMessage(models.Model):
     attempts = models.PositiveIntegerField(default=1)
     error = models.TextField()
     traceback = models.TextField()
+    key = models.JSONField(null=True, blank=True)
 
     objects: ClassVar[models.Manager[FailedMessage]] = models.Manager()
 

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from django.db import transaction
 
@@ -27,7 +27,12 @@ __all__ = ["Stream", "Streams", "datastream", "datastreams"]
 log = logging.getLogger("datastream_ws")
 
 
+# Facts and verbs that only fleets have.
+OF_FLEETS = ("counts", "is_running", "source_size")
+
 if TYPE_CHECKING:
+    from datastream_ws import Fleet
+
     Face = Client  # so that an editor knows the verbs and facts that __getattr__ finds
 else:
     Face = Decorators
@@ -36,6 +41,9 @@ else:
 class Stream(Face):
     """
     One stream of ``DATASTREAMS``: every decorator, verb and fact of :class:`datastream_ws.Client`.
+
+    With ``SOURCE`` in its settings it is a fleet, and has those of :class:`datastream_ws.Fleet`:
+    ``datastreams["accounts"][42]`` is the client of one stream.
 
     Decorators work at once. Everything else is the client's, which is built on first use, one per
     process; a wrong setting raises ImproperlyConfigured then. Handlers may use the ORM.
@@ -53,7 +61,7 @@ class Stream(Face):
         self.handlers = Handlers()  # type: ignore[misc]  # a property, to mypy
         self.hygiene = Hygiene()
         self._lock = threading.RLock()
-        self._client: Client | None = None
+        self._client: Client | Fleet | None = None
         self._from_settings: list[Callable[..., Any]] = []
         self._is_atomic = False
         self.handlers.use(self.hygiene.run, per="run")
@@ -69,28 +77,38 @@ class Stream(Face):
         return streams_settings[self.alias]
 
     @property
-    def client(self) -> Client:
-        """The client of this process; raises ImproperlyConfigured."""
+    def client(self) -> Client | Fleet:
+        """The client, or the fleet, of this process; raises ImproperlyConfigured."""
         with self._lock:
-            return self._client or self.prepare()
+            return self.prepare() if self._client is None else self._client
 
-    def prepare(self, *, foreground: bool = False, lease: bool = True) -> Client:
+    @property
+    def fleet(self) -> Fleet:
+        """The fleet of this process; raises ImproperlyConfigured, TypeError if it is a stream."""
+        if not self.settings.is_fleet:
+            raise TypeError(f"stream {self.alias!r} is not a fleet: it has no SOURCE")
+        return cast("Fleet", self.client)
+
+    def prepare(self, *, foreground: bool = False, lease: bool = True) -> Client | Fleet:
         """
-        Build the client anew; one that runs is closed first.
+        Build the client or the fleet anew; one that runs is closed first.
 
         Args:
-            foreground: For a command that a supervisor restarts: a fatal error ends it.
+            foreground: For a command that a supervisor restarts: a fatal error ends a client.
             lease: Whether the lease that the settings ask for is used.
 
         """
         self.forget_client()  # not under the lock: handlers that finish may need it
         with self._lock:
             self.register_handlers()
-            options = self.settings.client_options(
-                self.handlers, foreground=foreground, lease=lease
-            )
-            self._client = Client(options)
+            self._client = self._built(foreground=foreground, lease=lease)
             return self._client
+
+    def _built(self, *, foreground: bool, lease: bool) -> Client | Fleet:
+        settings = self.settings
+        if settings.is_fleet:
+            return settings.fleet(self.handlers, lease=lease)
+        return Client(settings.client_options(self.handlers, foreground=foreground, lease=lease))
 
     def register_handlers(self) -> None:
         """Register what the settings name; again: nothing happens."""
@@ -120,12 +138,41 @@ class Stream(Face):
             self._from_settings = []
         if client is not None:
             client.close()
+            self.hygiene.close()
 
     def __getattr__(self, name: str) -> Any:
         # send, close, state, stats, aio …: the client's. Only what is missing here comes here.
-        if name.startswith("_") or not (hasattr(Client, name) or name == "aio"):
+        if name.startswith("_") or not (hasattr(Client, name) or name in ("aio", *OF_FLEETS)):
             raise AttributeError(f"a stream has no attribute {name!r}")
         return getattr(self.client, name)
+
+    # --- a fleet's streams ---
+
+    def __getitem__(self, key: Any) -> Client:
+        """Return the client of a fleet's stream; KeyError if it does not run here."""
+        return self.fleet[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the keys of a fleet's streams that run here."""
+        return iter(self.fleet)
+
+    def __len__(self) -> int:
+        return len(self.fleet)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.fleet
+
+    def __bool__(self) -> bool:
+        return True  # also a fleet without streams
+
+    @property
+    def current(self) -> Client:
+        """The client of a fleet whose handler or hook runs here; see ``Fleet.current``."""
+        return self.fleet.current
+
+    def refresh(self) -> None:
+        """Have the source of a fleet asked now; see ``Fleet.refresh``."""
+        self.fleet.refresh()
 
     def start(self) -> None:
         """Connect in the background of this process, unless ``ENABLED`` is false."""
@@ -135,16 +182,17 @@ class Stream(Face):
             text = "stream %s is not started: ENABLED is False"
             log.info(text, self.alias, extra=fields(self.alias))
 
-    def deliver(self, data: Any, robust: bool = False) -> None:
+    def deliver(self, data: Any, robust: bool = False, *, key: Any = None) -> None:
         """
         Give a message to the handlers, in this thread and its transaction; for tests.
 
         Args:
             data: str or bytes as received, or an object to be encoded first.
             robust: Report what a handler raises, as in production, instead of raising it.
+            key: Of a fleet: the key of the stream that the message is of.
 
         """
-        deliver(self, data, robust=robust)
+        deliver(self, data, robust=robust, key=key)
 
     def __enter__(self) -> Self:
         self.start()
@@ -164,7 +212,8 @@ class Stream(Face):
         return Atomic(streams_settings[self.alias].atomic)
 
     def _note_state(self, event: Any) -> None:
-        if event.state.is_final:
+        # Streams of a fleet share it, and end one by one.
+        if event.state.is_final and isinstance(self._client, Client):
             self.hygiene.close()
 
     # --- about it ---

@@ -9,7 +9,7 @@ from .streams import datastreams
 __all__ = ["deliver"]
 
 
-def deliver(alias: str, data: Any, robust: bool = False) -> None:
+def deliver(alias: str, data: Any, robust: bool = False, *, key: Any = None) -> None:
     """
     Give a message to a stream's handlers, plain and coroutine functions, receivers too.
 
@@ -19,6 +19,7 @@ def deliver(alias: str, data: Any, robust: bool = False) -> None:
         alias: The stream's key in ``DATASTREAMS``.
         data: str or bytes as received, or an object to be encoded first.
         robust: Report what a handler raises, as in production, instead of raising it.
+        key: Of a fleet: the key of the stream that the message is of.
 
     """
-    datastreams[alias].deliver(data, robust=robust)
+    datastreams[alias].deliver(data, robust=robust, key=key)

@@ -12,9 +12,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, InterfaceError
 
 from ...conf import streams_settings
-from ...control import VERBS, ask
+from ...control import KEY_VERBS, VERBS, ask
 from ...health import report
-from ...models import StreamCommand
+from ...models import StreamCommand, StreamStatus
 
 LOOK_SECONDS = 0.2
 
@@ -31,6 +31,9 @@ class Command(BaseCommand):
         parser.add_argument("verb", choices=VERBS, help="Command to carry out")
         parser.add_argument("alias", metavar="ALIAS", help="Key of the stream in DATASTREAMS")
         parser.add_argument(
+            "key", metavar="KEY", nargs="?", help="Key of one stream of a fleet, for reconnect"
+        )
+        parser.add_argument(
             "--wait",
             type=float,
             default=0.0,
@@ -42,13 +45,15 @@ class Command(BaseCommand):
         alias, verb = options["alias"], options["verb"]
         try:
             stream = streams_settings[alias].alias
+            refuse_key(alias, verb, options["key"])
             [found] = report([stream], details=False)
             if not found.is_live and verb == "reconnect":
                 raise CommandError(
                     f"No process runs the stream {alias!r}. Start one with `manage.py "
                     f"run_datastream {alias}`."
                 )
-            command = ask(stream, verb, f"{getpass.getuser()}@{socket.gethostname()}")
+            by = f"{getpass.getuser()}@{socket.gethostname()}"
+            command = ask(stream, verb, by, options["key"] or "")
             self.follow(command, options["wait"], is_live=found.is_live)
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
@@ -76,3 +81,20 @@ class Command(BaseCommand):
             self.stdout.write(
                 f"{command.stream}: {command.verb} requested; no process runs the stream now"
             )
+
+
+def refuse_key(alias: str, verb: str, key: str | None) -> None:
+    """Raise CommandError where a key makes no sense."""
+    if key is None:
+        return
+    if not streams_settings[alias].is_fleet:
+        raise CommandError(f"The stream {alias!r} has no SOURCE, so it has no keys. Leave out KEY.")
+    if verb not in KEY_VERBS:
+        raise CommandError(
+            f"{verb} is for the whole fleet. Leave out KEY, or remove the row from SOURCE."
+        )
+    if not StreamStatus.objects.filter(stream=f"{alias}/{key}").exists():
+        raise CommandError(
+            f"No process runs the stream {alias}/{key}. Check the key with `manage.py "
+            f"datastream_status {alias} --key {key}`."
+        )

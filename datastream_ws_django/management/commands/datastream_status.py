@@ -25,6 +25,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("aliases", nargs="*", metavar="ALIAS", help="default: all of runners")
+        parser.add_argument("--key", metavar="KEY", help="Key of one stream of a fleet")
         parser.add_argument("--json", action="store_true", help="for programs")
         parser.add_argument(
             "--max-age", type=float, default=MAX_AGE, metavar="SECONDS", help="of a heartbeat"
@@ -33,6 +34,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             known = [streams_settings[alias].alias for alias in options["aliases"]]
+            if options["key"] is not None:
+                known = [one_stream(known, options["key"])]
             streams = report(known or of_runners(), options["max_age"])
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
@@ -50,7 +53,7 @@ class Command(BaseCommand):
 
     def tell(self, stream: StreamReport) -> None:
         style = self.style.SUCCESS if stream.is_healthy else self.style.ERROR
-        self.stdout.write(f"{stream.stream}: {style(stream.state)}")
+        self.stdout.write(f"{stream.stream}: {style(stream.state)}{of_fleet(stream)}")
         for runner in stream.runners:
             self.stdout.write(
                 "  {host}, process {pid}: {state} at {beat_at}; received {messages_received}, "
@@ -61,6 +64,21 @@ class Command(BaseCommand):
                     **runner,
                 )
             )
+
+
+def one_stream(aliases: list[str], key: str) -> str:
+    """Return the name of a fleet's stream; raises CommandError."""
+    if len(aliases) != 1 or not streams_settings[aliases[0]].is_fleet:
+        raise CommandError("--key goes with the name of one fleet, a stream with SOURCE.")
+    return f"{aliases[0]}/{key}"
+
+
+def of_fleet(stream: StreamReport) -> str:
+    if stream.streams is None:
+        return ""
+    counts = sorted(stream.streams.items(), key=lambda pair: -pair[1])
+    states = ", ".join(f"{number:,} {state}" for state, number in counts) or "none here"
+    return f"; streams: {states}; rows in the source: {stream.source_size or 0:,}"
 
 
 def of_runners() -> list[str]:

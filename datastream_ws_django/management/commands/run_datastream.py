@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, InterfaceError
 from django.utils import autoreload
 
-from datastream_ws import Client, DataStreamError
+from datastream_ws import Client, DataStreamError, Fleet
 from datastream_ws.runner import EXIT_FORCED, Runner
 
 from ...conf import DATABASE_LEASE
@@ -83,7 +83,7 @@ class Command(BaseCommand):
         finally:
             heartbeat.close(LAST_HEARTBEAT_SECONDS)
 
-    def client(self, stream: Stream, options: dict[str, Any]) -> Client:
+    def client(self, stream: Stream, options: dict[str, Any]) -> Client | Fleet:
         lease = not options["no_lease"]
         try:
             if lease and stream.settings.options.get("LEASE") == DATABASE_LEASE:

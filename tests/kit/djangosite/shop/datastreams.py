@@ -10,7 +10,7 @@ from django.db import transaction
 from django.dispatch import receiver
 
 from datastream_ws import Message
-from datastream_ws_django import datastream
+from datastream_ws_django import datastream, datastreams
 from datastream_ws_django.signals import message_received
 
 from .models import Tick
@@ -116,6 +116,14 @@ elif HANDLER == "odd":
         """With a text that no database takes as it is."""
         if not os.environ.get("MENDED"):
             raise RuntimeError("NUL \0, half of a pair \ud800")
+
+elif HANDLER == "accounts":
+
+    @datastreams["accounts"].on_message("number")
+    def keep_of_account(message: Message) -> None:
+        """Write a message of a fleet; the account's key is in *epoch*."""
+        number = message.key * 1000 + message.json()["n"]
+        Tick.objects.create(number=number, epoch=message.key, handled_by=os.getpid())
 
 
 @datastream.on_message("sleep")

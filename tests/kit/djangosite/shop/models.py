@@ -11,3 +11,12 @@ class Tick(models.Model):
     handled_by = models.BigIntegerField(default=0)
 
     objects = models.Manager()
+
+
+class Account(models.Model):
+    """A stream of the fleet."""
+
+    url = models.CharField(max_length=200)
+    token = models.CharField(max_length=200, default="first")
+
+    objects = models.Manager()

@@ -1,0 +1,167 @@
+"""The status rows of a process: what they say of streams and fleets, and how they are written."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.db import connections, router
+from django.utils import timezone
+
+from datastream_ws import Stats
+from datastream_ws.embedding import StreamHealth, describe
+
+from .db import NAME_LENGTH, moment
+from .history import Trend, handlers_of
+from .models import StreamStatus
+
+if TYPE_CHECKING:
+    from datastream_ws import Fleet
+
+__all__ = ["FleetRows", "Rows", "write"]
+
+EVENTS = 20  # that a row of a fleet's stream has
+# Of a fleet's stream: a row that would say the same is rewritten so often, because one that has not
+# been for 30 seconds is stale.
+REWRITE_SECONDS = 14.0
+GONE_SECONDS = 600.0  # without a heartbeat: the process of a fleet's stream was killed
+LOOK_SECONDS = 60.0
+AT_ONCE = 500  # names in one statement
+
+COUNTERS = (
+    *("messages_received", "messages_handled", "messages_unrouted", "messages_failed"),
+    "messages_dropped",
+    *("messages_waiting", "messages_spooled", "reconnects"),
+)
+KEY = ("stream", "host", "pid")
+VALUES = [f.name for f in StreamStatus._meta.fields if f.name not in ("id", *KEY)]
+
+
+class Rows:
+    """
+    Makes the rows of streams and fleets as wholes; used on the heartbeat's thread only.
+
+    Attributes:
+        host: What the rows of this process have.
+
+    """
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self._trends: defaultdict[str, Trend] = defaultdict(Trend)
+
+    def row(self, health: StreamHealth, stats: Stats | None, **more: Any) -> StreamStatus:
+        """Return the row of a heartbeat."""
+        trend = self._trends[health.name]
+        trend.look(health, stats.attempts if stats else 0)
+        return StreamStatus(
+            stream=health.name,
+            host=self.host,
+            pid=health.pid,
+            state=health.state,
+            state_since=moment(trend.state_since),
+            beat_at=moment(health.at),
+            rate=trend.rate,
+            connected_since=moment(health.connected_since),
+            last_message_at=moment(health.last_message_at),
+            last_error=health.last_error or "",
+            last_error_at=moment(trend.error_at),
+            oldest_waiting=stats.oldest_waiting if stats else None,
+            inbox_share=stats.inbox_share if stats else None,
+            handlers=handlers_of(stats),
+            streams=health.streams,
+            source_size=health.source_size,
+            **{name: getattr(health, name) for name in COUNTERS},
+            **more,
+        )
+
+    def forget(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._trends.pop(name, None)
+
+
+class FleetRows:
+    """
+    The rows of one fleet's streams in this process; used on the heartbeat's thread only.
+
+    A row is written when it says something new, and every 15 seconds at least. That of a stream
+    that runs here no more is removed.
+    """
+
+    def __init__(self, fleet: Fleet, rows: Rows) -> None:
+        self._fleet = fleet
+        self._rows = rows
+        self._written: dict[str, tuple[float, Any]] = {}  # when, and what, by the stream's name
+        self._looked_at = float("-inf")
+
+    def due(self, at: float) -> Iterator[StreamStatus]:
+        """Yield the rows that are to be written at this UNIX time."""
+        here = {}
+        for key in list(self._fleet):
+            name = f"{self._fleet.name}/{key}"
+            if len(name) <= NAME_LENGTH and (row := self._row(key, at)) is not None:
+                here[name] = row
+        self._remove(self._written.keys() - here.keys())
+        for name, row in here.items():
+            written_at, said = self._written.get(name, (float("-inf"), None))
+            if said != facts(row) or at - written_at >= REWRITE_SECONDS:
+                self._written[name] = (at, facts(row))
+                yield row
+
+    def _row(self, key: Any, at: float) -> StreamStatus | None:
+        try:
+            client = self._fleet[key]
+        except KeyError:  # it has just ended
+            return None
+        stats = client.stats()
+        events = [[each.at, each.kind, each.text] for each in stats.recent_events[-EVENTS:]]
+        health = describe(client, at, stats)
+        return self._rows.row(health, stats, fleet=self._fleet.name, events=events)
+
+    def _remove(self, names: Iterable[str]) -> None:
+        """Remove the rows of streams that are gone, and now and then those of killed processes."""
+        gone = sorted(names)
+        mine = StreamStatus.objects.filter(
+            fleet=self._fleet.name, host=self._rows.host, pid=os.getpid()
+        )
+        self._rows.forget(gone)
+        if gone and len(gone) == len(self._written):  # the fleet has ended, or moved away
+            gone, self._written = [], {}
+            mine.delete()
+        for first in range(0, len(gone), AT_ONCE):
+            mine.filter(stream__in=gone[first : first + AT_ONCE]).delete()
+        for name in gone:
+            del self._written[name]
+        if time.monotonic() - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = time.monotonic()
+            oldest = timezone.now() - timedelta(seconds=GONE_SECONDS)
+            StreamStatus.objects.filter(fleet=self._fleet.name, beat_at__lt=oldest).delete()
+
+
+def facts(row: StreamStatus) -> tuple[Any, ...]:
+    """Return what a row says, without when it says so."""
+    return tuple(getattr(row, name) for name in VALUES if name != "beat_at")
+
+
+def write(rows: Sequence[StreamStatus]) -> None:
+    """
+    Write all rows with one statement, or as many as the database needs for so many values.
+
+    No row is read first: a transaction that reads and then writes SQLite refuses at once when
+    another one writes ("database is locked"), and one that only writes it lets wait.
+    """
+    features: Any = connections[router.db_for_write(StreamStatus)].features
+    if features.supports_update_conflicts:
+        unique = KEY if features.supports_update_conflicts_with_target else None
+        StreamStatus.objects.bulk_create(
+            rows, update_conflicts=True, update_fields=VALUES, unique_fields=unique
+        )
+        return
+    for row in rows:
+        mine = StreamStatus.objects.filter(stream=row.stream, host=row.host, pid=row.pid)
+        if not mine.update(**{name: getattr(row, name) for name in VALUES}):
+            row.save(force_insert=True)
