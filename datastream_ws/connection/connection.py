@@ -172,7 +172,9 @@ class Connection:
         return min(due, self._keepalive.check(now)) if self._close_at == NEVER else due
 
     def _check_writing(self, now: float) -> float:
-        return self._queue.check(now, self._engine.written, self._engine.unsent)
+        written, unsent = self._engine.written, self._engine.unsent
+        self._queue.settle_flushes(written, unsent)
+        return self._queue.check(now, written, unsent)
 
     def _judge(self, now: float, check: Callable[[float], float]) -> None:
         try:
@@ -257,7 +259,6 @@ class Connection:
                 self._engine.write(frames)
                 self._on_sent(len(frames), sum(len(payload) for _, payload in frames))
             self._pump_at(self._queue.due(now), now)
-        self._queue.settle_flushes(self._engine.written, self._engine.unsent)
         self._judge(now, self._check_writing)
 
     def _pump_at(self, due: float, now: float) -> None:

@@ -84,7 +84,7 @@ class Connect(connect):
             close_timeout=None,
             max_size=options.max_size,
             max_queue=None,
-            write_limit=0,  # tells us of every byte that waits
+            write_limit=(1, 0),  # tells us of bytes that wait; with 0 TLS says so when none do
             logger=quiet_logger(),
             create_connection=self._made,  # type: ignore[arg-type]
             **extra,

@@ -282,11 +282,16 @@ class HookedConnection(ClientConnection):
 
     @property
     def written(self) -> int:
-        transport = self.transport
-        if not transport.is_closing():
-            unsent = transport.get_write_buffer_size() + _below_tls(transport)
-            self._written = max(self._written, self._given - unsent)
+        if not self.transport.is_closing():
+            self._written = max(self._written, self._given - self.unsent)
         return self._written
+
+    @property
+    def unsent(self) -> int:
+        transport = self.transport
+        if transport.is_closing():  # asyncio's TLS may know no size any more
+            return 0
+        return transport.get_write_buffer_size() + _below_tls(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost_with = exc
@@ -409,4 +414,4 @@ class WebsocketsEngine:
 
     @property
     def unsent(self) -> int:
-        return self._connection.transport.get_write_buffer_size()
+        return self._connection.unsent

@@ -21,6 +21,7 @@ MARK = 2**20  # bytes queued above which send() waits
 LIMIT = 16 * MARK  # bytes queued above which a sender that cannot wait is refused
 CHUNK = 2**18  # bytes handed to the engine in one turn of the loop
 FRAME_COST = 128  # bytes that a frame counts beside its payload: empty ones take time and room, too
+FLUSH_STEP = 0.05  # seconds between two looks for a flush: below TLS nothing tells of progress
 MANY = 2**62
 
 NEVER = float("inf")
@@ -228,7 +229,8 @@ class WriteQueue:
         limit = self._write_timeout
         if now >= self._moved_at + limit:
             raise SendTimeoutError(f"nothing could be written for {limit:g} s")
-        return min(now + limit / 4, self._moved_at + limit)
+        step = min(limit / 4, FLUSH_STEP) if self._flushes else limit / 4
+        return min(now + step, self._moved_at + limit)
 
     def close(self, error: Exception | None = None) -> None:
         """Accept nothing any more; whoever waits is told why: what ended the connection."""

@@ -7,6 +7,7 @@ The server is in the test's process, so that nothing of it is counted.
 from __future__ import annotations
 
 import logging
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from datastream_ws import Client
 from datastream_ws.testing import StreamServer
@@ -47,7 +49,12 @@ DEFLATE = Upgrade(["Sec-WebSocket-Extensions: permessage-deflate"])
 
 
 def growth(
-    folder: Path, *faults: Script, upgrade: Upgrade = DEFLATE, wait: float = 30, **options: Any
+    folder: Path,
+    *faults: Script,
+    upgrade: Upgrade = DEFLATE,
+    wait: float = 30,
+    tls: ssl.SSLContext | None = None,
+    **options: Any,
 ) -> int:
     """
     Return by how much a client grew between READY and READY again, at its highest.
@@ -58,7 +65,7 @@ def growth(
     go = threading.Event()
     first, *others = faults
     scripts: list[Script] = [[upgrade, WaitFor(go), *first], *others, [upgrade, Stall()]]
-    with RawServer(*scripts) as server:
+    with RawServer(*scripts, ssl=tls) as server:
         with StreamProcess(server.url, folder / "log", proxy=None, **options) as client:
             client.wait_state("ready")
             memory = Memory(client.pid)
@@ -127,48 +134,74 @@ class Flood:
             connection.sock.sendall(pings)
 
 
-@pytest.mark.parametrize("heartbeat", [None, {"beat": 1}])
+@pytest.fixture
+def tls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ssl.SSLContext:
+    """A server's context; processes of the test trust its certificate."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+BEATS: list[dict[str, Any]] = [{}, {"heartbeat": {"beat": 1}, "heartbeat_interval": 0.01}]
+SECURE = pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+
+
+@SECURE
+@pytest.mark.parametrize("options", BEATS, ids=["silent", "heartbeat"])
 def test_a_flood_of_pings_that_nobody_reads_the_answers_of(
-    tmp_path: Path, heartbeat: object
+    tmp_path: Path, tls: ssl.SSLContext, options: dict[str, Any], secure: bool
 ) -> None:
     """At most one answer waits: below 8 MB, whatever else is sent meanwhile."""
-    options: dict[str, Any] = {"heartbeat": heartbeat, "heartbeat_interval": 0.01}
-    assert growth(tmp_path, [Flood(FLOOD_SECONDS), Rst()], **options) < 8 * MEGABYTE
+    flood: Script = [Flood(FLOOD_SECONDS), Rst()]
+    assert growth(tmp_path, flood, tls=tls if secure else None, **options) < 8 * MEGABYTE
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("heartbeat", [None, {"beat": 1}])
-def test_half_a_minute_of_pings(tmp_path: Path, heartbeat: object) -> None:
+@SECURE
+@pytest.mark.parametrize("options", BEATS, ids=["silent", "heartbeat"])
+def test_half_a_minute_of_pings(
+    tmp_path: Path, tls: ssl.SSLContext, options: dict[str, Any], secure: bool
+) -> None:
     """At most 32 MiB, however long it goes on: a sender that is stuck is noticed meanwhile."""
-    options: dict[str, Any] = {"heartbeat": heartbeat, "heartbeat_interval": 0.01}
-    options |= {"write_timeout": 60}
-    assert growth(tmp_path, [Flood(30), Rst()], wait=90, **options) < 32 * MEGABYTE
+    flood: Script = [Flood(30), Rst()]
+    found = growth(
+        tmp_path, flood, wait=90, tls=tls if secure else None, write_timeout=60, **options
+    )
+    assert found < 32 * MEGABYTE
 
 
-@pytest.mark.parametrize("heartbeat", [None, {"beat": 1}])
+@SECURE
+@pytest.mark.parametrize("options", BEATS, ids=["silent", "heartbeat"])
 def test_a_flood_of_pings_is_noticed_and_fills_no_log(
-    caplog: pytest.LogCaptureFixture, heartbeat: object
+    caplog: pytest.LogCaptureFixture, tls: ssl.SSLContext, options: dict[str, Any], secure: bool
 ) -> None:
     """
     Of any logger at most ten lines a second; what is stuck is replaced after ``write_timeout``.
 
-    Whatever is queued meanwhile, a heartbeat for instance, is no progress.
+    Whatever is queued meanwhile, a heartbeat for instance, is no progress. It takes as long as
+    the kernel takes answers: about 4 MB.
     """
     caplog.set_level(logging.INFO)
     begun = time.monotonic()
     with (
-        RawServer([Upgrade(), Flood(60)], [Upgrade(), Stall()]) as server,
+        RawServer(
+            [Upgrade(), Flood(100)], [Upgrade(), Stall()], ssl=tls if secure else None
+        ) as server,
         Client(
             server.url,
             proxy=None,
-            heartbeat=heartbeat,
-            heartbeat_interval=0.01,
+            ssl=ssl.create_default_context() if secure else None,
             write_timeout=1.0,
+            close_timeout=0.2,
             min_reconnect_delay=0.01,
+            **options,
         ) as client,
     ):
-        until(lambda: client.stats().connections == 2, 50, lambda: str(client.error))
+        until(lambda: client.stats().connections == 2, 90, lambda: str(client.error))
     seconds = time.monotonic() - begun
     assert any("nothing could be written" in text for text in caplog.messages)
     assert len(caplog.records) <= 10 * max(2, seconds)
@@ -180,7 +213,7 @@ def test_a_flood_of_pings_before_a_reset_fills_no_log(caplog: pytest.LogCaptureF
     script: Script = [Upgrade(), Flood(0.5), Rst()]
     with (
         RawServer(script, [Upgrade(), Stall()]) as server,
-        Client(server.url, proxy=None, min_reconnect_delay=0.01) as client,
+        Client(server.url, proxy=None, min_reconnect_delay=0.01, close_timeout=0.2) as client,
     ):
         until(lambda: client.stats().connections == 2, 30, lambda: str(client.error))
     said = [record for record in caplog.records if record.name == "asyncio"]

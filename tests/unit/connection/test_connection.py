@@ -150,6 +150,20 @@ def test_nothing_is_handed_to_an_engine_whose_network_is_stuck() -> None:
         assert flushed.done()
 
 
+def test_a_flush_needs_no_word_of_the_engine() -> None:
+    """Below TLS nothing tells that the last bytes are with the kernel."""
+    with Rig(write_timeout=10.0) as rig:
+        rig.world.is_stuck = True
+        rig.does(rig.connection.send, (True, b"last"))
+        rig.loop.pass_time(0.1)
+        flushed = rig.connection.flushed()
+        assert flushed is not None
+        rig.loop.pass_time(0.1)
+        rig.engine.written, rig.engine.unsent = rig.engine.unsent, 0
+        rig.loop.pass_time(0.1)
+        assert flushed.done()
+
+
 def test_a_network_that_takes_nothing_is_given_up_however_much_is_queued() -> None:
     """Progress is what is written, not what somebody queues."""
     with Rig(write_timeout=10.0, ping_interval=None) as rig:

@@ -321,7 +321,7 @@ def test_written_knows_what_lies_below_tls() -> None:
         protocol = type("Tls", (), {"_transport": Below()})()
         wire._transport._ssl_protocol = protocol  # type: ignore[union-attr]
         wire.do("write", [(True, b"12345")])
-        assert wire.engine.written == before + 11 - 7
+        assert (wire.engine.written, wire.engine.unsent) == (before + 11 - 7, 7)
 
 
 # --- what is left -----------------------------------------------------------------------------
