@@ -83,9 +83,11 @@ class ThreadCaller:
 
     async def await_(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         # The thread's context goes along: what its contexts have set is seen by the coroutine.
-        self._waiting = asyncio.run_coroutine_threadsafe(make(), self._loop)
+        self._waiting = waiting = asyncio.run_coroutine_threadsafe(make(), self._loop)
+        if self._stopped.is_set():  # cancel() may have come a moment before there was one
+            waiting.cancel()
         try:
-            return self._waiting.result()
+            return waiting.result()
         finally:
             self._waiting = None
 

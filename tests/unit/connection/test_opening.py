@@ -20,7 +20,6 @@ from websockets.exceptions import (
 )
 
 from datastream_ws import ClientOptions, ConfigurationError, HandshakeError
-from datastream_ws.connection.answers import default_ssl_context, same_origin, tls_refusal
 from datastream_ws.connection.endpoint import Endpoint
 from datastream_ws.connection.opening import our_error, proxy_for
 from datastream_ws.connection.websockets_engine import WebsocketsEngine
@@ -86,42 +85,6 @@ def test_an_alert_behind_the_handshake_is_the_reason() -> None:
     error = our_error(InvalidMessage(""), required)
     assert error is required
     assert str(error).startswith("the server requires a client certificate: pass ssl=")
-
-
-@pytest.mark.parametrize(
-    ("error", "refuses"),
-    [
-        (alert("SSLV3_ALERT_HANDSHAKE_FAILURE"), True),
-        (alert("WRONG_VERSION_NUMBER"), False),
-        (alert(None), False),
-        (OSError(), False),
-    ],
-)
-def test_which_errors_are_alerts(error: Exception, refuses: bool) -> None:
-    assert (tls_refusal(error) is error) is refuses
-
-
-def test_contexts() -> None:
-    context = ssl.create_default_context()
-    assert default_ssl_context(ClientOptions("wss://h/", ssl=context)) is context
-    default = default_ssl_context(ClientOptions("wss://h/"))
-    assert default is default_ssl_context(ClientOptions("wss://h/", ssl=True))
-    assert default.verify_mode is ssl.CERT_REQUIRED
-
-
-@pytest.mark.parametrize(
-    ("url", "same"),
-    [
-        ("ws://h:80/x", True),
-        ("wss://h/", False),
-        ("ws://h:81/", False),
-        ("ws://other/", False),
-        ("ws://a@h/", False),
-        ("ws://h:port/", False),
-    ],
-)
-def test_origins(url: str, same: bool) -> None:
-    assert same_origin(url, "ws://h/") is same
 
 
 # --- proxies ----------------------------------------------------------------------------------

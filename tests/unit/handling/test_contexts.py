@@ -16,9 +16,9 @@ from datastream_ws import (
     Postponed,
 )
 from datastream_ws.handlers import Call
-from datastream_ws.testing import StreamServer
 from kit.rigs import BOTH, Lost, noted, stream, until
-from kit.seen import Seen
+from kit.scene import Stream as OfflineStream
+from kit.scene import play
 
 URL = "ws://127.0.0.1:1/"
 
@@ -89,40 +89,35 @@ def test_an_asynchronous_context_leaves_plain_handlers_alone() -> None:
     assert seen == ["plain"]
 
 
-def test_a_failing_message_of_a_stream_meets_its_contexts_once_per_try(
-    stream_server: StreamServer,
-) -> None:
+def test_a_failing_message_of_a_stream_meets_its_contexts_once_per_try() -> None:
     """Over a connection, where plain handlers take the short way."""
-    client = Client(stream_server.url, retry_message=lambda error: isinstance(error, KeyError))
     seen: list[str] = []
 
-    @client.use
-    @contextmanager
-    def witness() -> Iterator[None]:
-        try:
-            yield
-        except (KeyError, ValueError) as error:
-            seen.append(type(error).__name__)
-            raise
+    async def scene(stream: OfflineStream) -> None:
+        @stream.client.use
+        @contextmanager
+        def witness() -> Iterator[None]:
+            try:
+                yield
+            except (KeyError, ValueError) as error:
+                seen.append(type(error).__name__)
+                raise
 
-    @client.on_message
-    def handle(message: Message) -> None:
-        if message.data == "retried" and "KeyError" not in seen:
-            raise KeyError
-        if message.data == "failed":
-            raise ValueError
-        seen.append(str(message.data))
+        @stream.client.on_message
+        def handle(message: Message) -> None:
+            if message.data == "retried" and "KeyError" not in seen:
+                raise KeyError
+            if message.data == "failed":
+                raise ValueError
+            seen.append(str(message.data))
 
-    with client:
-        client.wait_ready(10)
-        for text in ("one", "retried", "failed", "two"):
-            stream_server.send(text)
-        stream_server.wait_connected(1)
-        assert stream_server.connections
-        client.close()
+        await stream.start()
+        await stream.receive("one", "retried", "failed", "two")
+        stats = stream.client.stats()
+        assert (stats.messages_handled, stats.messages_failed) == (3, 1)
+
+    play(scene, retry_message=lambda error: isinstance(error, KeyError))
     assert seen == ["one", "KeyError", "retried", "ValueError", "two"]
-    stats = client.stats()
-    assert (stats.messages_handled, stats.messages_failed) == (3, 1)
 
 
 def test_a_factory_that_takes_an_argument_is_given_the_call() -> None:
@@ -161,27 +156,29 @@ def test_a_factory_that_takes_an_argument_is_given_the_call() -> None:
 @pytest.mark.parametrize("is_async", [False, True])
 def test_the_call_in_a_running_client(is_async: bool) -> None:
     """Messages on the direct way, and hooks."""
-    seen: Seen[tuple[str, list[str | bytes]]] = Seen()
+    seen: list[tuple[str, list[str | bytes]]] = []
 
     @asynccontextmanager
     async def on_loop(call: Call) -> AsyncIterator[None]:
-        seen((call.hook, [message.data for message in call.messages]))
+        seen.append((call.hook, [message.data for message in call.messages]))
         yield
 
     @contextmanager
     def in_thread(call: Call) -> Iterator[None]:
-        seen((call.hook, [message.data for message in call.messages]))
+        seen.append((call.hook, [message.data for message in call.messages]))
         yield
 
     async def coroutine(*arguments: object) -> None: ...
 
-    with StreamServer(on_connect=lambda c: c.send("hello")) as server:
-        client = Client(server.url)
-        client.use(on_loop if is_async else in_thread)
-        client.on_ready(coroutine if is_async else lambda: None)
-        client.on_message(coroutine if is_async else lambda message: None)
-        with client:
-            assert sorted(seen.wait(2)) == [("", ["hello"]), ("on_ready", [])]
+    async def scene(stream: OfflineStream) -> None:
+        stream.client.use(on_loop if is_async else in_thread)
+        stream.client.on_ready(coroutine if is_async else lambda: None)
+        stream.client.on_message(coroutine if is_async else lambda message: None)
+        await stream.start()
+        await stream.receive("hello")
+
+    play(scene)
+    assert sorted(seen) == [("", ["hello"]), ("on_ready", [])]
 
 
 def test_a_run_has_no_call_to_be_told_of() -> None:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 import random
 import ssl
-import time
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
+from datetime import UTC, datetime
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from datastream_ws import (
@@ -25,7 +22,6 @@ from datastream_ws import (
     SendTimeoutError,
     StreamClosedError,
 )
-from datastream_ws.connection.answers import retry_after_seconds
 from datastream_ws.lifecycle.retry import Backoff, Verdict, judge
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -124,82 +120,6 @@ def test_luck_differs_by_default() -> None:
 
 
 # --- Retry-After ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        ("0", 0.0),
-        ("2", 2.0),
-        (" 120 ", 120.0),
-        ("300", 300.0),
-        ("301", 300.0),
-        ("9" * 18, 300.0),
-        ("9" * 500, 300.0),
-        (format_datetime(NOW + timedelta(seconds=90), usegmt=True), 90.0),
-        ("Sun, 01 Mar 2026 12:00:45 GMT", 45.0),
-        ("Sunday, 01-Mar-26 12:00:45 GMT", 45.0),  # RFC 850
-        ("Sun Mar  1 12:00:45 2026", 45.0),  # asctime: GMT, too
-        ("Sun, 01 Mar 2026 12:00:45 -0000", 45.0),
-        ("Sun, 01 Mar 2026 13:00:45 +0100", 45.0),
-        ("Sun, 01 Mar 2026 12:00:00 GMT", 0.0),
-        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", 300.0),
-        ("", None),
-        ("soon", None),
-        ("-5", None),
-        ("+5", None),
-        ("1.5", None),
-        ("1e3", None),
-        ("٣", None),  # a digit, but not of HTTP
-        ("²", None),
-        ("2, 3", None),
-        ("Sun, 99 Mar 2026 12:00:45 GMT", None),
-        ("Fri, 31 Dec 99999 23:59:59 GMT", None),
-        ("Sun, 01 Mar 2026 12:00:45 +99999999", None),
-    ],
-)
-def test_retry_after(value: str, seconds: float | None) -> None:
-    """Seconds and HTTP dates, at most five minutes; what cannot be read is not there."""
-    assert retry_after_seconds(value, NOW) == seconds
-
-
-@pytest.fixture
-def far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
-
-
-@pytest.mark.usefixtures("far_from_greenwich")
-def test_retry_after_knows_no_local_time() -> None:
-    """A date without a zone is GMT, wherever this machine stands."""
-    assert retry_after_seconds("Sun Mar  1 12:00:45 2026", NOW) == 45.0
-
-
-DATES = st.builds(
-    "{}, {} {} {} {}:{}:{} {}".format,
-    st.sampled_from(["Sun", "Sunday", "", "x"]),
-    st.integers(-1, 40),
-    st.sampled_from(["Jan", "Feb", "Dec", "13", ""]),
-    st.integers(-1, 100_000),
-    st.integers(-1, 30),
-    st.integers(-1, 70),
-    st.integers(-1, 70),
-    st.sampled_from(["GMT", "+0100", "-0000", "+9999999", "-99", "Z", "", "XYZ"]),
-)
-
-
-@given(st.text() | st.text("0123456789 ,:-+GMTSunJa", max_size=40) | DATES)
-@example("Mon, 01 Jan 0001 00:00:00 +0100")
-@example("Fri, 31 Dec 9999 23:59:59 -0100")
-@example("\x00")
-def test_any_retry_after(value: str) -> None:
-    """The header is the peer's: whatever it says, nothing is raised and no wait is endless."""
-    seconds = retry_after_seconds(value, NOW)
-    assert seconds is None or 0.0 <= seconds <= 300.0
 
 
 # --- whether ----------------------------------------------------------------------------------
