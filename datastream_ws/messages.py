@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import repeat
 from sys import getsizeof
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ from .base_errors import DecodeError, NotConnectedError
 from .codecs import Codec, field_finder, shown_failure
 from .redaction import peer_text
 
-__all__ = ["MESSAGE_BYTES", "Message", "Origin", "memory_bytes", "payload_bytes"]
+__all__ = ["MESSAGE_BYTES", "Message", "Origin", "memory_bytes", "messages_of", "payload_bytes"]
 
 MESSAGE_BYTES = 200  # that a message takes besides its payload: objects, numbers, places
 
@@ -217,6 +218,21 @@ class Message:
         return f"<Message {peer_text(self.stream)} #{self.seq}, {_size(self.data)}>"
 
 
+def messages_of(
+    payloads: Sequence[str | bytes], origin: Origin, seq: int, received_at: float
+) -> list[Message]:
+    """Return a message for each payload, numbered from *seq*; for a fifth less than one by one."""
+    messages = list(map(object.__new__, repeat(Message, len(payloads))))
+    for message, payload in zip(messages, payloads, strict=True):
+        message.data = payload
+        message.origin = origin
+        message.seq = seq
+        message.received_at = received_at
+        message._json = message._route = _UNSET
+        seq += 1
+    return messages
+
+
 def _restored(
     data: str | bytes, origin: Origin, seq: int, received_at: float, *route: str | int | None
 ) -> Message:
@@ -228,6 +244,8 @@ def _restored(
 
 def _as_route(found: object) -> str | int | None:
     """Return what names a message: a string or a whole number, which true and false are not."""
+    if type(found) is str:  # nearly always, and for a fifth of what follows
+        return found
     return found if isinstance(found, str | int) and not isinstance(found, bool) else None
 
 

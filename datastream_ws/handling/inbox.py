@@ -11,9 +11,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from ..messages import Message, memory_bytes
@@ -52,42 +53,45 @@ class Portion:
     Messages that the only worker took at once; until it begins with them they wait as before.
 
     It keeps none that is handled: a hundred decoded messages would not fit a processor's cache.
-    Two deques, because each of their steps is one for other threads, too, without a lock.
+    The worker takes each by iterating over :meth:`taken` and notes it in :attr:`in_hand`, without
+    a lock: the two steps are one to other threads, as no call lies between them.
 
     Attributes:
         left: Those it has not begun with. The worker takes them from the left; the inbox takes
             back from the right what is dropped meanwhile.
-        unhandled: The same, and the one in hand; the worker takes each away once it is handled.
+        in_hand: The one the worker is at; ``None`` before the first, and once all that it has
+            begun with are handled.
 
     """
 
-    __slots__ = ("_counted", "_size", "left", "unhandled")
+    __slots__ = ("_counted", "_size", "in_hand", "left")
 
     def __init__(self, taken: list[Message]) -> None:
         self._size = len(taken)
         self._counted = 0
         self.left = deque(taken)
-        self.unhandled = deque(taken)
+        self.in_hand: Message | None = None
+
+    def taken(self) -> Iterator[Message]:
+        """Take one message after the other; IndexError, in place of an end, when none is left."""
+        return map(deque.popleft, repeat(self.left))
 
     @property
-    def in_hand(self) -> Message | None:
-        """The one that was begun with last, unless it is handled."""
-        with suppress(IndexError):  # handled in this moment
-            if len(self.unhandled) > len(self.left):
-                return self.unhandled[0]
-        return None
+    def begun(self) -> int:
+        """How many the worker has begun with."""
+        return self._size - len(self.left)
 
     def count(self) -> int:
         """Return how many have been handled since this was asked last."""
-        before, self._counted = self._counted, self._size - len(self.unhandled)
+        before, self._counted = self._counted, self.begun - (self.in_hand is not None)
         return self._counted - before
 
     @property
     def oldest(self) -> Message | None:
         """The first one that is not handled."""
-        with suppress(IndexError):
-            return self.unhandled[0]
-        return None
+        with suppress(IndexError):  # begun with in this moment
+            return self.in_hand or self.left[0]
+        return self.in_hand
 
     def take_back(self) -> list[Message]:
         """Remove and return, in order, what has not been begun with; from any thread."""
@@ -95,8 +99,6 @@ class Portion:
         with suppress(IndexError):
             while True:
                 back.appendleft(self.left.pop())
-        for _ in back:
-            self.unhandled.pop()
         self._size -= len(back)
         return list(back)
 

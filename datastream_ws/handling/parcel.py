@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import count, repeat
+from collections.abc import Iterator, Sequence
 from typing import overload
 
-from ..messages import MESSAGE_BYTES, Message, Origin, memory_bytes, payload_bytes
+from ..messages import MESSAGE_BYTES, Message, Origin, memory_bytes, messages_of, payload_bytes
 
 __all__ = ["Parcel"]
+
+SHORT = 500  # bytes
 
 
 class Parcel(Sequence[Message]):
@@ -52,8 +53,17 @@ class Parcel(Sequence[Message]):
     def is_plain(self) -> bool:
         """Whether characters are bytes: there is no text but ASCII."""
         if self._is_plain is None:
-            self._is_plain = self.size == sum(map(len, self._payloads))
+            self._is_plain = self._is_ascii() or self.size == sum(map(len, self._payloads))
         return self._is_plain
+
+    def _is_ascii(self) -> bool:
+        """Whether many short texts are ASCII; to join them takes less than to look at each."""
+        if len(self._payloads) * SHORT < self.size:
+            return False
+        try:
+            return "".join(self._payloads).isascii()  # type: ignore[arg-type]
+        except TypeError:  # some are bytes
+            return False
 
     @property
     def memory(self) -> int:
@@ -62,20 +72,16 @@ class Parcel(Sequence[Message]):
             return self.size + MESSAGE_BYTES * len(self._payloads)
         return sum(map(memory_bytes, self._payloads))
 
-    def payloads(self) -> Iterator[str | bytes]:
-        return iter(self._payloads)
-
-    def made_of(self, payloads: Iterable[str | bytes]) -> Iterator[Message]:
-        """Yield the messages of all payloads."""
-        return map(
-            Message, payloads, repeat(self._origin), count(self._seq), repeat(self._received_at)
-        )
+    def made(self, start: int, stop: int) -> list[Message]:
+        """Return the messages from number *start* to *stop*, counted from 0."""
+        payloads = self._payloads[start:stop]
+        return messages_of(payloads, self._origin, self._seq + start, self._received_at)
 
     def __len__(self) -> int:
         return len(self._payloads)
 
     def __iter__(self) -> Iterator[Message]:
-        return self.made_of(self._payloads)
+        return iter(self.made(0, len(self)))
 
     @overload
     def __getitem__(self, at: int) -> Message: ...

@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from ..handlers import Handler, Handlers
@@ -30,6 +32,7 @@ RUN_SECONDS = 0.05
 RUN_MESSAGES = 100  # where the run's contexts are entered, or more than calls is to be done
 LONG_RUN_MESSAGES = 1000
 STRIDE = 8  # messages of QUICK_SECONDS in all, between two looks at the clock
+LONGEST_STRIDE = 32  # the same where messages are taken by portions
 
 
 class Runs:
@@ -108,12 +111,13 @@ class Runs:
                 return await self._call_singly(calls, most, end)
             most -= len(portion.left)
             error = await self._call_for_each(portion, calls, end)
-            calls.add_up()
+            calls.note(portion.begun)
+            message = portion.in_hand
             if self._inbox.settle(portion):
                 self._on_room()
             if error is not None:
-                assert portion.in_hand is not None
-                await self._go_on_after(calls, portion.in_hand, error)
+                assert message is not None
+                await self._go_on_after(calls, message, error)
                 break
             if time.monotonic() > end or not (self._gate is None or self._gate()):
                 break
@@ -128,45 +132,29 @@ class Runs:
         What stands in the loop is what every message costs: as little as can be beside the
         handler's own call (docs/performance.md).
         """
-        awaited, take = calls.awaited, self._taker(portion)
-        finish = portion.unhandled.popleft
-        stride, now, number = 1, time.monotonic(), 0
-        call = calls.timed
-        while now < end:
-            for at in range(stride):
-                try:
-                    message = take()
-                except IndexError:
-                    calls.note(number + at)
-                    return None
-                try:
-                    if awaited:
-                        await call(message)
-                    else:
-                        call(message)
-                except BaseException as error:
-                    calls.note(number + at + 1)
-                    calls.note_stride(time.monotonic() - now, at + 1)
-                    return error
-                finish()
-            number += stride
-            before, now = now, time.monotonic()
-            call, stride = calls.after_stride(now - before, stride)
-        calls.note(number)
+        awaited, taken = calls.awaited, self._taken(portion)
+        call, stride = calls.next
+        now = time.monotonic()
+        with suppress(IndexError):  # nothing is left
+            while now < end:
+                for message in islice(taken, stride):
+                    portion.in_hand = message
+                    try:
+                        if awaited:
+                            await call(message)
+                        else:
+                            call(message)
+                    except BaseException as error:
+                        calls.note_stride(time.monotonic() - now, stride)
+                        return error
+                before, now = now, time.monotonic()
+                call, stride = calls.after_stride(now - before, stride)
+        portion.in_hand = None
         return None
 
-    def _taker(self, portion: Portion) -> Callable[[], Message]:
-        """Return what takes the next message of a portion, or raises IndexError."""
-        take, gate = portion.left.popleft, self._gate
-        if gate is None:
-            return take
-
-        def take_if_open() -> Message:
-            if not gate():
-                raise IndexError
-            return take()
-
-        return take_if_open
+    def _taken(self, portion: Portion) -> Iterator[Message]:
+        """Take the messages of a portion, each while the gate is open; see Portion.taken."""
+        return portion.taken() if self._gate is None else _while_open(self._gate, portion)
 
     async def _call_singly(self, calls: DirectCalls, most: int, end: float) -> bool:
         """As with portions, but each message is popped once the one before it is handled."""
@@ -279,6 +267,13 @@ class Runs:
             self._batches.arm_timer()
 
 
+def _while_open(gate: Callable[[], bool], portion: Portion) -> Iterator[Message]:
+    """Take one message of a portion after the other; IndexError when it must not."""
+    for _ in iter(gate, False):
+        yield portion.left.popleft()
+    raise IndexError
+
+
 class DirectCalls:
     """
     How the handlers of each message are called in one run, with nothing around it.
@@ -288,6 +283,7 @@ class DirectCalls:
         timed: The same, and notes how long each handler takes; for the first message of a run, and
             for those that follow a slow one.
         awaited: Whether they are coroutine functions.
+        next: How the next messages are called, and how many before the next look at the clock.
 
     """
 
@@ -296,15 +292,17 @@ class DirectCalls:
     ) -> None:
         assert run.notes is not None
         self.run = run
+        self._handlers = handlers
         self.awaited = run.caller.on_loop
         self._notes = run.notes
         # Without a step in between where no handler is inline: it would cost every message.
         inline = handlers.inline.handlers
-        self._find = functools.partial(match, handlers) if inline else handlers.match
+        self._find = functools.partial(match, handlers) if inline else handlers.routing.match
         self._count_unrouted = count_unrouted
         self._is_entered = not handlers.has_contexts("run")
         self._encloses = handlers.has_contexts("call")
         self._is_special = self._encloses or not self._is_entered
+        self._stride = 1
         self._matched: Sequence[Handler] = ()
         self._only = only = handlers.only
         self.call: Callable[[Message], Any]
@@ -318,6 +316,7 @@ class DirectCalls:
             self.call, self.timed = self._awaiting_all() if self.awaited else self._calling_all()
 
         self.either = self.call, self.timed
+        self.next: tuple[Callable[[Message], Any], int] = self.timed, 1
 
     @property
     def rest(self) -> Sequence[Handler] | None:
@@ -348,20 +347,23 @@ class DirectCalls:
         self._notes.timed.append((self._only, seconds))
 
     def note(self, messages: int) -> None:
-        """So many messages were handed on; where there is one handler, nothing else counts them."""
-        if self._only is not None:
-            self._notes.count(self._only, messages)
-
-    def add_up(self) -> None:
-        """Hand over what was noted so far."""
-        self._notes.add_up()
+        """So many messages were handed on; hand over what else was noted."""
+        if self._only is None:
+            self._notes.add_up()
+            self.next = self.timed, 1  # another route's handlers may come first
+        else:  # nothing else counts them
+            self._notes.add_up_only(self._only, messages)
 
     def after_stride(self, seconds: float, messages: int) -> tuple[Callable[[Message], Any], int]:
         """Return how the next messages are called, and how many before the next look."""
         if seconds < QUICK_SECONDS:
-            return self.call, STRIDE
-        self.note_stride(seconds, messages)
-        return self.timed, 1
+            self._stride = min(2 * self._stride, LONGEST_STRIDE)
+            self.next = self.call, self._stride
+        else:
+            self.note_stride(seconds, messages)
+            self._stride = 1
+            self.next = self.timed, 1
+        return self.next
 
     def note_stride(self, seconds: float, messages: int) -> None:
         """Note the slow call among *messages* that took *seconds*, if it was not timed."""
@@ -382,8 +384,8 @@ class DirectCalls:
 
         def call(message: Message) -> None:
             nonlocal last
-            self._matched = ()
-            matched = self._matched = find(message) or self._unrouted()
+            run.handler = None  # finding them may fail
+            matched = self._matched = find(message) or self._unrouted(message)
             if limit < 0:  # else what finds the handlers counts, too
                 last = clock()
             for handler in matched:
@@ -420,7 +422,9 @@ class DirectCalls:
         else:
             handler.function(argument)
 
-    def _unrouted(self) -> Sequence[Handler]:
+    def _unrouted(self, message: Message) -> Sequence[Handler]:
+        """Count a message that no handler takes; raises if its route cannot be read."""
+        match(self._handlers, message)
         self._count_unrouted()
         return ()
 
@@ -431,8 +435,8 @@ class DirectCalls:
 
         async def call(message: Message) -> None:
             nonlocal last
-            self._matched = ()
-            matched = self._matched = find(message) or self._unrouted()
+            run.handler = None  # finding them may fail
+            matched = self._matched = find(message) or self._unrouted(message)
             if limit < 0:
                 last = clock()
             for handler in matched:

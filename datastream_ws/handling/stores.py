@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Protocol
 
 from ..messages import Message, memory_bytes
@@ -56,17 +55,18 @@ def size_of(messages: Sequence[Message]) -> int:
 class Part:
     """Messages that came together; *left* of them have not been taken yet."""
 
-    __slots__ = ("_given", "_messages", "left")
+    __slots__ = ("_given", "left")
 
     def __init__(self, given: Sequence[Message]) -> None:
         self._given = given
-        self._messages = iter(given)  # a parcel makes each when it is taken
         self.left = len(given)
 
-    def take(self, most: int) -> list[Message]:
-        taken = list(islice(self._messages, most))
-        self.left -= len(taken)
-        return taken
+    def take(self, most: int) -> Sequence[Message]:
+        given, start = self._given, len(self._given) - self.left
+        stop = min(start + most, len(given))
+        self.left -= stop - start
+        # A parcel makes each when it is taken.
+        return given.made(start, stop) if isinstance(given, Parcel) else given[start:stop]
 
     @property
     def rest(self) -> Sequence[Message]:

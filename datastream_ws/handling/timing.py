@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ..handlers import Handler
 from ..stats import HandlerStats
@@ -43,10 +43,11 @@ class Times:
         if seconds < QUICK_SECONDS:
             self.typical = bucket
 
-    def add_untimed(self, calls: int) -> None:
-        """Calls that were quick: as long as the one that was timed last."""
-        if self.typical is not None:
-            self.weights[self.typical] = self.weights.get(self.typical, 0.0) + calls
+    def count(self, calls: int, untimed: int) -> None:
+        """Count calls; so many of them were quick: as long as the one that was timed last."""
+        self.calls += calls
+        if self.typical is not None and untimed > 0:
+            self.weights[self.typical] = self.weights.get(self.typical, 0.0) + untimed
 
     def fade(self) -> None:
         # Weights below a tenth of a call would never be gone.
@@ -94,7 +95,7 @@ class Timings:
             self._times.setdefault(name, Times())
         return self._times[name]
 
-    def add(self, called: Mapping[Handler, int], timed: list[tuple[Handler, float]]) -> None:
+    def add(self, called: Mapping[Handler, int], timed: Sequence[tuple[Handler, float]]) -> None:
         """
         Add up what a run has noted.
 
@@ -104,16 +105,18 @@ class Timings:
 
         """
         with self._lock:
-            self._fade()
-            untimed = dict(called)
             for handler, seconds in timed:
                 self._of(handler).add(seconds)
-                untimed[handler] = untimed.get(handler, 0) - 1
-            for handler, calls in untimed.items():
-                times = self._of(handler)
-                times.calls += called.get(handler, 0)
-                if calls > 0:
-                    times.add_untimed(calls)
+            untimed = Counter(called)
+            untimed.subtract(handler for handler, _ in timed)
+            for handler, calls in called.items():
+                self._of(handler).count(calls, untimed[handler])
+            self._fade()
+
+    def count(self, handler: Handler, calls: int) -> None:
+        """Add calls of one handler that were quick."""
+        with self._lock:
+            self._of(handler).count(calls, calls)
 
     def failed(self, handler: Handler) -> None:
         """A call has raised for good."""
@@ -142,16 +145,15 @@ class Notes:
     What one run notes of its calls; in its own thread or task, without a lock.
 
     Attributes:
-        called: A handler for each call whose number is not given to :meth:`count`.
+        called: A handler for each call whose number is not given to :meth:`add_up_only`.
         timed: Calls and their seconds.
 
     """
 
-    __slots__ = ("_counted", "_seen", "_timings", "called", "timed")
+    __slots__ = ("_seen", "_timings", "called", "timed")
 
     def __init__(self, timings: Timings) -> None:
         self._timings = timings
-        self._counted: Counter[Handler] = Counter()
         self._seen: set[Handler] = set()
         self.called: list[Handler] = []
         self.timed: list[tuple[Handler, float]] = []
@@ -167,14 +169,17 @@ class Notes:
         """Note how long a call took; the call itself is noted elsewhere."""
         self.timed.append((handler, seconds))
 
-    def count(self, handler: Handler, calls: int) -> None:
-        self._counted[handler] += calls
+    def add_up_only(self, handler: Handler, calls: int) -> None:
+        """Hand over what was noted, where only *handler* was called; begin anew."""
+        if self.timed:
+            self._timings.add({handler: calls}, self.timed)
+            self.timed.clear()
+        elif calls:
+            self._timings.count(handler, calls)
 
     def add_up(self) -> None:
         """Hand over what was noted so far, and begin anew."""
-        if not (self.called or self._counted):
-            return
-        self._counted.update(self.called)
-        self._timings.add(self._counted, self.timed)
-        for noted in (self._counted, self.called, self.timed, self._seen):
-            noted.clear()
+        if self.called:
+            self._timings.add(Counter(self.called), self.timed)
+            for noted in (self.called, self.timed, self._seen):
+                noted.clear()

@@ -411,12 +411,20 @@ def portion_of(inbox: Inbox) -> Portion:
     return portion
 
 
+def begin(portion: Portion) -> Message:
+    """Take the next message of a portion as a worker does; it is in hand until it is finished."""
+    message = portion.in_hand = next(portion.taken())
+    return message
+
+
+def finish(portion: Portion) -> None:
+    portion.in_hand = None
+
+
 def handle(portion: Portion, number: int = 1) -> list[str | bytes]:
-    """Handle messages of a portion as a worker does."""
-    found = []
-    for _ in range(number):
-        portion.left.popleft()
-        found.append(portion.unhandled.popleft().data)
+    """Handle messages of a portion."""
+    found = [begin(portion).data for _ in range(number)]
+    finish(portion)
     return found
 
 
@@ -425,11 +433,11 @@ def test_a_portion_is_counted_as_it_goes() -> None:
     inbox = Inbox()
     inbox.put(messages("a", "b", "c"))
     portion = portion_of(inbox)
-    portion.left.popleft()
+    begin(portion)
     assert (inbox.counts().handled, inbox.waiting) == (0, 3)
-    portion.unhandled.popleft()
+    finish(portion)
     assert (inbox.counts().handled, inbox.waiting) == (1, 2)
-    portion.left.popleft()
+    begin(portion)
     assert (inbox.counts().handled, inbox.waiting) == (1, 2)
     assert adds_up(inbox)
 
@@ -452,7 +460,7 @@ def test_the_message_a_portion_was_left_with_is_in_hand() -> None:
     inbox.put(messages("a", "b", "c"))
     portion = portion_of(inbox)
     handle(portion)
-    failing = portion.left.popleft()
+    failing = begin(portion)
     inbox.settle(portion)
     assert (inbox.counts().handled, inbox.waiting) == (1, 2)
     inbox.done(failing, failed=True)
@@ -486,11 +494,11 @@ def test_what_is_dropped_is_taken_out_of_a_portion(cause: str) -> None:
     inbox = Inbox()
     inbox.put(messages("a", "b", "c"))
     portion = portion_of(inbox)
-    portion.left.popleft()
+    begin(portion)
     inbox.put(messages("d"))
     assert (inbox.close() if cause == "shutdown" else inbox.drop(cause)) == 3
     assert not portion.left
-    portion.unhandled.popleft()
+    finish(portion)
     assert not inbox.settle(portion)
     assert inbox.pop_many() is None
     assert (inbox.counts().handled, inbox.waiting) == (1, 0)
@@ -519,11 +527,11 @@ def test_the_oldest_are_dropped_out_of_a_portion() -> None:
     inbox.put(messages(*map(str, range(40))))
     portion = portion_of(inbox)
     assert len(portion.left) == 4
-    in_hand = portion.left.popleft()
+    in_hand = begin(portion)
     assert inbox.put(messages("new", "newer")).dropped == 2
     assert not portion.left
     assert (in_hand.data, portion.in_hand) == ("0", in_hand)
-    portion.unhandled.popleft()
+    finish(portion)
     inbox.settle(portion)
     assert (inbox.waiting, inbox.counts().handled) == (39, 1)
     assert handle(portion_of(inbox), 3) == ["3", "4", "5"], "1 and 2 were dropped"
@@ -595,8 +603,7 @@ def test_a_portion_and_the_end_share_without_a_lock() -> None:
         closing.start()
         while portion.left:
             with suppress(IndexError):
-                portion.left.popleft()
-                portion.unhandled.popleft()
+                handle(portion)
                 handled += 1
         closing.join()
         inbox.settle(portion)
@@ -674,12 +681,11 @@ def test_oldest_waiting_of_a_portion() -> None:
     inbox.put(aged(30, 20, 10))
     portion = portion_of(inbox)
     assert len(portion.left) == 2
-    portion.left.popleft()
-    portion.unhandled.popleft()
+    handle(portion)
     assert inbox.oldest_waiting() == pytest.approx(20, abs=1)
-    portion.left.popleft()
+    begin(portion)
     assert inbox.oldest_waiting() == pytest.approx(20, abs=1)
-    portion.unhandled.popleft()
+    finish(portion)
     assert inbox.oldest_waiting() == pytest.approx(10, abs=1)
 
 
@@ -959,11 +965,11 @@ class AnySequence(RuleBasedStateMachine):
         number = min(most, len(portion.left))
         resume = False
         for _ in range(number):
-            message = portion.left.popleft()
+            message = begin(portion)
             self.popped(message)
             if breaks_off:
                 break
-            portion.unhandled.popleft()
+            finish(portion)
             resume = self.model.out(self.model.in_hand[0], "handled") or resume
         assert self.inbox.settle(portion) == resume
 

@@ -705,9 +705,10 @@ def test_a_portion_is_taken_while_the_file_is_idle(path: str) -> None:
         rig.put(1, 10)
         portion = rig.inbox.pop_many()
         assert portion is not None
-        taken = [portion.left.popleft() for _ in range(3)]
-        for _ in range(2):
-            portion.unhandled.popleft()
+        taken = []
+        for _ in range(3):
+            portion.in_hand = next(portion.taken())
+            taken.append(portion.in_hand)
         rig.check()
         rig.put(11, 90)  # more than memory takes
         rig.until_written()
@@ -724,9 +725,7 @@ def test_what_is_in_the_file_has_to_be_popped(path: str) -> None:
         assert portion is not None
         rig.put(11, 60)
         rig.until_written()
-        while portion.left:
-            portion.left.popleft()
-            portion.unhandled.popleft()
+        portion.left.clear()  # as if each had been handled
         assert not rig.inbox.settle(portion), "reading is resumed by the file's thread"
         rig.check()
         assert rig.inbox.pop_many() is None
