@@ -73,5 +73,6 @@ def stats() -> dict[str, int]:
     return {
         "received": counted.messages_received,
         "handled": counted.messages_handled,
+        "failed": counted.messages_failed,
         "reconnects": counted.reconnects,
     }

@@ -9,7 +9,8 @@ from django.db.models import Sum
 
 from datastream_ws_django.models import StreamStatus
 from example_project.demo.services import Service
-from example_project.shop.models import Candle, Event, Price
+from example_project.shop.history import events, gaps
+from example_project.shop.models import Candle, Price
 
 __all__ = ["Counted", "summary"]
 
@@ -24,7 +25,7 @@ class Counted:
 
     @classmethod
     def now(cls) -> Counted:
-        gaps = Event.objects.filter(kind=Event.Kind.BACK)
+        gaps = events().filter(kind="gap")
         return cls(Price.objects.count(), Candle.objects.count(), gaps.count())
 
     def __str__(self) -> str:
@@ -34,12 +35,13 @@ class Counted:
 def summary(services: Sequence[Service], kiosk: Mapping[str, int]) -> Iterator[str]:
     """Yield the lines that end a run."""
     yield ""
-    yield "            received   handled   reconnects   without a connection"
+    yield "            received   handled   failed   reconnects   without a connection"
     for stream in ("flags", "prices"):
         rows = StreamStatus.objects.filter(stream=stream)
         total = rows.aggregate(
             received=Sum("messages_received", default=0),
             handled=Sum("messages_handled", default=0),
+            failed=Sum("messages_failed", default=0),
             reconnects=Sum("reconnects", default=0),
         )
         yield _line(stream, total, _gaps(stream))
@@ -51,15 +53,15 @@ def summary(services: Sequence[Service], kiosk: Mapping[str, int]) -> Iterator[s
 
 
 def _line(name: str, counts: Mapping[str, int], gaps: str) -> str:
-    numbers = f"{counts['received']:>8}  {counts['handled']:>8}  {counts['reconnects']:>11}"
+    numbers = f"{counts['received']:>8}  {counts['handled']:>8}  {counts['failed']:>7}"
+    numbers += f"  {counts['reconnects']:>11}"
     return f"  {name:<8}  {numbers}   {gaps}".rstrip()
 
 
 def _gaps(stream: str) -> str:
-    gaps = Event.objects.filter(stream=stream, kind=Event.Kind.BACK)
-    seconds = gaps.aggregate(sum=Sum("seconds", default=0.0))["sum"]
-    count = gaps.count()
-    return f"{count} {'gap' if count == 1 else 'gaps'}, {seconds:.1f} s"
+    found = list(gaps(stream))
+    seconds = sum(gap.seconds for gap in found)
+    return f"{len(found)} {'gap' if len(found) == 1 else 'gaps'}, {seconds:.1f} s"
 
 
 def _tasks() -> str:

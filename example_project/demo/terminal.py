@@ -12,7 +12,7 @@ __all__ = ["Terminal"]
 
 HERE = datetime.now().astimezone().tzinfo  # Django will have changed TZ, for the whole process
 RESET, ERASE = "\x1b[0m", "\r\x1b[K"
-COLOURS = {"lost": "\x1b[31m", "back": "\x1b[32m", "restarted": "\x1b[33m", "quiet": "\x1b[2m"}
+COLOURS = {"lost": "\x1b[31m", "ready": "\x1b[32m", "restarted": "\x1b[33m", "quiet": "\x1b[2m"}
 
 
 class Terminal:

@@ -13,7 +13,7 @@ from example_project.demo.parts import Parts
 from example_project.demo.services import Service, end
 from example_project.demo.signals import Signals
 from example_project.demo.terminal import Terminal
-from example_project.shop.models import Event
+from example_project.shop.history import events
 
 __all__ = ["Demo"]
 
@@ -108,8 +108,8 @@ class Demo:
         return 0
 
     def _tell_events(self) -> None:
-        """Tell what handlers have noted since the last time."""
-        for event in Event.objects.filter(pk__gt=self._last_event).order_by("pk"):
+        """Tell what is new in the event log."""
+        for event in events().filter(pk__gt=self._last_event).order_by("pk"):
             self._last_event = event.pk
             self._terminal.tell(event.stream, event.kind, event.text, event.at.timestamp())
 

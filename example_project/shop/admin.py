@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django.contrib import admin
 from django.http import HttpRequest
 
-from .models import Candle, Event, Flag, Price
+from .models import Candle, Flag, Price
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
@@ -42,9 +42,3 @@ class CandleAdmin(ReadOnly):
     list_display = ("product", "start", "open", "high", "low", "close")
     list_filter = ("product",)
     ordering = ("-start",)
-
-
-@admin.register(Event)
-class EventAdmin(ReadOnly):
-    list_display = ("at", "stream", "kind", "text")
-    list_filter = ("stream", "kind")

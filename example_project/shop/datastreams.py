@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.dispatch import receiver
-
-from datastream_ws import DisconnectEvent, GapEvent, Message
+from datastream_ws import Message
 from datastream_ws.celery import forward
 from datastream_ws.schematic import DataStreamRequest, DataStreamResponse, EntityType
-from datastream_ws_django import Stream, datastreams
-from datastream_ws_django.signals import stream_disconnected
+from datastream_ws_django import datastreams
 
-from .models import Event, Flag, Price
+from . import partner
+from .models import Flag, Price
 
 flags, prices = datastreams["flags"], datastreams["prices"]
 
@@ -40,6 +38,17 @@ def one_flag(message: Message) -> None:
     keep(DataStreamResponse.from_json(message.json()).data)
 
 
+@flags.on_message(EntityType.FLAG)
+def announce(message: Message) -> None:
+    """
+    Tell the shop's partner, whose system fails now and then.
+
+    The admin shows such a message as failed; Retry passes it to this handler again, and only to it.
+    """
+    flag = DataStreamResponse.from_json(message.json()).data
+    partner.announce(flag["key"], flag["default_value"])
+
+
 def keep(flag: dict[str, Any]) -> None:
     known, is_new = Flag.objects.get_or_create(key=flag["key"])
     if is_new or known.is_on != flag["default_value"]:
@@ -61,32 +70,3 @@ def resume() -> None:
     """
     after = Price.last_complete()
     prices.send({"data": {"action": "start", "entity_type": PRICE, "keys": {"after": str(after)}}})
-    tell("prices", Event.Kind.RESUMED, f"asked for what follows price {after}")
-
-
-# --- what befalls both ---
-
-
-@receiver(stream_disconnected)
-def lost(sender: Stream, *, stream: Stream, event: DisconnectEvent, **_: Any) -> None:
-    if event.will_retry:
-        tell(stream.alias, Event.Kind.LOST, str(event.error))
-
-
-@flags.on_gap
-def flags_are_back(event: GapEvent) -> None:
-    back("flags", event)
-
-
-@prices.on_gap
-def prices_are_back(event: GapEvent) -> None:
-    back("prices", event)
-
-
-def back(alias: str, event: GapEvent) -> None:
-    text = f"after {event.seconds:.1f} s without a connection"
-    tell(alias, Event.Kind.BACK, text, event.seconds)
-
-
-def tell(alias: str, kind: Event.Kind, text: str, seconds: float | None = None) -> None:
-    Event.objects.create(stream=alias, kind=kind, text=text, seconds=seconds)

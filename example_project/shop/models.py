@@ -1,4 +1,4 @@
-"""What the shop keeps: flags, prices, the candles drawn from them, and what befell the streams."""
+"""What the shop keeps: flags, prices, and the candles drawn from them."""
 
 from __future__ import annotations
 
@@ -81,30 +81,3 @@ class Candle(models.Model):
         cents = list(prices.order_by("sequence").values_list("cents", flat=True))
         shape = {"open": cents[0], "high": max(cents), "low": min(cents), "close": cents[-1]}
         cls.objects.update_or_create(product=product, start=start, defaults=shape)
-
-
-class Event(models.Model):
-    """
-    What befell a stream.
-
-    Attributes:
-        seconds: How long there was no connection, for one that came back.
-
-    """
-
-    class Kind(models.TextChoices):
-        LOST = "lost"
-        BACK = "back"
-        RESUMED = "resumed"
-
-    stream = models.CharField(max_length=100)
-    kind = models.CharField(max_length=10, choices=Kind)
-    text = models.TextField()
-    seconds = models.FloatField(null=True)
-    at = models.DateTimeField(auto_now_add=True)
-
-    class Meta:
-        ordering = ("-pk",)
-
-    def __str__(self) -> str:
-        return f"{self.stream} {self.kind}: {self.text}"

@@ -12,7 +12,8 @@ from django.views.decorators.cache import never_cache
 
 from datastream_ws_django.models import StreamStatus
 
-from .models import CANDLE_SECONDS, Candle, Event, Flag
+from .history import events, gaps
+from .models import CANDLE_SECONDS, Candle, Flag
 
 SHOWN_SECONDS = 120
 
@@ -34,7 +35,11 @@ def live(request: HttpRequest) -> JsonResponse:
             "candles": [
                 plain(candle) for candle in Candle.objects.filter(start__gte=since).values()
             ],
-            "events": [plain(event) for event in Event.objects.filter(at__gte=since).values()],
+            "events": [plain(event) for event in events().filter(at__gte=since).values()],
+            "gaps": [
+                {"began": gap.began.timestamp(), "ended": gap.ended.timestamp()}
+                for gap in gaps("prices", since)
+            ],
         }
     )
 

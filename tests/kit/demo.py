@@ -2,7 +2,7 @@
 ``make demo`` in a process of its own, and what it leaves behind.
 
     with Demo(tmp_path, "--messages", "60") as demo:
-        demo.wait_for("resumed")
+        demo.wait_for("ready")
         demo.kill("feed")
         assert demo.end() == 0
     assert demo.left() == []

@@ -54,7 +54,7 @@
   function showEvents(events) {
     const unseen = events.filter(event => event.id > newestEvent);
     if (!unseen.length) return;
-    newestEvent = unseen[0].id;
+    newestEvent = Math.max(...unseen.map(event => event.id));
     const list = find("ol.events");
     list.prepend(...unseen.map(({ at, stream, kind, text }) => element(
       "li", { className: kind }, element("time", {}, time(at)),
@@ -123,9 +123,9 @@
   }
 
   // A time without a connection: what was sent then came later, asked for again.
-  function band({ at, seconds }, x, height) {
-    const from = Math.max(EDGE.left, x(at - seconds)), width = Math.max(2, x(at) - from);
-    return x(at) < EDGE.left ? [] : [shape("rect", {
+  function band({ began, ended }, x, height) {
+    const from = Math.max(EDGE.left, x(began)), width = Math.max(2, x(ended) - from);
+    return x(ended) < EDGE.left ? [] : [shape("rect", {
       class: "gap", x: from, y: EDGE.top, width, height: height - EDGE.top - EDGE.bottom })];
   }
 
@@ -168,8 +168,7 @@
     if (!products.size) return;
     if (!products.has(chosen)) chosen = products.keys().next().value;
     showProducts(products);
-    const gaps = news.events.filter(event => event.stream === "prices" && event.seconds);
-    showChart(products.get(chosen), gaps, news.now);
+    showChart(products.get(chosen), news.gaps, news.now);
   }
 
   async function update() {
