@@ -10,10 +10,11 @@ import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from django.db import DatabaseError, InterfaceError
-from django.db.models import Count, Sum
-from django.db.models.functions import Coalesce, Length
+from django.db.models import Count, Func, IntegerField, Sum
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from datastream_ws import HandlerError, Message
@@ -75,7 +76,7 @@ class Keeper:
         now = time.monotonic()
         if now - self._looked_at < LOOK_SECONDS:
             return
-        size = Coalesce(Sum(Length("data") + Length("error") + Length("traceback")), 0)
+        size = Coalesce(Sum(Bytes("data") + Bytes("error") + Bytes("traceback")), 0)
         found = FailedMessage.objects.filter(stream=self._stream.alias).order_by()
         taken = found.aggregate(rows=Count("pk"), bytes=size)
         settings = self._stream.settings
@@ -87,7 +88,7 @@ class Keeper:
             self._lost = 0
 
     def _has_room_for(self, row: FailedMessage) -> bool:
-        size = len(row.data) + len(row.error) + len(row.traceback)
+        size = len(row.data) + len(row.error.encode()) + len(row.traceback.encode())
         if self._rows >= 1 and self._bytes >= size:
             self._rows -= 1
             self._bytes -= size
@@ -102,6 +103,22 @@ class Keeper:
 
     def _tell(self, text: str, *facts: object) -> None:
         log.error(text, self._stream.alias, *facts, extra=fields(self._stream.alias))
+
+
+class Bytes(Func):
+    """The bytes of a text or of bytes, as a database stores them."""
+
+    function = "OCTET_LENGTH"
+    output_field = IntegerField()
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        """SQLite has OCTET_LENGTH since 3.43 only."""
+        template = "LENGTH(CAST(%(expressions)s AS BLOB))"
+        return self.as_sql(compiler, connection, template=template, **context)
+
+    def as_oracle(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        """Characters, which is what it has for every type."""
+        return self.as_sql(compiler, connection, function="LENGTH", **context)
 
 
 def most(limit: int | None) -> float:

@@ -145,6 +145,22 @@ def test_no_more_than_the_settings_say(
     assert caplog.text.count(f"{20 - kept} failed message(s) were not kept") == 1
 
 
+@pytest.mark.parametrize("alias", [{"DEAD_LETTER_BYTES": 40_000}], indirect=True)
+@pytest.mark.parametrize("looks", [0.0, 1e9], ids=["by the database", "by the rows"])
+def test_bytes_are_counted_not_characters(
+    alias: str, failing: Failing, monkeypatch: pytest.MonkeyPatch, looks: float
+) -> None:
+    """Of text in other alphabets each character takes several."""
+    monkeypatch.setattr(deadletters, "LOOK_SECONDS", looks)
+    failing(RuntimeError("\N{PILE OF POO}" * 900))
+    for _ in range(20):
+        deliver(alias, "\N{PILE OF POO}", robust=True)
+    rows = FailedMessage.objects.all()
+    size = sum(len(r.data) + len((r.error + r.traceback).encode()) for r in rows)
+    assert 0 < size <= 40_000
+    assert len(rows) < 20
+
+
 @pytest.mark.parametrize("value", [-1, 1.5, "7", True])
 @pytest.mark.parametrize("name", ["DEAD_LETTER_ROWS", "DEAD_LETTER_BYTES"])
 def test_wrong_limits(name: str, value: Any) -> None:
