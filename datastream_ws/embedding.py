@@ -37,7 +37,7 @@ from .health import (
 )
 from .lease import lease_for
 from .lease.liveness import Liveness
-from .log_fields import about, fields, write
+from .log_fields import EscapingFormatter, about, fields, write
 from .messages import Origin
 from .option_checks import check_headers, check_url
 from .options import ClientOptions
@@ -56,6 +56,7 @@ __all__ = [
     "MAX_AGE",
     "Call",
     "Decorators",
+    "EscapingFormatter",
     "Handler",
     "HandlerRun",
     "Hidden",

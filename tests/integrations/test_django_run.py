@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import kit.djangohere  # noqa: F401 - what follows needs settings
+
+# isort: split
+import io
+import logging
 import signal
 import time
 from pathlib import Path
@@ -9,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from datastream_ws.testing import StreamServer
+from datastream_ws_django.management.commands.run_datastream import show_log
 from kit.djangoproject import Project
 from kit.djangoproject import database as database
 from kit.numbered import NumberedServer, check_numbers
@@ -154,3 +160,17 @@ def test_reload_restarts_on_a_file_change_with_a_clean_close(
         runner.send_signal(signal.SIGINT)
         assert runner.wait() == 0
     assert second.closed.wait(30)
+
+
+def test_no_text_of_a_server_forges_a_line_of_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler's exception that quotes a message, with a line break and ESC."""
+    logger = logging.getLogger("datastream_ws")
+    for name, value in (("handlers", []), ("propagate", False)):
+        monkeypatch.setattr(logger, name, value)
+    monkeypatch.setattr(logger, "level", logger.level)
+    written = io.StringIO()
+    show_log(written, 1)
+    logger.error("no", exc_info=ValueError("x\n2026-01-01 INFO forged\x1b[2J"))
+    first, *others = written.getvalue().rstrip("\n").split("\n")
+    assert first.endswith("ERROR no")
+    assert others == ["| ValueError: x", r"| 2026-01-01 INFO forged\x1b[2J"]

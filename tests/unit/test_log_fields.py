@@ -11,11 +11,12 @@ import pytest
 from pythonjsonlogger.json import JsonFormatter
 
 from datastream_ws import Client, Message
-from datastream_ws.log_fields import about, fields
+from datastream_ws.log_fields import EscapingFormatter, about, fields
 from datastream_ws.testing import StreamServer
 from kit.seen import eventually
 
 SECRET = "hunter2"
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 OF_JSON = {"message", "exc_info"}
 
 
@@ -43,6 +44,7 @@ def test_a_stream_s_life_as_records(logged: Any) -> None:
             raise ValueError(message.data)
 
         client.start()
+        client.wait_ready(10)
         eventually(lambda: client.stats().messages_failed)
         server.refuse(503)
         server.close(1001)
@@ -82,6 +84,41 @@ def test_a_logger_of_one_s_own_is_given_no_more_than_it_takes() -> None:
     with StreamServer() as server, Client(server.url, logger=Own()) as client:
         client.wait_ready(10)
     assert "stream default: ready" in lines
+
+
+FORGED = "WARNING:root:the door is open"
+ATTACK = f"x\n{FORGED}\r{FORGED}\x1b]0;title\x07\x1b[2J\x9b31m\u2028{FORGED}\x85{FORGED}"
+
+
+@pytest.mark.parametrize("verb", ["handler", "logger", "cause"])
+def test_a_formatter_that_no_text_of_a_server_deceives(verb: str) -> None:
+    """Line breaks of any kind, ESC and OSC, in the text of a handler's exception or a record."""
+    file = io.StringIO()
+    handler = logging.StreamHandler(file)
+    handler.setFormatter(EscapingFormatter("%(levelname)s:%(name)s:%(message)s"))
+    logger = logging.Logger("ours")
+    logger.addHandler(handler)
+    with StreamServer(on_connect=lambda c: c.send(ATTACK)) as server:
+        client = Client(server.url, logger=logger)
+
+        @client.on_message
+        def handle(message: Message) -> None:
+            if verb == "logger":
+                logger.warning("received %s", message.data)
+            elif verb == "handler":
+                raise ValueError(message.data)
+            raise ValueError("no") from KeyError(message.data)
+
+        with client:
+            eventually(lambda: client.stats().messages_failed)
+            eventually(lambda: "Traceback" in file.getvalue())
+    lines = file.getvalue().split("\n")
+    assert all(
+        each.startswith(("| ", *(f"{level}:ours:" for level in LEVELS))) for each in lines[:-1]
+    )
+    assert all(character.isprintable() for line in lines for character in line)
+    assert any(line.startswith("| Traceback") for line in lines)
+    assert FORGED in file.getvalue()
 
 
 def test_fields_are_escaped_and_known_ones_only() -> None:

@@ -14,6 +14,7 @@ from django.db import DatabaseError, InterfaceError
 from django.utils import autoreload
 
 from datastream_ws import Client, DataStreamError, Fleet
+from datastream_ws.embedding import EscapingFormatter
 from datastream_ws.runner import EXIT_FORCED, Runner
 
 from ...conf import DATABASE_LEASE
@@ -141,7 +142,7 @@ def show_log(stdout: Any, verbosity: int) -> None:
     if logger.hasHandlers():
         return
     handler = logging.StreamHandler(stdout)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(EscapingFormatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     levels = {0: logging.CRITICAL, 1: logging.INFO}
     logger.setLevel(levels.get(verbosity, logging.DEBUG))
