@@ -105,9 +105,7 @@ def django_decorator(url: str, count: int) -> float:
 # --- Flask ----------------------------------------------------------------------------------------
 
 
-@contestant("flask", pace=0.7)
-def flask_sync(url: str, count: int) -> float:
-    """Flask: @datastream.on_message, each in an application context of its own"""
+def receive_in_flask(url: str, count: int, context: str) -> float:
     from flask import Flask
 
     from datastream_ws import Message
@@ -122,10 +120,44 @@ def flask_sync(url: str, count: int) -> float:
             done.set()
 
     app = Flask("benchmark")
-    app.config["DATASTREAM_URL"] = url
+    app.config.update(DATASTREAM_URL=url, DATASTREAM_CONTEXT=context)
     stream.init_app(app)
     stream.start(app)
     with app.app_context():
         check(stream.client, done.wait(PATIENCE))
     stream.close(app)
+    return watch.seconds
+
+
+@contestant("flask", pace=0.7)
+def flask_sync(url: str, count: int) -> float:
+    """Flask: @datastream.on_message, each in an application context of its own"""
+    return receive_in_flask(url, count, "message")
+
+
+@contestant("flask-run")
+def flask_run(url: str, count: int) -> float:
+    """Flask: the same, in an application context for each run"""
+    return receive_in_flask(url, count, "run")
+
+
+@contestant("flask-own", pace=0.7)
+def flask_own(url: str, count: int) -> float:
+    """no adapter: a handler that enters the application context itself"""
+    from flask import Flask
+
+    from datastream_ws import Client, Message
+
+    watch, done, app = Stopwatch(count), threading.Event(), Flask("benchmark")
+    client = Client(url)
+
+    @client.on_message
+    def handle(message: Message) -> None:
+        with app.app_context():
+            message.json()
+        if watch.tick():
+            done.set()
+
+    with client:
+        check(client, done.wait(PATIENCE))
     return watch.seconds

@@ -54,6 +54,8 @@ ADAPTERS = [
     ("django-decorator", "ours-sync"),
     ("django-receiver", "ours-sync"),
     ("flask", "ours-sync"),
+    ("flask", "flask-own"),
+    ("flask-run", "ours-sync"),
 ]
 
 

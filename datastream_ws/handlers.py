@@ -19,7 +19,7 @@ from .forks import in_child
 from .messages import Message
 from .routing import Handler, Routing
 
-__all__ = ["Call", "ContextFactory", "Decorators", "Handler", "Handlers"]
+__all__ = ["Call", "ContextFactory", "Decorators", "Handler", "Handlers", "check_context"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -87,10 +87,15 @@ class ContextFactory:
     def context(self, call: Call | None = None) -> Any:
         """Return a new context. Raises TypeError if it is none, and what the factory raises."""
         context = self.factory(call) if self.takes_call else self.factory()
-        if not (hasattr(type(context), "__enter__") or hasattr(type(context), "__aenter__")):
-            # A generator function without @contextmanager, for example: nothing of it would run.
-            raise TypeError(f"use(): a factory returned no context but {type(context).__name__}")
+        check_context(context)
         return context
+
+
+def check_context(context: Any) -> None:
+    """Raise TypeError for what is no context, of either kind."""
+    if not (hasattr(type(context), "__enter__") or hasattr(type(context), "__aenter__")):
+        # A generator function without @contextmanager, for example: nothing of it would run.
+        raise TypeError(f"use(): a factory returned no context but {type(context).__name__}")
 
 
 class Decorators:
@@ -464,14 +469,9 @@ class Handlers(Decorators):
 
     @property
     def only(self) -> Handler | None:
-        """The handler, if there is one that is given every message and nothing else is to do."""
+        """The handler, if there is one that is given every message, just as it is."""
         every = self.every
-        if (
-            every is None
-            or len(every) != 1
-            or every[0].decode_as is not None
-            or self.context_factories
-        ):
+        if every is None or len(every) != 1 or every[0].decode_as is not None:
             return None
         return every[0]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from flask import Flask
 
@@ -27,6 +27,10 @@ class Settings:
         app: ``DATASTREAM_<OPTION>`` in its config are those of the default stream,
             ``DATASTREAMS[name]`` those of a named one.
 
+    Attributes:
+        context_per: How long an application context lasts: for a handler call, or for a run of
+            messages.
+
     Raises:
         ConfigurationError: With the key of the config that is wrong.
 
@@ -40,6 +44,7 @@ class Settings:
         self._mapping = self._found()
         self.is_enabled = self._take_flag("ENABLED", True)
         self.is_autostarted = self._take_flag("AUTOSTART", False)
+        self.context_per: Literal["call", "run"] = self._take_context()
 
     @hides_arguments
     def options(self, handlers: Handlers) -> ClientOptions:
@@ -97,6 +102,14 @@ class Settings:
             kind = type(value).__name__
             raise ConfigurationError(f"{self._key(key)}: must be True or False (given: {kind})")
         return value
+
+    def _take_context(self) -> Literal["call", "run"]:
+        value = self._mapping.pop("CONTEXT", "message")
+        if value not in ("message", "run"):
+            given = repr(value[:40]) if isinstance(value, str) else type(value).__name__
+            key = self._key("CONTEXT")
+            raise ConfigurationError(f"{key}: must be 'message' or 'run' (given: {given})")
+        return "run" if value == "run" else "call"
 
     def _resolved(self, key: str, value: Any) -> Any:
         try:

@@ -9,9 +9,9 @@ The blinker signals of a stream. Sender: the app; ``stream``: the ``DataStream``
 ``stream_failed``           ``stream, error``      the stream gave up
 ==========================  =====================  ==============================================
 
-Receivers are plain functions, each called in an application context of its own. One that raises
-is reported, as a handler is, and the others still run. One that lost its database connection is
-called once more.
+Receivers are synchronous functions. Each is called in an application context of its own, or in that
+of the run with ``DATASTREAM_CONTEXT = "run"``. A receiver that raises is reported, as a handler is,
+and the others still run. A receiver that lost its database connection is called once more.
 
 ::
 
@@ -23,6 +23,7 @@ called once more.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from blinker import NamedSignal, Namespace
@@ -60,6 +61,8 @@ class Announcer:
         handlers: Those of the client in this app; ``message_received`` joins them with its first
             receiver, because until then it would only cost time.
         wants_retry: Whether a receiver that failed with an error is called once more.
+        has_own_contexts: Whether each receiver is called in an application context of its own,
+            not in that of the run.
 
     """
 
@@ -69,11 +72,13 @@ class Announcer:
         stream: object,
         handlers: Handlers,
         wants_retry: Callable[[BaseException], bool],
+        has_own_contexts: bool = True,
     ) -> None:
         self._app = app
         self._stream = stream
         self._handlers = handlers
         self._wants_retry = wants_retry
+        self._has_own_contexts = has_own_contexts
         self._sends_messages = False
         handlers.on_state(self._state)
         handlers.on_disconnect(self._disconnected)
@@ -106,20 +111,21 @@ class Announcer:
         errors: list[Exception] = []
         for receiver in signal.receivers_for(self._app):
             try:
-                self._call(receiver, facts)
+                # What a failed receiver has left in the run's context is not for the next one.
+                self._call(receiver, facts, self._has_own_contexts or bool(errors))
             except Exception as error:
                 errors.append(error)
         if errors:
             raise ExceptionGroup(f"receivers of {signal.name} failed", errors)
 
-    def _call(self, receiver: Callable[..., Any], facts: dict[str, Any]) -> None:
+    def _call(self, receiver: Callable[..., Any], facts: dict[str, Any], in_own: bool) -> None:
         try:
-            self._call_once(receiver, facts)
+            self._call_once(receiver, facts, in_own)
         except Exception as error:
             if not self._wants_retry(error):
                 raise
-            self._call_once(receiver, facts)
+            self._call_once(receiver, facts, True)
 
-    def _call_once(self, receiver: Callable[..., Any], facts: dict[str, Any]) -> None:
-        with self._app.app_context():
+    def _call_once(self, receiver: Callable[..., Any], facts: dict[str, Any], in_own: bool) -> None:
+        with self._app.app_context() if in_own else nullcontext():
             self._app.ensure_sync(receiver)(self._app, stream=self._stream, **facts)

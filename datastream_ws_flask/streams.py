@@ -130,9 +130,11 @@ class AppStream:
     def _build(self) -> Built:
         handlers = Handlers()
         options = self.settings.options(handlers)
-        handlers.use(self.app.app_context)
+        handlers.use(self.app.app_context, per=self.settings.context_per)
         handlers.follow(self._shared)
-        announcer = Announcer(self.app, self._stream, handlers, options.retry_message or never)
+        wants_retry = options.retry_message or never
+        has_own = self.settings.context_per == "call"
+        announcer = Announcer(self.app, self._stream, handlers, wants_retry, has_own)
         return Built(AppClient(options), announcer)
 
     def __repr__(self) -> str:

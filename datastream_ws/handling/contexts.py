@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Literal
 
-from ..handlers import Call, ContextFactory, Handler, Handlers
+from ..handlers import Call, ContextFactory, Handler, Handlers, check_context
 from ..messages import Message
 from .callers import Caller
 from .timing import Notes
@@ -42,6 +42,38 @@ def _entering(
             return function(messages, *arguments)
         with context:
             return function(messages, *arguments)
+
+    return call
+
+
+def compiled(
+    handler: Handler, context_factories: Sequence[ContextFactory]
+) -> Callable[[Message], Any]:
+    """
+    Return a plain handler as a function of a message that is all that calling it takes.
+
+    What :func:`enclosed` decides at each call is decided here, as far as it can be: it would
+    cost every message.
+    """
+    call: Callable[[Message], Any] = handler.function
+    for unit in reversed(context_factories):
+        if unit.per == "call":
+            call = _entering_once(unit, call, handler)
+    return call
+
+
+def _entering_once(
+    unit: ContextFactory, function: Callable[[Message], Any], handler: Handler
+) -> Callable[[Message], Any]:
+    factory, takes_call = unit.factory, unit.takes_call
+
+    def call(message: Message) -> Any:
+        context = factory(Call(handler, (message,))) if takes_call else factory()
+        if not hasattr(type(context), "__enter__"):
+            check_context(context)  # for coroutine handlers only, unless it is none at all
+            return function(message)
+        with context:
+            return function(message)
 
     return call
 
@@ -93,6 +125,10 @@ class HandlerRun:
         if handler not in self._enclosed:
             self._enclosed[handler] = enclosed(handler, self._handlers.context_factories, hook)
         return self._enclosed[handler]
+
+    def compiled(self, handler: Handler) -> Callable[[Message], Any]:
+        """Return a plain handler's function as one of a message, within the contexts per call."""
+        return compiled(handler, self._handlers.context_factories)
 
     async def _call_async(self, call: Call, arguments: tuple[Any, ...]) -> Any:
         handler = call.handler

@@ -98,6 +98,7 @@ class Offering:
                     raise
                 if not (may_retry and self._wants_retry(error)):
                     self._timings.failed(handler)
+                    await self.leave(run)  # what it has left there is not for the next message
                     await self.failed(run.caller, handler.name, handler.function, messages, error)
                     return False
                 may_retry = False

@@ -309,7 +309,7 @@ class DirectCalls:
         self.timed: Callable[[Message], Any]
         self.either: tuple[Callable[[Message], Any], ...]
         if only is not None:
-            self._matched, run.handler, self.call = (only,), only, only.function
+            self._matched, run.handler, self.call = (only,), only, run.compiled(only)
             timed: Callable[[Message], Any] = self._call_only
             self.timed = self._await_only if self.awaited else timed
         else:
@@ -331,6 +331,7 @@ class DirectCalls:
     def _call_only(self, message: Message) -> None:
         started = time.monotonic()
         try:
+            self._enter()  # here, because a run begins with a call that is timed
             self.call(message)
         finally:
             self._note_only(time.monotonic() - started)
@@ -413,14 +414,17 @@ class DirectCalls:
 
     def _call_specially(self, handler: Handler, message: Message) -> None:
         """Call a plain handler within its contexts, with what it wants to be given."""
-        if not self._is_entered:
-            drive(self.run.enter())
-            self._is_entered = True
+        self._enter()
         argument = handler.argument(message)
         if self._encloses:
             self.run.enclosed(handler)((message,), argument)
         else:
             handler.function(argument)
+
+    def _enter(self) -> None:
+        if not self._is_entered:
+            drive(self.run.enter())
+            self._is_entered = True
 
     def _unrouted(self, message: Message) -> Sequence[Handler]:
         """Count a message that no handler takes; raises if its route cannot be read."""

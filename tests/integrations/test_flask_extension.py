@@ -17,6 +17,7 @@ from datastream_ws import ConfigurationError, HandlerError, Message, NotConnecte
 from datastream_ws.testing import StreamServer
 from datastream_ws_flask import DataStream
 from kit.flaskproject import PATIENCE
+from kit.seen import eventually
 
 URL = "wss://feed.example/v1"
 
@@ -209,6 +210,66 @@ def test_every_call_has_a_context_of_its_own(stream_server: StreamServer) -> Non
     raised = {"failing": "KeyError"}
     calls = [(used, error) for used, error in torn if used not in (None, "outside")]
     assert calls == [(kind, raised.get(kind, "NoneType")) for kind in seen]
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_messages_of_a_run_share_a_context(stream_server: StreamServer, is_async: bool) -> None:
+    """One context for those that wait; torn down with the run, and after a failure at once."""
+    stream, torn = DataStream(), []
+    hurry = threading.Event()
+
+    def keep(message: Message) -> None:
+        assert current_app.name == "shop"
+        g.seen = [*g.get("seen", ()), message.data]
+        if message.data == "bad":
+            raise KeyError
+
+    def plain(message: Message) -> None:
+        hurry.wait(PATIENCE)
+        keep(message)
+
+    async def coroutine(message: Message) -> None:
+        await asyncio.to_thread(hurry.wait, PATIENCE)
+        keep(message)
+
+    stream.on_message(coroutine if is_async else plain)
+    app = app_with(stream, DATASTREAM_URL=stream_server.url, DATASTREAM_CONTEXT="run")
+
+    @app.teardown_appcontext
+    def tear_down(error: BaseException | None) -> None:
+        if "seen" in g:
+            torn.append((g.seen, error))
+
+    with started(stream, app):
+        sent = ["first", "a", "b", "bad", "c", "d"]
+        for data in sent:
+            stream_server.send(data)
+        with app.app_context():
+            client = stream.client
+        eventually(lambda: client.stats().messages_received == len(sent))
+        hurry.set()
+    assert [data for seen, _ in torn for data in seen] == sent
+    assert [seen[-1] for seen, _ in torn].count("bad") == 1  # it ended its context
+    assert len(torn) <= 4  # as many runs at most, and two contexts more for the failure
+    assert {error for _, error in torn} == {None}
+
+
+def test_hooks_of_a_stream_with_contexts_per_run_have_their_own(
+    stream_server: StreamServer,
+) -> None:
+    stream, seen = DataStream(), []
+
+    @stream.on_ready
+    def ready() -> None:
+        seen.append((current_app.name, "used" in g))
+        g.used = True
+
+    stream.on_state(lambda event: ready())
+    app = app_with(stream, DATASTREAM_URL=stream_server.url, DATASTREAM_CONTEXT="run")
+    with started(stream, app):
+        pass
+    assert len(seen) > 1
+    assert set(seen) == {("shop", False)}
 
 
 def test_a_request_that_starts_the_stream_is_not_seen_by_handlers(

@@ -98,6 +98,13 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"DATASTREAM_URL": URL, "DATASTREAM_NAME": "x"}, "default", r"DataStream\(name=…\)"),
     ({"DATASTREAM_URL": URL, "DATASTREAM_ENABLED": "yes"}, "default", "ENABLED.*True or False"),
     ({"DATASTREAM_URL": URL, "DATASTREAM_AUTOSTART": 1}, "default", "AUTOSTART.*True or False"),
+    (
+        {"DATASTREAM_URL": URL, "DATASTREAM_CONTEXT": "runs"},
+        "default",
+        r"^app\.config\['DATASTREAM_CONTEXT'\]: must be 'message' or 'run' \(given: 'runs'\)$",
+    ),
+    ({"DATASTREAM_URL": URL, "DATASTREAM_CONTEXT": True}, "default", r"CONTEXT.*\(given: bool\)"),
+    ({"DATASTREAMS": {"prices": {"URL": URL, "CONTEXT": []}}}, "prices", r"\['CONTEXT'\]: must"),
     ({"DATASTREAM_URL": "no.such.path"}, "default", "URL.*cannot be imported"),
     ({"DATASTREAM_URL": URL, "DATASTREAMS": {"default": {"URL": URL}}}, "default", "set twice"),
     ({"DATASTREAMS": [URL]}, "prices", "dict of dicts"),

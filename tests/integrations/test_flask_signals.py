@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -44,6 +45,10 @@ class Recorder:
     def disconnect(self) -> None:
         for signal, receiver in zip(ALL, self._receivers, strict=True):
             signal.disconnect(receiver)
+
+
+class Lost(Exception):
+    connection_invalidated = True
 
 
 @pytest.fixture
@@ -123,9 +128,6 @@ def test_a_receiver_that_raises_is_reported_and_the_others_run(
 def test_a_receiver_that_lost_its_database_connection_is_called_once_more(
     app: Flask, stream: DataStream
 ) -> None:
-    class Lost(Exception):
-        connection_invalidated = True
-
     calls: list[str] = []
 
     def unlucky(sender: Flask, **facts: Any) -> None:
@@ -140,6 +142,51 @@ def test_a_receiver_that_lost_its_database_connection_is_called_once_more(
     with signal.connected_to(unlucky), signal.connected_to(lucky):
         stream.deliver(app, "x")
     assert sorted(calls) == ["lucky", "unlucky", "unlucky"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_receivers_share_the_context_of_a_run(app: Flask, stream: DataStream, fails: bool) -> None:
+    """One that fails has spoilt it: those after it have contexts of their own."""
+    app.config["DATASTREAM_CONTEXT"] = "run"
+    seen: list[int] = []
+
+    def first(sender: Flask, **facts: Any) -> None:
+        g.used = g.get("used", 0) + 1
+        seen.append(g.used)
+        if fails:
+            raise KeyError
+
+    def second(sender: Flask, **facts: Any) -> None:
+        first(sender, **facts)
+
+    def third(sender: Flask, **facts: Any) -> None:
+        first(sender, **facts)
+
+    signal = signals.message_received
+    with (
+        signal.connected_to(first),
+        signal.connected_to(second),
+        signal.connected_to(third),
+        pytest.raises(ExceptionGroup) if fails else nullcontext(),
+    ):
+        stream.deliver(app, "x")
+    assert seen == ([1, 1, 1] if fails else [1, 2, 3])
+
+
+def test_a_receiver_called_again_has_a_context_of_its_own(app: Flask, stream: DataStream) -> None:
+    """What the lost connection has left in that of the run would fail it again."""
+    app.config["DATASTREAM_CONTEXT"] = "run"
+    seen: list[bool] = []
+
+    def unlucky(sender: Flask, **facts: Any) -> None:
+        seen.append("used" in g)
+        g.used = True
+        if len(seen) == 1:
+            raise Lost
+
+    with signals.message_received.connected_to(unlucky):
+        stream.deliver(app, "x")
+    assert seen == [False, False]
 
 
 def test_without_receivers_a_message_costs_nothing_more(app: Flask, stream: DataStream) -> None:

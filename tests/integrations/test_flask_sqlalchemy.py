@@ -19,6 +19,7 @@ from datastream_ws import Message
 from datastream_ws.testing import StreamServer
 from datastream_ws_flask import DataStream
 from kit.flaskproject import PATIENCE
+from kit.seen import eventually
 
 
 class Base(DeclarativeBase):
@@ -232,6 +233,31 @@ def test_each_message_has_a_session_of_its_own(
     assert seen == [[]] * 6
     assert len({id(session) for session in sessions}) == 6
     assert numbers(app, db) == []
+
+
+def test_a_failed_message_leaves_no_broken_session_to_its_run(
+    app: Flask, db: SQLAlchemy, stream: DataStream, stream_server: StreamServer
+) -> None:
+    """With one context for a run, too: without an end of it, every later message would fail."""
+    app.config["DATASTREAM_CONTEXT"] = "run"
+    hurry = threading.Event()
+
+    @stream.on_message
+    def store(message: Message) -> None:
+        hurry.wait(PATIENCE)
+        db.session.add(Tick(number=int(message.data)))
+        db.session.commit()  # fails for the second one, and the session with it
+
+    started(app, stream)
+    with app.app_context():
+        client = stream.client
+    for data in ["1", "1", "2", "3"]:
+        stream_server.send(data)
+    eventually(lambda: client.stats().messages_received == 4)
+    hurry.set()
+    stream.close(app)
+    assert numbers(app, db) == [1, 2, 3]
+    assert client.stats().messages_failed == 1
 
 
 def test_each_message_sees_what_others_have_committed(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -249,6 +249,56 @@ async def test_again_means_contexts_anew(why: str) -> None:
         await s.drain()
         failed = ["+run", "+call", "called", f"!call {type(error).__name__}", "-call", "-run"]
         assert s.log == [*failed, "+run", "+call", "called", "-call", "-run"]
+
+
+@pytest.mark.parametrize("options", [{}, {"handler_timeout": 60.0}], ids=["direct", "watched"])
+@BOTH
+async def test_a_failure_ends_the_contexts_of_the_run(
+    options: dict[str, Any], is_async: bool
+) -> None:
+    """What a failed handler has left there, a broken transaction, is not the next message's."""
+    async with stream(**options) as s:
+        s.handlers.use(noted(s.log, "run"), per="run")
+
+        def plain(message: Message) -> None:
+            s.log.append(message.route)
+            if message.route == "bad":
+                raise Lost
+
+        async def coroutine(message: Message) -> None:
+            plain(message)
+
+        s.handlers.on_message(coroutine if is_async else plain)
+        s.handlers.on_message("bad")(lambda message: s.log.append("other"))
+        s.put("a", "bad", "b", "c")
+        await s.drain()
+        assert s.log[:5] == ["+run", "a", "bad", "-run", "+run"]
+        assert [entry for entry in s.log if entry in ("a", "bad", "other", "b", "c")] == [
+            "a",
+            "bad",
+            "other",
+            "b",
+            "c",
+        ]
+
+
+async def test_contexts_are_told_of_the_call_of_the_only_handler() -> None:
+    """A factory that takes an argument is given the handler and its message; one of runs, none."""
+    async with stream() as s:
+
+        def told(call: Call) -> Any:
+            s.log.append((call.handler.function, [each.route for each in call.messages], call.hook))
+            return nullcontext()
+
+        def handle(message: Message) -> None:
+            s.log.append(message.route)
+
+        s.handlers.use(noted(s.log, "run"), per="run")
+        s.handlers.use(told)
+        s.handlers.on_message(handle)
+        s.put("a", "b")
+        await s.drain()
+        assert s.log == ["+run", (handle, ["a"], ""), "a", (handle, ["b"], ""), "b", "-run"]
 
 
 @pytest.mark.parametrize("per", ["call", "run"])
