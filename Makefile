@@ -15,7 +15,7 @@ WORKERS ?= logical
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench docs install python clean
+.PHONY: help demo test coverage lint format bench docs install python clean
 
 help: ## what can be made (this list)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -26,6 +26,9 @@ demo: $(STAMP) ## a shop on Django, Celery and Flask, whose feed drops and comes
 
 test: $(STAMP) ## the tests, on every core
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+coverage: $(STAMP) ## the branches of the rooms that unit tests reach, at least 95 % of them
+	$(BIN)/python tests/branches.py
 
 lint: $(STAMP) ## ruff, mypy --strict, what type checkers say of user code, sizes, English
 	$(BIN)/python -m ruff check .

@@ -120,6 +120,42 @@ async def test_batches_given_up() -> None:
         assert s.log == []
 
 
+@BOTH
+async def test_a_batch_in_hand_is_given_up(is_async: bool) -> None:
+    """A postponed one in a thread, a coroutine in the middle of it."""
+    async with stream() as s:
+        begun = threading.Event()
+
+        def plain(given: list[Message]) -> None:
+            begun.set()
+            raise Postponed(3600)
+
+        async def coroutine(given: list[Message]) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        s.handlers.on_batch(2, 3600)(coroutine if is_async else plain)
+        s.put("a", "b")
+        await until(begun.is_set)
+        await s.dispatcher.stop()
+        await until(lambda: s.inbox.counts().waiting == 0)
+        assert s.inbox.counts().dropped == {"shutdown": 2}
+        assert s.reported == []
+
+
+async def test_what_comes_too_late_for_a_batch_is_given_up() -> None:
+    """A worker that has popped it, and the end in between."""
+    async with stream() as s:
+        batches(s, max_size=100, max_wait=3600)
+        s.put("a", "b", wake=False)
+        await s.dispatcher.stop()
+        handler = s.handlers.only_batch
+        messages = s.inbox.pop_together(2)
+        assert handler is not None
+        assert s.dispatcher._batches.add_together(handler, messages) is False
+        assert s.inbox.counts().dropped == {"shutdown": 2}
+
+
 async def test_batch_waits_no_longer_because_of_another_worker() -> None:
     """With a free worker a batch goes in time, however long the others take."""
     async with stream(concurrency=2) as s:

@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from datastream_ws import (
     Message,
+    Postponed,
 )
 from datastream_ws.handling.current import handling
 from kit.rigs import BOTH, noted, stream, until
@@ -86,6 +88,34 @@ async def test_room_is_told() -> None:
         s.dispatcher.wake()
         await s.drain()
         assert s.rooms == 1
+
+
+@pytest.mark.parametrize("how", ["one by one", "postponed", "failing", "in batches", "dropped"])
+async def test_room_is_told_whatever_becomes_of_messages(how: str) -> None:
+    """Else reading would not go on."""
+    options: Any = {"ordering_key": lambda message: message.route, "concurrency": 2}
+    async with stream(inbox_size=2, **(options if how == "one by one" else {})) as s:
+        tries: list[str] = []
+
+        def handle(message: Message) -> None:
+            tries.append(str(message.data))
+            if how == "postponed" and len(tries) == 1:
+                raise Postponed(0.0)
+            if how in ("failing", "dropped"):
+                raise LookupError if how == "failing" else Postponed(3600)
+
+        if how == "in batches":
+            s.handlers.on_batch(2, 0.001)(lambda messages: tries.append("x"))
+        else:
+            s.handlers.on_message(handle)
+        s.open = False
+        s.put("a", "b")
+        s.open = True
+        s.dispatcher.wake()
+        if how == "dropped":
+            await until(lambda: tries)
+            await s.dispatcher.stop()
+        await until(lambda: s.rooms >= 1)
 
 
 async def test_gate_holds_back() -> None:

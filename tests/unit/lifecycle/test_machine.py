@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from datastream_ws import HandshakeError, NotConnectedError, State
+from datastream_ws.lifecycle.assembly import Place
+from datastream_ws.lifecycle.turns import Turns
 from kit.offline import FakeLease, Log, Story
 
 READY = ["connecting", "connected", "ready"]
@@ -604,6 +606,78 @@ def test_the_loop_ends_with_a_client_in_it() -> None:
         story.happens(life._task.cancel)
         story.passes(1.0)
         assert story.client.state is State.CLOSED
+
+
+def test_the_loop_ends_while_it_dials() -> None:
+    """Also in the moment a dial has succeeded: what was opened is ended, and told to nobody."""
+    for seconds in (0.005, 0.01, 0.0101, 0.011):
+        with Story() as story:
+            story.begin()
+            story.passes(seconds)
+            life = story.client._life
+            assert life is not None
+            assert life._task is not None
+            story.happens(life._task.cancel)
+            story.passes(1.0)
+            assert story.client.state is State.CLOSED
+            assert story.world.open_engines == []
+
+
+def test_round_trips_are_told_whoever_raises() -> None:
+    with Story(ping_interval=5.0) as story:
+        seconds: list[float] = []
+
+        def fails(_: float) -> None:
+            raise LookupError("a meter")
+
+        story.client.handlers.on_round_trip += [fails, seconds.append]
+        story.start()
+        story.passes(5.0)
+        story.happens(story.engine.pong)
+        story.passes(1.0)
+        assert len(seconds) == 1
+        assert story.client.stats().round_trip_time == seconds[0]
+        assert "error LookupError: a meter" in story.told
+
+
+def test_a_stream_without_handlers_says_so_once() -> None:
+    """What a misspelt module of handlers does not say; not where one may iterate."""
+    log = Log()
+    with Story(logger=log) as story:
+
+        async def start() -> None:
+            story.client._begin(is_iterable=False)
+
+        story.call(start())
+        story.passes(1.0)
+        story.happens(story.engine.drop)
+        story.passes(5.0)
+        story.happens(story.engine.deliver, "x")
+        story.passes(1.0)
+        assert story.client.stats().messages_unrouted == 1
+    assert sum("no handler is registered" in line for line in log.lines) == 1
+
+
+def test_in_a_fleet_a_dial_waits_for_its_turn() -> None:
+    """And whoever does not want it any more waits no longer."""
+    with Story() as story:
+
+        async def start() -> Turns:
+            turns = Turns(1, 10.0)
+            story.client._place = Place(key="a", turns=turns)
+            await turns.next()  # another stream's
+            await story.client.start()
+            return turns
+
+        turns = story.call(start())
+        story.passes(5.0)
+        assert (turns.waiting, story.world.engines) == (1, [])
+        story.call(story.client.pause())
+        story.passes(0.1)
+        assert (story.client.state, turns.waiting) == (State.PAUSED, 0)
+        story.call(story.client.resume())
+        story.passes(10.0)
+        assert story.client.state is State.READY
 
 
 def test_abandoned_after_a_fork() -> None:
