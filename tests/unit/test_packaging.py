@@ -145,3 +145,27 @@ def test_the_release_is_built_once_and_published_without_a_token() -> None:
     jobs = yaml.safe_load(text(".github/workflows/release.yml"))["jobs"]
     assert jobs["publish"]["permissions"] == {"id-token": "write"}
     assert "secrets." not in text(".github/workflows/release.yml")
+
+
+def test_what_builds_a_release_is_pinned_by_hash() -> None:
+    """The build backend, too, which an isolated build would fetch by itself."""
+    runs = " && ".join(steps(".github/workflows/release.yml"))
+    assert re.findall(r"pip install (.+?) && ", runs) == [
+        "--require-hashes --only-binary=:all: -r requirements/release.txt"
+    ]
+    assert re.findall(r"-m build(.*?) && ", runs) == [" --no-isolation"]
+    pins = re.findall(r"^(\S+)==\S+ \\\n    --hash=sha256:", text("requirements/release.txt"), re.M)
+    project = tomllib.loads(text("pyproject.toml"))
+    wanted = project["dependency-groups"]["release"] + project["build-system"]["requires"]
+    assert {re.split(r"[>=]", each)[0] for each in wanted} <= set(pins)
+    assert len(pins) == text("requirements/release.txt").count("==")
+    assert "://" not in text("requirements/release.txt")
+
+
+@pytest.mark.parametrize("name", ["ci.yml", "release.yml"])
+def test_actions_are_pinned_by_commit(name: str) -> None:
+    """A tag can be moved."""
+    jobs = yaml.safe_load(text(f".github/workflows/{name}"))["jobs"].values()
+    used = [step["uses"] for job in jobs for step in job["steps"] if "uses" in step]
+    assert used
+    assert [each for each in used if not re.search(r"@[0-9a-f]{40}$", each)] == []
