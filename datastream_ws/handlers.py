@@ -485,7 +485,8 @@ class Handlers(Decorators):
 
     def has_contexts(self, per: Per) -> bool:
         """Whether there are contexts to enter around each call, or each run."""
-        return any(unit.per == per for unit in self.context_factories)
+        factories = self.context_factories
+        return bool(factories) and any(unit.per == per for unit in factories)
 
     def match(self, message: Message, taken: bool = False) -> tuple[Handler, ...]:
         """

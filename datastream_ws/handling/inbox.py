@@ -95,6 +95,8 @@ class Portion:
 
     def take_back(self) -> list[Message]:
         """Remove and return, in order, what has not been begun with; from any thread."""
+        if not self.left:
+            return []
         back: deque[Message] = deque()
         with suppress(IndexError):
             while True:
@@ -367,10 +369,12 @@ class Inbox:
         Return the next messages, *most* at most, for the only worker there is, until it settles
         them.
 
-        ``None``: there are none, or here they have to be popped.
+        ``None``: there are none, or here they have to be popped, or another has some of them.
         """
         with self._lock:
             if self._plain is None or self._closed or not self._takes_many():
+                return None
+            if self._portion is not None:
                 return None
             taken = self._plain.pop_many(min(most, self._most))
             self._portion = Portion(taken) if taken else None

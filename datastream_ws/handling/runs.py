@@ -95,7 +95,10 @@ class Runs:
             await self._offering.leave(run)
 
     def _pop(self) -> Message | None:
-        return self._inbox.pop() if self._gate is None or self._gate() else None
+        return self._inbox.pop() if self._is_open() else None
+
+    def _is_open(self) -> bool:
+        return self._gate is None or self._gate()
 
     # --- where each handler is only to be called ---
 
@@ -119,9 +122,11 @@ class Runs:
                 assert message is not None
                 await self._go_on_after(calls, message, error)
                 break
-            if time.monotonic() > end or not (self._gate is None or self._gate()):
+            if not self._inbox.ready:
+                return False
+            if time.monotonic() > end or not self._is_open():
                 break
-        return not self._is_stopped() and (self._gate is None or self._gate())
+        return not self._is_stopped() and self._is_open()
 
     async def _call_for_each(
         self, portion: Portion, calls: DirectCalls, end: float
@@ -176,7 +181,7 @@ class Runs:
                 before, looked = looked, time.monotonic()
                 is_late |= looked > end
                 look_at = number + (STRIDE if looked - before < QUICK_SECONDS else 1)
-            if is_late or not (self._gate is None or self._gate()):
+            if is_late or not self._is_open():
                 calls.note(number)
                 self._done(message, False, False)
                 return is_late and not self._is_stopped()
@@ -213,7 +218,7 @@ class Runs:
 
     async def _add_together(self, run: HandlerRun, batch: Handler, end: float) -> None:
         """Give a batch what waits, a slice at a time, until *end*; the rest is popped singly."""
-        while not self._is_stopped() and (self._gate is None or self._gate()):
+        while not self._is_stopped() and self._is_open():
             messages = self._inbox.pop_together(min(batch.max_size, LONG_RUN_MESSAGES))
             if not messages:
                 return

@@ -55,22 +55,22 @@ def size_of(messages: Sequence[Message]) -> int:
 class Part:
     """Messages that came together; *left* of them have not been taken yet."""
 
-    __slots__ = ("_given", "left")
+    __slots__ = ("_given", "_size", "left")
 
-    def __init__(self, given: Sequence[Message]) -> None:
+    def __init__(self, given: Sequence[Message], size: int) -> None:
         self._given = given
-        self.left = len(given)
+        self._size = self.left = size
 
     def take(self, most: int) -> Sequence[Message]:
-        given, start = self._given, len(self._given) - self.left
-        stop = min(start + most, len(given))
+        given, start = self._given, self._size - self.left
+        stop = min(start + most, self._size)
         self.left -= stop - start
         # A parcel makes each when it is taken.
         return given.made(start, stop) if isinstance(given, Parcel) else given[start:stop]
 
     @property
     def rest(self) -> Sequence[Message]:
-        return self._given[len(self._given) - self.left :]
+        return self._given[self._size - self.left :]
 
 
 class Fifo:
@@ -92,9 +92,9 @@ class Fifo:
         self._count += 1
 
     def extend(self, messages: Sequence[Message]) -> None:
-        if messages:
-            self._waiting.append(Part(messages))
-            self._count += len(messages)
+        if size := len(messages):
+            self._waiting.append(Part(messages, size))
+            self._count += size
 
     def has_place(self, keys: Keys) -> bool:
         return False
@@ -145,9 +145,9 @@ class Fifo:
 
     def give_back(self, messages: Sequence[Message]) -> None:
         """These were taken too early: they are the oldest again."""
-        if messages:
-            self._waiting.appendleft(Part(messages))
-            self._count += len(messages)
+        if size := len(messages):
+            self._waiting.appendleft(Part(messages, size))
+            self._count += size
 
     @property
     def size(self) -> int:

@@ -37,9 +37,10 @@ class Times:
         self.weights: dict[int, float] = {}
 
     def add(self, seconds: float, weight: float = 1.0) -> None:
-        bucket = round(math.log2(max(seconds, SHORTEST)) * STEPS)
+        bucket = round(math.log2(seconds if seconds > SHORTEST else SHORTEST) * STEPS)
         self.weights[bucket] = self.weights.get(bucket, 0.0) + weight
-        self.longest = max(self.longest, seconds)
+        if seconds > self.longest:
+            self.longest = seconds
         if seconds < QUICK_SECONDS:
             self.typical = bucket
 
@@ -85,15 +86,14 @@ class Timings:
         self._clock = clock
         self._lock = threading.Lock()
         self._times: dict[str, Times] = {}
-        self._names: dict[Handler, str] = {}
+        self._by_handler: dict[Handler, Times] = {}
         self._faded_at = clock()
 
     def _of(self, handler: Handler) -> Times:
-        name = self._names.get(handler)
-        if name is None:
-            name = self._names[handler] = handler.name
-            self._times.setdefault(name, Times())
-        return self._times[name]
+        times = self._by_handler.get(handler)
+        if times is None:
+            times = self._by_handler[handler] = self._times.setdefault(handler.name, Times())
+        return times
 
     def add(self, called: Mapping[Handler, int], timed: Sequence[tuple[Handler, float]]) -> None:
         """
@@ -105,10 +105,10 @@ class Timings:
 
         """
         with self._lock:
+            untimed = dict(called)
             for handler, seconds in timed:
                 self._of(handler).add(seconds)
-            untimed = Counter(called)
-            untimed.subtract(handler for handler, _ in timed)
+                untimed[handler] = untimed.get(handler, 0) - 1
             for handler, calls in called.items():
                 self._of(handler).count(calls, untimed[handler])
             self._fade()

@@ -222,6 +222,66 @@ async def test_iterator_that_never_began() -> None:
         assert not s.dispatcher.iteration.is_used
 
 
+async def test_the_next_iterator_goes_on_where_one_was_left() -> None:
+    """At once, before the loop has had a turn: the order is kept."""
+    async with stream() as s:
+        s.put(*"abcde")
+        first: Messages | None = s.messages()
+        assert first is not None
+        assert [(await anext(first)).data for _ in range(2)] == ["a", "b"]
+        first = None
+        gc.collect()
+        second = s.messages()
+        assert [(await anext(second)).data for _ in range(3)] == ["c", "d", "e"]
+        assert (s.inbox.counts().handled, s.inbox.waiting) == (4, 1)
+
+
+async def test_iterators_side_by_side_share_what_there_is() -> None:
+    """Each message is given to one of them, and none waits behind what the other has at hand."""
+    async with stream() as s:
+        s.put(*"abcde")
+        first, second = s.messages(), s.messages()
+        assert (await anext(first)).data == "a"
+        assert (await anext(second)).data == "b"
+        assert (await anext(first)).data == "c"
+        assert (s.inbox.counts().handled, s.inbox.waiting) == (1, 4)
+        assert [(await anext(second)).data, (await anext(first)).data] == ["d", "e"]
+        assert (s.inbox.counts().handled, s.inbox.waiting) == (3, 2)
+
+
+async def test_nothing_is_handed_on_once_the_gate_is_closed() -> None:
+    """Though it was taken together with a message before; it comes first later."""
+    async with stream() as s:
+        s.put("a", "b")
+        messages = s.messages()
+        assert (await anext(messages)).data == "a"
+        s.open = False
+        taking = asyncio.create_task(anext(messages))
+        await asyncio.sleep(0.01)
+        assert not taking.done()
+        assert (s.inbox.counts().handled, s.inbox.ready) == (1, 1)
+        s.open = True
+        s.dispatcher.wake()
+        assert (await taking).data == "b"
+
+
+async def test_handlers_beside_an_iterator_that_has_some_at_hand() -> None:
+    """Each message is handled by one of them, and counted."""
+    async with stream() as s:
+        s.put("a", "b")
+        messages = s.messages()
+        assert (await anext(messages)).data == "a"
+        seen: list[Any] = []
+        s.handlers.on_message(lambda message: seen.append(message.data))
+        s.put("c")
+        async with asyncio.timeout(5):
+            while not seen:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        assert (await anext(messages)).data == "b"
+        assert seen == ["c"]
+        assert (s.inbox.counts().handled, s.inbox.waiting) == (2, 1)
+
+
 async def test_handlers_that_come_later_take_over() -> None:
     """What waited for an iterator is theirs."""
     async with stream() as s:
