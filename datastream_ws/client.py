@@ -105,6 +105,11 @@ class Client(Decorators):
         return self.aio.name
 
     @property
+    def key(self) -> Any:
+        """The key of a fleet's stream, as its source returned it; ``None`` without a fleet."""
+        return None if self.aio._place is None else self.aio._place.key
+
+    @property
     def state(self) -> State:
         """The current state. CLOSED also when the event loop has ended."""
         return self.aio.state

@@ -137,6 +137,7 @@ def embedded_fleet(
     source: Callable[[], Any],
     settings: Mapping[str, Any],
     arguments: Mapping[str, Any],
+    kind: type[Fleet] | None = None,
     **defaults: Any,
 ) -> Fleet:
     """
@@ -146,6 +147,7 @@ def embedded_fleet(
         source: As of :class:`Fleet`.
         settings: Upper-case options of its streams.
         arguments: Of the fleet itself: *refresh*, *start_rate*, *limit*.
+        kind: A class of the adapter's own.
         **defaults: More options, which settings override.
 
     Raises:
@@ -160,21 +162,30 @@ def embedded_fleet(
         name: tuple(value) if isinstance(value, list) else value  # as JSON has it
         for name, value in arguments.items()
     }
-    return Fleet(source, **own, **{**defaults, **chosen})
+    return (kind or Fleet)(source, **own, **{**defaults, **chosen})
 
 
-def prepare(client: Client, *, foreground: bool, lease: bool = True, **defaults: Any) -> None:
+def prepare(
+    client: Client | Fleet, *, foreground: bool, lease: bool = True, **defaults: Any
+) -> None:
     """
     Give a client that is not started yet an adapter's defaults for what it has not chosen itself.
 
     Args:
+        client: Or a fleet, which outlives the failure of each of its streams.
         foreground: As of :func:`embedded_defaults`.
         lease: Whether a lease that was chosen is used.
         **defaults: More options.
 
     """
-    options = client.options.with_defaults(**embedded_defaults(foreground=foreground) | defaults)
-    client.aio.options = options if lease else options.replace(lease=None)
+    if isinstance(client, Client):
+        defaults = embedded_defaults(foreground=foreground) | defaults
+    options = client.options.with_defaults(**defaults)
+    options = options if lease else options.replace(lease=None)
+    if isinstance(client, Client):
+        client.aio.options = options
+    else:
+        client.options = options
 
 
 # --- streams, whatever framework they are of -------------------------------------------------

@@ -77,10 +77,10 @@ class Stream(Face):
         return streams_settings[self.alias]
 
     @property
-    def client(self) -> Client | Fleet:
-        """The client, or the fleet, of this process; raises ImproperlyConfigured."""
+    def client(self) -> Client:
+        """The client of this process, or what :attr:`fleet` is; raises ImproperlyConfigured."""
         with self._lock:
-            return self.prepare() if self._client is None else self._client
+            return cast("Client", self.prepare() if self._client is None else self._client)
 
     @property
     def fleet(self) -> Fleet:

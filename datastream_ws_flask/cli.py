@@ -17,7 +17,7 @@ import click
 from flask import Flask
 from flask.cli import AppGroup, ScriptInfo, pass_script_info
 
-from datastream_ws import Client, ConfigurationError, SpoolError, State
+from datastream_ws import Client, ConfigurationError, Fleet, SpoolError, State
 from datastream_ws.embedding import MAX_AGE, StreamHealth, is_healthy, read_health_file
 from datastream_ws.runner import Runner
 
@@ -103,9 +103,13 @@ def refusing(verbose: bool) -> Iterator[None]:
         raise click.ClickException(str(error)) from error
 
 
-def say_why(client: Client) -> None:
+def say_why(client: Client | Fleet) -> None:
     """Say on stderr why a stream gave up, unless Python has done so for want of a log handler."""
-    if client.state is State.FAILED and logging.getLogger("datastream_ws").hasHandlers():
+    if (
+        isinstance(client, Client)
+        and client.state is State.FAILED
+        and logging.getLogger("datastream_ws").hasHandlers()
+    ):
         click.echo(f"stream {client.name} gave up: {client.error}", err=True)
 
 
@@ -148,10 +152,12 @@ def status(
     """
     app = info.load_app()
     with refusing(verbose):
-        wanted = [stream.name for stream in chosen(app, names)]
+        wanted = {stream.name: stream.settings.healthy_share for stream in chosen(app, names)}
         found = seen(health_file or app.config.get(HEALTH_FILE))
     now = time.time()
-    report = [described(name, found.get(name), now, max_age) for name in wanted]
+    report = [
+        described(name, found.get(name), now, max_age, share) for name, share in wanted.items()
+    ]
     click.echo(json.dumps(report, indent=1) if as_json else "\n".join(map(line, report)))
     sys.exit(0 if report and all(stream["healthy"] for stream in report) else 1)
 
@@ -192,11 +198,13 @@ def seen(path: str | None) -> dict[str, StreamHealth]:
         raise ConfigurationError(f"the health file cannot be read: {error}") from error
 
 
-def described(name: str, health: StreamHealth | None, now: float, max_age: float) -> dict[str, Any]:
-    """Return the facts of one stream, and the judgement on it."""
+def described(
+    name: str, health: StreamHealth | None, now: float, max_age: float, share: float
+) -> dict[str, Any]:
+    """Return the facts of one stream or fleet, and the judgement on it."""
     if health is None:
         return {"name": name, "healthy": False, "state": "never started"}
-    healthy = is_healthy(health, now, max_age)
+    healthy = is_healthy(health, now, max_age, share)
     return {"name": name, "healthy": healthy, **asdict(health), "age": round(now - health.at, 1)}
 
 
@@ -214,6 +222,9 @@ def line(stream: dict[str, Any]) -> str:
             f"failed {stream['messages_failed']}, "
             f"reconnects {stream['reconnects']}"
         )
+        if stream["streams"] is not None:
+            counts = sorted(stream["streams"].items(), key=lambda pair: -pair[1])
+            text += ", streams " + (", ".join(f"{n} {state}" for state, n in counts) or "none")
         if stream["last_error"]:
             text += f", last error: {stream['last_error']}"
     return text

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from flask import Flask, current_app
 
-from datastream_ws import Client, ConfigurationError, Handlers
+from datastream_ws import Client, ConfigurationError, Fleet, Handlers
 from datastream_ws.embedding import Decorators
 
 from .cli import group
@@ -36,7 +36,8 @@ class DataStream(Decorators):
     Args:
         app: Calls ``init_app(app)`` at once.
         name: ``"default"`` is configured by ``DATASTREAM_URL`` and other ``DATASTREAM_<OPTION>``,
-            any other by ``DATASTREAMS = {name: {"URL": …}}``.
+            any other by ``DATASTREAMS = {name: {"URL": …}}``. With ``SOURCE`` in the place of
+            ``URL`` it is a fleet, one stream for each row.
 
     """
 
@@ -69,12 +70,30 @@ class DataStream(Decorators):
         """
         The client of the current app in this process, with every verb and fact of a stream.
 
+        With ``SOURCE`` it is what :attr:`fleet` is.
+
         Raises:
             RuntimeError: Outside of an application context.
             ConfigurationError: If the app's config is wrong, or it has no such stream.
 
         """
-        return self._of(_current_app()).client
+        return cast("Client", self._of(_current_app()).client)
+
+    @property
+    def fleet(self) -> Fleet:
+        """
+        The fleet of the current app in this process.
+
+        Raises:
+            RuntimeError: Outside of an application context.
+            ConfigurationError: If the app's config is wrong, or it has no such stream.
+            TypeError: If it is a stream, without ``SOURCE``.
+
+        """
+        found: Client | Fleet = self.client
+        if not isinstance(found, Fleet):
+            raise TypeError(f"stream {self.name!r} is not a fleet: it has no SOURCE")
+        return found
 
     def send(self, obj: Any, wait: float = 0.0) -> None:
         """
@@ -82,9 +101,16 @@ class DataStream(Decorators):
 
         Raises:
             NotConnectedError: If there is no open connection.
+            TypeError: If it is a fleet, which has many connections.
 
         """
-        self.client.send(obj, wait)
+        client: Client | Fleet = self.client
+        if isinstance(client, Fleet):
+            raise TypeError(
+                f"stream {self.name!r} is a fleet. Use datastream.fleet[key].send(…), or "
+                "datastream.fleet.current.send(…) in a handler."
+            )
+        client.send(obj, wait)
 
     def start(self, app: Flask) -> None:
         """
@@ -99,16 +125,28 @@ class DataStream(Decorators):
         """Close the client of *app* in this process, if it has one; see ``Client.close``."""
         self._of(app).close(timeout)
 
-    def deliver(self, app: Flask, data: Any, robust: bool = False) -> None:
+    def deliver(self, app: Flask, data: Any, robust: bool = False, *, key: Any = None) -> None:
         """
         Give a message to the handlers, in this thread, without any network; for tests.
 
         Args:
             data: str or bytes as received, or an object to be encoded first.
             robust: Report what a handler raises, as in production, instead of raising it.
+            key: Of a fleet: the key of the stream that the message is of.
+
+        Raises:
+            TypeError: If a fleet's message has no key, or another one has.
 
         """
-        self._of(app).client.deliver(data, robust)
+        client = self._of(app).client
+        if (key is not None) is not isinstance(client, Fleet):
+            cure = "leave out key" if key is not None else "add key=…, the key of one of its rows"
+            kind = "a" if isinstance(client, Fleet) else "no"
+            raise TypeError(f"stream {self.name!r} has {kind} SOURCE: {cure}")
+        if isinstance(client, Fleet):
+            client.deliver(data, robust, key=key)
+        else:
+            client.deliver(data, robust)
 
     def _of(self, app: Flask) -> AppStream:
         stream = streams_of(app).get(self.name)

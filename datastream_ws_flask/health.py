@@ -23,10 +23,10 @@ from flask import Blueprint, Response, current_app
 
 from datastream_ws.embedding import (
     DEAD,
-    HEALTHY,
     StreamHealth,
     describe,
     is_fresh,
+    is_healthy,
     peer_text,
     read_health_file,
 )
@@ -44,20 +44,23 @@ blueprint = Blueprint("datastream_health", __name__)
 @blueprint.get("/live/")
 def live() -> Response:
     """200: each stream was seen lately, and nobody has given it up."""
-    return _answer(lambda health: health.state not in DEAD)
+    return _answer(lambda health, share: health.state not in DEAD)
 
 
 @blueprint.get("/ready/")
 def ready() -> Response:
-    """200: each stream is ready, paused, or stands by."""
-    return _answer(lambda health: health.state in HEALTHY)
+    """200: each stream is ready, paused, or stands by, and of a fleet enough streams are."""
+    return _answer(lambda health, share: is_healthy(health, health.at, share=share))
 
 
-def _answer(is_well: Callable[[StreamHealth], bool]) -> Response:
+def _answer(is_well: Callable[[StreamHealth, float], bool]) -> Response:
+    """Answer what *is_well* makes of each stream's health and the HEALTHY_SHARE of a fleet."""
     now = time.time()
     try:
         found = _streams(now)
-        well = all(health and is_fresh(health, now) and is_well(health) for health in found)
+        well = all(
+            health and is_fresh(health, now) and is_well(health, share) for health, share in found
+        )
     except Exception as error:  # whatever is wrong, an orchestrator is to hear 503
         log.warning("health: %s: %s", type(error).__name__, peer_text(error))
         well = False
@@ -65,11 +68,11 @@ def _answer(is_well: Callable[[StreamHealth], bool]) -> Response:
     return Response(text, 200 if well else 503, {"Cache-Control": "no-store"}, "text/plain")
 
 
-def _streams(now: float) -> list[StreamHealth | None]:
-    """Return the health of each enabled stream; ``None``: no runner has written."""
+def _streams(now: float) -> list[tuple[StreamHealth | None, float]]:
+    """Return the health of each enabled stream, and its share; ``None``: no runner has written."""
     streams = [stream for stream in streams_of(current_app).values() if stream.is_enabled]
     written = _written() if any(not stream.is_autostarted for stream in streams) else {}
-    return [_health(stream, written, now) for stream in streams]
+    return [(_health(stream, written, now), stream.settings.healthy_share) for stream in streams]
 
 
 def _health(stream: AppStream, written: dict[str, StreamHealth], now: float) -> StreamHealth | None:

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from flask import Flask
 
-from datastream_ws import ClientOptions, ConfigurationError, Handlers
-from datastream_ws.embedding import embedded_options, hides_arguments, resolved
+from datastream_ws import ClientOptions, ConfigurationError, Fleet, Handlers
+from datastream_ws.embedding import (
+    HEALTHY_SHARE,
+    embedded_fleet,
+    embedded_options,
+    hides_arguments,
+    resolved,
+)
 
 __all__ = ["HEALTH_FILE", "NAMED", "Settings"]
 
 PREFIX = "DATASTREAM_"
 NAMED = "DATASTREAMS"
 HEALTH_FILE = "DATASTREAM_HEALTH_FILE"  # of the process, not of a stream
+FLEET_ARGUMENTS = ("REFRESH", "START_RATE", "LIMIT")
+NO_SOURCE = "must be a function that returns {key: {'url': …}}, or its dotted path"
 
 
 class Settings:
@@ -45,6 +54,17 @@ class Settings:
         self.is_enabled = self._take_flag("ENABLED", True)
         self.is_autostarted = self._take_flag("AUTOSTART", False)
         self.context_per: Literal["call", "run"] = self._take_context()
+        self._source = self._mapping.pop("SOURCE", None)
+        self.healthy_share = self._take_share()
+        self._fleet = {
+            key.lower(): self._mapping.pop(key) for key in FLEET_ARGUMENTS if key in self._mapping
+        }
+        self._check_fleet()
+
+    @property
+    def is_fleet(self) -> bool:
+        """Whether it is many streams, one for each row of ``SOURCE``."""
+        return self._source is not None
 
     @hides_arguments
     def options(self, handlers: Handlers) -> ClientOptions:
@@ -53,17 +73,60 @@ class Settings:
             raise ConfigurationError(
                 f"stream {self._name} has no URL: set {self._key('URL')} = 'wss://…'"
             )
-        given = {key: self._resolved(key, value) for key, value in self._mapping.items()}
-        try:
+        with self._naming_keys():
             return embedded_options(
-                given,
+                self._given(),
                 name=self._name,
                 handlers=handlers,
                 retry_message=lost_database_connection,
             )
+
+    @hides_arguments
+    def fleet(self, handlers: Handlers, kind: type[Fleet]) -> Fleet:
+        """Return the fleet, which is not started."""
+        source = self._resolved("SOURCE", self._source)
+        if not callable(source):
+            raise ConfigurationError(f"{self._key('SOURCE')}: {NO_SOURCE}")
+        with self._naming_keys():
+            return embedded_fleet(
+                within(self._app, source),
+                self._given(),
+                self._fleet,
+                kind,
+                name=self._name,
+                handlers=handlers,
+                retry_message=lost_database_connection,
+            )
+
+    def _given(self) -> dict[str, Any]:
+        return {key: self._resolved(key, value) for key, value in self._mapping.items()}
+
+    @contextmanager
+    def _naming_keys(self) -> Iterator[None]:
+        """Have an option that cannot work be an error of its key in the config."""
+        try:
+            yield
         except ConfigurationError as error:
             option, _, wrong = str(error).partition(": ")
             raise ConfigurationError(f"{self._key(option.upper())}: {wrong}") from None
+
+    def _check_fleet(self) -> None:
+        if self.is_fleet and "URL" in self._mapping:
+            raise ConfigurationError(
+                f"{self._key('URL')}: leave it out, because each row of SOURCE has a URL of its own"
+            )
+        for option in () if self.is_fleet else self._fleet:
+            raise ConfigurationError(
+                f"{self._key(option.upper())}: only a stream with SOURCE has it"
+            )
+
+    def _take_share(self) -> float:
+        share = self._mapping.pop("HEALTHY_SHARE", HEALTHY_SHARE)
+        if type(share) not in (int, float) or not 0 < share <= 1:
+            raise ConfigurationError(
+                f"{self._key('HEALTHY_SHARE')}: must be a number above 0, and at most 1"
+            )
+        return float(share)
 
     def _found(self) -> dict[str, Any]:
         found = self._named()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from flask import Flask, request
 
-from datastream_ws import Client, Handlers
+from datastream_ws import Client, Fleet, Handlers
 from datastream_ws.embedding import about, fields, prepare
 
 from .settings import Settings
@@ -36,10 +36,17 @@ class AppClient(Client):
         Context().run(super().start)
 
 
+class AppFleet(Fleet):
+    """A fleet that takes nothing along from the request that starts it."""
+
+    def start(self) -> None:
+        Context().run(super().start)
+
+
 class Built(NamedTuple):
     """What is made on first use."""
 
-    client: AppClient
+    client: AppClient | AppFleet
     announcer: Announcer
 
 
@@ -74,9 +81,9 @@ class AppStream:
         return self.settings.is_autostarted
 
     @property
-    def client(self) -> Client:
+    def client(self) -> Client | Fleet:
         """
-        The client of this process.
+        The client, or the fleet, of this process.
 
         Raises:
             ConfigurationError: If the config is wrong.
@@ -98,7 +105,7 @@ class AppStream:
         if built is not None:
             built.client.close(timeout)
 
-    def foreground_client(self, *, lease: bool = True) -> Client:
+    def foreground_client(self, *, lease: bool = True) -> Client | Fleet:
         """Return the client as a process of its own runs it: it fails where it cannot go on."""
         client = self.client
         prepare(client, foreground=True, lease=lease)
@@ -129,13 +136,17 @@ class AppStream:
 
     def _build(self) -> Built:
         handlers = Handlers()
-        options = self.settings.options(handlers)
+        client = self._client(handlers)
         handlers.use(self.app.app_context, per=self.settings.context_per)
         handlers.follow(self._shared)
-        wants_retry = options.retry_message or never
+        wants_retry = client.options.retry_message or never
         has_own = self.settings.context_per == "call"
-        announcer = Announcer(self.app, self._stream, handlers, wants_retry, has_own)
-        return Built(AppClient(options), announcer)
+        return Built(client, Announcer(self.app, self._stream, handlers, wants_retry, has_own))
+
+    def _client(self, handlers: Handlers) -> AppClient | AppFleet:
+        if self.settings.is_fleet:
+            return cast("AppFleet", self.settings.fleet(handlers, AppFleet))
+        return AppClient(self.settings.options(handlers))
 
     def __repr__(self) -> str:
         return f"<AppStream {self.name} of {self.app.name}>"

@@ -9,7 +9,7 @@ from typing import Any
 
 from celery.worker.control import control_command, inspect_command
 
-from .. import Client, NotConnectedError
+from .. import Client, Fleet, NotConnectedError
 from ..embedding import describe
 from .sources import Stream
 
@@ -36,10 +36,31 @@ def _command(verb: str, explained: str) -> None:
 
 _command("pause", "Close the connection of a stream, or of all, and stay away.")
 _command("resume", "Come back from datastream_pause.")
-_command("reconnect", "Drop the connection of a stream, or of all, and dial anew.")
 
 
-def _each(state: Any, name: str | None, verb: Callable[[Client], None]) -> dict[str, Any]:
+@control_command(  # type: ignore[untyped-decorator,unused-ignore]
+    name="datastream_reconnect", args=[("name", str), ("key", str)], signature="[NAME [KEY]]"
+)
+def datastream_reconnect(
+    state: Any, name: str | None = None, key: str | None = None, **_: Any
+) -> dict[str, Any]:
+    """Drop the connection of a stream, of one stream of a fleet, or of all, and dial anew."""
+    if key is None:
+        return _each(state, name, lambda client: client.reconnect())
+    try:
+        return _each(state, name, lambda client: _one_of(client, key).reconnect())
+    except KeyError:
+        return {"error": f"no stream {name}/{key} runs in this worker"}
+
+
+def _one_of(client: Client | Fleet, key: str) -> Client:
+    """Return a fleet's stream; raises KeyError if it does not run here."""
+    if isinstance(client, Client):
+        raise KeyError(key)
+    return client[key]
+
+
+def _each(state: Any, name: str | None, verb: Callable[[Any], None]) -> dict[str, Any]:
     """Do something with one stream, or with all; answer as Celery's own commands do."""
     streams = _streams(state)
     wanted = [stream for stream in streams if name in (None, stream.name)]

@@ -45,7 +45,8 @@ def forward(
 
     The task gets one argument, a dict with ``data`` (base64 for a binary message, then with
     ``"binary": True``), ``route``, ``seq``, ``connection``, ``epoch``, ``received_at`` and
-    ``stream``; with *batch* a list of such dicts. While the broker is down or hangs, messages
+    ``stream``; of a fleet also ``key``, as a text unless it is a number. With *batch* it gets a
+    list of such dicts, all of one stream. While the broker is down or hangs, messages
     wait: in the inbox, and in the spool, which a worker gives to a stream that has chosen none.
     A publish whose outcome is unknown is done again with the same task id, which is made from
     stream, epoch and seq.
@@ -53,7 +54,7 @@ def forward(
     May be called before or after :func:`install`; nothing is resolved before the first message.
 
     Args:
-        client: A Client, or a stream of Django's or Flask's.
+        client: A Client or a Fleet, or a stream of Django's or Flask's.
         task: A task, or its name.
         route: Only messages with this route; ``None``: every message.
         batch: Most messages in one task, and the longest wait of the first for more in seconds;

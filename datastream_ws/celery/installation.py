@@ -20,8 +20,8 @@ def install(app: Any, client: Any = None, *, flask_app: Any = None) -> None:
 
     Args:
         app: The Celery app.
-        client: A Client, a stream of Django's or Flask's, or a list of them; ``None``: all that
-            Django's ``DATASTREAMS`` configures.
+        client: A Client or a Fleet, a stream of Django's or Flask's, or a list of them; ``None``:
+            all that Django's ``DATASTREAMS`` configures.
         flask_app: Of a Flask stream: the app, or a callable returning it.
 
     Raises:

@@ -36,7 +36,7 @@ Send = Callable[[Any, dict[str, Any]], None]
 
 class Publisher:
     """
-    Publishes for one stream, one message after another, on one broker connection.
+    Publishes for one stream or fleet, one message after another, on one broker connection.
 
     What could not be published is postponed: the dispatcher gives the same message again, before
     any other, so that the order stays. Thread-safe; in a forked child it begins anew.
@@ -61,6 +61,7 @@ class Publisher:
         self._failures = 0
         self._failing_since = 0.0
         self._warned_at = 0.0
+        self._delay = 0.0
 
     def publish(self, app: Any, send: Send) -> None:
         """
@@ -71,7 +72,10 @@ class Publisher:
             Exception: What *send* raised for another reason.
 
         """
+        failures = self._failures
         with self._lock:
+            if self._failures > failures:  # of another stream of the fleet, while this one waited
+                raise Postponed(self._delay)
             worker = self._worker or self._new_worker(app)
             job = worker.submit(send)
             if (waited := self._wait(job)) is not None:
@@ -128,9 +132,11 @@ class Publisher:
                 extra=fields(self._name, **about(error)),
             )
         if self._is_hurried:  # asleep when the end comes, its thread hands the message back at once
+            self._delay = UNTIL_THE_END
             return Postponed(UNTIL_THE_END)
         longest = min(LONGEST_DELAY, 0.1 * 2 ** min(self._failures, 10))
-        return Postponed(random.uniform(longest / 2, longest))
+        self._delay = random.uniform(longest / 2, longest)
+        return Postponed(self._delay)
 
     def _recovered(self) -> None:
         seconds = time.monotonic() - self._failing_since

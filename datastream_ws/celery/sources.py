@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .. import AsyncClient, Client, ConfigurationError
+from .. import AsyncClient, Client, ConfigurationError, Fleet
 from ..embedding import check_stream, client_of, name_of
 
 __all__ = ["Installation", "Source", "Stream", "installations"]
@@ -26,7 +26,7 @@ class Stream:
 
     name: str
     source: Any
-    client: Client
+    client: Client | Fleet
 
 
 @dataclass(frozen=True, slots=True, eq=False)

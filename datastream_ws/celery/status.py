@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from .. import Client
+from .. import Client, Fleet
 from ..embedding import describe
 
 __all__ = ["StatusRows"]
@@ -25,7 +25,7 @@ class StatusRows:
 
     """
 
-    def __init__(self, clients: Sequence[Client]) -> None:
+    def __init__(self, clients: Sequence[Client | Fleet]) -> None:
         from datastream_ws_django.heartbeat import Heartbeat
 
         self._clients = clients
@@ -33,7 +33,8 @@ class StatusRows:
         self._woken = threading.Event()
         self._closing = False
         for client in clients:
-            client.on_state(self._wake)
+            if isinstance(client, Client):  # in a fleet one of a thousand always changes
+                client.on_state(self._wake)
         self._thread = threading.Thread(target=self._run, name="datastream-beat", daemon=True)
         self._thread.start()
 

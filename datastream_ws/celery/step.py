@@ -13,7 +13,7 @@ from celery import bootsteps
 from celery.signals import worker_shutting_down
 from celery.worker import state as worker_state
 
-from .. import ConfigurationError, State, StateEvent
+from .. import Client, ConfigurationError, State, StateEvent
 from ..embedding import describe, fields, is_stream_of_settings, lease_for, prepare
 from .broker import set_timeouts
 from .commandline import refusing
@@ -166,7 +166,7 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
                     extra=fields(stream.name),
                 )
         prepare(client, foreground=self.config.stops, **defaults)
-        if self.config.stops:
+        if self.config.stops and isinstance(client, Client):  # a fleet outlives its streams
             client.on_state(stop_when_failed)
 
 
@@ -198,4 +198,8 @@ def _line(client: Any) -> str:
         f"waiting {health.messages_waiting}, spooled {health.messages_spooled}, "
         f"reconnects {health.reconnects}"
     )
+    if health.streams is not None:
+        line += ", streams: " + (
+            ", ".join(f"{number} {state}" for state, number in health.streams.items()) or "none"
+        )
     return f"{line}, last error: {health.last_error}" if health.last_error else line

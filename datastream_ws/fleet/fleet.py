@@ -19,6 +19,7 @@ from ..forks import bury, notice_fork, watch_forks
 from ..handlers import Decorators
 from ..handling.budget import Budget
 from ..handling.current import handling
+from ..lifecycle.assembly import Place
 from ..lifecycle.turns import Turns
 from ..lifecycle.wishes import HangUp, hang_up
 from ..log_fields import about, fields
@@ -236,6 +237,25 @@ class Fleet(Decorators):
                 with suppress(TimeoutError):  # in pieces: a signal must get its turn
                     finished.result(1.0)
 
+    def request_close(self) -> None:
+        """
+        Request that the fleet closes, without waiting. A second request closes immediately.
+
+        Thread-safe.
+        """
+        self._ask_close(0.0 if self._work is not None and self._work.is_closing else None)
+
+    def wait_closed(self, timeout: float | None = None) -> None:
+        """
+        Block the calling thread until the fleet has closed.
+
+        Raises:
+            TimeoutError: After *timeout* seconds. ``None`` means no limit.
+
+        """
+        if self._finished is not None:
+            self._finished.result(timeout)
+
     def close(self, timeout: float | None = None, code: int = 1000, reason: str = "") -> None:
         """
         Close all streams at once: stop reading, finish what was received, do the close handshake.
@@ -279,6 +299,30 @@ class Fleet(Decorators):
         self.close()
 
     # --- verbs ---
+
+    def deliver(self, data: Any, robust: bool = False, *, key: Any) -> None:
+        """
+        Pass a message to the handlers in this thread, without any network; for tests.
+
+        Args:
+            data: str or bytes as received, or an object to be encoded first.
+            robust: Report what a handler raises, as in production, instead of raising it.
+            key: Of the stream that the message is of. It needs no row.
+
+        """
+        client = Client(
+            self.options.replace(
+                name=f"{self.name}/{key}",
+                handlers=self.handlers,
+                message_handler=None,  # these two are in the registry
+                connection_ready_handler=None,
+                lease=None,
+                spool=None,
+            )
+        )
+        no_turns: Any = None  # it never dials
+        client._join(Place(key=key, turns=no_turns))
+        client.deliver(data, robust)
 
     def refresh(self) -> None:
         """Have the source asked now; never blocks."""
@@ -365,6 +409,10 @@ class Work:
             Turns(*fleet._start_rate),
             fleet._limit,
         )
+
+    @property
+    def is_closing(self) -> bool:
+        return self._deadline is not None
 
     def begin(self) -> None:
         loop = asyncio.get_running_loop()

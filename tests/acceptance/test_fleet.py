@@ -331,3 +331,43 @@ def test_a_storm_of_two_thousand_streams(
     server: StreamServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     storm(server, 2000, 50, caplog)
+
+
+def test_a_message_is_delivered_without_a_row_and_without_a_loop() -> None:
+    got: list[Any] = []
+    fleet = Fleet(dict, name="accounts")
+
+    @fleet.on_message("order")
+    def note(message: Message) -> None:
+        got.append((message.key, message.stream, message.json()["n"], fleet.counts()))
+        if message.json()["n"] == 2:
+            raise RuntimeError("two")
+
+    fleet.deliver({"type": "order", "n": 1}, key=42)
+    with pytest.raises(RuntimeError, match="two"):
+        fleet.deliver({"type": "order", "n": 2}, key=42)
+    fleet.deliver({"type": "order", "n": 2}, True, key="x")
+    assert [each[:2] for each in got] == [
+        (42, "accounts/42"),
+        (42, "accounts/42"),
+        ("x", "accounts/x"),
+    ]
+
+
+def test_whoever_waits_for_the_end_is_told(server: StreamServer) -> None:
+    fleet = Fleet(Source(server, 1), **FAST)
+    gate = threading.Event()
+    fleet.on_message(lambda message: gate.wait(20))
+    fleet.start()
+    until(lambda: is_ready(fleet, 1), 20)
+    assert fleet[1].key == 1
+    server.send("x")
+    until(lambda: fleet.stats().messages_received == 1, 20)
+    fleet.request_close()
+    with pytest.raises(TimeoutError):
+        fleet.wait_closed(0.2)
+    fleet.request_close()
+    fleet.wait_closed(5.0)
+    gate.set()
+    assert fleet.source_size == 1
+    assert fleet.counts() == {}

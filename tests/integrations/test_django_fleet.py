@@ -116,8 +116,9 @@ def test_right_settings_pass_and_arrive() -> None:
     fleet = {"SOURCE": PATH, "REFRESH": 5, "START_RATE": [7, 2.0], "LIMIT": 3, "MAX_SIZE": 99}
     with override_settings(DATASTREAMS={"accounts": fleet}):
         assert [each for each in check_settings() if each.level >= 40] == []
-        made = datastreams["accounts"].client
+        made = datastreams["accounts"].fleet
         assert isinstance(made, Fleet)
+        assert id(datastreams["accounts"].client) == id(made)
         assert (made._refresh, made._start_rate, made._limit) == (5, (7, 2.0), 3)
         assert (made.options.max_size, made.options.fatal_delay) == (99, 300)
         assert (made.name, made.options.max_reconnect_attempts) == ("accounts", None)

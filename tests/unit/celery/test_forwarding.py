@@ -327,6 +327,33 @@ def test_a_hung_publish_is_left_behind(app: Any, monkeypatch: pytest.MonkeyPatch
     assert len(threads) == 1
 
 
+def test_streams_of_a_fleet_do_not_wait_one_after_the_other(
+    app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind one that hangs the others are postponed with it, without an attempt of their own."""
+    monkeypatch.setattr(publishing, "LIMIT", 0.5)
+    publisher, hung = Publisher("fleet"), Hung()
+    postponed: list[float] = []
+
+    def publish() -> None:
+        with pytest.raises(Postponed):
+            publisher.publish(app, hung)
+        postponed.append(time.monotonic())
+
+    first = threading.Thread(target=publish)
+    first.start()
+    assert hung.entered.wait(10)
+    others = [threading.Thread(target=publish) for _ in range(8)]
+    for other in others:
+        other.start()
+    for thread in (first, *others):
+        thread.join(10)
+    hung.released.set()
+    publisher.close(2.0)
+    assert len(postponed) == 9
+    assert max(postponed) - min(postponed) < 0.4, "one attempt after the other takes 4 s"
+
+
 def test_not_too_many_are_left_behind(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publishing, "LIMIT", 0.05)
     publisher, hung = Publisher("s"), Hung()
