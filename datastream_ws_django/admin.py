@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import BadRequest, PermissionDenied
-from django.db.models import Count, Max, Min, QuerySet
+from django.db.models import Count, Max, Min, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -24,7 +25,7 @@ from .control import VERBS, ask, standing_pauses
 from .deadletters import Retried, retry, storable
 from .health import rows_as_json
 from .models import FailedMessage, StreamEvent, StreamStatus
-from .overview import RANGES, cards, history
+from .overview import RANGES, cards, history, running
 from .templatetags.datastream import moment
 
 if TYPE_CHECKING:
@@ -46,6 +47,28 @@ QUESTIONS = {
 }
 
 
+class ProcessFilter(admin.SimpleListFilter):
+    """Processes that run, unless those that have ended are asked for."""
+
+    title = "process"
+    parameter_name = "process"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("ended", "Ended, or no longer reporting"), ("all", "All")]
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        name = self.parameter_name
+        for value, title in ((None, "Running"), *self.lookup_choices):
+            query = changelist.get_query_string({name: value} if value else {}, [name])
+            yield {"selected": self.value() == value, "query_string": query, "display": title}
+
+    def queryset(
+        self, request: HttpRequest, queryset: QuerySet[StreamStatus]
+    ) -> QuerySet[StreamStatus]:
+        wanted = {"all": Q(), "ended": ~running()}
+        return queryset.filter(wanted.get(self.value() or "", running()))
+
+
 @admin.register(StreamStatus)
 class StreamStatusAdmin(StatusAdmin):
     """The streams as cards, a page for each, and commands."""
@@ -54,7 +77,7 @@ class StreamStatusAdmin(StatusAdmin):
         *("stream", "host", "pid", "state", "heartbeat", "messages_handled", "messages_failed"),
         *("reconnects", "live"),
     )
-    list_filter = ("stream", "state")
+    list_filter = (ProcessFilter, "stream", "state")
     search_fields = ("stream", "host")
 
     class Media:

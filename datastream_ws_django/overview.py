@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import F, Max, Sum
+from django.db.models import F, Max, Q, Sum
 from django.utils import timezone
 
 from datastream_ws.embedding import DEAD, HEALTHY, MAX_AGE
@@ -116,6 +116,12 @@ def card(alias: str, rows: Sequence[StreamStatus], lease: StreamLease | None, po
         living=living,
         gone=gone[:MOST_GONE],
     )
+
+
+def running() -> Q:
+    """Return the condition that a row's process reports, and has not ended the stream."""
+    oldest = timezone.now() - timedelta(seconds=MAX_AGE)
+    return Q(beat_at__gte=oldest) & ~Q(state__in=DEAD)
 
 
 def goodness(row: StreamStatus) -> tuple[bool, bool, float]:

@@ -22,6 +22,7 @@ from datastream_ws.embedding import MAX_AGE, StreamHealth, is_healthy, read_heal
 from datastream_ws.runner import Runner
 
 from .settings import HEALTH_FILE, NAMED
+from .status import django_rows
 from .streams import AppStream, streams_of
 
 __all__ = ["group"]
@@ -80,13 +81,15 @@ def run_streams(
     with refusing(verbose):
         streams = chosen(app, names)
         clients = [stream.foreground_client(lease=not no_lease) for stream in streams]
-        runner = Runner(
-            clients,
-            shutdown_timeout=shutdown_timeout,
-            max_messages=max_messages,
-            health_file=health_file or app.config.get(HEALTH_FILE),
-        )
-        code = runner.run()
+        with django_rows(clients) as on_beat:
+            runner = Runner(
+                clients,
+                shutdown_timeout=shutdown_timeout,
+                max_messages=max_messages,
+                health_file=health_file or app.config.get(HEALTH_FILE),
+                on_beat=on_beat,
+            )
+            code = runner.run()
     for client in clients:
         say_why(client)
     return code

@@ -107,6 +107,45 @@ def test_living_processes_apart_from_dead_ones() -> None:
     assert page.index("a, 1<") < page.index("<details>") < page.index("a, 2<")
 
 
+def test_the_list_of_processes_is_of_those_that_run() -> None:
+    runner("ready", pid=1)
+    runner("waiting", pid=2)
+    runner("ready", age=120, pid=3)
+    runner("closed", pid=4)
+    browser = user("op", "view_streamstatus")
+
+    def listed(**query: str) -> set[int]:
+        page = browser.get(reverse("admin:datastream_processes"), query)
+        return {row.pid for row in page.context["cl"].queryset}
+
+    assert listed() == {1, 2}
+    assert listed(process="ended") == {3, 4}
+    assert listed(process="all") == {1, 2, 3, 4}
+    page = browser.get(reverse("admin:datastream_processes"), {"stream": "feed"}).content.decode()
+    assert 'href="?process=ended&amp;stream=feed"' in page
+
+
+def test_a_card_has_all_that_an_operator_asks_for() -> None:
+    """State and its duration, rate, lag, the last error and its age, lease and epoch, a line."""
+    now = timezone.now()
+    error: Any = {"last_error": "refused", "last_error_at": now - timedelta(minutes=5)}
+    runner("ready", since=7200, rate=12.5, oldest_waiting=2.0, messages_waiting=9, **error)
+    StreamLease.objects.create(stream="feed", holder="web-1:77:ab", epoch=12)
+    figures = {"received": 1, "failed": 0, "waiting": 0, "reconnects": 0, "connected": 60}
+    minute = int(time.time() // 60) - 1
+    StreamMinute.objects.create(stream="feed", minute=minute, run=1, handled=60, **figures)
+    page = user("op", "view_streamstatus").get(reverse(OVERVIEW)).content.decode()
+    card = " ".join(page[page.index('<ul class="cards"') : page.index("</ul>")].split())
+    assert ">ready<" in card
+    assert re.search(r"since <time[^>]*>2 h ago", card)
+    assert "12.5 messages/s" in card
+    assert "2.0 s, 9 waiting" in card
+    assert re.search(r"refused <br><time[^>]*>5 min ago", card)
+    assert "web-1, process 77, epoch 12" in card
+    assert re.search(r'<polyline fill="none" points="[0-9., ]+"', card)
+    assert live() in card
+
+
 def test_buttons_need_the_permission() -> None:
     """A user without it has none, and the address alone does nothing."""
     url = reverse("admin:datastream_control", args=["pause", "feed"])

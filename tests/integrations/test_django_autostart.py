@@ -17,6 +17,7 @@ from django.test import override_settings
 
 from datastream_ws_django import datastreams
 from datastream_ws_django.autostart import on_request_started
+from datastream_ws_django.checks import check_settings
 
 pytestmark = pytest.mark.django_db
 
@@ -30,6 +31,14 @@ WRONG: dict[str, Any] = {
     "lease": {**RIGHT, "LEASE": "somewhere"},
 }
 
+# Where the system checks show it.
+CHECKS = {
+    "no URL": "datastream.W001",
+    "unknown option": "datastream.E002",
+    "no dict": "datastream.E002",
+    "dotted path": "datastream.E003",
+}
+
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_setting_answers_no_request_with_500(
@@ -37,6 +46,7 @@ def test_a_wrong_setting_answers_no_request_with_500(
 ) -> None:
     monkeypatch.delattr(mail, "outbox", raising=False)  # as in a serving process
     with override_settings(DATASTREAMS={"feed": WRONG[name]}, ALLOWED_HOSTS=["*"]):
+        assert [message.id for message in check_settings()] == [CHECKS.get(name, "datastream.E004")]
         request_started.connect(on_request_started, dispatch_uid="datastream_ws_django")
         try:
             with caplog.at_level(logging.ERROR, "datastream_ws"):

@@ -6,6 +6,8 @@ import kit.djangohere  # noqa: F401 - what follows needs settings
 
 # isort: split
 import random
+import sys
+import uuid
 from dataclasses import replace
 from datetime import timedelta
 from io import StringIO
@@ -26,7 +28,7 @@ from datastream_ws.embedding import StreamHealth
 from datastream_ws.testing import StreamServer
 from datastream_ws_django import control, history
 from datastream_ws_django.control import Commands, ask
-from datastream_ws_django.heartbeat import Others
+from datastream_ws_django.heartbeat import Heartbeat, Others
 from datastream_ws_django.history import EventLog, History, Trend
 from datastream_ws_django.models import StreamCommand, StreamEvent, StreamMinute, StreamStatus
 from kit.djangoproject import Project
@@ -266,18 +268,67 @@ def test_the_command_refuses_what_cannot_be() -> None:
         call_command("datastream_control", "pause", "feed", "--wait", "0.3")
 
 
+# Runners beside run_datastream: a worker of Celery's, and a Flask app that shares the database.
+CELERY = """
+import os
+from celery import Celery
+from datastream_ws.celery import install
+app = Celery("proj", broker=os.environ["BROKER"])
+app.conf.task_default_queue = os.environ["QUEUE"]
+install(app)
+"""
+FLASK = """
+import django
+from flask import Flask
+from datastream_ws_flask import DataStream
+django.setup()
+datastream = DataStream()
+datastream.on_message(lambda message: None)
+app = Flask(__name__)
+app.config.from_prefixed_env()
+datastream.init_app(app)
+"""
+WORKER = ("celery", "-A", "celeryapp", "worker", "--datastream", "-P", "solo", "--without-gossip")
+RUNNERS = {
+    "django": ("manage.py", "run_datastream"),
+    "celery": ("-m", *WORKER, "--without-mingle", "--without-heartbeat"),
+    "flask": ("-m", "flask", "--app", "flaskapp", "datastream", "run"),
+}
+
+
+def environment_of(kind: str, request: pytest.FixtureRequest, url: str) -> dict[str, str]:
+    if kind == "celery":
+        broker = request.getfixturevalue("redis_url")
+        return {"BROKER": broker, "QUEUE": f"control-{uuid.uuid4().hex}"}
+    names = ("MIN_RECONNECT_DELAY", "MAX_RECONNECT_DELAY")
+    return {"FLASK_DATASTREAM_URL": url, **{f"FLASK_DATASTREAM_{name}": "0.02" for name in names}}
+
+
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("kind", "database"),
+    [("django", "sqlite"), *((kind, "postgresql") for kind in RUNNERS)],
+    indirect=["database"],
+)
 def test_a_runner_obeys_another_process(
-    tmp_path: Path, database: str, stream_server: StreamServer
+    kind: str,
+    tmp_path: Path,
+    database: str,
+    stream_server: StreamServer,
+    request: pytest.FixtureRequest,
 ) -> None:
     project = Project(tmp_path, stream_server.url, database=database)
+    (project.folder / "celeryapp.py").write_text(CELERY)
+    (project.folder / "flaskapp.py").write_text(FLASK)
+    command = [sys.executable, *RUNNERS[kind]]
+    environment = environment_of(kind, request, stream_server.url)
     project.manage("migrate")
     state = "SELECT state FROM datastream_streamstatus ORDER BY beat_at DESC"
 
     def has_state(wanted: str) -> bool:
         return project.query(state)[:1] == [wanted]
 
-    with project.start("run_datastream") as runner:
+    with project.spawn(command, **environment) as runner:
         runner.wait_for(lambda: has_state("ready"))
         told = project.manage("datastream_control", "reconnect", "default", "--wait", "60")
         assert "reconnect obeyed by" in told
@@ -286,7 +337,7 @@ def test_a_runner_obeys_another_process(
         runner.wait_for(lambda: has_state("paused"))
         runner.terminate()
         assert runner.wait() == 0
-    with project.start("run_datastream") as runner:
+    with project.spawn(command, **environment) as runner:
         runner.wait_for(lambda: has_state("paused"))
         project.manage("datastream_control", "resume", "default", "--wait", "60")
         runner.wait_for(lambda: has_state("ready"))
@@ -295,6 +346,24 @@ def test_a_runner_obeys_another_process(
     minutes = "SELECT sum(reconnects) FROM datastream_streamminute"
     # The second process may have been connected for a moment before it read of the pause.
     assert project.query(minutes)[0] in (1, 2)
+    told = str(project.query("SELECT text FROM datastream_streamevent WHERE kind = 'command'"))
+    for verb in ("reconnect", "pause", "resume"):
+        assert f"{verb} requested by" in told
+        assert f"{verb} carried out; requested by" in told
+
+
+def test_a_command_is_obeyed_within_two_heartbeats() -> None:
+    """Its row may just miss one."""
+    client: Any = FakeClient()
+    client.options = SimpleNamespace(lease=None)
+    client.stats = lambda: None
+    beats = Heartbeat([client])
+    beats.close(10)  # its thread: it beats here
+    beats._beat([health(NOON)])
+    ask("feed", "reconnect", "root")
+    beats._beat([health(NOON + 5)])
+    assert client.asked == ["reconnect"]
+    assert StreamCommand.objects.get().obeyed_at is not None
 
 
 def test_events_and_handlers_of_a_real_client_become_rows() -> None:

@@ -41,6 +41,7 @@ USERS = {
     ("cli", "testing"),  # `replay` is a server
     ("celery", "datastream_ws_django"),
     ("celery", "datastream_ws_flask"),
+    ("datastream_ws_flask", "datastream_ws_django"),  # rows, where an app shares its database
 }
 
 PURE = {*ROWS[0], "log_fields"}
