@@ -20,11 +20,19 @@ __all__ = ["Batches"]
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """A message that waits in batches; done once it has left them all."""
+    """A message that waits in several batches, or failed elsewhere; done once it has left all."""
 
     message: Message
     batches: int
     failed: bool
+
+
+Waiting = Message | Entry
+"""What waits in a batch; a message by itself waits in no other."""
+
+
+def message_of(waiting: Waiting) -> Message:
+    return waiting.message if isinstance(waiting, Entry) else waiting
 
 
 class Batch:
@@ -32,19 +40,19 @@ class Batch:
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
-        self.entries: list[Entry] = []
+        self.entries: list[Waiting] = []
         self.due = float("inf")
         self.busy = False
 
-    def add(self, entry: Entry, now: float) -> None:
+    def add(self, entries: Sequence[Waiting], now: float) -> None:
         if not self.entries:
             self.due = now + self.handler.max_wait
-        self.entries.append(entry)
+        self.entries += entries
 
     def is_ready(self, now: float) -> bool:
         return len(self.entries) >= self.handler.max_size or now >= self.due
 
-    def take(self, now: float) -> list[Entry]:
+    def take(self, now: float) -> list[Waiting]:
         size = self.handler.max_size
         taken, self.entries = self.entries[:size], self.entries[size:]
         self.due = now + self.handler.max_wait if self.entries else float("inf")
@@ -96,7 +104,7 @@ class Batches:
         with self._lock:
             batches = [self._batches.setdefault(h, Batch(h)) for h in handlers]
             for batch in batches:
-                batch.add(entry, now)
+                batch.add((entry,), now)
             return any(batch.is_ready(now) for batch in batches)
 
     def add_together(self, handler: Handler, messages: Sequence[Message]) -> bool:
@@ -105,9 +113,7 @@ class Batches:
         with self._lock:
             if not self._stopped:
                 batch = self._batches.setdefault(handler, Batch(handler))
-                if not batch.entries:
-                    batch.due = now + handler.max_wait
-                batch.entries += [Entry(message, 1, False) for message in messages]
+                batch.add(messages, now)
                 return batch.is_ready(now)
         for message in messages:  # nobody would take them out again
             self._discard(message)
@@ -138,7 +144,7 @@ class Batches:
                 with self._lock:
                     batch.busy = False
 
-    def _claim(self) -> tuple[Batch, list[Entry]] | None:
+    def _claim(self) -> tuple[Batch, list[Waiting]] | None:
         """Take the next batch that is full or due; one worker at a time per handler."""
         if not self._batches:
             return None
@@ -150,16 +156,26 @@ class Batches:
                     return batch, batch.take(now)
         return None
 
-    async def _flush(self, run: HandlerRun, batch: Batch, entries: list[Entry]) -> None:
-        messages = tuple(entry.message for entry in entries)
+    async def _flush(self, run: HandlerRun, batch: Batch, entries: list[Waiting]) -> None:
+        messages = tuple(map(message_of, entries))
         try:
             succeeded = await self._offering.offer(run, batch.handler, messages)
         except (Stopped, asyncio.CancelledError) as stop:
-            for entry in entries:
-                self._discard(entry.message)
+            for message in messages:
+                self._discard(message)
             if isinstance(stop, asyncio.CancelledError):
                 raise
             return
+        shared = [entry for entry in entries if isinstance(entry, Entry)]
+        if not shared:
+            self._done(messages, not succeeded)
+            return
+        self._done_shared(shared, succeeded)
+        if alone := [message for message in entries if isinstance(message, Message)]:
+            self._done(alone, not succeeded)
+
+    def _done_shared(self, entries: Sequence[Entry], succeeded: bool) -> None:
+        """They have left one batch; those that have left all are done."""
         with self._lock:
             for entry in entries:
                 entry.batches -= 1
@@ -199,7 +215,7 @@ class Batches:
             entries = {id(e): e for b in self._batches.values() for e in b.entries}
             self._batches.clear()
         for entry in entries.values():
-            self._discard(entry.message)
+            self._discard(message_of(entry))
 
     def stop(self) -> None:
         """Give up what waits, start no more timers."""

@@ -446,10 +446,20 @@ class Inbox:
     def done_together(self, messages: Sequence[Message], *, failed: bool = False) -> bool:
         """Count messages in hand, as :meth:`done` does, in one step."""
         with self._lock:
-            for message in messages:
-                self._lay_down(message)
-                self._leave(message)
-                self._count(failed=failed)
+            if self._plain is None:
+                for message in messages:
+                    self._lay_down(message)
+                    self._leave(message)
+            else:  # measured where it matters, as portions are
+                for key in map(id, messages):
+                    self._in_hand.pop(key, None)
+                self._waiting -= len(messages)
+                self._measure()
+                self._bytes = self._bytes if self._waiting else 0
+            if failed:
+                self._failed += len(messages)
+            else:
+                self._handled += len(messages)
             return self._blocked and self._may_resume()
 
     def _count(self, *, failed: bool, unrouted: bool = False) -> None:

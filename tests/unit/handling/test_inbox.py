@@ -558,6 +558,17 @@ def test_popped_together() -> None:
     assert (inbox.counts().handled, inbox.counts().failed, inbox.waiting) == (2, 1, 1)
 
 
+def test_bytes_of_what_was_popped_together_make_room_where_they_matter() -> None:
+    """They are not measured one by one, but they do not fill the inbox either."""
+    inbox = Inbox(size_bytes=10)
+    inbox.put(messages("aaaa", "bbbb", "c"))
+    taken = inbox.pop_together(2)
+    assert not inbox.done_together(taken)
+    assert inbox.put(messages("dddddddd")) == Put(1)
+    inbox.done_together(inbox.pop_together(2))
+    assert inbox.put(messages("eeeeeeeee")) == Put(1)
+
+
 def test_popped_together_where_each_is_to_be_popped() -> None:
     inbox = Inbox(conflate=first_letter)
     inbox.put(messages("a"))
