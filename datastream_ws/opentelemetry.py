@@ -15,6 +15,7 @@ handler does, a task published with ``forward`` included, belongs to its span.
 Names of attributes: OpenTelemetry's semantic conventions, which are stable for ``server.*``,
 ``network.*``, ``error.type`` and ``code.function.name``, and still in development for
 ``messaging.*``; the rest begins with ``datastream.``. No payload, header or query string is shown.
+The exception of a handler is recorded with its text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The broker's password is shown nowhere: not by the log, not to those who ask, not on the disk."""
+"""No secret of a worker is shown: not by the log, not to those who ask, not on the disk."""
 
 from __future__ import annotations
 
@@ -15,22 +15,30 @@ CANARY = "c4n4ry-s3cr3t"
 
 
 @pytest.mark.xdist_group("celery secrets")
-def test_the_brokers_password_is_not_shown(tmp_path: Path) -> None:
+def test_no_secret_is_shown(tmp_path: Path) -> None:
     """At DEBUG, while the broker is there, while it is away, and at a cold end."""
     folder = tmp_path / "p"
     with StreamServer() as server, PrivateRedis(tmp_path, CANARY) as redis:
-        project = CeleryProject(folder, broker=redis.url, feed=server.url)
+        project = CeleryProject(
+            folder,
+            broker=redis.url,
+            feed=f"{server.url}/?token={CANARY}",
+            options={"headers": {"Authorization": CANARY}, "lease": redis.url},
+        )
         with project.worker("--datastream", "-l", "DEBUG") as worker:
             server.wait_connected(1, 60)
             server.send({"n": 1})
             worker.wait_stats(lambda stats: stats["messages_handled"] == 1)
             asked = project.celery("inspect", "stats", "--json")
             assert "datastream" in asked.stdout, asked.stderr
+            shown = project.celery("inspect", "datastream", "--json")
+            assert '"messages_handled": 1' in shown.stdout, shown.stderr
             redis.kill()
             server.send({"n": 2})
             worker.wait_log("the broker")
             worker.stop(SIGQUIT)
-    told = worker.log + asked.stdout + asked.stderr
+    assert server.connections[0].headers["Authorization"] == CANARY
+    told = "".join([worker.log, asked.stdout, asked.stderr, shown.stdout, shown.stderr])
     written = [path for path in folder.rglob("*") if path.is_file() and path.name != "project.json"]
     assert len(written) > 2
     assert CANARY not in told
