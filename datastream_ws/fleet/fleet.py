@@ -28,7 +28,7 @@ from ..options import ClientOptions, StreamOptions
 from ..process.loop_use import CLOSE_GRACE, LoopUse, end_loop_use, threads, use_loop
 from ..process.signals import signals_to
 from ..process.user_calls import UserCalls
-from ..redaction import Hidden, peer_text
+from ..redaction import Hidden, hides_arguments, peer_text
 from ..stats import Stats
 from .source import Row, Rows, compare, options_of
 from .streams import Streams
@@ -78,6 +78,7 @@ class Fleet(Decorators):
 
     """
 
+    @hides_arguments
     def __init__(
         self,
         source: Source,

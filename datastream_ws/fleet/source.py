@@ -10,7 +10,7 @@ from typing import Any
 from ..exceptions import ConfigurationError
 from ..option_checks import nearest
 from ..options import ClientOptions
-from ..redaction import peer_text
+from ..redaction import hides_arguments, peer_text
 
 __all__ = ["Changes", "Row", "Rows", "compare", "options_of"]
 
@@ -77,6 +77,7 @@ class Changes:
         return bool(self.added or self.changed or self.gone)
 
 
+@hides_arguments
 def compare(
     before: Rows, given: Any, check: Callable[[Row], object] = lambda row: None
 ) -> tuple[Rows, Changes]:
@@ -117,6 +118,7 @@ def compare(
     return rows, Changes(tuple(added), tuple(changed), gone, errors)
 
 
+@hides_arguments
 def _checked(key: Any, options: Any, check: Callable[[Row], object]) -> Row:
     if not str(key) or not str(key).isprintable():
         raise ConfigurationError("source: a key must be printable and not empty")

@@ -43,11 +43,20 @@ in_child(_renew_guard)
 
 
 def path_for(option: str, name: str) -> str:
-    """Fill in ``{name}``, ``{host}`` and ``{pid}``; what cannot be in a file name becomes "_"."""
+    """
+    Fill in ``{name}``, ``{host}`` and ``{pid}``; what a file name may not hold is escaped.
+
+    No two names have one file: the streams of a fleet are named by their rows, and one must not
+    find the messages of another.
+    """
     values = {"name": name, "host": socket.gethostname(), "pid": str(os.getpid())}
     for key, value in values.items():
-        option = option.replace(f"{{{key}}}", re.sub(r"[^\w.-]", "_", value))
+        option = option.replace(f"{{{key}}}", re.sub(r"[^\w.-]", _escaped, value))
     return os.path.abspath(os.path.expanduser(option))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "surrogatepass"))
 
 
 class FileLock:

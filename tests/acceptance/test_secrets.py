@@ -30,12 +30,14 @@ from datastream_ws import (
     Client,
     ClientOptions,
     ConfigurationError,
+    Fleet,
     Handlers,
     State,
     schematic,
 )
 from datastream_ws.connection.endpoint import Endpoint
 from datastream_ws.embedding import embedded_options
+from datastream_ws.fleet.source import compare
 from datastream_ws.lease import RedisLease, lease_for
 from datastream_ws.redaction import Hidden
 from datastream_ws.testing import StreamServer
@@ -318,6 +320,9 @@ WRONG: dict[str, Callable[[], object]] = {
     "wrong call": lambda: loose("ws://x", 1, headers={"A": secret()}),
     "options": lambda: ClientOptions("ws://x", headers={"A": secret()}, min_reconnect_delay=99),
     "handlers": lambda: loose("ws://x", headers={"A": secret()}, message_handler=lambda: None),
+    "a fleet": lambda: Fleet(dict, headers={"A": secret()}, refresh=0),
+    "a fleet's option": lambda: Fleet(dict, headers={"A": secret()}, inbox_size=0),
+    "a fleet's rows": lambda: compare({}, [{"headers": {"A": secret()}}]),
     "replace": lambda: ClientOptions("ws://x", headers={"A": secret()}).replace(inbox_size=0),
     "defaults": lambda: ClientOptions("ws://x", headers={"A": secret()}).with_defaults(nope=0),
     "settings": lambda: ClientOptions.from_mapping({"URL": f"ws://x?{secret()}", "NOPE": 1}),
@@ -345,6 +350,32 @@ def test_error_collectors_find_nothing_of_what_a_constructor_was_given(what: str
     told = collected([error]) + as_rich_shows([error]) + with_locals(error)
     assert type(error).__name__ in told
     assert HIDDEN not in told
+
+
+ROW = {"url": "ws://127.0.0.1:9", "headers": {"A": HIDDEN}}
+SOURCES: dict[str, Any] = {
+    "no mapping": [ROW],
+    "a key twice": {1: ROW, "1": ROW},
+    "a wrong row": {1: {**ROW, "nope": 1}},
+    "no row": {1: [ROW]},
+}
+
+
+@pytest.mark.parametrize("what", SOURCES)
+def test_error_collectors_find_nothing_of_a_fleets_source(
+    what: str, shown: Callable[..., str]
+) -> None:
+    """What is wrong with a source is reported, and neither a row nor its neighbors are shown."""
+    errors = Seen[BaseException]()
+    fleet = Fleet(lambda: SOURCES[what], **SHORT)
+    fleet.on_error(errors)
+    with fleet:
+        text = "two keys are written" if what == "a key twice" else "not "
+        told = eventually(lambda: [line for line in shown().splitlines() if text in line])
+        if "row" not in what:
+            errors.wait()
+    everything = "".join(told) + shown() + repr(fleet)
+    assert HIDDEN not in everything + collected(errors.all) + as_rich_shows(errors.all)
 
 
 @pytest.mark.parametrize("kind", ["key", "both"])

@@ -43,13 +43,13 @@ def test_no_export_holds_a_secret(kind: str) -> None:
     with RawServer(SCRIPT) as proxy:
         url = f"ws://stream.invalid/v1?token={CANARY}"
         headers = {"Authorization": CANARY}
-        given: dict[str, Any] = {
+        kinds: dict[str, dict[str, Any]] = {
             "values": {"url": url, "headers": headers},
             "callables": {"url": lambda: url, "headers": lambda: headers},
             "a list of URLs": {"url": [url, f"{url}2"], "headers": headers},
-        }[kind]
+        }
         through = f"http://{CANARY}:{CANARY}@127.0.0.1:{proxy.port}"
-        client = Client(**given, **FAST | {"proxy": through, "ping_interval": 0.05})
+        client = Client(**kinds[kind], **FAST | {"proxy": through, "ping_interval": 0.05})
         expose(client, registry)
         instrument(client, tracer_provider=tracer_provider, meter_provider=meter_provider)
 

@@ -128,8 +128,28 @@ def test_the_estimate_of_a_row_is_near_what_it_takes(path: str, size: int) -> No
 
 def test_placeholders() -> None:
     made = path_for("/x/{name}-{pid}-{host}.db", "a/../b c")
-    assert made.startswith(f"/x/a_.._b_c-{os.getpid()}-")
+    assert made.startswith(f"/x/a%2F..%2Fb%20c-{os.getpid()}-")
     assert "{" not in made
+
+
+def test_no_two_names_have_one_file() -> None:
+    """Names come from the rows of a fleet, and one stream must not find another's messages."""
+    names = [
+        "a/b",
+        "a_b",
+        "a b",
+        "a%2Fb",
+        "a//b",
+        "a/b/",
+        "ä/b",
+        "a\0b",
+        "../a",
+        "{pid}",
+        "a\udcffb",
+    ]
+    paths = [path_for("/x/{name}", name) for name in names]
+    assert len(set(paths)) == len(names)
+    assert {os.path.dirname(path) for path in paths} == {"/x"}
 
 
 def test_files_are_for_this_user_only(path: str, file: SpoolFile) -> None:
