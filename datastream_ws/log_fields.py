@@ -22,17 +22,17 @@ __all__ = ["EscapingFormatter", "about", "fields", "write"]
 
 
 class EscapingFormatter(logging.Formatter):
-    r"""
+    """
     Format log records so that no text of a server forges one or drives a terminal.
 
     The text of an exception that a handler raises often quotes the message. In a traceback it may
-    hold line breaks and control characters. This formatter escapes control characters and begins
-    each line of a record but the first with ``| ``. It takes the arguments of
+    hold line breaks and control characters. This formatter escapes control characters, and a bar
+    and a space begin each line of a record but the first. It takes the arguments of
     :class:`logging.Formatter`.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the text of a record, with ``| `` before each line but the first."""
+        """Return the text of a record, with a bar before each line but the first."""
         lines = super().format(record).split("\n")
         return "\n| ".join(map(escaped, lines))
 

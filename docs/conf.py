@@ -58,13 +58,14 @@ napoleon_custom_sections = ["Source"]
 
 # A name in a docstring or signature that leads nowhere is an error, but for what others document.
 nitpicky = True
+suppress_warnings = ["ref.python"]  # three classes are called Client; the first is linked
 nitpick_ignore_regex = [
     (
         "py:.*",
         r"(asyncio|collections|concurrent|django|enum|flask|http|logging|ssl|types|typing)\..*",
     ),
     ("py:.*", r"(opentelemetry|prometheus_client|websockets)\..*"),
-    ("py:class", r"tuple\[.*"),  # a default of a tuple's type is cut at its comma
+    ("py:class", r"(tuple|Mapping)\[.*"),  # a default of a tuple's type is cut at its comma
     # What annotations of ours name and the pages do not show.
     (
         "py:class",
@@ -80,6 +81,7 @@ nitpick_ignore_regex = [
     ),
     ("py:class", r"datastream_ws\.testing\.(record\.Attempt|loop\.LoopOnThread)"),
     ("py:class", r"datastream_ws_django\.conf\.StreamSettings"),
+    ("py:class", r"datastream_ws\.runner\.Runnable"),
     ("py:class", "(Handler|Queued)"),
 ]
 

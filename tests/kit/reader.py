@@ -213,7 +213,9 @@ class Reader:
                 stderr=stderr,
                 text=True,
             ) as process,
+            ExitStack() as if_it_hangs,  # Popen's own end waits for the program, without a limit
         ):
+            if_it_hangs.callback(process.kill)
             assert process.stdout is not None
             printed = ""
             for line in process.stdout:
