@@ -377,8 +377,11 @@ class Inbox:
             if self._portion is not None:
                 return None
             taken = self._plain.pop_many(min(most, self._most))
-            self._portion = Portion(taken) if taken else None
+            self._portion = self._portion_of(taken) if taken else None
             return self._portion
+
+    def _portion_of(self, taken: list[Message]) -> Portion:
+        return Portion(taken)
 
     def pop_together(self, most: int) -> list[Message]:
         """Pop the next messages, *most* at most, all in hand; none where they are popped singly."""
@@ -411,11 +414,14 @@ class Inbox:
     def _settle(self) -> None:
         """Count what has been handled of the portion so far."""
         if self._portion is not None:
-            handled = self._portion.count()
-            self._handled += handled
-            self._waiting -= handled
-            if not self._waiting:
-                self._bytes = 0
+            self._count_of_portion(self._portion.count())
+
+    def _count_of_portion(self, handled: int) -> None:
+        """So many of the portion, its next ones, are handled."""
+        self._handled += handled
+        self._waiting -= handled
+        if not self._waiting:
+            self._bytes = 0
 
     def settle_finished(self) -> bool:
         """Count the messages in ``finished`` as handled; return whether reading may resume."""

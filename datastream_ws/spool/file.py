@@ -207,7 +207,7 @@ class SpoolFile:
         if last is not None:
             self._db.execute(KEEP_LAST, last)
         if remove:
-            self._remove(sorted(remove))
+            self._remove(sorted(set(remove)))
         start = 0
         while start < len(rows):
             count = fitting(len(rows) - start)
@@ -302,7 +302,10 @@ def fitting(count: int) -> int:
 
 
 def ranges(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield the first and the last of each range without a gap; they are sorted."""
+    """Yield the first and the last of each range without a gap; they are sorted, each once."""
+    if positions and positions[-1] - positions[0] == len(positions) - 1:
+        yield positions[0], positions[-1]  # most often
+        return
     start = 0
     for end in range(1, len(positions) + 1):
         if end == len(positions) or positions[end] != positions[end - 1] + 1:

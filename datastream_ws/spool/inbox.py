@@ -21,13 +21,14 @@ from itertools import islice
 from typing import Any
 
 from ..handling.inbox import Inbox, Portion, Put
-from ..handling.stores import NO_KEYS, Keys
+from ..handling.stores import NO_KEYS, Keys, size_of
 from ..messages import Message, Origin, memory_bytes, payload_bytes
 from .file import Record, Row, fitting
 
 __all__ = ["SpooledInbox", "Wanted", "WriteBatch"]
 
 BATCH_ROWS = 5000  # written at once, removed at once, or read ahead at once
+ADVANCE_ROWS = 500  # moved into memory in one step
 REMOVE_SECONDS = 0.05  # how long a handled row may stay in the file while others are written
 BATCH_BYTES = 4 * 2**20
 QUEUE_ROWS = 10_000  # still to be written; beyond, reading stops until the disk has caught up
@@ -37,13 +38,17 @@ ROOMY = 7 / 8  # of spool_bytes: a full file is read from the socket into again 
 PAGE = 4096
 
 
+# As many rows as fit into a page, by the bytes of a row's payload.
+ROW = 40
+IN_PAGE = [PAGE // (PAGE // (size + ROW)) for size in range(PAGE - ROW + 1)]
+
+
 def space(message: Message) -> int:
     """Return about how many bytes a message takes in the file."""
     data = message.data
-    plain = isinstance(data, bytes) or data.isascii()
-    size = (len(data) if plain else payload_bytes(data)) + 40
-    # As many rows as fit into a page, and of a larger one, pages of its own and a rest in that.
-    return PAGE // (PAGE // size) if size <= PAGE else size
+    size = len(data) if isinstance(data, bytes) or data.isascii() else payload_bytes(data)
+    # A larger row takes pages of its own, and a rest in another.
+    return IN_PAGE[size] if size < len(IN_PAGE) else size + ROW
 
 
 class Spooled(Message):
@@ -98,8 +103,8 @@ class SpooledInbox(Inbox):
         **limits: Any,
     ) -> None:
         super().__init__(overflow="block", **limits)
-        # Those that have rows, or may be dropped from the old end, are popped one by one.
-        self._may_take_many = self._may_take_many and not journal and overflow != "drop_oldest"
+        # Those that may be dropped from the old end are popped one by one.
+        self._may_take_many = self._may_take_many and overflow != "drop_oldest"
         self.changed = threading.Condition(self._lock)
         self._journal = journal
         self._limit = spool_bytes
@@ -118,6 +123,9 @@ class SpooledInbox(Inbox):
         self._loaded: dict[int, int] = {}
         self._removals: deque[int] = deque()
         self._removing_since = 0.0
+        # Of the portion that a worker has, with a journal: positions from the next one handled on.
+        self._portion_rows: deque[int] = deque()
+        self._is_untold = False  # rows of it are to be removed, and the file's thread may sleep
         # Of a journal: the oldest of those in the file, with them in _loaded; memory takes these
         # without waiting for the file's thread.
         self._ahead: deque[tuple[Message, Keys]] = deque()
@@ -274,9 +282,10 @@ class SpooledInbox(Inbox):
         return False
 
     def done_together(self, messages: Sequence[Message], *, failed: bool = False) -> bool:
-        """Rows are removed one by one, in the order in which they were handled."""
-        for message in messages:
-            self.done(message, failed=failed)
+        """Rows are removed in the order in which they were handled."""
+        room = super().done_together(messages, failed=failed)
+        first = bool(self._loaded) and any([self._remove_row(each) for each in messages])
+        self._tell(room, first)
         return False
 
     def pop_after(self, message: Message) -> tuple[Message | None, bool]:
@@ -285,18 +294,41 @@ class SpooledInbox(Inbox):
         return following, False
 
     def _takes_many(self) -> bool:
-        """Only while nothing is in the file, nor on its way there."""
-        return super()._takes_many() and not (self._filed or self._queue or self._loaded)
+        """With a journal, always; else while nothing is in the file, nor on its way there."""
+        return super()._takes_many() and (
+            self._journal or not (self._filed or self._queue or self._loaded)
+        )
+
+    def _portion_of(self, taken: list[Message]) -> Portion:
+        if self._journal:
+            self._portion_rows = deque(map(self._position, taken))
+        return super()._portion_of(taken)
+
+    def _count_of_portion(self, handled: int) -> None:
+        """Their rows are to be removed, as soon as anyone asks how far the portion is."""
+        super()._count_of_portion(handled)
+        if not handled or not self._journal:
+            return
+        if not self._removals:
+            self._removing_since = time.monotonic()
+            self._is_untold = True
+        rows = self._portion_rows
+        done = [rows.popleft() for _ in range(handled)]
+        # A row that is not in the file any more is not to be removed: the file was renewed.
+        self._removals.extend(filter(self._loaded.__contains__, done))
 
     def settle(self, portion: Portion) -> bool:
-        if super().settle(portion):
-            with self._lock:
-                self.changed.notify_all()
+        room = super().settle(portion)
+        untold, self._is_untold = self._is_untold, False
+        self._tell(room, untold)
         return False
 
     def _is_done(self, message: Message, room: bool) -> None:
-        first = bool(self._loaded) and self._remove_row(message)
-        if room or first:
+        self._tell(room, bool(self._loaded) and self._remove_row(message))
+
+    def _tell(self, room: bool, removals: bool) -> None:
+        """Memory has room, or there are rows to remove: the file's thread must hear."""
+        if room or removals:
             with self._lock:
                 if room:
                     self._advance()
@@ -378,6 +410,7 @@ class SpooledInbox(Inbox):
         before enough of the old ones are gone, and what fails with the new row is done again.
         """
         with self._lock:
+            self._settle()
             run = WriteBatch()
             if not (self._broken and self._removals):
                 run.messages = list(islice(self._queue, most))
@@ -406,18 +439,20 @@ class SpooledInbox(Inbox):
                 return index
         return len(messages)
 
-    def record(self, message: Message) -> Record:
-        """Return a message's row."""
-        origin, seq = message.origin, message.seq
-        position = message.position if isinstance(message, Spooled) else self._base + seq
-        return (
-            position,
-            origin.epoch,
-            origin.connection,
-            seq,
-            message.received_at,
-            message.data,
-        )
+    def records(self, messages: Sequence[Message]) -> list[Record]:
+        """Return the rows of messages."""
+        base = self._base
+        return [
+            (
+                each.position if isinstance(each, Spooled) else base + each.seq,
+                each.origin.epoch,
+                each.origin.connection,
+                each.seq,
+                each.received_at,
+                each.data,
+            )
+            for each in messages
+        ]
 
     def stored(self, run: WriteBatch) -> bool:
         """The run is in the file; return whether memory got something."""
@@ -451,7 +486,8 @@ class SpooledInbox(Inbox):
         self._note_newest(messages[-1])
         near = self._filed == len(self._ahead) and not self._closed
         self._filed += len(messages)
-        for index, message in enumerate(messages):
+        start = self._take_straight(messages, sizes) if near else 0
+        for index, message in enumerate(islice(messages, start, None), start):
             if near and not self._may_look_ahead():
                 self._advance()
                 near = self._may_look_ahead()
@@ -460,6 +496,32 @@ class SpooledInbox(Inbox):
             self._look_ahead(message, keys[index] if keys else NO_KEYS, sizes[index])
         self._advance()
 
+    def _take_straight(self, messages: Sequence[Message], sizes: Sequence[int]) -> int:
+        """Take into memory, in one step, what it has room for; return how many."""
+        if self._ahead:
+            return 0
+        taken = self._push_fitting(messages)
+        if taken:
+            positions = list(map(self._position, islice(messages, taken)))
+            self._loaded.update(zip(positions, sizes, strict=False))
+            self._read_to = positions[-1]
+        return taken
+
+    def _push_fitting(self, messages: Sequence[Message]) -> int:
+        """Move messages of the file into memory in one step, if it keeps no keys; how many."""
+        room = len(messages) if self._size is None else self._size - self._waiting
+        if self._plain is None or room <= 0:
+            return 0
+        fitting = messages[:room]
+        size = size_of(fitting)
+        if self._size_bytes is not None and self._bytes + size > self._size_bytes:
+            return 0
+        self._plain.extend(fitting)
+        self._filed -= len(fitting)
+        self._waiting += len(fitting)
+        self._bytes += size
+        return len(fitting)
+
     def _note_newest(self, message: Message) -> None:
         newest = self._newest
         if newest is None or self._position(message) > self._position(newest):
@@ -467,7 +529,9 @@ class SpooledInbox(Inbox):
 
     def _leave_queue(self, messages: Sequence[Message]) -> list[int]:
         """The first of the queue are in the file; return the space they take."""
-        for _ in messages:
+        if len(messages) == len(self._queue):
+            self._queue.clear()
+        for _ in messages if self._queue else ():
             self._queue.popleft()
         sizes = list(map(space, messages))
         self._queue_bytes -= sum(sizes)
@@ -488,10 +552,14 @@ class SpooledInbox(Inbox):
         """Move what is at hand into memory, as far as it has room."""
         ahead = self._ahead
         while ahead and not self._closed and not self._is_full():
-            message, keys = ahead.popleft()
-            self._ahead_bytes -= self._loaded[self._position(message)]
-            self._filed -= 1
-            self._push(message, keys)
+            some = [message for message, _ in islice(ahead, ADVANCE_ROWS)]
+            together = self._push_fitting(some)
+            for message in some[: together or 1]:
+                _, keys = ahead.popleft()
+                self._ahead_bytes -= self._loaded[self._position(message)]
+                if not together:
+                    self._filed -= 1
+                    self._push(message, keys)
         if self._filed:
             self._blocked = True  # done() is to say when memory has room for it
 
@@ -671,7 +739,13 @@ class SpooledInbox(Inbox):
 
     @property
     def has_removals(self) -> bool:
+        self._settle()
         return bool(self._removals)
+
+    @property
+    def may_be_silent(self) -> bool:
+        """Whether a worker may handle messages that have rows and tell of them later only."""
+        return self._journal and self._may_take_many and self._waiting > 0
 
     @property
     def wants_rows(self) -> bool:

@@ -18,6 +18,7 @@ __all__ = ["SpoolThread"]
 RETRY_SECONDS = 1.0  # between attempts to use a file that failed
 EPISODE_SECONDS = 10.0  # failures closer together are one, and reported once
 LINGER_SECONDS = 0.02  # how long a row that can be removed waits for others
+LOOK_SECONDS = 0.05  # between looks at what a worker has handled of the messages it took at once
 
 
 class SpoolThread:
@@ -131,8 +132,13 @@ class SpoolThread:
                     if inbox.has_queue or inbox.wants_rows or (inbox.has_removals and lingered):
                         return
                     lingered = inbox.has_removals
-                    pause = LINGER_SECONDS if lingered else None
+                    pause = LINGER_SECONDS if lingered else self._longest_pause
                 inbox.changed.wait(pause)
+
+    @property
+    def _longest_pause(self) -> float | None:
+        """How long to wait for news; a handler that takes long keeps some back."""
+        return LOOK_SECONDS if self._inbox.may_be_silent else None
 
     def _step_safely(self) -> None:
         try:
@@ -185,9 +191,9 @@ class SpoolThread:
 
     def _write_run(self, run: WriteBatch) -> None:
         assert self._file is not None
-        record = self._inbox.record
-        last = None if run.last is None else record(run.last)
-        self._file.write([record(message) for message in run.messages], run.removals, last)
+        records = self._inbox.records
+        last = None if run.last is None else records([run.last])[0]
+        self._file.write(records(run.messages), run.removals, last)
 
     def _refill_if_wanted(self) -> None:
         wanted = self._inbox.wanted()
@@ -276,8 +282,7 @@ class SpoolThread:
 
     def _write_in_hand(self, file: SpoolFile) -> None:
         """Write what handlers still have: the process may end before they do."""
-        rows = [self._inbox.record(message) for message in self._inbox.in_hand()]
-        file.write(rows, [])
+        file.write(self._inbox.records(self._inbox.in_hand()), [])
         self.unfinished = self._inbox.counts().waiting
 
 

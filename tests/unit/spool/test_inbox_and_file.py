@@ -8,7 +8,10 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import pytest
 
 from datastream_ws.codecs import codec_for
 from datastream_ws.exceptions import SpoolError
+from datastream_ws.handling.inbox import Portion
 from datastream_ws.messages import Message, Origin
 from datastream_ws.spool import SpooledInbox, SpoolThread
 from datastream_ws.spool import file as module
@@ -80,7 +84,8 @@ def test_rows_are_removed_in_ranges(file: SpoolFile) -> None:
     assert list(ranges([])) == []
     assert list(ranges([1, 2, 3, 7, 9, 10])) == [(1, 3), (7, 7), (9, 10)]
     file.write([], [9, 2, 1, 3, 7, 10])
-    file.write([], [5, 11, 13, 15, 17, 19])
+    file.write([], [11, 11, 13])  # twice one of them, and as many as from 11 to 13
+    file.write([], [5, 15, 17, 19])
     assert [r.position for r in file.read(0, None, 100, 2**20)] == [4, 6, 8, 12, 14, 16, 18]
 
 
@@ -480,6 +485,14 @@ class Rig:
                 written = self.inbox.changed.wait_for(lambda: not self.inbox.has_queue, 0.01)
 
 
+def until(fact: Callable[[], bool]) -> None:
+    """Wait for what the file's thread does."""
+    end = time.monotonic() + 20
+    while not fact():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
 def rows_in(path: str) -> list[int]:
     db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
@@ -755,12 +768,76 @@ def test_what_is_in_the_file_has_to_be_popped(path: str) -> None:
         assert rig.inbox.pop_many() is not None
 
 
-@pytest.mark.parametrize("option", [{"journal": True}, {"overflow": "drop_oldest"}])
-def test_messages_that_have_rows_or_may_be_dropped_are_popped(path: str, option: Any) -> None:
-    with Rig(path, **option) as rig:
+def test_messages_that_may_be_dropped_from_the_old_end_are_popped(path: str) -> None:
+    with Rig(path, overflow="drop_oldest") as rig:
         rig.put(1, 10)
         rig.until_written()
         assert rig.inbox.pop_many() is None
+
+
+def begin(portion: Portion, count: int) -> None:
+    """Do as a worker that has handled all but the last of so many messages, and is at that."""
+    taken = portion.taken()
+    for _ in range(count):
+        portion.in_hand = next(taken)
+
+
+def test_rows_of_a_portion_leave_the_file_as_they_are_handled(path: str) -> None:
+    """Also while its handler is stuck with one: a kill must not bring back all of the portion."""
+    with Rig(path, journal=True, size=100) as rig:
+        rig.put(1, 30)
+        rig.until_written()
+        portion = rig.inbox.pop_many(10)
+        assert portion is not None
+        begin(portion, 5)
+        until(lambda: rows_in(path) == list(range(5, 31)))
+        rig.check()
+        begin(portion, 5)
+        portion.in_hand = None
+        assert not rig.inbox.settle(portion), "reading is resumed by the file's thread"
+        until(lambda: rows_in(path) == list(range(11, 31)))
+        rig.check()
+        assert rig.handle(20) == list(range(11, 31))
+    assert rows_in(path) == []
+
+
+@pytest.mark.parametrize("begun", [0, 1, 4])
+def test_a_portion_that_is_given_up_keeps_its_rows(path: str, begun: int) -> None:
+    """What has not been begun with waits in its place; the one in hand is its handler's."""
+    with Rig(path, journal=True, size=100) as rig:
+        rig.put(1, 30)
+        rig.until_written()
+        portion = rig.inbox.pop_many(10)
+        assert portion is not None
+        begin(portion, begun)
+        rig.inbox.drop("lease_lost")
+        rig.check()
+        rig.inbox.settle(portion)
+        if portion.in_hand is not None:
+            rig.inbox.done(portion.in_hand)
+        rig.check()
+        assert rig.handle(30 - begun) == list(range(begun + 1, 31))
+
+
+def test_a_portion_outlives_a_journal_file_that_is_lost(path: str) -> None:
+    rig = Rig(path, journal=True, size=100)
+    inbox = rig.inbox
+    inbox.opened(0, 0, 0, None)
+    rig.put(1, 30)
+    inbox.stored(inbox.next_run())
+    while inbox.next_run().messages:
+        inbox.stored(inbox.next_run())
+    portion = inbox.pop_many(10)
+    assert portion is not None
+    begin(portion, 5)
+    assert inbox.lose_file() == 0
+    inbox.settle(portion)
+    assert inbox.next_run().removals == [], "none of the new file's rows"
+    rig.check()
+    assert portion.in_hand is not None
+    inbox.done(portion.in_hand)
+    assert rig.handle(25) == list(range(6, 31))
+    rig.check()
 
 
 def test_a_file_corrupted_while_open_is_set_aside(path: str) -> None:
@@ -871,6 +948,21 @@ def test_a_fault_at_the_end_keeps_nobody_waiting(
     SpoolFile(path).close()
 
 
+def handle_some(rig: Rig, portion: Portion, count: int) -> list[int]:
+    """Handle so many messages of a portion, the last of them after it is settled; their numbers."""
+    handled: list[int] = []
+    with suppress(IndexError):
+        for found in islice(portion.taken(), count):
+            portion.in_hand = found
+            handled.append(int(found.data))
+            rig.check()
+    last = portion.in_hand
+    rig.inbox.settle(portion)
+    if last is not None:
+        rig.inbox.done(last)
+    return handled
+
+
 @pytest.mark.parametrize("journal", [False, True])
 @pytest.mark.parametrize("seed", range(5))
 def test_any_sequence_of_steps_loses_nothing_and_keeps_the_order(
@@ -889,6 +981,8 @@ def test_any_sequence_of_steps_loses_nothing_and_keeps_the_order(
                     batch = [message(given - base + n, f"{given + n}") for n in range(1, count + 1)]
                     assert rig.inbox.put(batch, force=True).taken == count
                     given += count
+                elif chance.random() < 0.5 and (portion := rig.inbox.pop_many()) is not None:
+                    handled += handle_some(rig, portion, chance.randrange(8))
                 elif (found := rig.inbox.pop()) is not None:
                     handled.append(int(found.data))
                     rig.inbox.done(found)
