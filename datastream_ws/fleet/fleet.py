@@ -19,6 +19,8 @@ from ..forks import bury, notice_fork, watch_forks
 from ..handlers import Decorators
 from ..handling.budget import Budget
 from ..handling.current import handling
+from ..lease import lease_for
+from ..lease.shared import SharedLease
 from ..lifecycle.assembly import Place
 from ..lifecycle.turns import Turns
 from ..lifecycle.wishes import HangUp, hang_up
@@ -30,6 +32,7 @@ from ..process.signals import signals_to
 from ..process.user_calls import UserCalls
 from ..redaction import Hidden, hides_arguments, peer_text
 from ..stats import Stats
+from .share import Share
 from .source import Row, Rows, compare, options_of
 from .streams import Streams
 from .summary import Summary
@@ -41,6 +44,7 @@ Source = Callable[[], Mapping[Any, Mapping[str, Any]] | Awaitable[Mapping[Any, M
 
 SOURCE_SECONDS = 60.0  # that a source has to answer; it is asked again with the next refresh
 LOOK_SECONDS = 1.0  # between two looks at the log
+LEAVE_SECONDS = 0.5  # that the store has at least to take note of the end
 
 # A process with many streams outlives each of them; a stream whose row changes starts again.
 DEFAULTS: dict[str, Any] = {"max_reconnect_attempts": None, "fatal_delay": 300.0}
@@ -59,6 +63,9 @@ class Fleet(Decorators):
         refresh: Seconds between two calls of the source.
         start_rate: At most so many dials begin in so many seconds, reconnects included.
         limit: Most streams in this process. ``None`` means no limit.
+        lease: Where several processes meet that share the streams: a ``redis://`` URL, or an object
+            that has ``shared_store()``. Each stream runs in one of them. ``None`` means that this
+            process runs all.
         **options: Of every stream, unless its row has another value, see :class:`ClientOptions`.
             Unlike those of a single client, ``max_reconnect_attempts`` is ``None`` and
             ``fatal_delay`` 300 seconds. Streams are called ``name/KEY``.
@@ -92,13 +99,12 @@ class Fleet(Decorators):
         _check("refresh", refresh, seconds)
         _check("start_rate", start_rate, _rate)
         _check("limit", limit, or_none(count))
-        if options.get("lease") is not None:
-            raise ConfigurationError("lease: a fleet is not shared by processes yet. Leave it out.")
         given: Any = {**DEFAULTS, **options}
         if given.get("spool") is not None and "{name}" not in str(given["spool"]):
             raise ConfigurationError("spool: each stream needs its own. Put {name} into the path.")
         # The URL comes with each row; this one is never dialled.
         self.options = ClientOptions("ws://localhost", **given)
+        shared_lease(self.options)
         self.handlers = registry_of(self.options)
         self._source = source
         self._refresh = refresh
@@ -139,8 +145,36 @@ class Fleet(Decorators):
         return str(key) in self._running
 
     def state(self, key: Any) -> State:
-        """Return the state of a stream here; raises KeyError if there is none."""
-        return self[key].state
+        """
+        Return the state of a stream, which is STANDBY unless it runs here.
+
+        Raises:
+            KeyError: If the source has no such key.
+
+        """
+        found, work = self._running.get(str(key)), self._work
+        if found is not None:
+            return found.state
+        if work is None or str(key) not in work.rows:
+            raise KeyError(key)
+        return State.STANDBY
+
+    def owner(self, key: Any) -> str | None:
+        """
+        Return ``host:pid`` of the process that runs a stream, as far as this one knows.
+
+        ``None`` means that no process does, or that the fleet is not shared.
+        """
+        notice_fork()
+        work = self._work
+        return None if work is None or work.share is None else work.share.sharing.owner(str(key))
+
+    @property
+    def processes(self) -> list[str]:
+        """``host:pid`` of each process that shares the fleet; empty without a lease."""
+        notice_fork()
+        work = self._work
+        return [] if work is None or work.share is None else work.share.sharing.processes
 
     @property
     def current(self) -> Client:
@@ -379,6 +413,8 @@ class Work:
     Attributes:
         past: The figures of the streams that have ended.
         source_size: How many rows the source has; ``None``: it has not returned yet.
+        rows: What the source has.
+        share: Which of them run here; ``None``: all.
 
     """
 
@@ -389,7 +425,7 @@ class Work:
         self._farewell = HangUp()
         self._wake = asyncio.Event()
         self._asked_at = float("-inf")
-        self._rows: Rows = {}
+        self.rows: Rows = {}
         self._failure = ""
         self._not_run = 0
         self._reports: set[asyncio.Task[Any]] = set()
@@ -401,14 +437,32 @@ class Work:
             message_handler=None,  # these two are in the registry
             connection_ready_handler=None,
             logger=self.log,
+            lease=None,
         )
         self._calls = UserCalls(threads().submit, lambda _: None)
+        self._turns = Turns(*fleet._start_rate)
+        lease = shared_lease(fleet.options)
         self.streams = Streams(
             self._make,
-            self._keep,
+            self._place,
+            self._ended,
             self._complain,
-            Turns(*fleet._start_rate),
+            fleet._limit if lease is None else None,
+        )
+        self.share = None if lease is None else self._make_share(lease)
+
+    def _make_share(self, lease: SharedLease) -> Share:
+        fleet = self._fleet
+        dials, seconds = fleet._start_rate
+        return Share(
+            lease.shared_store(),
+            fleet.options.lease_ttl,
             fleet._limit,
+            streams=self.streams,
+            turns=self._turns,
+            rate=dials / seconds,
+            on_news=self._wake.set,
+            on_error=self._lease_failed,
         )
 
     @property
@@ -437,11 +491,14 @@ class Work:
             while self._deadline is None:
                 self._wake.clear()
                 await self._step()
+            if self.share is not None:
+                await self.share.hand_over(lambda: self._deadline or 0.0, self._follow)
             await self.streams.close(self._deadline, *self._farewell)
         except Exception as death:
             self.log.say("error", "internal error, please report it: %s", said(death))
             self.streams.hasten(0.0)
         finally:
+            await self._leave()
             self._calls.cancel()
             self.log.flush(now=True)
             self._finished.set_result(None)
@@ -454,7 +511,37 @@ class Work:
             left = self._asked_at + self._fleet._refresh - time.monotonic()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), max(0.0, min(LOOK_SECONDS, left)))
+        self._follow()
         self.log.flush()
+
+    def _follow(self, changed: tuple[str, ...] = ()) -> None:
+        """Have the streams that this process holds run here; all, where it shares them not."""
+        if self.share is None:
+            return
+        self.share.follow(self.rows, changed)
+        if (news := self.share.summary()) is not None:
+            processes, here = news
+            text = "%d processes share %d streams; %d run here"
+            self.log.say("info", text, processes, len(self.rows), here)
+
+    async def _leave(self) -> None:
+        if self.share is not None:
+            left = (self._deadline or 0.0) - time.monotonic()
+            await self.share.close(max(LEAVE_SECONDS, left))
+
+    def _place(self, row: Row) -> Place | None:
+        if self.share is None:
+            return Place(key=row.key, turns=self._turns)
+        return self.share.place(row)
+
+    def _ended(self, key: str, stats: Stats) -> None:
+        self.past = Stats(**total([self.past, stats]))
+        if self.share is not None:
+            self.share.ended(key)
+
+    def _lease_failed(self, error: BaseException) -> None:
+        self.log.say("warning", "%s", said(error))
+        self._report(error)
 
     async def _ask(self) -> None:
         """Ask the source, as long as nobody closes; a source that raises changes nothing."""
@@ -471,6 +558,7 @@ class Work:
             self.log.flush()
             if self._deadline is None:
                 self._wake.clear()
+                self._follow()
         if not asking.done():
             asking.cancel()
             if self._deadline is None:
@@ -481,14 +569,18 @@ class Work:
     async def _answer(self) -> None:
         given = Hidden(await self._calls.call(self._fleet._source))
         rows, changes = await asyncio.wrap_future(
-            threads().submit(lambda: compare(self._rows, given.reveal(), self._check))
+            threads().submit(lambda: compare(self.rows, given.reveal(), self._check))
         )
         self._failure = ""
-        self._rows = rows
+        self.rows = rows
         self.source_size = len(rows)
         for key, error in changes.errors.items():
             self._complain(key, error)
-        self.streams.apply(rows, changes)
+        if self.share is None:
+            self.streams.apply(rows, changes)
+        else:
+            self.share.want(rows)
+            self._follow(changes.changed)
         if changes:
             self.log.say(
                 "info",
@@ -513,7 +605,8 @@ class Work:
         return options_of(row, self._defaults, self._fleet.name)
 
     def _tell_limit(self) -> None:
-        not_run = self.streams.not_run if self._fleet._limit is not None else 0
+        is_limited = self._fleet._limit is not None and self.share is None
+        not_run = self.streams.not_run if is_limited else 0
         if not_run and not self._not_run:
             self.log.say("warning", "%d streams are beyond limit=%s and do not run here",
                          not_run, self._fleet._limit)  # fmt: skip
@@ -523,12 +616,12 @@ class Work:
         """Report once what lasts."""
         if text != self._failure:
             self._failure = text
-            self.log.say("warning", "%s; %d streams stay as they are", text, len(self._rows))
+            self.log.say("warning", "%s; %d streams stay as they are", text, len(self.rows))
             if error is not None:
                 self._report(error)
 
     def _report(self, error: BaseException) -> None:
-        """Give an error of the source to the ``on_error`` hooks."""
+        """Give an error of the source, or of the lease, to the ``on_error`` hooks."""
         for hook in self._fleet.handlers.hooks["on_error"]:
             task = asyncio.get_running_loop().create_task(self._calls.call(hook.function, error))
             self._reports.add(task)
@@ -539,13 +632,22 @@ class Work:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.log.say("error", "an on_error hook failed: %s", said(error))
 
-    def _keep(self, stats: Stats) -> None:
-        self.past = Stats(**total([self.past, stats]))
-
     def _states(self) -> str:
         counts = sorted(self.streams.counts().items(), key=lambda pair: -pair[1])
         text = ", ".join(f"{n:,} {state.value}" for state, n in counts)
         return f"{len(self.streams.running):,} streams here: {text or 'none'}"
+
+
+def shared_lease(options: ClientOptions) -> SharedLease | None:
+    """Return the lease by which a fleet is shared; raises ConfigurationError."""
+    lease: Any = lease_for(options.lease, options.name)
+    if lease is None or callable(getattr(lease, "shared_store", None)):
+        found: SharedLease | None = lease
+        return found
+    raise ConfigurationError(
+        "lease: the streams of a fleet cannot share this object. Use a redis:// URL, or a lease "
+        "that has shared_store()."
+    )
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
 from ..client import Client
 from ..events import State
 from ..lifecycle.assembly import Place
-from ..lifecycle.turns import Turns
 from ..lifecycle.wishes import HangUp
 from ..stats import Stats
 from .source import Changes, Row, Rows
@@ -30,7 +29,8 @@ class Streams:
 
     Args:
         make: Makes the client of a row; its options have been checked.
-        on_ended: Given the last figures of each client that has closed.
+        place: Returns a row's place in the fleet; ``None``: it may not start yet.
+        on_ended: Given the key and the last figures of each client that has closed.
         on_refused: Given the key and the error of one that could not start; it stays idle until
             its row changes.
         limit: Most streams; ``None``: no limit.
@@ -43,9 +43,9 @@ class Streams:
     def __init__(
         self,
         make: Callable[[Row], Client],
-        on_ended: Callable[[Stats], None],
+        place: Callable[[Row], Place | None],
+        on_ended: Callable[[str, Stats], None],
         on_refused: Callable[[str, Exception], None],
-        turns: Turns,
         limit: int | None = None,
     ) -> None:
         self.rows: Rows = {}
@@ -53,9 +53,9 @@ class Streams:
         self.changed = asyncio.Event()  # a client has ended
         self._loop = asyncio.get_running_loop()
         self._make = make
+        self._place = place
         self._on_ended = on_ended
         self._on_refused = on_refused
-        self._turns = turns
         self._limit = limit
         self._ending: dict[str, Client] = {}
         self._waiting: dict[str, None] = {}  # to be closed, in this order
@@ -73,10 +73,16 @@ class Streams:
         if self._closing:
             return
         for key in (*changes.changed, *changes.gone):
-            if key in self.running:
+            if key in self.running and key not in self._ending:
                 self._waiting[key] = None
         self._close_some()
         self._start_missing()
+
+    def drop(self, keys: Collection[str]) -> None:
+        """Close these at once: their leases are over, and nothing is handled any more."""
+        for key in keys:
+            if key in self.running and key not in self._ending:
+                self._close(key)
 
     def pause(self, code: int, reason: str) -> None:
         self._paused = True
@@ -115,14 +121,19 @@ class Streams:
             missing = missing[: max(0, self._limit - len(self.running))]
         if not missing:
             return
-        clients = {key: self._made(self.rows[key]) for key in missing}
+        places = {key: self._place(self.rows[key]) for key in missing}
+        clients = {
+            key: self._made(self.rows[key], place)
+            for key, place in places.items()
+            if place is not None
+        }
         self.running = self.running | clients
         for key, client in clients.items():
             self._start(key, client)
 
-    def _made(self, row: Row) -> Client:
+    def _made(self, row: Row, place: Place) -> Client:
         client = self._make(row)
-        client._join(Place(key=row.key, turns=self._turns))
+        client._join(place)
         return client
 
     def _start(self, key: str, client: Client) -> None:
@@ -144,13 +155,15 @@ class Streams:
 
     def _close_some(self) -> None:
         while self._waiting and len(self._ending) < CLOSES:
-            key = next(iter(self._waiting))
-            del self._waiting[key]
-            client = self._ending[key] = self.running[key]
-            if client.state.is_final:
-                self._loop.call_soon(self._ended, key, client)
-            else:
-                client.request_close()
+            self._close(next(iter(self._waiting)))
+
+    def _close(self, key: str) -> None:
+        self._waiting.pop(key, None)
+        client = self._ending[key] = self.running[key]
+        if client.state.is_final:
+            self._loop.call_soon(self._ended, key, client)
+        else:
+            client.request_close()
 
     def _ended(self, key: str, client: Client) -> None:
         if self.running.get(key) is not client:
@@ -159,8 +172,9 @@ class Streams:
         self.changed.set()
         if not was_asked and not self._closing:
             return  # it has failed, or was closed by hand: it stays so until its row changes
-        self._on_ended(client.stats())
+        stats = client.stats()
         self.running = {name: other for name, other in self.running.items() if name != key}
+        self._on_ended(key, stats)
         if not self._closing:
             self._close_some()
             self._start_missing()

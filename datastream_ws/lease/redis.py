@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from typing import Any
 
-from ..exceptions import ConfigurationError, LeaseError
 from ..redaction import hides_arguments, peer_text
 from .liveness import Liveness
+from .redis_scripts import RedisScripts
+from .redis_shared import RedisSharedStore
+from .shared import SharedStore
 
 __all__ = ["RedisLease"]
 
@@ -80,29 +81,23 @@ class RedisLease:
 
     @hides_arguments
     def __init__(self, url: str, name: str) -> None:
-        try:
-            import redis
-        except ImportError:
-            raise ConfigurationError(
-                "lease: redis-py is not installed: pip install 'datastream-ws[redis]'"
-            ) from None
-        self._redis = redis
-        try:
-            redis.ConnectionPool.from_url(url)
-        except Exception:
-            raise ConfigurationError("lease: redis-py cannot read this URL") from None
-        self._url = url
         # The braces keep both keys on one node of a cluster.
-        self._keys = (f"datastream-ws:{{{name}}}:holder", f"datastream-ws:{{{name}}}:epoch")
-        self._client: Any = None
+        self._scripts = RedisScripts(
+            url, f"datastream-ws:{{{name}}}:holder", f"datastream-ws:{{{name}}}:epoch"
+        )
+        self._name = name
         self._owner = (0, "")
         self._epoch = 0  # of our tenure; 0: none
         self._seen = 0  # the highest epoch known
         self._liveness = Liveness()
 
     def __repr__(self) -> str:
-        keys = vars(self).get("_keys", ("(not usable)",))  # in the frames of an error of its URL
-        return f"<RedisLease {peer_text(keys[0])}>"
+        scripts = vars(self).get("_scripts")  # not there in the frames of an error of its URL
+        return f"<RedisLease {peer_text(scripts.keys[0]) if scripts else '(not usable)'}>"
+
+    def shared_store(self) -> SharedStore:
+        """Return where the processes of a fleet of this name meet."""
+        return RedisSharedStore(self._scripts, self._name)
 
     @property
     def _token(self) -> str:
@@ -116,10 +111,10 @@ class RedisLease:
         token = self._token
         if self._epoch:
             return None  # another client was given the same object
-        self._connect(ttl)
+        self._scripts.connect(ttl)
         least = max(time.time_ns() // 1_000_000, self._seen + 1)
         liveness = self._liveness
-        granted, epoch, sign, life, left = self._run(
+        granted, epoch, sign, life, left = self._scripts.run(
             ACQUIRE, token, _ms(ttl), _stamp(), least, liveness.dead or "", int(liveness.is_over)
         )
         self._seen = max(self._seen, epoch)
@@ -131,42 +126,15 @@ class RedisLease:
         return None
 
     def renew(self, ttl: float) -> bool:
-        return bool(self._run(RENEW, self._token, _ms(ttl), _stamp(), self._epoch))
+        return bool(self._scripts.run(RENEW, self._token, _ms(ttl), _stamp(), self._epoch))
 
     def release(self) -> None:
         held, self._epoch = self._epoch, 0
-        if self._client is None:
-            return
         try:
             if held:
-                self._run(RELEASE, self._token)
+                self._scripts.run(RELEASE, self._token)
         finally:
-            client, self._client = self._client, None
-            client.close()
-
-    def _connect(self, ttl: float) -> None:
-        if self._client is not None:
-            return
-        redis = self._redis
-        pool = redis.ConnectionPool.from_url(self._url)
-        # Three that hang one after the other must fit in between a renewal and the end of the
-        # tenure; what the URL says about it must not change that.
-        limit = min(5.0, ttl / 6)
-        pool.connection_kwargs |= {
-            "socket_timeout": limit,
-            "socket_connect_timeout": limit,
-            "retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0),
-            "health_check_interval": 0,
-        }
-        self._client = redis.Redis.from_pool(pool)
-
-    def _run(self, script: str, *arguments: Any) -> Any:
-        try:
-            return self._client.eval(script, len(self._keys), *self._keys, *arguments)
-        except (self._redis.RedisError, OSError) as error:
-            self._client.connection_pool.disconnect()  # an answer that comes late is not the next
-            what = f"{type(error).__name__}: {peer_text(error)}"
-            raise LeaseError(f"lease: Redis does not answer as it should ({what})") from None
+            self._scripts.close()
 
 
 def _ms(seconds: float) -> int:

@@ -14,7 +14,7 @@ from ..protocols import Lease
 from ..redaction import peer_text
 from .clock import clock
 
-__all__ = ["LeaseRenewal", "Renewal"]
+__all__ = ["LeaseRenewal", "Renewal", "lease_error"]
 
 T = TypeVar("T")
 
@@ -159,7 +159,7 @@ class LeaseRenewal:
     def _survive(self, death: BaseException) -> None:
         """Report a fault of ours, and go on."""
         with suppress(BaseException):
-            self._report_once(_lease_error("internal error, please report it", death))
+            self._report_once(lease_error("internal error, please report it", death))
         self._sleep(lambda: False, self._pause())
 
     def _sleep(self, until: Callable[[], bool], seconds: float | None = None) -> None:
@@ -232,7 +232,7 @@ class LeaseRenewal:
             answer = call()
         except BaseException as error:
             text = f"the store does not answer ({type(error).__name__}: {peer_text(error)})"
-            self._report_once(_lease_error(text, error))
+            self._report_once(lease_error(text, error))
             return None
         self._failing = False
         return answer
@@ -259,7 +259,7 @@ def _wrong(method: str, expected: str, answer: object) -> LeaseError:
     return LeaseError(f"lease: {method}() must return {expected}, not {type(answer).__name__}")
 
 
-def _lease_error(text: str, error: BaseException) -> LeaseError:
+def lease_error(text: str, error: BaseException) -> LeaseError:
     if isinstance(error, LeaseError):
         return error
     failure = LeaseError(f"lease: {text}")

@@ -33,7 +33,8 @@ class Turns:
 
     @property
     def waiting(self) -> int:
-        return sum(not turn.done() for turn in self._waiting)
+        """How many wait, those included that were cancelled a moment ago; from any thread."""
+        return len(self._waiting)
 
     def _grant(self) -> None:
         self._timer = None

@@ -214,8 +214,9 @@ def test_pause_resume_reconnect_and_a_second_start(server: StreamServer) -> None
         assert not opened(server)
         fleet.resume()
         until(lambda: is_ready(fleet, 3), 20)
+        before = len(server.connections)
         fleet.reconnect()
-        server.wait_connected(len(server.connections) + 3, 20)
+        server.wait_connected(before + 3, 20)
         fleet.start()
         assert len(fleet) == 3
     fleet.start()

@@ -1,0 +1,220 @@
+"""
+What one process of a fleet makes of what it sees: who is dead, what to take and to let go of.
+
+Pure but for this machine's clock, by which the others' beats are timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from ..lease.clock import clock
+from ..lease.liveness import Liveness
+from ..lease.shared import MemberRecord, SharedView
+from .shares import Member, moves
+
+__all__ = ["Membership", "Mine", "Plan"]
+
+IN_FLIGHT = 20  # streams that one process hands over at once
+# That one of them counts as in flight after it was let go of: at least, for whoever has taken it
+# is to connect, and at most, if nobody takes it.
+ARRIVAL_SECONDS = (0.25, 1.0)
+PATIENCE_SECONDS = 2.0  # after which a free stream is anybody's
+# Before anything is offered again to those who have not taken it; doubled each time.
+STUCK_SECONDS = (15.0, 300.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Mine:
+    """
+    What this process has.
+
+    Attributes:
+        keys: Of the source.
+        held: Epochs by key, those of :attr:`giving` included.
+        giving: What is being closed, to be handed over.
+        room: How many more may be taken now.
+
+    """
+
+    token: str
+    keys: Collection[str]
+    held: Mapping[str, int]
+    giving: Collection[str] = ()
+    room: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """
+    What this process is to do.
+
+    Attributes:
+        take: Keys to ask for.
+        give: Keys to close and let go of.
+        lost: Keys that it holds no more.
+        release: Keys that the store has as this process's, or as a dead one's, for no reason.
+        is_settled: Nobody is to hand anything over, and nothing that could be taken is free.
+        is_done: There is nothing that this process could hand over.
+
+    """
+
+    take: tuple[str, ...] = ()
+    give: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    release: tuple[str, ...] = ()
+    is_settled: bool = False
+    is_done: bool = False
+
+
+class Membership:
+    """Remembers what one look after the other has shown."""
+
+    def __init__(self) -> None:
+        self._watches: dict[str, Liveness] = {}
+        self._free: dict[str, float] = {}  # since when
+        self._offered: dict[str, float] = {}  # what was let go of for others, and when
+        self._stuck_with: frozenset[str] | None = None  # those who have not taken what was offered
+        self._stuck_until = 0.0
+        self._stuck_seconds = 0.0
+        self._quiet_with: tuple[object, object, object] | None = None
+
+    def dead(self, view: SharedView, token: str) -> list[MemberRecord]:
+        """Return the members whose beat has stood still for too long; *token* is our own."""
+        watches = {name: self._watches.get(name) or Liveness() for name in view.members}
+        watches.pop(token, None)
+        self._watches = watches
+        found = []
+        for name, watch in watches.items():
+            member = view.members[name]
+            age = view.ages.get(name)
+            left = None if age is None else member.life - age
+            watch.look(member.beat, member.life, left)
+            if watch.is_over:
+                found.append(member)
+        return found
+
+    def offered(self, keys: Collection[str]) -> None:
+        """Note that *keys* are free now, for others to take."""
+        self._offered.update(dict.fromkeys(keys, clock()))
+
+    def taken(self, keys: Collection[str], view: SharedView) -> None:
+        """Note that this process has taken *keys*; nobody wanted those that it had offered."""
+        if self._offered.keys() & set(keys):
+            is_again = self._stuck_with == frozenset(view.members)
+            first, most = STUCK_SECONDS
+            self._stuck_seconds = min(most, 2 * self._stuck_seconds) if is_again else first
+            self._stuck_with = frozenset(view.members)
+            self._stuck_until = clock() + self._stuck_seconds
+        self._offered = {k: since for k, since in self._offered.items() if k not in keys}
+
+    def plan(self, view: SharedView, mine: Mine) -> Plan:
+        """Return what to do now."""
+        shape = (_shape(view), len(mine.held))
+        if self._is_as_it_was(view, mine, shape):
+            return Plan(is_settled=True, is_done=True)
+        found = self._plan(view, mine)
+        has_to_do = found.take or found.give or found.lost or found.release
+        is_quiet = (
+            found.is_settled and found.is_done and not has_to_do and not self._is_stuck(view, mine)
+        )
+        self._quiet_with = (view.holders, mine.keys, shape) if is_quiet else None
+        return found
+
+    def _is_as_it_was(self, view: SharedView, mine: Mine, shape: object) -> bool:
+        if self._quiet_with is None:
+            return False
+        holders, keys, before = self._quiet_with
+        return holders is view.holders and keys is mine.keys and before == shape
+
+    def _plan(self, view: SharedView, mine: Mine) -> Plan:
+        holders = _holders(view, mine)
+        self._note_free(holders)
+        members = [Member(r.token, r.limit, r.is_leaving) for r in view.members.values()]
+        found = moves(mine.token, members, holders, _last(view))
+        wanted = [key for key in found.give if key not in mine.giving]
+        if self._is_stuck(view, mine):
+            wanted = []
+        in_flight = len(mine.giving) + self._arriving
+        lost = [k for k, epoch in mine.held.items() if view.holders.get(k) != (mine.token, epoch)]
+        return Plan(
+            take=self._takes(found.take, mine, members),
+            give=tuple(wanted[: max(0, IN_FLIGHT - in_flight)]),
+            lost=tuple(lost),
+            release=tuple(_strays(view, mine)),
+            is_settled=not (self._free or in_flight or wanted),
+            is_done=not (in_flight or wanted),
+        )
+
+    def _note_free(self, holders: Mapping[str, str | None]) -> None:
+        now = clock()
+        free = {key for key, holder in holders.items() if holder is None}
+        self._free = {key: self._free.get(key, now) for key in free}
+        self._offered = {
+            key: since
+            for key, since in self._offered.items()
+            if key in free or now - since < ARRIVAL_SECONDS[0]
+        }
+
+    def _is_stuck(self, view: SharedView, mine: Mine) -> bool:
+        """Whether nobody took what was offered, as far as the same members are there."""
+        own = view.members.get(mine.token)
+        is_leaving = own is not None and own.is_leaving
+        is_over = clock() >= self._stuck_until or self._stuck_with != frozenset(view.members)
+        return not (is_over or is_leaving)
+
+    @property
+    def _arriving(self) -> int:
+        now, (least, most) = clock(), ARRIVAL_SECONDS
+        waits = ((now - since, key in self._free) for key, since in self._offered.items())
+        return sum(waited < (most if is_free else least) for waited, is_free in waits)
+
+    def _takes(
+        self, assigned: Collection[str], mine: Mine, members: Collection[Member]
+    ) -> tuple[str, ...]:
+        """Return what this process takes: its share of the free, then what nobody has taken."""
+        own = next((member for member in members if member.name == mine.token), None)
+        if own is None or mine.room <= 0:
+            return ()
+        now = clock()
+        first = [key for key in assigned if key not in self._offered]
+        known = set(first)
+        late = [
+            key
+            for key, since in self._free.items()
+            if key not in known and now - since >= PATIENCE_SECONDS
+        ]
+        room = min(mine.room, own.room - len(mine.held))
+        return tuple([*first, *late][: max(0, int(room))])
+
+
+def _shape(view: SharedView) -> frozenset[tuple[str, int | None, bool]]:
+    return frozenset((r.token, r.limit, r.is_leaving) for r in view.members.values())
+
+
+def _holders(view: SharedView, mine: Mine) -> dict[str, str | None]:
+    """Return the living holder of each key of the source, and of others' keys that are held."""
+    living = {key: held.token for key, held in view.holders.items() if held.token in view.members}
+    others = {key: token for key, token in living.items() if token != mine.token}
+    return {**others, **{key: living.get(key) for key in mine.keys}}
+
+
+def _last(view: SharedView) -> dict[str, str]:
+    """Return who has now taken the place of each dead holder: the same process's next term."""
+    now = {_id(token): token for token in view.members}
+    gone = {key: held.token for key, held in view.holders.items() if held.token not in view.members}
+    return {key: now[_id(token)] for key, token in gone.items() if _id(token) in now}
+
+
+def _strays(view: SharedView, mine: Mine) -> list[str]:
+    return [
+        key
+        for key, held in view.holders.items()
+        if (held.token == mine.token and key not in mine.held)
+        or (held.token not in view.members and key not in mine.keys)
+    ]
+
+
+def _id(token: str) -> str:
+    return token.rpartition(":")[0]

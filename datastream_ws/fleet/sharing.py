@@ -1,0 +1,421 @@
+"""The thread that shares a fleet's streams with other processes: joins, renews, takes, lets go."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TypeVar
+
+from ..exceptions import LeaseError
+from ..lease.clock import clock
+from ..lease.renewal import LIFE, LOOK, LOOK_SECONDS, RENEWAL_SHARE, TENURE, lease_error
+from ..lease.shared import MemberRecord, SharedStore, SharedView
+from .holding import Holding, Term
+from .membership import Membership, Mine, Plan
+
+__all__ = ["Sharing"]
+
+T = TypeVar("T")
+
+BUSY_SECONDS = 0.1  # between two looks while streams move
+ANSWER_SECONDS = 2.0  # without an answer of the store, after which nothing is handed over
+
+
+class Sharing:
+    """
+    What this process holds of a fleet's streams. Facts and verbs are for any thread.
+
+    All that it holds ends at one deadline on this machine's clock, counted from before the last
+    renewal was asked for, whatever the store and the thread do meanwhile.
+
+    Args:
+        ttl: Seconds within which a dead process's streams are to be connected again.
+        limit: Most streams that this process takes; ``None``: no limit.
+        room: How many more may be taken now: what is taken is to be dialled soon. Called from
+            the thread.
+        on_change: Called from the thread when there is news.
+        report: Given every LeaseError, from the thread; one that lasts is reported once.
+
+    """
+
+    def __init__(
+        self,
+        store: SharedStore,
+        ttl: float,
+        *,
+        limit: int | None,
+        room: Callable[[], int],
+        on_change: Callable[[], None],
+        report: Callable[[BaseException], None],
+    ) -> None:
+        self._store = store
+        self._ttl = ttl
+        self._limit = limit
+        self._room = room
+        self._on_change = on_change
+        self._report = report
+        self._id = f"{socket.gethostname()[:80]}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+        self._terms = 0
+        self._term = self._new_term()
+        self._is_member = False
+        self._beat = 0
+        self._renew_at = 0.0
+        self._take_from = 0.0
+        self._membership = Membership()
+        self._view = SharedView({}, {})
+        self._plan = Plan()
+        self._has_handed_over = False
+        self._failing_since = float("inf")
+        # What follows is shared with the loop's thread.
+        self._changed = threading.Condition()
+        self._news = False
+        self._keys: frozenset[str] = frozenset()
+        self._held: dict[str, Holding] = {}
+        self._giving: set[str] = set()
+        self._to_release: dict[str, Holding] = {}
+        self._to_take_again: dict[str, Holding] = {}
+        self._leaving = False
+        self._closing = False
+        self._abandoned = False
+        self._closed: Future[None] = Future()
+
+    # --- facts ---
+
+    def held(self) -> dict[str, Holding]:
+        """Return what this process holds now."""
+        with self._changed:
+            return dict(self._held) if self._term.left > 0 else {}
+
+    def giving(self) -> set[str]:
+        """Return what is to be closed, and handed over."""
+        with self._changed:
+            return set(self._giving)
+
+    def owner(self, key: str) -> str | None:
+        """Return ``host:pid`` of the process that held a stream a moment ago."""
+        view = self._view
+        held = view.holders.get(key)
+        return None if held is None or held.token not in view.members else _process(held.token)
+
+    @property
+    def processes(self) -> list[str]:
+        """``host:pid`` of every process that shares the fleet, this one included."""
+        return sorted(_process(token) for token in self._view.members)
+
+    @property
+    def is_settled(self) -> bool:
+        return self._is_member and self._plan.is_settled
+
+    @property
+    def is_handing_over(self) -> bool:
+        """Whether others take, or may take, what this process has; for one that is leaving."""
+        is_able = self._is_member and clock() < self._failing_since + ANSWER_SECONDS
+        return self._leaving and is_able and not self._has_handed_over
+
+    # --- what the fleet wants ---
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="datastream-fleet", daemon=True).start()
+
+    def want(self, keys: Collection[str]) -> None:
+        """Share these streams from now on: what the source has."""
+        found = frozenset(keys)
+        with self._changed:
+            if found != self._keys:
+                self._keys = found
+                self._wake()
+
+    def release(self, key: str, holding: Holding) -> None:
+        """Let go of a stream; its client has ended."""
+        with self._changed:
+            self._to_release[key] = holding
+            self._wake()
+
+    def take_again(self, key: str, holding: Holding) -> None:
+        """Begin another tenure of a stream that is held; its client has ended."""
+        with self._changed:
+            self._to_take_again[key] = holding
+            self._wake()
+
+    def leave(self) -> None:
+        """Hand over what there is to those who stay; take nothing any more."""
+        with self._changed:
+            self._leaving = True
+            self._renew_at = 0.0
+            self._wake()
+
+    def close(self) -> Future[None]:
+        """Let go of everything, end the thread."""
+        with self._changed:
+            self._closing = True
+            self._wake()
+        return self._closed
+
+    def abandon(self) -> None:
+        """Renew no longer: what is held ends by itself, for it cannot be closed orderly."""
+        self._abandoned = True
+        self.close()
+
+    def _wake(self) -> None:
+        self._news = True
+        self._changed.notify_all()
+
+    # --- the thread ---
+
+    def _run(self) -> None:
+        while not self._closing:
+            try:
+                pause = self.step()
+            except BaseException as death:  # the thread must not end in silence
+                pause = self._pause()
+                with suppress(BaseException):
+                    self._report_once(lease_error("internal error, please report it", death))
+            self._sleep(pause)
+        self._end()
+
+    def step(self) -> float:
+        """Do what is due; return the seconds until the next step."""
+        self._news = False
+        if self._is_member and self._term.left <= 0:
+            self._end_term("it could not be renewed in time")
+        if not self._is_member:
+            self._join()
+        elif clock() >= self._renew_at:
+            self._renew()
+        if self._is_member:
+            self._take_part()
+        return self._pause()
+
+    def _sleep(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._news or self._closing, seconds)
+
+    def _pause(self) -> float:
+        longest = min(LOOK_SECONDS, self._ttl * LOOK)
+        if self._is_member and not (self._plan.is_settled or self._is_failing):
+            longest = min(BUSY_SECONDS, longest)
+        return random.uniform(0.4, 1.0) * longest
+
+    def _end(self) -> None:
+        held = self._take_all()
+        try:
+            if self._is_member and not self._abandoned:
+                self._term.deadline = float("-inf")
+                self._ask(lambda: self._store.leave(self._term.token))
+            self._ask(self._store.close)
+        finally:
+            for holding in held:
+                holding.end()
+            self._closed.set_result(None)
+
+    # --- the membership ---
+
+    def _new_term(self) -> Term:
+        self._terms += 1
+        return Term(f"{self._id}:{self._terms}", self._ttl * (LIFE - TENURE))
+
+    def _record(self) -> MemberRecord:
+        self._beat += 1
+        return MemberRecord(
+            token=self._term.token,
+            beat=self._beat,
+            life=self._ttl * LIFE,
+            limit=self._limit,
+            is_leaving=self._leaving,
+        )
+
+    def _join(self, held: dict[str, int] | None = None) -> None:
+        """Become a member; *held*: again, in a store that has lost what there was."""
+        asked = clock()
+        token = self._term.token
+        replaces = token if held else f"{self._id}:{self._terms - 1}"
+        kept = self._ask(lambda: self._store.join(self._record(), replaces, held or {}) or ())
+        if kept is None or clock() >= asked + self._ttl * TENURE:
+            return
+        self._is_member = True
+        self._extend(asked)
+        # Those who join at the same time see each other before they take anything.
+        self._take_from = clock() + min(LOOK_SECONDS, self._ttl * LOOK)
+        self._lose(set(held or ()) - set(kept))
+
+    def _renew(self) -> None:
+        asked = clock()
+        renewed = self._ask(lambda: self._store.renew(self._record()))
+        if renewed is None:  # no answer: again, as long as there is time
+            self._renew_at = clock() + min(0.5, self._ttl / 20)
+        elif self._store.has_lost_data:
+            self._put_back()
+        elif not renewed:
+            self._end_term("another process has taken this one for dead")
+        elif self._term.left > 0:  # the answer must not come too late
+            self._extend(asked)
+
+    def _extend(self, asked: float) -> None:
+        self._term.deadline = asked + self._ttl * TENURE
+        self._renew_at = asked + self._ttl * RENEWAL_SHARE
+
+    def _put_back(self) -> None:
+        """The store was restarted without its data: say again who holds what, while it is held."""
+        if self._term.left > 0:
+            self._join({key: holding.epoch for key, holding in self._held.items()})
+
+    def _end_term(self, why: str) -> None:
+        self._term.deadline = float("-inf")
+        lost = self._take_all()
+        self._is_member = False
+        self._term = self._new_term()
+        self._membership = Membership()
+        if lost:
+            self._report(LeaseError(f"lease lost: {why}; {len(lost)} streams are handed over"))
+        for holding in lost:
+            holding.end()
+        self._on_change()
+
+    def _take_all(self) -> list[Holding]:
+        with self._changed:
+            lost, self._held = list(self._held.values()), {}
+            self._giving.clear()
+            self._to_release.clear()
+            self._to_take_again.clear()
+        return lost
+
+    # --- the streams ---
+
+    def _take_part(self) -> None:
+        self._release_ended()
+        self._take_ended_again()
+        view = self._ask(self._store.look)
+        if view is None:
+            return
+        if self._store.has_lost_data:
+            self._put_back()
+            return
+        if self._term.token not in view.members:
+            self._end_term("another process has taken this one for dead")
+            return
+        self._view = view
+        is_leaving = view.members[self._term.token].is_leaving
+        for member in self._membership.dead(view, self._term.token):
+            self._ask(lambda member=member: self._store.remove(member))  # type: ignore[misc]
+        plan = self._membership.plan(view, self._mine())
+        self._has_handed_over = is_leaving and plan.is_done
+        self._follow(plan)
+
+    def _mine(self) -> Mine:
+        with self._changed:
+            unused = sum(not holding.is_used for holding in self._held.values())
+            held = {key: holding.epoch for key, holding in self._held.items()}
+            giving = set(self._giving)
+        room = self._room() - unused if clock() >= self._take_from else 0
+        return Mine(self._term.token, self._keys, held, giving, room)
+
+    def _follow(self, plan: Plan) -> None:
+        was_settled = self._plan.is_settled
+        self._plan = plan
+        self._lose(plan.lost)
+        if plan.release:
+            self._release(plan.release)
+        if plan.take and not self._leaving:
+            self._membership.taken(self._take(plan.take), self._view)
+        with self._changed:
+            self._giving |= {key for key in plan.give if key in self._held}
+        if plan.give or plan.is_settled != was_settled or self._leaving:
+            self._on_change()
+
+    def _take(self, keys: Collection[str]) -> Collection[str]:
+        token, view = self._term.token, self._view
+        answer = self._ask(lambda: self._store.take(token, keys, _dead(view)))
+        if answer is None or not self._term.left > 0:
+            return ()
+        epoch, taken = answer
+        if taken:
+            with self._changed:
+                self._held |= {key: Holding(self._term, epoch) for key in taken}
+            self._on_change()
+        return taken
+
+    def _release(self, keys: Collection[str]) -> bool:
+        """Return whether the store has taken note."""
+        token, view = self._term.token, self._view
+
+        def release() -> bool:
+            self._store.release(token, keys, _dead(view))
+            return True
+
+        return self._ask(release) is True
+
+    def _release_ended(self) -> None:
+        keys = self._still_held(self._to_release)
+        if keys and self._release(keys):
+            with self._changed:
+                given = self._giving.intersection(keys)
+                self._giving -= given
+                for key in keys:
+                    self._held.pop(key).end()
+                    self._to_release.pop(key, None)
+            self._membership.offered(given)
+
+    def _take_ended_again(self) -> None:
+        keys = self._still_held(self._to_take_again)
+        if not keys:
+            return
+        taken = self._take(keys)
+        if not self._is_failing:
+            with self._changed:
+                self._to_take_again = {}
+            self._lose(set(keys).difference(taken))
+
+    def _still_held(self, asked: dict[str, Holding]) -> list[str]:
+        """Forget what is not held any more, or with another epoch; return the rest."""
+        with self._changed:
+            for key in [key for key in asked if self._held.get(key) is not asked[key]]:
+                del asked[key]
+            return list(asked)
+
+    def _lose(self, keys: Collection[str]) -> None:
+        """The store has somebody else's name there."""
+        with self._changed:
+            lost = [self._held.pop(key) for key in keys if key in self._held]
+            self._giving -= set(keys)
+        if lost:
+            self._report(LeaseError(f"lease lost: the store has {len(lost)} streams as another's"))
+        for holding in lost:
+            holding.end()
+        if lost:
+            self._on_change()
+
+    # --- the store ---
+
+    def _ask(self, call: Callable[[], T]) -> T | None:
+        """Call the store; ``None``, and a report, when it does not answer."""
+        try:
+            answer = call()
+        except BaseException as error:
+            text = f"the store does not answer ({type(error).__name__})"
+            self._report_once(lease_error(text, error))
+            return None
+        self._failing_since = float("inf")
+        return answer
+
+    @property
+    def _is_failing(self) -> bool:
+        return self._failing_since < float("inf")
+
+    def _report_once(self, error: LeaseError) -> None:
+        if not self._is_failing:
+            self._failing_since = clock()
+            self._report(error)
+
+
+def _dead(view: SharedView) -> list[str]:
+    return sorted({held.token for held in view.holders.values()} - view.members.keys())
+
+
+def _process(token: str) -> str:
+    return token.rsplit(":", 2)[0]

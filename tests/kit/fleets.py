@@ -1,0 +1,269 @@
+"""
+A fleet in processes of their own, and a server that knows who has which stream at any moment.
+
+Each process tells the server its number in a header, so that the server's own log says when a
+stream was connected, and by whom.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from datastream_ws.testing.connection import StreamConnection
+from datastream_ws.testing.server import StreamServer
+
+from .streams import ROOT, entries, until
+
+__all__ = ["FleetFeed", "FleetProcess", "Fleets", "Span"]
+
+PROGRAM = """
+import json, os, sys, threading, time
+from datastream_ws import Fleet
+
+url, log, keys, options = json.loads(sys.argv[1])
+out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+def say(**words):
+    os.write(out, (json.dumps(words) + "\\n").encode())
+
+def source():
+    return {f"{n:04}": {"url": f"{url}/{n:04}", "headers": {"X-Process": str(os.getpid())}}
+            for n in range(keys)}
+
+fleet = Fleet(source, name="accounts", min_reconnect_delay=0.05, max_reconnect_delay=0.1, **options)
+
+@fleet.on_message
+def handle(message):
+    say(key=message.key, n=message.json()["n"], epoch=message.epoch, at=time.monotonic(),
+        pid=os.getpid())
+
+@fleet.on_error
+def error(error):
+    say(error=f"{type(error).__name__}: {error}", at=time.monotonic(), pid=os.getpid())
+
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(9)), daemon=True).start()
+fleet.run()
+say(cpu=time.process_time(), at=time.monotonic(), pid=os.getpid())
+"""
+
+
+@dataclass
+class Span:
+    """One connection, as the server saw it; moments are monotonic."""
+
+    key: str
+    pid: int
+    opened: float
+    closed: float = float("inf")
+
+
+class FleetFeed(StreamServer):
+    """
+    Numbers the messages of all streams, and keeps account of who is connected.
+
+    Args:
+        period: Seconds between two messages of a stream.
+        timeout: Of its pings.
+
+    Attributes:
+        twice: Streams that had two connections at a time.
+
+    """
+
+    def __init__(self, period: float = 0.2, timeout: float = 0.5) -> None:
+        super().__init__(
+            on_connect=self._feed, ping_interval=timeout / 2, ping_timeout=timeout,
+            close_timeout=timeout / 2, compression=None,
+        )  # fmt: skip
+        self._period = period
+        self._numbers = itertools.count(1)
+        self._guard = threading.Lock()
+        self._open: dict[str, Span] = {}
+        self.spans: list[Span] = []
+        self.twice: list[tuple[Span, Span]] = []
+
+    async def _feed(self, connection: StreamConnection) -> None:
+        key = connection.path.strip("/")
+        span = Span(key, int(connection.headers["X-Process"]), time.monotonic())
+        with self._guard:
+            if (other := self._open.get(key)) is not None:
+                self.twice.append((other, span))
+            self._open[key] = span
+            self.spans.append(span)
+        try:
+            while True:
+                await connection.websocket.send(json.dumps({"n": next(self._numbers)}))
+                await asyncio.sleep(self._period)
+        finally:
+            with self._guard:
+                span.closed = time.monotonic()
+                if self._open.get(key) is span:
+                    del self._open[key]
+
+    def ends(self, pid: int, since: float) -> list[float]:
+        """Return when the connections of a process ended, those that did *since*."""
+        return sorted(span.closed for span in self.spans if span.pid == pid and span.closed > since)
+
+    @property
+    def connected(self) -> int:
+        """How many streams are connected now."""
+        return len(self._open)
+
+    @property
+    def loads(self) -> Counter[int]:
+        """How many streams each process has, by its number."""
+        with self._guard:
+            return Counter(span.pid for span in self._open.values())
+
+    def gaps(self, since: float) -> list[float]:
+        """Return the seconds between two connections of a stream, of those that ended *since*."""
+        found = []
+        by_key: dict[str, list[Span]] = {}
+        for span in self.spans:
+            by_key.setdefault(span.key, []).append(span)
+        for spans in by_key.values():
+            pairs = itertools.pairwise(sorted(spans, key=lambda span: span.opened))
+            found += [b.opened - a.closed for a, b in pairs if a.closed >= since]
+        return found
+
+
+class FleetProcess:
+    """A process with a fleet; as :class:`kit.streams.StreamProcess`."""
+
+    def __init__(self, url: str, log: Path, keys: int, **options: Any) -> None:
+        self.log = log
+        self._arguments = json.dumps([url, str(log), keys, options])
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, self._arguments], stdin=subprocess.PIPE, cwd=ROOT
+        )
+        self.pid = self._process.pid
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.kill()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def terminate(self, timeout: float = 60.0) -> int:
+        self._process.terminate()
+        return self._process.wait(timeout)
+
+
+class Fleets:
+    """
+    Processes that share a fleet.
+
+    Args:
+        start: Makes one, from the path of its log.
+        streams: How many there are.
+
+    """
+
+    def __init__(
+        self,
+        feed: FleetFeed,
+        start: Callable[[Path], FleetProcess],
+        folder: Path,
+        streams: int,
+        ttl: float,
+    ) -> None:
+        self.feed = feed
+        self.streams = streams
+        self.ttl = ttl
+        self._start = start
+        self._folder = folder
+        self._stack = ExitStack()
+        self.processes: list[FleetProcess] = []
+        self._made = itertools.count(1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+
+    def add(self) -> FleetProcess:
+        process = self._start(self._folder / f"log{next(self._made)}")
+        self.processes.append(self._stack.enter_context(process))
+        return process
+
+    def any(self) -> FleetProcess:
+        """Return the one that was there first, and forget it."""
+        return self.processes.pop(0)
+
+    def wait_shared(self, timeout: float) -> float:
+        """Wait until all streams are connected and shared; return the seconds that took."""
+        began = time.monotonic()
+        until(self._is_shared, timeout, self.report)
+        return time.monotonic() - began
+
+    def wait_connected(self, timeout: float) -> float:
+        """Wait until all streams are connected by those who are here; as :meth:`wait_shared`."""
+        began, here = time.monotonic(), {process.pid for process in self.processes}
+        until(
+            lambda: self.feed.connected == self.streams and set(self.feed.loads) <= here,
+            timeout,
+            self.report,
+        )
+        return time.monotonic() - began
+
+    def _is_shared(self) -> bool:
+        loads = self.feed.loads
+        shares = [loads[process.pid] for process in self.processes]
+        most = max(1.0, 0.1 * self.streams / len(shares))
+        return sum(shares) == self.streams == sum(loads.values()) and (
+            max(shares) - min(shares) <= most
+        )
+
+    def report(self) -> str:
+        return f"{self.feed.connected} connected: {dict(self.feed.loads)}; {self.errors()}"
+
+    def errors(self) -> list[str]:
+        return [each["error"] for each in self._entries() if "error" in each]
+
+    def _entries(self) -> list[dict[str, Any]]:
+        logs = sorted(self._folder.glob("log*"))
+        return sorted((each for log in logs for each in entries(log)), key=lambda each: each["at"])
+
+    def check_promise(self) -> int:
+        """No older epoch of a stream after a newer one; return how many messages were handled."""
+        latest: dict[str, int] = {}
+        seen: set[int] = set()
+        owners: dict[tuple[str, int], int] = {}
+        for each in self._entries():
+            if "key" not in each:
+                continue
+            key, epoch = each["key"], each["epoch"]
+            assert epoch >= latest.get(key, 0), f"stream {key}: an older epoch after a newer one"
+            latest[key] = epoch
+            assert owners.setdefault((key, epoch), each["pid"]) == each["pid"]
+            assert each["n"] not in seen, "one message handled twice"
+            seen.add(each["n"])
+        assert len(latest) == self.streams, "streams of which nothing was handled"
+        return len(seen)
