@@ -28,6 +28,7 @@ __all__ = ["ConnectionHooks", "HookFailure", "Reports"]
 
 MOST_REPORTS = 1000  # that may wait for a slow one
 CANCEL_SECONDS = 1.0  # that a cancelled hook may take to end
+GIVE_UP_SECONDS = 0.1  # that a cancelled report may take: it is at the very end of close()
 
 Submit = Callable[[Callable[[], Any]], Future[Any]]
 
@@ -230,9 +231,10 @@ class Reports:
     Args:
         report: Given every :class:`HandlerError` but those of ``on_error`` itself.
         log: Given the latter.
+        warn: Logs a line.
 
     Attributes:
-        dropped: How many calls the queue could not take.
+        dropped: How many calls the queue could not take, and those given up at the end.
 
     """
 
@@ -244,11 +246,15 @@ class Reports:
         submit: Submit,
         report: Callable[[BaseException], None],
         log: Callable[[BaseException], None],
+        warn: Callable[[str], None],
     ) -> None:
         self.dropped = 0
         self._handlers = handlers
         self._report = report
         self._log = log
+        self._warn = warn
+        self._is_over = False
+        self._in_hand: Report | None = None
         self._calls = HookCalls(owner=owner, handlers=handlers, submit=submit)
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
@@ -261,7 +267,7 @@ class Reports:
     def put(self, kind: str, argument: object) -> None:
         """Have the reports of *kind* called soon."""
         for handler in self._handlers.hooks[kind]:
-            if len(self._waiting) >= MOST_REPORTS:
+            if self._is_over or len(self._waiting) >= MOST_REPORTS:
                 self.dropped += 1
                 continue
             self._waiting.append(Report(kind, handler, argument))
@@ -271,7 +277,8 @@ class Reports:
     async def _work(self) -> None:
         try:
             while self._waiting:
-                await self._make(self._waiting.popleft())
+                self._in_hand = self._waiting.popleft()
+                await self._make(self._in_hand)
         finally:
             self._task = None
 
@@ -298,10 +305,26 @@ class Reports:
 
     async def finish(self, timeout: float) -> None:
         """Wait until every report is made, at most *timeout* seconds; then give up the rest."""
-        if self._task is None:
-            return
-        done, _ = await asyncio.wait([self._task], timeout=timeout)
-        if not done and self._task is not None:
+        task = self._task
+        if task is not None:
+            await asyncio.wait([task], timeout=timeout)
+        self._is_over = True
+        if task is not None and not task.done():
             self.dropped += len(self._waiting)
             self._waiting.clear()
-            self._task.cancel()
+            await self._give_up(task)
+
+    async def _give_up(self, task: asyncio.Task[None]) -> None:
+        """Cancel the report in hand, and log it if that does not end it: nobody waits for it."""
+        assert self._in_hand is not None
+        kind, handler, _ = self._in_hand
+        name = f"{kind} handler {handler.name}"
+        if not handler.is_async:  # a thread cannot be stopped
+            self._warn(f"{name} outlives the client; it is still running in a thread")
+        task.cancel()
+        await asyncio.wait([task], timeout=GIVE_UP_SECONDS)
+        if not task.done():
+            self._warn(
+                f"{name} ignores its cancellation and outlives the client; "
+                f"it is at\n{task_stack(task)}"
+            )

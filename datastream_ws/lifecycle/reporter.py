@@ -76,6 +76,7 @@ class Reporter:
             submit=submit,
             report=self.report,
             log=self._log_error,
+            warn=self.warn,
         )
 
     def on_loop(self, function: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -38,6 +38,7 @@ class Stream:
             submit=submit,
             report=self.reported.append,
             log=self.logged.append,
+            warn=self.warned.append,
         )
 
     def hook(
@@ -318,3 +319,39 @@ async def test_finishing_gives_up_in_time(stream: Stream) -> None:
     await stream.reports.finish(0.01)
     assert stream.log == [("hangs", 0)]
     assert stream.reports.dropped == 2
+    assert stream.warned == []  # it has ended
+
+
+async def test_a_report_that_ignores_its_cancellation_is_named(stream: Stream) -> None:
+    """With the place where it is; nobody waits for it, and nothing follows it."""
+    go_on = asyncio.Event()
+
+    async def stubborn() -> None:
+        for _ in range(3):
+            with suppress(asyncio.CancelledError):
+                await go_on.wait()
+
+    stream.hook("on_error", "stubborn", is_async=True, step=stubborn)
+    stream.reports.put("on_error", 0)
+    await stream.logs(1)
+    async with asyncio.timeout(10):
+        await stream.reports.finish(0.01)
+    go_on.set()
+    [line] = stream.warned
+    assert "stubborn ignores its cancellation and outlives the client" in line
+    assert "await go_on.wait()" in line
+    stream.reports.put("on_error", 1)
+    await asyncio.sleep(0.01)
+    assert (stream.log, stream.reports.dropped) == ([("stubborn", 0)], 1)
+
+
+async def test_a_report_that_hangs_in_a_thread_is_named(stream: Stream) -> None:
+    go_on = threading.Event()
+    stream.hook("on_error", "blocks", step=lambda: go_on.wait(10))
+    stream.reports.put("on_error", 0)
+    await stream.logs(1)
+    async with asyncio.timeout(10):
+        await stream.reports.finish(0.01)
+    go_on.set()
+    [line] = stream.warned
+    assert line.endswith("blocks outlives the client; it is still running in a thread")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from datastream_ws import State
 from datastream_ws.exceptions import SpoolError
-from kit.offline import FakeLease, FakeSpool, Story
+from kit.offline import FakeLease, FakeSpool, Log, Story
 
 
 def dropped(story: Story) -> int:
@@ -109,6 +110,31 @@ def test_on_closing_that_hangs_has_until_the_deadline() -> None:
         story.call(story.client.close(5.0))
         assert 4.0 <= story.loop.time() - began <= 6.0
         assert story.client.state is State.CLOSED
+
+
+def test_an_on_error_that_ignores_its_cancellation_holds_up_nothing() -> None:
+    """It is named in the log, with its stack."""
+    log, go_on = Log(), asyncio.Event()
+    with Story(logger=log) as story:
+
+        @story.client.on_error
+        async def stubborn(error: BaseException) -> None:
+            for _ in range(3):
+                with suppress(asyncio.CancelledError):
+                    await go_on.wait()
+
+        story.start()
+        story.happens(story.engine.drop)
+        story.passes(5.0)
+        began = story.loop.time()
+        story.call(story.client.close(1.0))
+        assert story.loop.time() - began <= 2.0
+        assert story.client.state is State.CLOSED
+        story.happens(go_on.set)
+        story.passes(0.1)
+    [line] = [line for line in log.lines if "ignores its cancellation" in line]
+    assert "stubborn" in line
+    assert "await go_on.wait()" in line
 
 
 def test_what_was_received_is_handled_first() -> None:
