@@ -18,6 +18,7 @@ from .models import FailedMessage
 __all__ = ["MOST_AT_ONCE", "Work", "found"]
 
 MOST_AT_ONCE = 50_000  # messages of one action; the form carries their keys
+MOST_KEYS = 2**63  # what a database takes
 PORTION_SECONDS = 2.0  # that a request takes, or as long as one handler does
 PORTION_DELETED = 500
 
@@ -84,6 +85,8 @@ class Work:
     def read(cls, verb: str, form: Mapping[str, Any]) -> Work:
         """Return what the form carries; raises ValueError."""
         keys = [int(key) for key in str(form.get("left", "")).split(",") if key]
+        if not all(0 <= key < MOST_KEYS for key in keys):
+            raise ValueError("no key of a row")
         return cls(verb, keys[:MOST_AT_ONCE], int(form.get("done", 0)), int(form.get("failed", 0)))
 
     @property

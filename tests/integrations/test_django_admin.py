@@ -323,6 +323,14 @@ def test_many_are_deleted_in_portions_once_that_is_confirmed(
     assert [entry.user.get_username() for entry in LogEntry.objects.all()] == ["op"] * 3
 
 
+@pytest.mark.parametrize("verb", ["retry", "delete"])
+@pytest.mark.parametrize("left", ["9" * 30, "1,9223372036854775808", "-1", "9" * 5000, "x", "\0"])
+def test_bulk_work_on_what_no_row_has(verb: str, left: str) -> None:
+    url = reverse("admin:datastream_bulk", args=[verb])
+    browser = user("root", "change_failedmessage", "delete_failedmessage")
+    assert browser.post(url, {"left": left}).status_code == 400
+
+
 def test_bulk_work_needs_the_permission_and_the_form() -> None:
     failed(1)
     form = {"left": ",".join(map(str, selected()))}
