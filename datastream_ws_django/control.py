@@ -12,7 +12,7 @@ from django.db.models import Max, Q, QuerySet
 from django.utils import timezone
 
 from datastream_ws import Client, Fleet, NotConnectedError
-from datastream_ws.embedding import fields
+from datastream_ws.embedding import fields, peer_text
 
 from .db import NAME_LENGTH
 from .history import KEPT_DAYS
@@ -56,7 +56,8 @@ def ask(alias: str, verb: str, by: str, key: str = "") -> StreamCommand:
         StreamEvent.objects.create(
             stream=name, at=now, kind="command", text=f"{verb} requested by {by}"
         )
-    log.info("stream %s: %s requested by %s", name, verb, by, extra=fields(name))
+    shown = (peer_text(name), verb, peer_text(by))
+    log.info("stream %s: %s requested by %s", *shown, extra=fields(name))
     return command
 
 
@@ -105,7 +106,7 @@ class Commands:
         return new
 
     def _rows(self) -> QuerySet[StreamCommand]:
-        return StreamCommand.objects.filter(self._wanted)
+        return StreamCommand.objects.filter(self._wanted, verb__in=VERBS)
 
     def _obey(self, command: StreamCommand) -> bool:
         """Return whether nothing is left to do about it."""
@@ -119,9 +120,7 @@ class Commands:
         extra = fields(command.stream)
         log.warning(
             "stream %s: %s, as %s asked",
-            command.stream,
-            command.verb,
-            command.asked_by,
+            *(peer_text(command.stream), command.verb, peer_text(command.asked_by)),
             extra=extra,
         )
         self._note(command)

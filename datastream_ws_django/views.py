@@ -14,6 +14,8 @@ from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+from datastream_ws.embedding import peer_text
+
 from .health import StreamReport, report, report_here
 from .streams import datastreams
 
@@ -41,7 +43,7 @@ def answer(request: HttpRequest, is_well: Callable[[StreamReport], bool]) -> Jso
     try:
         streams = reports(details=shown)
     except Exception as error:  # no database, no health
-        log.warning("health: %s: %s", type(error).__name__, error)
+        log.warning("health: %s: %s", type(error).__name__, peer_text(error))
         return JsonResponse({"status": "unknown"}, status=503)
     well = all(is_well(stream) for stream in streams)
     body: dict[str, object] = {"status": "ok" if well else "unhealthy"}

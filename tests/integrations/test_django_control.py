@@ -417,3 +417,19 @@ def test_a_runner_that_has_ended_is_not_warned_about(
         beat(4242, seconds_ago, state)
         others.look(["feed"])
     assert caplog.messages == []
+
+
+def test_a_command_forges_no_log_line_and_calls_no_other_method(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """User models may take any name; and a row may hold any verb."""
+    caplog.set_level("INFO")
+    client, obeying = commands()
+    obeying.obey()
+    ask("feed", "reconnect", "root\nERROR forged\x1b[2J")
+    StreamCommand.objects.create(stream="feed", verb="close", asked_by="x", asked_at=timezone.now())
+    obeying.obey()
+    assert client.asked == ["reconnect"]
+    said = [text for text in caplog.messages if "forged" in text]
+    assert len(said) == 2
+    assert all(text.isprintable() for text in said)
