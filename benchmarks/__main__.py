@@ -1,7 +1,7 @@
 """
 Ours beside what people use instead: everything, in one run, into RESULTS.md.
 
-    make bench                                  # all of it: about 25 minutes
+    make bench                                  # all of it: about 45 minutes
     make bench ARGS="--quick"                   # a first look: two minutes, written to build/bench
     make bench ARGS="--only aims latency"       # some parts; the others' last figures are kept
     make bench ARGS="--rounds 3"                # sooner: three pairs of runs at most
@@ -20,11 +20,14 @@ from pathlib import Path
 
 from benchmarks import results
 from benchmarks.blaster import ROOT
+from benchmarks.feeds import PYTHON
 from benchmarks.fresh import RunError
 from benchmarks.parts import Part, Scale
 from benchmarks.report import PARTS, aims_table, write
 
-QUICK = ["aims", "peers", "variants", "latency", "sending", "memory", "storm"]
+ALL = [*PARTS, PYTHON]
+
+QUICK = ["aims", "peers", "variants", "feed-trade", "latency", "sending", "memory", "storm"]
 
 
 def measure(part: Part, scale: Scale, folder: Path) -> None:
@@ -34,7 +37,7 @@ def measure(part: Part, scale: Scale, folder: Path) -> None:
     figures = part.measure(scale)
     took = time.monotonic() - began
     results.save(folder / "results", part.name, figures, quick=scale.quick, seconds=took)
-    print("\n".join([f"\n## {part.title or 'The aims'} ({took:.0f} s)\n", *shown(part, figures)]))
+    print("\n".join([f"\n## {part.title or part.name} ({took:.0f} s)\n", *shown(part, figures)]))
 
 
 def shown(part: Part, figures: dict[str, object]) -> list[str]:
@@ -45,7 +48,7 @@ def shown(part: Part, figures: dict[str, object]) -> list[str]:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    names = [part.name for part in PARTS]
+    names = [part.name for part in ALL]
     parser.add_argument("--quick", action="store_true", help="fewer rounds, messages and parts")
     parser.add_argument("--only", nargs="+", choices=names, metavar="PART", help=", ".join(names))
     parser.add_argument("--rounds", type=int, metavar="N", help="at most so many of each")
@@ -62,7 +65,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     words = parse(arguments)
     failed = False
-    for part in [] if words.report else PARTS:
+    for part in [] if words.report else ALL:
         if part.name in words.only:
             try:
                 measure(part, Scale(words.quick, words.rounds), words.out)

@@ -11,6 +11,9 @@ A peer may ask for less than the whole load: ``ws://127.0.0.1:PORT/?count=1000``
 
 With ``--rate`` it sends at a given pace instead, and each message carries the moment it was due
 (``sent``, nanoseconds of `time.monotonic_ns`, a clock all processes of a machine share).
+With ``--burst`` as well, so many are due at once, and the pace is kept on average.
+With ``--kind`` messages are those of `benchmarks.content` instead of padded ones, with ``--tls``
+they come over TLS.
 With ``--sink`` it counts bytes instead, and says ``done`` once it has so many messages.
 """
 
@@ -23,26 +26,31 @@ import hashlib
 import os
 import random
 import socket
+import ssl
 import string
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 from urllib.parse import parse_qs, urlsplit
 
+from benchmarks import content
+
 ROOT = Path(__file__).resolve().parent.parent
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 BLOCK_BYTES = 256 * 1024  # one sendall: large enough that Python's share of the time vanishes
 WINDOW_BITS = 12  # deflate window; what websockets asks for, and any client may unpack
 SMALLEST = 64  # bytes: a message with an empty pad, the timed kind included
+FEWEST = 8  # messages of a block, however large they are
 SPIN_SECONDS = 0.0002  # sleeping may take this much longer than asked
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 
@@ -63,6 +71,9 @@ class Load:
         close: send Close 1000 after the last message instead of waiting for the peer's.
         together: this many peers are waited for before any of them is sent anything.
         sink: read this many messages, all of one size and nothing between, then send ``done``.
+        kind: Of `benchmarks.content`; None: padded messages of one size.
+        burst: so many messages of a rate are due at the same moment.
+        tls: a file with certificate and key; empty: no TLS.
     """
 
     size: int = 139
@@ -73,8 +84,13 @@ class Load:
     close: bool = False
     together: int = 1
     sink: int = 0
+    kind: str | None = None
+    burst: int = 1
+    tls: str = ""
 
     def __post_init__(self) -> None:
+        if self.kind is not None and self.kind not in content.KINDS:
+            raise ValueError(f"kind must be one of {', '.join(content.KINDS)}")
         if self.size < SMALLEST:
             raise ValueError(f"size must be at least {SMALLEST} bytes")
         if self.together < 1 or self.sink < 0:
@@ -97,8 +113,11 @@ class Load:
         """The command line that makes the same load in another process."""
         words = ["--size", str(self.size), "--count", str(self.count)]
         words += ["--together", str(self.together), "--sink", str(self.sink)]
+        words += ["--burst", str(self.burst), "--tls", self.tls]
         if self.rate is not None:
             words += ["--rate", str(self.rate)]
+        if self.kind is not None:
+            words += ["--kind", self.kind]
         flags = {"--binary": self.binary, "--compress": self.compress, "--close": self.close}
         return words + [flag for flag, wanted in flags.items() if wanted]
 
@@ -128,6 +147,17 @@ def message(size: int, number: int, field: str | None = None) -> bytes:
     letters = string.ascii_lowercase + "012345"
     pad = "".join(dice.choices(letters, k=size - len(head) - 2))
     return f'{head}{pad}"}}'.encode()
+
+
+def messages(load: Load) -> list[bytes]:
+    """What one block holds: at least as many bytes as it should have, and a few messages."""
+    if load.kind is None:
+        return [message(load.size, number) for number in range(load.per_block)]
+    least = 1000 if load.kind == "bulk" else FEWEST
+    found: list[bytes] = []
+    while len(found) < least or sum(map(len, found)) < BLOCK_BYTES:
+        found += [content.message(load.kind, len(found) + n) for n in range(least)]
+    return found
 
 
 @dataclass(frozen=True)
@@ -183,7 +213,7 @@ def new_compressor() -> zlib._Compress:
 
 def plain(load: Load) -> Stream:
     """Uncompressed frames."""
-    block = Block.of([frame(load.opcode, message(load.size, n)) for n in range(load.per_block)])
+    block = Block.of([frame(load.opcode, payload) for payload in messages(load)])
     return Stream(block, block)
 
 
@@ -194,10 +224,10 @@ def compressed(load: Load, *, takeover: bool) -> Stream:
     second block may be repeated for ever.
     """
     compressor = new_compressor()
-    messages = [message(load.size, n) for n in range(load.per_block)]
+    payloads = messages(load)
 
     def block() -> Block:
-        packed = (deflated(compressor if takeover else new_compressor(), m) for m in messages)
+        packed = (deflated(compressor if takeover else new_compressor(), each) for each in payloads)
         return Block.of([frame(load.opcode, data, compressed=True) for data in packed])
 
     first = block()
@@ -235,11 +265,12 @@ def timed(load: Load, rate: float) -> Iterator[bytes]:
     mark = "#" * 19
     head, tail = message(load.size, 0, f'"sent":{mark}').split(mark.encode())
     head = frame(load.opcode, bytes(load.size))[: -load.size] + head
-    start, period, sent = time.monotonic_ns(), 1e9 / rate, 0
+    start, period, burst, sent = time.monotonic_ns(), 1e9 / rate, load.burst, 0
     while sent < load.count:
         sleep_until(start + int(sent * period))
-        due = min(load.count, int((time.monotonic_ns() - start) / period) + 1, sent + 1000)
-        stamps = (b"%19d" % (start + int(n * period)) for n in range(sent, due))
+        late = int((time.monotonic_ns() - start) / period) + 1 if burst == 1 else sent + burst
+        due = min(load.count, late, sent + 1000)
+        stamps = (b"%19d" % (start + int(n // burst * burst * period)) for n in range(sent, due))
         yield b"".join(head + stamp + tail for stamp in stamps)
         sent = due
 
@@ -351,6 +382,10 @@ class Peer:
 
     def serve(self) -> None:
         """Send the load and answer pings until the peer closes. Runs on the reading thread."""
+        if self._load.tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self._load.tls)
+            self._sock = context.wrap_socket(self._sock, server_side=True)
         with self._sock, contextlib.suppress(OSError), self._sock.makefile("rb") as reader:
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             target, headers = read_request(reader)
@@ -428,6 +463,17 @@ def serve(load: Load, port: int = 0) -> None:
 # --- the process ----------------------------------------------------------------------------------
 
 
+def certificate(folder: Path) -> str:
+    """Make a certificate for the loopback address, with its key; return the file's path."""
+    path = folder / "certificate.pem"
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    words += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    words += ["-keyout", str(folder / "key.pem"), "-out", str(path)]
+    subprocess.run(words, check=True, capture_output=True)
+    path.write_text(path.read_text() + (folder / "key.pem").read_text())
+    return str(path)
+
+
 class Blaster:
     """A blaster in a process of its own, for the length of a `with` block.
 
@@ -437,11 +483,17 @@ class Blaster:
     The process ends with the block, or with this process, whichever is first.
     """
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, *, tls: bool = False) -> None:
         self.load = load
         self.url = ""
+        self._tls = tls
+        self._folder = tempfile.TemporaryDirectory()
 
     def __enter__(self) -> Blaster:
+        if self._tls:
+            path = certificate(Path(self._folder.name))
+            self.load = replace(self.load, tls=path)
+            os.environ["SSL_CERT_FILE"] = path  # the peers' contexts, and ours, look there
         command = [sys.executable, "-m", "benchmarks.blaster", "--until-eof"]
         self._process = subprocess.Popen(
             [*command, *self.load.arguments()],
@@ -454,7 +506,7 @@ class Blaster:
         port = self._process.stdout.readline().strip()
         if not port:
             raise RuntimeError(f"the blaster did not start: exit code {self._process.wait()}")
-        self.url = f"ws://127.0.0.1:{port}/"
+        self.url = f"{'wss' if self._tls else 'ws'}://127.0.0.1:{port}/"
         return self
 
     def __exit__(
@@ -465,6 +517,9 @@ class Blaster:
     ) -> None:
         self._process.kill()
         self._process.communicate()
+        self._folder.cleanup()
+        if self._tls:
+            del os.environ["SSL_CERT_FILE"]
 
 
 def leave_at_eof() -> None:
@@ -484,6 +539,9 @@ def main() -> None:
     parser.add_argument("--close", action="store_true", help="send Close 1000 after the last")
     parser.add_argument("--together", type=int, default=1, help="peers that start as one")
     parser.add_argument("--sink", type=int, default=0, help="messages to read, then say done")
+    parser.add_argument("--kind", choices=content.KINDS, help="varied messages of this kind")
+    parser.add_argument("--burst", type=int, default=1, help="messages of a rate due at once")
+    parser.add_argument("--tls", default="", metavar="FILE", help="certificate and key")
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
     parser.add_argument("--until-eof", action="store_true", help="end when stdin does")
     words = vars(parser.parse_args())

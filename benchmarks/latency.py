@@ -34,9 +34,18 @@ WARM_UP = 0.1  # share of the messages that do not count
 
 # what, baseline, aim of the ratio of the medians
 PAIRS = [
-    ("ours-async", "bare", Aim("latency p50, async handler / bare loop", 1.1, at_least=False)),
+    ("ours-async", "bare", Aim("latency p50, async handler / bare loop", 1.05, at_least=False)),
     ("ours-inline", "bare", Aim("latency p50, inline handler / bare loop", 1.15, at_least=False)),
-    ("ours-sync", "bare", Aim("latency p50, sync handler / bare loop", 1.6, at_least=False)),
+    ("ours-sync", "bare", Aim("latency p50, sync handler / bare loop", 1.5, at_least=False)),
+]
+BURST, EACH = 500, 0.1  # messages at once, and seconds from one burst to the next
+BURSTS = [
+    (
+        "ours-async",
+        "bare",
+        Aim("p50 within bursts, async handler / bare loop", 1.0, at_least=False),
+    ),
+    ("ours-sync", "bare", Aim("p50 within bursts, sync handler / bare loop", 1.0, at_least=False)),
 ]
 # whose p99 / p50 at half their maximal rate
 HALF = [
@@ -120,10 +129,22 @@ async def in_an_async_client(url: str, count: int, late: Late) -> None:
 
 
 def measure(scale: Scale) -> Figures:
+    return measure_pairs(scale, PAIRS, partial(at_pace))
+
+
+def measure_bursts(scale: Scale) -> Figures:
+    return measure_pairs(scale, BURSTS, partial(at_pace, pace=BURST / EACH, burst=BURST))
+
+
+def measure_pairs(
+    scale: Scale,
+    wanted: Sequence[tuple[str, str, Aim]],
+    run: Callable[[str], dict[str, float]],
+) -> Figures:
     rounds = scale.rounds(5)
     found, aims = [], []
-    for name, baseline, aim in PAIRS:
-        both = pairs(partial(at_pace, name), partial(at_pace, baseline), rounds)
+    for name, baseline, aim in wanted:
+        both = pairs(partial(run, name), partial(run, baseline), rounds)
         ratios = [own["p50"] / other["p50"] for own, other in both]
         found.append(
             {"name": name, "baseline": baseline, "ratio": spread(ratios).json(), **of(both)}
@@ -141,9 +162,9 @@ def of(both: Sequence[tuple[dict[str, float], dict[str, float]]]) -> Figures:
     }
 
 
-def at_pace(name: str, pace: float = SLOW) -> dict[str, float]:
+def at_pace(name: str, pace: float = SLOW, burst: int = 1) -> dict[str, float]:
     count = int(pace * SECONDS)
-    with Blaster(Load(SIZE, count, rate=pace)) as blaster:
+    with Blaster(Load(SIZE, count, rate=pace, burst=burst)) as blaster:
         found: dict[str, float] = fresh(
             "latency", "receive", name=name, url=blaster.url, count=count
         )
@@ -168,6 +189,15 @@ def at_half(name: str) -> dict[str, float]:
 
 
 def show(figures: Figures) -> list[str]:
+    return [f"At {SLOW:,} messages a second.", "", *show_pairs(figures)]
+
+
+def show_bursts(figures: Figures) -> list[str]:
+    text = f"{BURST} messages at once, each {EACH * 1000:.0f} ms: how late those of a burst are."
+    return [text, "", *show_pairs(figures)]
+
+
+def show_pairs(figures: Figures) -> list[str]:
     body = [
         [
             f"`{each['name']}` / `{each['baseline']}`",
@@ -178,7 +208,7 @@ def show(figures: Figures) -> list[str]:
         for each in figures["pairs"]
     ]
     head = ["", "ratio of p50", "p50 µs", "p99 µs", "baseline p50 µs", "p99 µs"]
-    return [f"At {SLOW:,} messages a second.", "", *rows(head, body)]
+    return rows(head, body)
 
 
 def show_half(figures: Figures) -> list[str]:
@@ -191,5 +221,6 @@ def show_half(figures: Figures) -> list[str]:
 
 PARTS = [
     Part("latency", "Latency", measure, show),
+    Part("bursts", "Bursts", measure_bursts, show_bursts),
     Part("half", "Latency at half the maximal rate", measure_half, show_half),
 ]

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["Variant", "tick_struct"]
 
 BODIES = ("json", "orjson", "msgspec", "struct", "raw")
-HANDLERS = ("sync", "async", "loop", "inline", "iterate")
+HANDLERS = ("sync", "async", "loop", "inline", "iterate", "batch", "routes")
 
 Tick = Callable[[], bool]
 
+MOST_BYTES = 16 * 2**20  # of one message, as the peers'
 # Speed in terms of the bare loop, roughly; see Contestant.pace.
 PACE = {"json": 1.2, "orjson": 1.5, "msgspec": 1.5, "struct": 1.5, "raw": 2.0}
 
@@ -42,7 +43,7 @@ class Variant:
         handler: ``sync``: plain function of a ``Client``; ``async``: coroutine function of an
             ``AsyncClient``; ``loop``: coroutine function of a ``Client``; ``inline``: plain
             function of a ``Client``, called on the loop; ``iterate``: ``async for`` over an
-            ``AsyncClient``.
+            ``AsyncClient``; ``batch``: batches of a hundred; ``routes``: one of 1,000 handlers.
         extras: Options beside them.
         features: Everything on that costs something per message; see :func:`with_features`.
 
@@ -71,13 +72,15 @@ class Variant:
             "loop": "Client, coroutine handler",
             "inline": "Client, inline handler",
             "iterate": "AsyncClient, async for",
+            "batch": "Client, on_batch",
+            "routes": "Client, plain handlers of 1,000 routes",
         }[self.handler]
         return f"{handler}: {body}"
 
     @property
     def options(self) -> dict[str, Any]:
         codec = self.body if self.body in ("orjson", "msgspec") else "json"
-        return {"codec": codec, **self.extras}
+        return {"codec": codec, "max_size": MOST_BYTES, **self.extras}
 
     def contestant(self, name: str = "", about: str = "") -> Contestant:
         return Contestant(name or self.name, about or self.about, self.run, PACE[self.body])
@@ -86,7 +89,7 @@ class Variant:
         """See :class:`benchmarks.contestants.Contestant`."""
         with contextlib.ExitStack() as stack:
             options = {**self.options, **(idle_spool(stack) if self.features else {})}
-            if self.handler in ("sync", "loop", "inline"):
+            if self.handler not in ("async", "iterate"):
                 return self._in_threads(url, count, options)
             return asyncio.run(self._on_loop(url, count, options))
 
@@ -123,6 +126,13 @@ class Variant:
         body = handler_of(self.body, tick, finish)
         if self.handler == "inline":
             client.on_message(inline=True)(body)
+            return
+        if self.handler == "batch":
+            client.on_batch(max_size=100, max_wait=0.05)(lambda some: [body(each) for each in some])
+            return
+        if self.handler == "routes":
+            for number in range(1000):
+                client.on_message(f"t{number:03}")(body)
             return
         function = body if self.handler == "sync" else coroutine_function(self.body, tick, finish)
         if self.features:
@@ -223,8 +233,10 @@ def enter(found: Contestant) -> None:
 
 def enter_all() -> None:
     for body, handler in itertools.product(BODIES, HANDLERS):
-        if handler in ("sync", "async") or body == "json":
+        if handler in ("sync", "async") or (body == "json" and handler != "routes"):
             enter(Variant(body, handler).contestant())
+    routes = Variant("json", "routes")
+    enter(routes.contestant())
     for handler in ("sync", "async"):
         full = Variant("json", handler, features=True)
         name = full.name.replace(f"-{handler}", f"-full-{handler}")

@@ -17,6 +17,8 @@ __all__: list[str] = []
 
 Decode = Callable[[Any], Any]
 
+MOST_BYTES = 16 * 2**20  # of one message, for all alike
+
 
 # --- websockets: what the others are compared with ------------------------------------------------
 
@@ -31,7 +33,7 @@ async def bare_loop(url: str, count: int) -> float:
     from websockets.asyncio.client import connect
 
     watch = Stopwatch(count)
-    async with connect(url) as connection:
+    async with connect(url, max_size=MOST_BYTES) as connection:
         async for message in connection:
             json.loads(message)
             if watch.tick():
@@ -81,19 +83,34 @@ def websocket_client(url: str, count: int) -> float:
 @contestant("aiohttp", pace=2)
 def aiohttp_client(url: str, count: int) -> float:
     """aiohttp: async for, message.json()"""
-    return asyncio.run(aiohttp_loop(url, count))
+    return asyncio.run(aiohttp_loop(url, count, json.loads))
 
 
-async def aiohttp_loop(url: str, count: int) -> float:
+@contestant("aiohttp-msgspec", pace=3)
+def aiohttp_msgspec(url: str, count: int) -> float:
+    """aiohttp: async for, message.json() with msgspec"""
+    return asyncio.run(aiohttp_loop(url, count, msgspec_decode()))
+
+
+async def aiohttp_loop(url: str, count: int, decode: Decode) -> float:
     import aiohttp
 
     watch = Stopwatch(count)
-    async with aiohttp.ClientSession() as session, session.ws_connect(url, compress=15) as socket:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(url, compress=15, max_msg_size=MOST_BYTES) as socket,
+    ):
         async for message in socket:
-            message.json()
+            message.json(loads=decode)
             if watch.tick():
                 break
     return watch.seconds
+
+
+def msgspec_decode() -> Decode:
+    import msgspec
+
+    return msgspec.json.Decoder().decode
 
 
 # --- picows ---------------------------------------------------------------------------------------
@@ -134,6 +151,12 @@ def picows_websockets_raw(url: str, count: int) -> float:
     return asyncio.run(picows_websockets_loop(url, count, None))
 
 
+@contestant("picows-websockets-msgspec", pace=4)
+def picows_websockets_msgspec(url: str, count: int) -> float:
+    """picows.websockets: async for, msgspec"""
+    return asyncio.run(picows_websockets_loop(url, count, msgspec_decode()))
+
+
 @contestant("picows-websockets-json", pace=2)
 def picows_websockets_json(url: str, count: int) -> float:
     """picows.websockets: async for, json.loads"""
@@ -144,10 +167,65 @@ async def picows_websockets_loop(url: str, count: int, decode: Decode | None) ->
     from picows.websockets import connect
 
     watch = Stopwatch(count)
-    async with connect(url) as connection:
+    async with connect(url, max_size=MOST_BYTES) as connection:
         async for message in connection:
             if decode is not None:
                 decode(message)
+            if watch.tick():
+                break
+    return watch.seconds
+
+
+# --- a loop that looks routes up ------------------------------------------------------------------
+
+
+@contestant("bare-routes")
+def bare_routes(url: str, count: int) -> float:
+    """websockets: async for, json.loads, one of 1,000 functions by the message's type"""
+    return asyncio.run(bare_routes_loop(url, count))
+
+
+async def bare_routes_loop(url: str, count: int) -> float:
+    from websockets.asyncio.client import connect
+
+    watch, done = Stopwatch(count), False
+
+    def handle(obj: Any) -> None:
+        nonlocal done
+        done = watch.tick()
+
+    functions = {f"t{number:03}": handle for number in range(1000)}
+    async with connect(url) as connection:
+        async for message in connection:
+            obj = json.loads(message)
+            functions[obj["type"]](obj)
+            if done:
+                break
+    return watch.seconds
+
+
+# --- websocket-rs, for Python 3.12 and newer ------------------------------------------------------
+
+
+@contestant("websocket-rs", pace=2.5, deflate=False)
+def websocket_rs(url: str, count: int) -> float:
+    """websocket-rs: async for, json.loads"""
+    return asyncio.run(websocket_rs_loop(url, count, json.loads))
+
+
+@contestant("websocket-rs-msgspec", pace=5, deflate=False)
+def websocket_rs_msgspec(url: str, count: int) -> float:
+    """websocket-rs: async for, msgspec"""
+    return asyncio.run(websocket_rs_loop(url, count, msgspec_decode()))
+
+
+async def websocket_rs_loop(url: str, count: int, decode: Decode) -> float:
+    from websocket_rs import connect
+
+    watch = Stopwatch(count)
+    async with await connect(url) as connection:
+        async for message in connection:
+            decode(bytes(message))
             if watch.tick():
                 break
     return watch.seconds

@@ -19,12 +19,13 @@ import argparse
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from statistics import median
 from typing import Any
 
 from benchmarks.blaster import Blaster, Load
+from benchmarks.content import KINDS
 from benchmarks.contestants import named
 from benchmarks.fresh import RunError, fresh
 from benchmarks.pairs import pairs, rotated, spread
@@ -62,21 +63,26 @@ def rate(name: str, url: str, count: int) -> float:
 
 
 def play(
-    names: Sequence[str], load: Load, rounds: int, baseline: str = BASELINE
+    names: Sequence[str],
+    load: Load,
+    rounds: int,
+    baseline: str = BASELINE,
+    *,
+    tls: bool = False,
 ) -> dict[str, Score]:
     """
     Let each contestant run beside the baseline, `rounds` times.
 
     Args:
         load: Its count is what the baseline is given.
+        tls: Over TLS, with a certificate made for it.
 
     Raises:
         RunError: If one fails.
 
     """
     scores = {name: Score() for name in names}
-    endless = Load(size=load.size, count=ENDLESS, binary=load.binary, compress=load.compress)
-    with Blaster(endless) as blaster:
+    with Blaster(replace(load, count=ENDLESS), tls=tls) as blaster:
         for number in range(rounds):
             for name in rotated(names, number):
                 add_pair(scores[name], name, baseline, blaster.url, load.count, number)
@@ -106,8 +112,9 @@ def table(scores: dict[str, Score]) -> list[str]:
 def heading(load: Load, rounds: int) -> str:
     kind = "binary" if load.binary else "text"
     packed = ", compressed" if load.compress else ""
+    size = f"of {load.size} bytes" if load.kind is None else f"({load.kind})"
     return (
-        f"{load.count:,} {kind} messages of {load.size} bytes{packed} a run, {rounds} rounds; "
+        f"{load.count:,} {kind} messages {size}{packed} a run, {rounds} rounds; "
         f"Python {platform.python_version()}, websockets {version('websockets')}"
     )
 
@@ -123,13 +130,17 @@ def parse() -> tuple[Load, argparse.Namespace]:
     parser.add_argument("--size", type=int, default=139, help="payload bytes per message")
     parser.add_argument("--binary", action="store_true", help="binary frames")
     parser.add_argument("--compress", action="store_true", help="permessage-deflate")
+    parser.add_argument("--kind", choices=KINDS, help="varied messages instead of padded ones")
+    parser.add_argument("--tls", action="store_true", help="over TLS")
     words = parser.parse_args()
     if words.rounds < 1 or words.count < 2:
         parser.error("at least 1 round of 2 messages")
     try:
         for name in [*words.names, words.baseline]:
             named(name)
-        load = Load(words.size, words.count, binary=words.binary, compress=words.compress)
+        load = Load(
+            words.size, words.count, binary=words.binary, compress=words.compress, kind=words.kind
+        )
     except (KeyError, ValueError) as error:
         parser.error(error.args[0])
     return load, words
@@ -139,7 +150,9 @@ def main() -> int:
     load, words = parse()
     print(heading(load, words.rounds), flush=True)
     try:
-        scores = play(list(dict.fromkeys(words.names)), load, words.rounds, words.baseline)
+        scores = play(
+            *(list(dict.fromkeys(words.names)), load, words.rounds, words.baseline), tls=words.tls
+        )
     except RunError as error:
         print(error, file=sys.stderr)
         return 1

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import admin, growth, idle, latency, results, sending, storm, throughput
+from benchmarks import admin, feeds, growth, idle, latency, results, sending, storm, throughput
 from benchmarks.parts import Part, rows, times
-from benchmarks.picture import Bar, bars
+from benchmarks.picture import Bar, bars, curves
 
 __all__ = ["PARTS", "PICTURE", "aims_table", "document", "picture", "write"]
 
 PARTS: list[Part] = [
     *throughput.PARTS,
+    *feeds.PARTS,
     *latency.PARTS,
     *sending.PARTS,
     *idle.PARTS,
@@ -23,6 +24,7 @@ PARTS: list[Part] = [
 ]
 
 PICTURE = "throughput.svg"
+SIZES = "sizes.svg"
 PICTURED = {
     "peers": throughput.PEERS,
     "variants": [
@@ -54,11 +56,11 @@ pairs. Messages per second hold for that machine on that day.
 def write(folder: Path) -> Path:
     """Write RESULTS.md and the picture beside the folder `results`; return the document's path."""
     path = folder / "RESULTS.md"
-    drawn = picture(folder / "results")
-    if drawn is None:
-        (folder / PICTURE).unlink(missing_ok=True)
-    else:
-        (folder / PICTURE).write_text(drawn, encoding="utf-8")
+    for name, drawn in pictures(folder / "results").items():
+        if drawn is None:
+            (folder / name).unlink(missing_ok=True)
+        else:
+            (folder / name).write_text(drawn, encoding="utf-8")
     path.write_text(document(folder / "results"), encoding="utf-8")
     return path
 
@@ -77,9 +79,12 @@ def document(folder: Path) -> str:
     ]
     if measured.keys() & PICTURED.keys():
         lines += [f"![Messages received and handled, as bars]({PICTURE})", ""]
+    if feeds.lines(folder):
+        lines += [f"![Speed by size of the message, as curves]({SIZES})", ""]
     for part in PARTS:
         if part.title and part.name in measured:
             lines += [f"## {part.title}", "", *part.show(measured[part.name]["figures"]), ""]
+    lines += feeds.show_pythons(folder)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -119,6 +124,20 @@ def goal(aim: dict[str, Any]) -> str:
 
 def verdict(met: bool | None) -> str:
     return "–" if met is None else "yes" if met else "**no**"
+
+
+def pictures(folder: Path) -> dict[str, str | None]:
+    """Each picture by its name; ``None``: there is nothing to show."""
+    return {PICTURE: picture(folder), SIZES: sizes(folder)}
+
+
+def sizes(folder: Path) -> str | None:
+    """Speed over the size of a message."""
+    found = feeds.lines(folder)
+    if not found:
+        return None
+    note = "JSON messages as feeds send them, one connection; times the bare websockets loop."
+    return curves("Messages received and handled, by their size", note, found)
 
 
 def picture(folder: Path) -> str | None:

@@ -20,6 +20,7 @@ PACKAGES = [
     "aiohttp",
     "websocket-client",
     "schematichq",
+    "websocket-rs",
     "orjson",
     "msgspec",
 ]

@@ -1,4 +1,4 @@
-"""The parts about how many messages a second: the aims, everybody, every size, everything on."""
+"""The parts about how many messages a second: the aims, everybody, everything on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ AIMS = [
     ("ours-sync", "websocket-client", Aim("ours / `WebSocketApp`", 6)),
     ("ours-sync", "schematichq", Aim("ours / `schematichq`'s client", 1.35)),
     ("ours-inline", "ours-async", Aim("ours, inline handler / coroutine handler", 1.0)),
-    ("ours-msgspec-sync", "aiohttp", Aim("ours, msgspec / `aiohttp`", 1.5)),
+    ("ours-msgspec-sync", "bare", Aim("ours, msgspec / bare `websockets`", 4)),
+    ("ours-msgspec-sync", "aiohttp-msgspec", Aim("ours / `aiohttp`, both msgspec", 1.0)),
+    (
+        "ours-msgspec-async",
+        "picows-websockets-msgspec",
+        Aim("ours, coroutine handler / `picows.websockets`, both msgspec", 0.8),
+    ),
 ]
 
 PEERS = [
@@ -30,23 +36,13 @@ PEERS = [
     "websocket-client",
     "schematichq",
     "aiohttp",
+    "aiohttp-msgspec",
     "picows-websockets-json",
+    "picows-websockets-msgspec",
     "picows-websockets-raw",
     "picows-json",
     "picows-raw",
 ]
-IN_EVERY_SIZE = [
-    "websocket-client",
-    "schematichq",
-    "aiohttp",
-    "picows-websockets-json",
-    "picows-json",
-    "ours-sync",
-    "ours-async",
-    "ours-msgspec-sync",
-    "ours-raw-async",
-]
-SIZES = {64: 100_000, 512: 80_000, 4096: 25_000, 65536: 2_500}  # bytes: messages for the bare loop
 ADAPTERS = [
     ("ours-unlimited", "ours-sync"),
     ("ours-spool-idle", "ours-unlimited"),
@@ -113,36 +109,6 @@ def about(name: str) -> str:
     return named(name).about
 
 
-# --- every size -----------------------------------------------------------------------------------
-
-
-def measure_size(scale: Scale, size: int) -> Figures:
-    count, rounds = scale.count(SIZES[size]), scale.rounds(3)
-    names = scale.pick(IN_EVERY_SIZE, ["aiohttp", "ours-sync", "ours-msgspec-sync"])
-    packing = [name for name in names if named(name).deflate]
-    plain = play(names, Load(size, count), rounds)
-    packed = play(packing, Load(size, count // 2, compress=True), rounds)
-    return {
-        "plain": {name: score.json() for name, score in plain.items()},
-        "packed": {name: score.json() for name, score in packed.items()},
-    }
-
-
-def show_size(figures: Figures) -> list[str]:
-    plain, packed = figures["plain"], figures["packed"]
-    body = [
-        [f"`{name}`", *size_cells(plain.get(name)), *size_cells(packed.get(name))] for name in plain
-    ]
-    first = next(iter(plain.values())), next(iter(packed.values()))
-    bare = [cell for found in first for cell in ("1", f"{found['baseline_rate']:,.0f}")]
-    head = ["", "ratio to `bare`", "messages/s", "compressed: ratio", "messages/s"]
-    return rows(head, [["`bare`", *bare], *body])
-
-
-def size_cells(found: Figures | None) -> tuple[str, str]:
-    return (times(found["ratio"]), f"{found['rate']:,.0f}") if found else ("–", "–")
-
-
 # --- ours beside ours -----------------------------------------------------------------------------
 
 
@@ -168,11 +134,6 @@ def show_beside(figures: Figures) -> list[str]:
     return rows(["", "ratio", "messages/s", TEXT], body)
 
 
-def size_part(size: int) -> Part:
-    title = f"Messages of {size:,} bytes"
-    return Part(f"size-{size}", title, partial(measure_size, size=size), show_size)
-
-
 def beside_part(name: str, title: str, both: Sequence[tuple[str, str]]) -> Part:
     return Part(name, title, partial(measure_beside, both=both, rounds=5), show_beside)
 
@@ -181,6 +142,5 @@ PARTS = [
     Part("aims", "", measure_aims, show_aims),
     Part("peers", "What people use instead", measure_peers, show_scores),
     Part("variants", "Ours: codec, handler", measure_variants, show_scores),
-    *map(size_part, SIZES),
     beside_part("adapters", "Spool, Django, Flask", ADAPTERS),
 ]

@@ -13,13 +13,13 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
 
-from benchmarks import blaster, report
+from benchmarks import blaster, content, feeds, report
 from benchmarks.__main__ import main
 from benchmarks.contestants import CONTESTANTS, Stopwatch, named
 from benchmarks.latency import percentile
 from benchmarks.pairs import pairs, rotated, spread
 from benchmarks.parts import Aim
-from benchmarks.picture import Bar, bars
+from benchmarks.picture import Bar, bars, curves
 from benchmarks.receive import Score
 from benchmarks.results import load, rounded, save
 
@@ -138,10 +138,11 @@ def test_peer_may_ask_for_less() -> None:
 def test_results_are_what_the_figures_say() -> None:
     """The document that is committed is what the committed figures make; none is by hand."""
     folder = Path(report.__file__).parent
-    document, picture = folder / "RESULTS.md", folder / report.PICTURE
+    document = folder / "RESULTS.md"
     assert document.read_text(encoding="utf-8") == report.document(folder / "results")
-    drawn = picture.read_text(encoding="utf-8") if picture.exists() else None
-    assert drawn == report.picture(folder / "results")
+    for name, drawn in report.pictures(folder / "results").items():
+        path = folder / name
+        assert drawn == (path.read_text(encoding="utf-8") if path.exists() else None)
 
 
 def test_unmeasured_parts_are_left_out(tmp_path: Path) -> None:
@@ -169,9 +170,44 @@ def test_picture_is_well_formed_and_to_scale() -> None:
     assert "A &amp; B" in drawn
 
 
+def test_curves_are_to_scale() -> None:
+    """Ten times the size is as far again; twice the ratio is twice as high."""
+    found = {"ours": [(100.0, 1.0), (1000.0, 2.0), (10_000.0, 1.0)], "a&b": [(100.0, 2.0)] * 2}
+    root = ElementTree.fromstring(curves("A & B", "", found))
+    paths = [each.get("d", "") for each in root.iter() if "curve" in each.get("class", "")]
+    drawn = next(path for path in paths if path.count("L") == 2)
+    (a, low), (b, high), (c, _) = [map(float, point.split()) for point in drawn[1:].split("L")]
+    assert b - a == pytest.approx(c - b, abs=0.2)
+    assert 360 - high == pytest.approx(2 * (360 - low), abs=0.2)
+
+
+@pytest.mark.parametrize("kind", content.KINDS)
+def test_messages_of_a_feed_are_all_different_and_always_the_same(kind: str) -> None:
+    made = [content.message(kind, number) for number in range(3)]
+    assert len(set(made)) == 3
+    assert made == [content.message(kind, number) for number in range(3)]
+    assert all(json.loads(each)["type"] for each in made)
+
+
+def test_a_feed_is_sent_as_it_is_made() -> None:
+    found = payloads(b"".join(blaster.plain(blaster.Load(kind="book-8k")).chunks(3)))
+    assert found == [content.message("book-8k", number) for number in range(3)]
+    with pytest.raises(ValueError, match="kind must be one of trade"):
+        blaster.Load(kind="poem")
+
+
+def test_a_burst_is_due_at_one_moment() -> None:
+    """And the next one after as long as so many take on average."""
+    load = blaster.Load(count=6, rate=1000, burst=3)
+    stamps = [json.loads(each)["sent"] for each in payloads(b"".join(blaster.timed(load, 1000)))]
+    assert len(set(stamps)) == 2
+    assert stamps[3] - stamps[0] == pytest.approx(3_000_000, abs=1000)
+
+
 def test_every_name_in_the_report_is_a_contestant() -> None:
     """A typing error would show only after minutes of measuring."""
-    for name in [name for names in report.PICTURED.values() for name in names]:
+    pictured = [name for names in report.PICTURED.values() for name in names]
+    for name in [*pictured, *feeds.PLAIN, *feeds.PYTHONS, *(way[0] for way in feeds.OTHERS)]:
         named(name)
     with pytest.raises(KeyError, match="there are bare"):
         named("nobody")
