@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Mappin
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from .codecs import frame_of
 from .connection.connection import Connection
@@ -286,6 +286,13 @@ class AsyncClient(Decorators):
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+    if not TYPE_CHECKING:  # type checkers are to refuse it
+
+        def __enter__(self) -> Any:
+            raise TypeError("use `async with AsyncClient(…)` in a coroutine, or `with Client(…)`")
+
+        def __exit__(self, *exception: object) -> None: ...
 
     async def wait_ready(self, timeout: float | None = None) -> None:
         """

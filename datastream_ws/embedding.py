@@ -18,7 +18,7 @@ from .codecs import codec_for
 from .connection.opening import proxy_for
 from .exceptions import ConfigurationError, said
 from .forks import in_child
-from .handlers import Call, Decorators, Handler
+from .handlers import Call, Decorators, Handler, check_function
 from .handling.callers import InlineCaller, drive
 from .handling.contexts import HandlerRun
 from .handling.deliver import deliver
@@ -66,6 +66,7 @@ __all__ = [
     "Queued",
     "StreamHealth",
     "about",
+    "check_function",
     "check_headers",
     "check_stream",
     "check_url",

@@ -27,7 +27,9 @@ peer is escaped and cut (see ``datastream_ws.redaction``).
 
 from __future__ import annotations
 
+import os
 import re
+import ssl
 from typing import Any
 
 from .base_errors import (
@@ -60,6 +62,8 @@ __all__ = [
 
 
 ERRNO = re.compile(r"\[Errno -?\d+\] ")  # the words behind it say the same
+CONNECT_FAILED = re.compile(r"Connect call failed \('([^']*)', (\d+)[^)]*\)")  # asyncio's
+FAILED = "no connection to"
 LONGEST_DELAY = 1e9  # seconds; what locks can wait for ends at about 9e9
 
 
@@ -185,7 +189,26 @@ class Postponed(Exception):
 
 def said(error: BaseException | None) -> str:
     """Return one line on an error, escaped and cut, for logs and stats."""
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+        return network_text(error)
     text = ERRNO.sub("", peer_text(error)) if error is not None else ""
     if isinstance(error, DataStreamError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def network_text(error: OSError) -> str:
+    """Return an error of the system's or the network's in words, without its number."""
+    text = CONNECT_FAILED.sub(_refusal, ERRNO.sub("", peer_text(error)))
+    if isinstance(error, ConnectionRefusedError):
+        text = text.replace(FAILED, "connection refused by")
+    elif error.errno and error.errno > 0:
+        text = text.replace(FAILED, f"{os.strerror(error.errno).lower()} at")
+    if type(error).__name__ == "gaierror" and error.strerror:
+        return f"the host name cannot be resolved: {text}"
+    return text or type(error).__name__
+
+
+def _refusal(failed: re.Match[str]) -> str:
+    host, port = failed.groups()
+    return f"{FAILED} [{host}]:{port}" if ":" in host else f"{FAILED} {host}:{port}"

@@ -519,13 +519,18 @@ class Handlers(Decorators):
 def _check_conditions(decorator: str, route: Any, when: Any) -> None:
     if route is not None and (not isinstance(route, str | int) or isinstance(route, bool)):
         raise ConfigurationError(f"{decorator}: the route must be a string or a whole number")
-    if when is not None and not callable(when):
-        raise ConfigurationError(f"{decorator}: when must be callable")
+    if when is not None:
+        check_function(f"{decorator}(when=…)", when, "message")
 
 
-def check_function(decorator: str, function: Any, argument: str) -> None:
+def check_function(
+    decorator: str, function: Any, argument: str, by_name: tuple[str, ...] = ()
+) -> None:
     """
     Refuse what cannot be called as *decorator* calls it: with one *argument*, or with none.
+
+    Args:
+        by_name: What it is called with besides, each as a keyword argument.
 
     Raises:
         ConfigurationError: With the form it should have.
@@ -539,19 +544,27 @@ def check_function(decorator: str, function: Any, argument: str) -> None:
     except (TypeError, ValueError):  # of a builtin
         return
     try:
-        signature.bind(*[argument] * bool(argument))
+        signature.bind(*[argument] * bool(argument), **dict.fromkeys(by_name))
     except TypeError:
         name = getattr(function, "__name__", None) or type(function).__name__
-        raise ConfigurationError(f"{decorator}: {_misfit(name, signature, argument)}") from None
+        text = _misfit(name, signature, argument, by_name)
+        raise ConfigurationError(f"{decorator}: {text}") from None
 
 
-def _misfit(name: str, signature: inspect.Signature, argument: str) -> str:
+def _misfit(
+    name: str, signature: inspect.Signature, argument: str, by_name: tuple[str, ...]
+) -> str:
     given = f"one argument, the {argument}" if argument else "no arguments"
+    form = argument
+    if by_name:
+        keywords = f"keyword arguments ({', '.join(by_name)})"
+        given = f"{given}, and {keywords}" if argument else keywords
+        form = ", ".join(filter(None, (argument, *by_name, "**kwargs")))
     parameters = list(signature.parameters)
-    text = f"{name}({', '.join(parameters)}) is called with {given}. Define {name}({argument})."
+    text = f"{name}({', '.join(parameters)}) is called with {given}. Define {name}({form})."
     if parameters[:1] == ["self"]:
         return f"{text} Register a method through its object, in __init__ for example."
-    if len(parameters) > 1:
+    if len(parameters) > bool(argument) and not by_name:
         return f"{text} The client is not passed: use the variable that holds it."
     return text
 

@@ -31,7 +31,14 @@ from urllib.parse import urlsplit
 import datastream_ws as core
 
 from . import ConfigurationError, DecodeError, Message, __version__
-from .embedding import Hidden, check_headers, check_url, hides_arguments, peer_text
+from .embedding import (
+    Hidden,
+    check_function,
+    check_headers,
+    check_url,
+    hides_arguments,
+    peer_text,
+)
 
 if TYPE_CHECKING:
     from .embedding import Queued
@@ -408,7 +415,8 @@ class EntityDecorators:
             *entity_types: Only messages about these; none: every message that is an object.
 
         Raises:
-            ConfigurationError: If there is no such entity type.
+            ConfigurationError: If there is no such entity type, or the function cannot be called
+                with one argument.
 
         """
         if any(callable(each) for each in entity_types):
@@ -419,6 +427,7 @@ class EntityDecorators:
         )
 
         def decorate(function: F) -> F:
+            check_function("on_entity", function, "response")
             register(_given_response(function))
             return function
 

@@ -23,7 +23,7 @@ from django.dispatch import Signal
 from django.utils.inspect import func_accepts_kwargs
 
 from datastream_ws import State
-from datastream_ws.embedding import in_child
+from datastream_ws.embedding import check_function, in_child
 
 from .streams import Stream, datastreams
 
@@ -47,14 +47,23 @@ class StreamSignal(Signal):
     Args:
         decorator: Name of the stream's decorator that receivers are registered with.
         words: Turns what that gives into the receivers' keyword arguments.
+        name: What the module calls it.
+        fact: What receivers are given besides the stream; empty: nothing.
         handler: Makes the handler that calls a plain receiver.
 
     """
 
     def __init__(
-        self, decorator: str, words: Words, handler: Callable[..., Any] | None = None
+        self,
+        name: str,
+        decorator: str,
+        words: Words,
+        fact: str = "",
+        handler: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__()
+        self.name = name
+        self.fact = fact
         self.decorator = decorator
         self.words = words
         self.handler = handler or _handler
@@ -82,9 +91,14 @@ class StreamSignal(Signal):
             weak: Whether the receiver is forgotten when nobody else refers to it.
             dispatch_uid: Makes the connection unique where a module may be imported twice.
 
+        Raises:
+            ConfigurationError: If the receiver cannot be called as it will be.
+
         """
         if sender is not None and not isinstance(sender, Stream):
             raise TypeError("the sender of a stream's signals is a stream: datastreams['default']")
+        given = ("sender", "stream", *filter(None, (self.fact,)))
+        check_function(self.name, receiver, "", given)
         if not func_accepts_kwargs(receiver):
             raise ValueError("Signal receivers must accept keyword arguments (**kwargs).")
         super().connect(receiver, sender, weak, dispatch_uid)
@@ -211,21 +225,27 @@ def _ready(event: Any) -> dict[str, Any] | None:
 
 
 message_received = StreamSignal(
-    "on_message", lambda message: {"message": message}, _message_handler
+    "message_received",
+    "on_message",
+    lambda message: {"message": message},
+    "message",
+    _message_handler,
 )
 """Sent for each message, with ``message``."""
 
-stream_connected = StreamSignal("on_connect", dict)
+stream_connected = StreamSignal("stream_connected", "on_connect", dict)
 """Sent after each opening handshake."""
 
-stream_ready = StreamSignal("on_state", _ready)
+stream_ready = StreamSignal("stream_ready", "on_state", _ready)
 """Sent once the ``on_ready`` handlers of a connection have succeeded."""
 
-stream_disconnected = StreamSignal("on_disconnect", lambda event: {"event": event})
+stream_disconnected = StreamSignal(
+    "stream_disconnected", "on_disconnect", lambda event: {"event": event}, "event"
+)
 """Sent when an open connection has ended, with ``event``, a DisconnectEvent."""
 
-stream_error = StreamSignal("on_error", lambda error: {"error": error})
+stream_error = StreamSignal("stream_error", "on_error", lambda error: {"error": error}, "error")
 """Sent for each reported error, with ``error``; the network's and the handlers' too."""
 
-stream_failed = StreamSignal("on_state", _failure)
+stream_failed = StreamSignal("stream_failed", "on_state", _failure, "error")
 """Sent when a stream has given up, with ``error``."""

@@ -24,11 +24,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from blinker import NamedSignal, Namespace
+from blinker import ANY, NamedSignal
 
 from datastream_ws import State
+from datastream_ws.embedding import check_function
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -43,13 +44,34 @@ __all__ = [
     "stream_ready",
 ]
 
-_signals = Namespace()
+F = TypeVar("F", bound=Callable[..., Any])
 
-message_received = _signals.signal("message-received")
-stream_ready = _signals.signal("stream-ready")
-stream_disconnected = _signals.signal("stream-disconnected")
-stream_error = _signals.signal("stream-error")
-stream_failed = _signals.signal("stream-failed")
+
+class StreamSignal(NamedSignal):
+    """
+    A signal that refuses a receiver that cannot be called as it will be.
+
+    Args:
+        name: As blinker knows it.
+        *facts: What receivers are given by name, besides the app.
+
+    """
+
+    def __init__(self, name: str, *facts: str) -> None:
+        super().__init__(name)
+        self._facts = ("stream", *facts)
+
+    def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
+        """Connect *receiver*. Raises ConfigurationError, with the form that it should have."""
+        check_function(self.name.replace("-", "_"), receiver, "app", self._facts)
+        return super().connect(receiver, sender, weak)
+
+
+message_received = StreamSignal("message-received", "message")
+stream_ready = StreamSignal("stream-ready")
+stream_disconnected = StreamSignal("stream-disconnected", "event")
+stream_error = StreamSignal("stream-error", "error")
+stream_failed = StreamSignal("stream-failed", "error")
 
 
 class Announcer:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import ConfigurationError, Message
-from ..embedding import name_of
+from ..embedding import check_function, name_of
 from .payload import argument_for, shown, task_id_for
 from .publisher import Publisher
 
@@ -64,10 +64,10 @@ def forward(
 
     Raises:
         ConfigurationError: If an option is forward's own business or a misspelt *batch* or *route*,
-            or the serializer is unsafe.
+            or the serializer is unsafe, or the task cannot be called with one argument.
 
     """
-    forwarder = Forwarder(client, task, apply_async_options)
+    forwarder = Forwarder(client, task, apply_async_options, batch is not None)
     if route is not None and not isinstance(route, str):
         raise ConfigurationError("forward: the route must be a string")
     if batch is None:
@@ -88,7 +88,9 @@ def _batch(batch: Any) -> tuple[int, float]:
 class Forwarder:
     """The message handler behind one :func:`forward`; given a message, or a list of them."""
 
-    def __init__(self, client: Any, task: Any, options: dict[str, Any]) -> None:
+    def __init__(
+        self, client: Any, task: Any, options: dict[str, Any], batch: bool = False
+    ) -> None:
         name = getattr(task, "name", task)
         if not isinstance(name, str) or not name:
             raise ConfigurationError("forward: the task must be a Celery task or its name")
@@ -104,6 +106,8 @@ class Forwarder:
         self._own = None if isinstance(task, str) else task
         self._client = weakref.ref(client)
         self._options = {"ignore_result": True} | options
+        self._argument = "messages" if batch else "message"
+        self._check_arguments(task)
         self._target = f"{name}\n{options.get('queue') or options.get('routing_key') or ''}"
         self.__qualname__ = f"forward({name})"
 
@@ -135,6 +139,10 @@ class Forwarder:
         else:
             publisher_of(client).publish(app, send)
 
+    def _check_arguments(self, task: Any) -> None:
+        if run := getattr(task, "run", None):
+            check_function(f"forward({self.task})", run, self._argument)
+
     def _task_of(self, app: Any) -> Any:
         """Return the task, with its own options, where this process knows it."""
         return self._own or app.tasks.get(self.task)
@@ -142,6 +150,7 @@ class Forwarder:
     def check(self, app: Any) -> None:
         """Refuse what only the app's configuration tells. Raises ConfigurationError."""
         task = self._task_of(app)
+        self._check_arguments(task)
         if "serializer" in self._options:
             return
         chosen = getattr(task, "serializer", None) or app.conf.task_serializer

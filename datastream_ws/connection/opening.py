@@ -27,7 +27,7 @@ from websockets.http11 import Request
 from websockets.proxy import get_proxy
 from websockets.uri import parse_uri
 
-from ..exceptions import ConfigurationError, HandshakeError
+from ..exceptions import ConfigurationError, HandshakeError, network_text
 from ..options import ClientOptions
 from ..version import __version__
 from .answers import (
@@ -187,12 +187,20 @@ def our_error(error: Exception, lost_with: BaseException | None) -> Exception:
             "proxy: a SOCKS proxy needs python-socks: pip install python-socks"
         )
     if isinstance(error, OSError):
-        return tls_refusal(error) or error
+        return tls_refusal(error) or _in_words(error)
     if lost_with is not None and (refusal := tls_refusal(lost_with)):
         return refusal  # in TLS 1.3 it comes behind the handshake
     if isinstance(error, InvalidHandshake):
         return _handshake_error(error)
     return HandshakeError("the server hung up during the handshake")
+
+
+def _in_words(error: OSError) -> OSError:
+    """Have the text of a network error be words, without its number; it stays what it is."""
+    if not isinstance(error, ssl.SSLError) and error.strerror:
+        error.args = (network_text(error),)
+        del error.strerror  # with it, the text is made of it and of the number
+    return error
 
 
 def _handshake_error(error: InvalidHandshake) -> Exception:

@@ -16,7 +16,7 @@ from ..client import Client
 from ..events import State
 from ..exceptions import ConfigurationError, NotConnectedError, said
 from ..forks import bury, notice_fork, watch_forks
-from ..handlers import Decorators
+from ..handlers import Decorators, check_function
 from ..handling.budget import Budget
 from ..handling.current import handling
 from ..lease import lease_for
@@ -95,7 +95,7 @@ class Fleet(Decorators):
         limit: int | None = None,
         **options: Unpack[StreamOptions],
     ) -> None:
-        _check("source", source, lambda value: None if callable(value) else "must be callable")
+        check_function("source", source, "")
         _check("refresh", refresh, seconds)
         _check("start_rate", start_rate, _rate)
         _check("limit", limit, or_none(count))
