@@ -44,6 +44,7 @@ from .options import ClientOptions
 from .process.handler_threads import is_handler_thread
 from .process.signals import signals_to
 from .redaction import Hidden, escaped, hides_arguments, peer_text, shown_url
+from .status_table import StatusRow, age, counts_of, fleet_note, row_of, show, watch
 
 if TYPE_CHECKING:
     from .fleet.fleet import Fleet
@@ -64,14 +65,17 @@ __all__ = [
     "Liveness",
     "Origin",
     "Queued",
+    "StatusRow",
     "StreamHealth",
     "about",
+    "age",
     "check_function",
     "check_headers",
     "check_stream",
     "check_url",
     "client_of",
     "codec_for",
+    "counts_of",
     "deliver",
     "describe",
     "drive",
@@ -79,6 +83,7 @@ __all__ = [
     "embedded_options",
     "escaped",
     "fields",
+    "fleet_note",
     "hides_arguments",
     "in_child",
     "is_dotted_path",
@@ -93,10 +98,13 @@ __all__ = [
     "proxy_for",
     "read_health_file",
     "resolved",
+    "row_of",
     "said",
+    "show",
     "shown_url",
     "signals_to",
     "state_of_many",
+    "watch",
     "write",
     "write_health_file",
 ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -18,7 +19,16 @@ from flask import Flask
 from flask.cli import AppGroup, ScriptInfo, pass_script_info
 
 from datastream_ws import Client, ConfigurationError, Fleet, SpoolError, State
-from datastream_ws.embedding import MAX_AGE, StreamHealth, is_healthy, read_health_file
+from datastream_ws.embedding import (
+    MAX_AGE,
+    StatusRow,
+    StreamHealth,
+    is_healthy,
+    read_health_file,
+    row_of,
+    show,
+    watch,
+)
 from datastream_ws.runner import Runner
 
 from .settings import HEALTH_FILE, NAMED
@@ -133,8 +143,16 @@ def run_reloading(app: Flask, names: Sequence[str], words: dict[str, Any]) -> No
 
 @group.command("status", with_appcontext=False)
 @names_argument
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-@click.option("--max-age", metavar="S", type=click.FloatRange(min=0), default=MAX_AGE)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--watch", "again", is_flag=True, help="Print it every 2 s until Ctrl-C.")
+@click.option(
+    "--max-age",
+    metavar="S",
+    type=click.FloatRange(min=0),
+    default=MAX_AGE,
+    show_default=True,
+    help="Seconds after which what the runner wrote is stale.",
+)
 @health_file_option
 @verbose_option
 @pass_script_info
@@ -143,12 +161,13 @@ def status(
     /,
     names: tuple[str, ...],
     as_json: bool,
+    again: bool,
     max_age: float,
     health_file: str | None,
     verbose: bool,
 ) -> None:
     """
-    Say how the streams are that ``run`` keeps, by its health file.
+    Show how the streams are that ``run`` keeps, by its health file.
 
     \b
     Exit codes: 0 all healthy, 1 one is not, was not seen for --max-age seconds, or never started.
@@ -156,13 +175,33 @@ def status(
     app = info.load_app()
     with refusing(verbose):
         wanted = {stream.name: stream.settings.healthy_share for stream in chosen(app, names)}
-        found = seen(health_file or app.config.get(HEALTH_FILE))
+        path = health_file or app.config.get(HEALTH_FILE)
+        look = functools.partial(looked, wanted, path, max_age, as_json)
+        if again:
+            well = watch(look, sys.stdout, redrawn=False if as_json else None)
+        else:
+            text, well = look()
+            click.echo(text)
+    sys.exit(0 if well else 1)
+
+
+def looked(
+    wanted: Mapping[str, float], path: str | None, max_age: float, as_json: bool
+) -> tuple[str, bool]:
+    """
+    Return what to print of streams, and whether all are healthy.
+
+    Args:
+        wanted: Their names, and which share of their streams has to be healthy, of a fleet.
+        path: The health file.
+
+    """
+    found = seen(path)
     now = time.time()
-    report = [
-        described(name, found.get(name), now, max_age, share) for name, share in wanted.items()
-    ]
-    click.echo(json.dumps(report, indent=1) if as_json else "\n".join(map(line, report)))
-    sys.exit(0 if report and all(stream["healthy"] for stream in report) else 1)
+    facts = [(name, found.get(name), now, max_age, share) for name, share in wanted.items()]
+    report = [described(*each) for each in facts]
+    text = json.dumps(report) if as_json else show([row(*each) for each in facts], sys.stdout)
+    return text, bool(report) and all(stream["healthy"] for stream in report)
 
 
 def chosen(app: Flask, names: Sequence[str]) -> list[AppStream]:
@@ -211,23 +250,10 @@ def described(
     return {"name": name, "healthy": healthy, **asdict(health), "age": round(now - health.at, 1)}
 
 
-def line(stream: dict[str, Any]) -> str:
-    """Return the facts of one stream for people."""
-    mark = "healthy" if stream["healthy"] else "UNHEALTHY"
-    text = f"{stream['name']}: {mark}, {stream['state']}"
-    if "at" in stream:
-        count = stream["messages_unrouted"]
-        unrouted = f"without a handler {count}, " if count else ""
-        text += (
-            f" {stream['age']:g} s ago, received {stream['messages_received']}, "
-            f"handled {stream['messages_handled']}, "
-            f"{unrouted}"
-            f"failed {stream['messages_failed']}, "
-            f"reconnects {stream['reconnects']}"
-        )
-        if stream["streams"] is not None:
-            counts = sorted(stream["streams"].items(), key=lambda pair: -pair[1])
-            text += ", streams " + (", ".join(f"{n} {state}" for state, n in counts) or "none")
-        if stream["last_error"]:
-            text += f", last error: {stream['last_error']}"
-    return text
+def row(
+    name: str, health: StreamHealth | None, now: float, max_age: float, share: float
+) -> StatusRow:
+    """Return the same as a row of the table for people."""
+    if health is None:
+        return StatusRow(stream=name, state="never started", is_healthy=False)
+    return row_of(health, now, max_age, f"process {health.pid}", share)

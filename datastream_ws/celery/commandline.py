@@ -1,7 +1,10 @@
-"""What Celery's command line prints of a wrong configuration: one line."""
+"""
+What Celery's command line prints of ours: a wrong configuration in one line, and how streams are.
+"""
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -9,13 +12,14 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from .. import ConfigurationError
+from ..embedding import MAX_AGE, StatusRow, StreamHealth, row_of, show, watch
 
-__all__ = ["refuse_in_import", "refusing"]
+__all__ = ["refuse_in_import", "refusing", "table_in_inspect"]
 
 log = logging.getLogger("datastream_ws.celery")
 
@@ -80,3 +84,65 @@ def _place(error: ConfigurationError) -> str:
         if not frame.filename.startswith((OURS, "<")):
             return f"{os.path.relpath(frame.filename)}, line {frame.lineno}: "
     return ""
+
+
+# --- celery inspect datastream ---------------------------------------------------------------
+
+
+def table_in_inspect() -> None:
+    """
+    Have ``celery inspect datastream`` print a table, and take ``--watch``.
+
+    Celery prints what workers answer as JSON, and has no hook for another form. Where its command
+    line does not run, nothing is done.
+    """
+    module = sys.modules.get("celery.bin.control")
+    command = getattr(module, "inspect", None)
+    if command is None or any(each.name == "watch" for each in command.params):
+        return
+    command.params.append(
+        click.Option(["--watch"], is_flag=True, help="Of datastream: every 2 s until Ctrl-C.")
+    )
+    inspect = command.callback
+
+    @functools.wraps(inspect)
+    def inspect_streams(*args: Any, watch: bool, **options: Any) -> Any:
+        if options["command"] != "datastream" or options["json"]:
+            return inspect(*args, **options)
+        return _show(click.get_current_context().obj.app, watch, options)
+
+    command.callback = inspect_streams
+
+
+def _show(app: Any, again: bool, options: dict[str, Any]) -> None:
+    """Print how the streams of all workers are; exit code 1 unless all are healthy."""
+    look = functools.partial(_look, app, options["timeout"], options["destination"])
+    if again:
+        well = watch(look, sys.stdout)
+    else:
+        text, well = look()
+        click.echo(text)
+    click.get_current_context().exit(0 if well else 1)
+
+
+def _look(app: Any, timeout: float, destination: Any) -> tuple[str, bool]:
+    """Return the table, and whether all streams are healthy."""
+    replies: dict[str, Any] = {}
+    answers = app.control.broadcast(
+        "datastream", reply=True, timeout=timeout, destination=destination
+    )
+    for answer in answers or ():
+        replies.update(answer)
+    rows = [row for node, reply in sorted(replies.items()) for row in _rows(node, reply)]
+    if not rows:
+        return "No worker answered that has a stream.", False
+    return show(rows, sys.stdout), all(row.is_healthy for row in rows)
+
+
+def _rows(node: str, reply: Any) -> Iterator[StatusRow]:
+    for name, facts in reply.items():
+        if isinstance(facts, dict):  # else it is a text: an error
+            health = StreamHealth(**facts)
+            yield row_of(health, health.at, MAX_AGE, node)
+        else:
+            yield StatusRow(stream="-", state=name, is_healthy=False, runner=node, error=str(facts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from .commandline import table_in_inspect
 from .forwarding import bind, note_installed
 from .sources import Installation, installations
 
@@ -47,6 +48,7 @@ def _install_step(app: Any) -> None:
     from . import control  # noqa: F401  # registers the remote commands
     from .step import DatastreamStep
 
+    table_in_inspect()
     app.steps["worker"].add(DatastreamStep)
     app.user_options["worker"].update(
         [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import threading
 import uuid
 from collections.abc import Iterator
@@ -149,6 +150,10 @@ def test_remote_commands(tmp_path: Path, server: StreamServer, redis_url: str) -
             "default"
         ]
         assert (answer["state"], answer["messages_handled"]) == ("ready", 3)
+        table = celery("inspect", "datastream")
+        assert re.search(rf"(?m)^default  ready +\d+ s  w1@{project.host} +0 s .* 3 +0 ", table), (
+            table
+        )
         stats = json.loads(celery("inspect", "stats", "--json"))[f"w1@{project.host}"]["datastream"]
         assert stats["default"].startswith("ready: received 3, handled 3, failed 0")
         assert "asked default" in celery("control", "datastream_pause", "default")

@@ -6,6 +6,8 @@ import kit.djangohere  # noqa: F401 - what follows needs settings
 
 # isort: split
 import json
+import re
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -231,7 +233,9 @@ def test_status_tells_and_judges(capsys: pytest.CaptureFixture[str]) -> None:
     assert "never started" in capsys.readouterr().out
     runner("ready", messages_handled=5)
     assert status() == 0
-    assert "handled 5" in capsys.readouterr().out
+    titles, row = capsys.readouterr().out.splitlines()
+    assert re.match(r"feed +ready ", row)
+    assert re.split(r"  +", row)[titles.split().index("HANDLED")] == "5"
     assert status("--json") == 0
     assert json.loads(capsys.readouterr().out)["streams"][0]["is_healthy"]
     StreamStatus.objects.update(beat_at=timezone.now() - timedelta(seconds=50))
@@ -254,7 +258,11 @@ def test_rows_follow_a_real_runner(tmp_path: Path, stream_server: StreamServer) 
         assert "503" in project.query(sql)[0][2]
         stream_server.accept()
         process.wait_for(lambda: has_state("ready"))
-        assert "default: ready" in project.manage("datastream_status")
+        assert re.search(r"(?m)^default  ready ", project.manage("datastream_status"))
+        with project.start("datastream_status", "--watch") as watching:
+            watching.wait_for(lambda: watching.output.count("\ndefault  ready ") >= 2)
+            watching.send_signal(signal.SIGINT)
+            assert watching.wait() == 0, watching.output
         stream_server.close(1011, EVIL)
         process.wait_for(lambda: project.query(sql)[0][:2] == ("ready", 1))
         process.terminate()

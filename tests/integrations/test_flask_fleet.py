@@ -191,12 +191,12 @@ def test_run_and_status(project: FlaskProject, stream_server: StreamServer) -> N
         until(lambda: written() == {"ready": 3}, PATIENCE)
         with project.datastream("status") as status:
             assert status.exit_code() == 0
-            assert "accounts: healthy, ready" in status.output
-            assert "streams 3 ready" in status.output
+            assert "\naccounts  ready " in status.output
+            assert "streams: 3 ready; rows in the source: 3" in status.output
         stream_server.send("x")
         running.wait_for(r"handled \d x in app", 3)
         running.terminate()
         assert running.exit_code() == 0, running.output
     with project.datastream("status") as status:
         assert status.exit_code() == 1
-        assert "accounts: UNHEALTHY, closed" in status.output
+        assert "\naccounts  closed " in status.output

@@ -437,7 +437,10 @@ REGISTRY: Any = Handlers()
     [
         (lambda: REGISTRY.on_message(5.0), "on_message: the route"),
         (lambda: REGISTRY.on_message(["a", "b"]), "on_message: the route"),
-        (lambda: REGISTRY.on_message(when="big"), "on_message: when"),
+        (
+            lambda: REGISTRY.on_message(when="big"),
+            r"on_message\(when=…\): must be given a callable",
+        ),
         (lambda: REGISTRY.on_message("a", default=True), "on_message: default"),
         (lambda: REGISTRY.on_message(when=odd, default=True), "on_message: default"),
         (lambda: REGISTRY.on_message(decode_as=int), "decode_as"),
@@ -454,7 +457,7 @@ REGISTRY: Any = Handlers()
         (lambda: REGISTRY.on_batch(max_wait=float("nan")), "on_batch: max_wait"),
         (lambda: REGISTRY.on_batch(max_wait=float("inf")), "on_batch: max_wait"),
         (lambda: REGISTRY.on_batch(route=True), "on_batch: the route"),
-        (lambda: REGISTRY.on_batch(when=5), "on_batch: when"),
+        (lambda: REGISTRY.on_batch(when=5), r"on_batch\(when=…\): must be given a callable"),
         (lambda: REGISTRY.on_batch()(5), "on_batch: must be given a callable"),
         *[
             (functools.partial(lambda hook: getattr(REGISTRY, hook)(5), hook), hook)

@@ -23,7 +23,7 @@ DRAWING = """
     lifecycle
     async_client | health
     client
-    runner | fleet
+    runner | fleet | status_table
     embedding
     metrics
     schematic | celery | cli | testing | prometheus | opentelemetry |

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DatabaseError, InterfaceError
+from django.db import DatabaseError, InterfaceError, connections
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+
+from datastream_ws.embedding import (
+    DEAD,
+    HEALTHY,
+    StatusRow,
+    age,
+    counts_of,
+    fleet_note,
+    show,
+    watch,
+)
 
 from ...conf import streams_settings
 from ...health import MAX_AGE, StreamReport, report
@@ -26,9 +40,14 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("aliases", nargs="*", metavar="ALIAS", help="default: all of runners")
         parser.add_argument("--key", metavar="KEY", help="Key of one stream of a fleet")
-        parser.add_argument("--json", action="store_true", help="for programs")
+        parser.add_argument("--json", action="store_true", help="Print JSON")
+        parser.add_argument("--watch", action="store_true", help="Print it every 2 s until Ctrl-C")
         parser.add_argument(
-            "--max-age", type=float, default=MAX_AGE, metavar="SECONDS", help="of a heartbeat"
+            "--max-age",
+            type=float,
+            default=MAX_AGE,
+            metavar="SECONDS",
+            help="Seconds after which a heartbeat is stale (default: %(default)g)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -36,7 +55,31 @@ class Command(BaseCommand):
             known = [streams_settings[alias].alias for alias in options["aliases"]]
             if options["key"] is not None:
                 known = [one_stream(known, options["key"])]
-            streams = report(known or of_runners(), options["max_age"])
+            known = known or of_runners()
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error)) from error
+        if options["watch"]:
+            self.stdout.ending = ""
+            redrawn = False if options["json"] else None
+            well = watch(lambda: self.look_again(known, options), self.stdout, redrawn=redrawn)
+        else:
+            text, well = self.look(known, options)
+            self.stdout.write(text)
+        if not well:
+            sys.exit(1)
+
+    def look_again(self, aliases: list[str], options: dict[str, Any]) -> tuple[str, bool]:
+        """As :meth:`look`; a database that is away comes back."""
+        try:
+            return self.look(aliases, options)
+        except CommandError as error:
+            connections.close_all()
+            return str(error), False
+
+    def look(self, aliases: list[str], options: dict[str, Any]) -> tuple[str, bool]:
+        """Return what to print, and whether all is well. Raises CommandError."""
+        try:
+            streams = report(aliases, options["max_age"])
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
         except (DatabaseError, InterfaceError) as error:
@@ -44,26 +87,48 @@ class Command(BaseCommand):
                 f"the status cannot be read ({type(error).__name__}); was `manage.py migrate` run?"
             ) from error
         if options["json"]:
-            self.stdout.write(json.dumps({"streams": [asdict(stream) for stream in streams]}))
+            text = json.dumps({"streams": [asdict(stream) for stream in streams]})
         else:
-            for stream in streams:
-                self.tell(stream)
-        if not all(stream.is_healthy for stream in streams):
-            sys.exit(1)
+            rows = [row for stream in streams for row in rows_of(stream, options["max_age"])]
+            colored = not options["no_color"]
+            text = show(rows, self.stdout, colored=colored)
+        return text, all(stream.is_healthy for stream in streams)
 
-    def tell(self, stream: StreamReport) -> None:
-        style = self.style.SUCCESS if stream.is_healthy else self.style.ERROR
-        self.stdout.write(f"{stream.stream}: {style(stream.state)}{of_fleet(stream)}")
-        for runner in stream.runners:
-            self.stdout.write(
-                "  {host}, process {pid}: {state} at {beat_at}; received {messages_received}, "
-                "handled {messages_handled}{unrouted}, failed {messages_failed}, "
-                "reconnects {reconnects}{error}".format(
-                    unrouted=without_handler(runner["messages_unrouted"]),
-                    error=with_error(runner["last_error"]),
-                    **runner,
-                )
-            )
+
+def rows_of(stream: StreamReport, max_age: float) -> Iterator[StatusRow]:
+    """Yield a row for each process, and before them one of the whole for a fleet."""
+    if stream.streams is not None or not stream.runners:
+        yield StatusRow(
+            stream=stream.stream,
+            state=stream.state,
+            is_healthy=stream.is_healthy,
+            note=fleet_note(stream.streams, stream.source_size),
+        )
+    for runner in stream.runners:
+        yield row_of_runner(stream.stream, runner, max_age)
+
+
+def row_of_runner(stream: str, runner: Mapping[str, Any], max_age: float) -> StatusRow:
+    seen, state = age_of(runner["beat_at"]), runner["state"]
+    is_fresh = seen is not None and seen <= max_age
+    return StatusRow(
+        stream=stream,
+        state=state if is_fresh or state in DEAD else f"stale ({state})",
+        is_healthy=is_fresh and state in HEALTHY,
+        runner=f"{runner['host']}/{runner['pid']}",
+        seen=seen,
+        since=age_of(runner["state_since"]),
+        message=age_of(runner["last_message_at"]),
+        error=runner["last_error"],
+        error_age=age_of(runner["last_error_at"]),
+        counts=counts_of(runner),
+    )
+
+
+def age_of(moment: str | None) -> float | None:
+    """Return the seconds since a time of a row."""
+    at = parse_datetime(moment) if moment else None
+    return None if at is None else age(at.timestamp(), timezone.now().timestamp())
 
 
 def one_stream(aliases: list[str], key: str) -> str:
@@ -71,14 +136,6 @@ def one_stream(aliases: list[str], key: str) -> str:
     if len(aliases) != 1 or not streams_settings[aliases[0]].is_fleet:
         raise CommandError("--key goes with the name of one fleet, a stream with SOURCE.")
     return f"{aliases[0]}/{key}"
-
-
-def of_fleet(stream: StreamReport) -> str:
-    if stream.streams is None:
-        return ""
-    counts = sorted(stream.streams.items(), key=lambda pair: -pair[1])
-    states = ", ".join(f"{number:,} {state}" for state, number in counts) or "none here"
-    return f"; streams: {states}; rows in the source: {stream.source_size or 0:,}"
 
 
 def of_runners() -> list[str]:
@@ -90,11 +147,3 @@ def of_runners() -> list[str]:
             "by the health views of the processes that serve"
         )
     return found
-
-
-def without_handler(count: int) -> str:
-    return f", without a handler {count}" if count else ""
-
-
-def with_error(text: str) -> str:
-    return f"\n    last error: {text}" if text else ""
