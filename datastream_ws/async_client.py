@@ -30,7 +30,8 @@ from .lifecycle.machine import Lifecycle
 from .lifecycle.wishes import HangUp, hang_up
 from .log_fields import about, fields, write
 from .messages import Message, Origin
-from .options import ClientOptions, Options, Url
+from .option_types import Options, Url
+from .options import ClientOptions
 from .process.futures import ErrorBuffer, Observable, wait_for
 from .process.handler_threads import HandlerThreads
 from .process.loop_use import threads

@@ -25,7 +25,8 @@ from .lifecycle.assembly import Place
 from .lifecycle.wishes import HangUp, hang_up
 from .log_fields import fields, write
 from .messages import Message
-from .options import ClientOptions, Options, Url
+from .option_types import Options, Url
+from .options import ClientOptions
 from .process.futures import Observable
 from .process.loop_thread import LoopThread
 from .process.loop_use import (

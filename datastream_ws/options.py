@@ -6,19 +6,16 @@ import copy
 import logging
 import ssl as ssl_module
 import weakref
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
     Literal,
-    Protocol,
     Self,
-    TypedDict,
     TypeVar,
     get_args,
-    runtime_checkable,
 )
 
 from .codecs import Codec, codec_for
@@ -52,37 +49,26 @@ from .option_checks import (
     text,
     url_option,
 )
+from .option_types import (
+    ConnectionReadyHandler,
+    Headers,
+    MessageHandler,
+    Options,
+    StreamOptions,
+    Subprotocols,
+    Url,
+)
 from .protocols import Lease, Logger
 from .redaction import HiddenHeaders, hides_arguments, peer_text, shown_urls
 
 __all__ = ["ClientOptions", "ConnectionReadyHandler", "MessageHandler", "Options", "StreamOptions"]
 
-
-Url = str | Sequence[str] | Callable[[], str | Awaitable[str]]
-
 SomeOptions = TypeVar("SomeOptions", bound="ClientOptions")
 
-Headers = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
-
-Subprotocols = Sequence[str] | Callable[[], Sequence[str] | Awaitable[Sequence[str]]]
 
 # Stands for 90 % of pong_timeout, as pingPeriod does in client.go; None means: no pings.
 # Known by identity, so that no number a user may give is taken for it.
 OF_PONG_TIMEOUT = float("nan")
-
-
-@runtime_checkable
-class MessageHandler(Protocol):
-    """An object that handles messages. Source: client.go, MessageHandlerFunc."""
-
-    def handle_message(self, message: Message) -> Any: ...
-
-
-@runtime_checkable
-class ConnectionReadyHandler(Protocol):
-    """An object told of each connection. Source: client.go, ConnectionReadyHandlerFunc."""
-
-    def on_connection_ready(self) -> Any: ...
 
 
 def handlers_option(value: Any) -> str | None:
@@ -362,58 +348,3 @@ def _refuse_unknown(cls: type[ClientOptions], options: Mapping[str, Any]) -> Non
 
 def _ping_interval(pong_timeout: float | None) -> float:
     return 0.9 * (60.0 if pong_timeout is None else pong_timeout)
-
-
-class StreamOptions(TypedDict, total=False):
-    """Every option but ``url``, for type checkers: ``**options: Unpack[StreamOptions]``."""
-
-    headers: Headers
-    message_handler: MessageHandler | Callable[[Message], object] | None
-    connection_ready_handler: ConnectionReadyHandler | Callable[[], object] | None
-    logger: Logger
-    max_reconnect_attempts: int | None
-    min_reconnect_delay: float
-    max_reconnect_delay: float
-    write_timeout: float
-    pong_timeout: float | None
-    ping_interval: float | None
-    name: str
-    handlers: Handlers | None
-    stable_after: float
-    fatal_delay: float | None
-    retry: Callable[[BaseException], bool | None] | None
-    open_timeout: float | None
-    ready_timeout: float | None
-    close_timeout: float
-    idle_timeout: float | None
-    send_rate: tuple[int, float] | None
-    heartbeat: Any
-    heartbeat_interval: float
-    max_size: int | None
-    compression: Literal["deflate"] | None
-    proxy: str | Literal[True] | None
-    proxy_ssl: ssl_module.SSLContext | None
-    ssl: ssl_module.SSLContext | Literal[True] | None
-    subprotocols: Subprotocols | None
-    origin: str | None
-    lease: str | Lease | None
-    lease_ttl: float
-    inbox_size: int | None
-    inbox_bytes: int | None
-    overflow: Overflow
-    spool: str | None
-    spool_bytes: int | None
-    journal: bool
-    conflate: Callable[[Message], object] | None
-    concurrency: int
-    ordering_key: Callable[[Message], object] | None
-    handler_timeout: float | None
-    retry_message: Callable[[BaseException], bool] | None
-    codec: CodecName | Codec
-    route: str | Callable[[Message], str | int | None]
-
-
-class Options(StreamOptions, total=False):
-    """Every option: ``Client(**options)``."""
-
-    url: Url

@@ -43,7 +43,7 @@ source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build", "images"]
 
 # --- Markdown ---
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 3  # links to headings are checked, as [text](page.md#heading)
 
 # --- the reference, from docstrings ---
@@ -77,7 +77,7 @@ nitpick_ignore_regex = [
     ),
     (
         "py:class",
-        r"datastream_ws\.(options\.(Options|StreamOptions)|routing\.(Handler|Routing))",
+        r"datastream_ws\.(option_types\.(Options|StreamOptions)|routing\.(Handler|Routing))",
     ),
     ("py:class", r"datastream_ws\.testing\.(record\.Attempt|loop\.LoopOnThread)"),
     ("py:class", r"datastream_ws_django\.conf\.StreamSettings"),
@@ -105,6 +105,9 @@ def as_sphinx_has_it(app: object, page: str, source: list[str]) -> None:
     """
     text = FENCE_WITH_TITLE.sub(r"\1{code-block} \2\n:caption: \3\n", source[0])
     up = r"\.\./" * (page.count("/") + 1)
+    if page == "reference/options":  # anchors: #option-lease, #setting-ATOMIC
+        text = re.sub(r"^\| `([a-z_]+)` \|", r"| `\1`{#option-\1} |", text, flags=re.MULTILINE)
+        text = re.sub(r"^\| `([A-Z_]+)` \|", r"| `\1`{#setting-\1} |", text, flags=re.MULTILINE)
     source[0] = re.sub(rf"(?<!!)\[([^]]+)\]\({up}[^)]*\)", r"\1", text)
 
 

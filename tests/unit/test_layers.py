@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 # the architecture, then draw it.
 DRAWING = """
     version, exceptions, base_errors, protocols, redaction, events, messages, codecs, stats, forks
-    options, option_checks, handlers, routing, log_fields
+    options, option_types, option_checks, handlers, routing, log_fields
     connection | handling | lease | process
     spool
     lifecycle

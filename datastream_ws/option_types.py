@@ -1,0 +1,173 @@
+"""What each option may be, with the sentence that describes it: for type checkers and editors."""
+
+from __future__ import annotations
+
+import ssl as ssl_module
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
+
+from .codecs import Codec
+from .handlers import Handlers
+from .messages import Message
+from .option_checks import CodecName, Overflow
+from .protocols import Lease, Logger
+
+__all__ = [
+    "ConnectionReadyHandler",
+    "Headers",
+    "MessageHandler",
+    "Options",
+    "StreamOptions",
+    "Subprotocols",
+    "Url",
+]
+
+Url = str | Sequence[str] | Callable[[], str | Awaitable[str]]
+
+Headers = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
+
+Subprotocols = Sequence[str] | Callable[[], Sequence[str] | Awaitable[Sequence[str]]]
+
+
+@runtime_checkable
+class MessageHandler(Protocol):
+    """An object that handles messages. Source: client.go, MessageHandlerFunc."""
+
+    def handle_message(self, message: Message) -> Any: ...
+
+
+@runtime_checkable
+class ConnectionReadyHandler(Protocol):
+    """An object told of each connection. Source: client.go, ConnectionReadyHandlerFunc."""
+
+    def on_connection_ready(self) -> Any: ...
+
+
+class StreamOptions(TypedDict, total=False):
+    """Every option but ``url``, for type checkers: ``**options: Unpack[StreamOptions]``."""
+
+    headers: Headers
+    """Headers of the opening handshake. A callable, sync or async, returns them and is called
+    before every attempt. A ``Host`` header replaces the client's own."""
+    message_handler: MessageHandler | Callable[[Message], object] | None
+    """A handler of every message. It's a callable, or an object with ``handle_message(message)``.
+    ``None`` registers none."""
+    connection_ready_handler: ConnectionReadyHandler | Callable[[], object] | None
+    """An ``on_ready`` hook. It's a callable, or an object with ``on_connection_ready()``. ``None``
+    registers none."""
+    logger: Logger
+    """Any object with the methods ``debug``, ``info``, ``warning`` and ``error``."""
+    max_reconnect_attempts: int | None
+    """The number of consecutive failed attempts after which the client fails, with the first one
+    included. ``None`` means no limit."""
+    min_reconnect_delay: float
+    """The shortest backoff, in seconds."""
+    max_reconnect_delay: float
+    """The longest backoff, in seconds."""
+    write_timeout: float
+    """Seconds without a written byte after which a connection with unsent messages is replaced."""
+    pong_timeout: float | None
+    """Seconds without a received byte after which the connection is dead. ``None`` means never."""
+    ping_interval: float | None
+    """Seconds between pings. ``None`` disables pings."""
+    name: str
+    """The stream's name in logs, errors and metrics."""
+    handlers: Handlers | None
+    """A ``Handlers`` registry, which several clients may share. ``None`` creates one."""
+    stable_after: float
+    """A connection that was ready for this many seconds resets attempts and backoff."""
+    fatal_delay: float | None
+    """Seconds between attempts after a fatal error, give or take half. ``None`` makes the client
+    fail instead."""
+    retry: Callable[[BaseException], bool | None] | None
+    """A callable ``error -> bool or None`` that decides first whether to retry. It gets the
+    exception that a hook raised. ``None`` leaves the decision to the client."""
+    open_timeout: float | None
+    """Seconds for DNS, TCP, TLS and the opening handshake. ``None`` means no limit."""
+    ready_timeout: float | None
+    """Seconds that the ``on_connect`` and ``on_ready`` hooks of one connection may take. Sending
+    the kept subscriptions doesn't count. ``None`` means no limit."""
+    close_timeout: float
+    """Seconds for all of ``close()``, which are ``on_closing``, the drain, the flush and the close
+    handshake."""
+    idle_timeout: float | None
+    """The connection is replaced when no message has arrived for this many seconds while ready.
+    Pongs do not count. ``None`` disables it."""
+    send_rate: tuple[int, float] | None
+    """The most messages in a number of seconds, as ``(5, 1.0)``. The window slides, so no period
+    of that length ever has more. Kept subscriptions count, and ``send()`` waits for its turn.
+    ``None`` means no limit."""
+    heartbeat: Any
+    """A message, or a callable that makes one, to send regularly while ready. ``None`` sends none.
+    """
+    heartbeat_interval: float
+    """Seconds between two heartbeats."""
+    max_size: int | None
+    """The size of the largest message to receive, in bytes. ``None`` means no limit."""
+    compression: Literal["deflate"] | None
+    """The compression to offer, which is ``"deflate"``. ``None`` offers none."""
+    proxy: str | Literal[True] | None
+    """The URL of an HTTP or SOCKS proxy. ``True`` uses the environment's proxy, and ``None`` uses
+    none."""
+    proxy_ssl: ssl_module.SSLContext | None
+    """The TLS context that verifies an ``https://`` proxy. ``None`` uses the system's
+    certificates."""
+    ssl: ssl_module.SSLContext | Literal[True] | None
+    """The TLS context for ``wss://``. ``None`` verifies the server with the system's certificates.
+    """
+    subprotocols: Subprotocols | None
+    """The subprotocols to offer, in order of preference. A callable, sync or async, returns them
+    and is called before every attempt. ``None`` offers none."""
+    origin: str | None
+    """The ``Origin`` header. ``None`` sends none."""
+    lease: str | Lease | None
+    """A ``redis://`` URL (extra ``redis``) or any ``Lease``, so that one of many processes holds
+    the stream. ``None`` means that every process connects."""
+    lease_ttl: float
+    """Seconds after which the lease of a process that was killed expires."""
+    inbox_size: int | None
+    """The number of messages that may wait for handlers. ``None`` means no limit."""
+    inbox_bytes: int | None
+    """The memory that messages waiting for handlers may take, in bytes. Each counts its payload
+    and 200 bytes. ``None`` means no limit."""
+    overflow: Overflow
+    """What happens when the inbox is full. It is ``"block"``, ``"drop_oldest"``, ``"drop_newest"``
+    or ``"disconnect"``, see a full inbox."""
+    spool: str | None
+    """The path of an SQLite file in which the inbox continues. ``{name}``, ``{host}`` and
+    ``{pid}`` in it are filled in. Unhandled messages wait there for the next start. ``None`` keeps
+    messages in memory only."""
+    spool_bytes: int | None
+    """The size of the messages in the spool, in bytes. ``None`` means no limit."""
+    journal: bool
+    """``True`` writes each message to the spool before it counts as received."""
+    conflate: Callable[[Message], object] | None
+    """A callable ``message -> key``. A newer message replaces a waiting one with the same key.
+    ``None`` keeps all messages."""
+    concurrency: int
+    """The number of messages handled at the same time. ``1`` keeps the order of arrival."""
+    ordering_key: Callable[[Message], object] | None
+    """A callable ``message -> key``. With ``concurrency`` above 1, messages with the same key keep
+    their order. ``None`` keeps no order."""
+    handler_timeout: float | None
+    """Seconds after which a running handler is reported, with its stack. ``None`` reports none."""
+    retry_message: Callable[[BaseException], bool] | None
+    """A callable ``error -> bool``. If it returns true, the failed handler gets the message once
+    more. ``None`` never retries."""
+    codec: CodecName | Codec
+    """The codec for ``message.json()`` and ``send()``. It's ``"json"``, ``"orjson"``,
+    ``"msgspec"`` (extra ``fast``) or an object with ``decode()`` and ``encode()``. See
+    performance."""
+    route: str | Callable[[Message], str | int | None]
+    """The JSON field that holds a message's route, a string or a whole number. A callable
+    ``message -> route`` finds it in other ways."""
+
+
+class Options(StreamOptions, total=False):
+    """Every option: ``Client(**options)``."""
+
+    url: Url
+    """A ``ws://``, ``wss://`` or ``ws+unix:///path.sock:/resource`` URL. A list of URLs is tried
+    in turn, and a failed attempt moves on to the next. A connection that ends before
+    ``stable_after`` is a failed attempt. A callable, sync or async, returns a URL and is called
+    before every attempt."""
