@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from datastream_ws import Client
+from datastream_ws import Client, Fleet
 
 __all__ = ["django_rows"]
 
@@ -15,7 +15,7 @@ LAST_BEAT_SECONDS = 2.0
 
 
 @contextmanager
-def django_rows(clients: Sequence[Client]) -> Iterator[Any]:
+def django_rows(clients: Sequence[Client | Fleet]) -> Iterator[Any]:
     """
     Yield what takes each heartbeat, and has Django's admin show and command the streams.
 
@@ -30,7 +30,7 @@ def django_rows(clients: Sequence[Client]) -> Iterator[Any]:
             heartbeat.close(LAST_BEAT_SECONDS)
 
 
-def _heartbeat(clients: Sequence[Client]) -> Any:
+def _heartbeat(clients: Sequence[Client | Fleet]) -> Any:
     django_apps = sys.modules.get("django.apps")  # not imported for this
     if django_apps is None or not django_apps.apps.ready:
         return None
