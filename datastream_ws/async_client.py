@@ -100,6 +100,11 @@ class AsyncClient(Decorators):
         return self.options.name
 
     @property
+    def key(self) -> Any:
+        """The key of a fleet's stream, as its source returned it; ``None`` without a fleet."""
+        return None if self._place is None else self._place.key
+
+    @property
     def state(self) -> State:
         """The current state. CLOSED also when the event loop has ended."""
         notice_fork()

@@ -108,7 +108,7 @@ class Client(Decorators):
     @property
     def key(self) -> Any:
         """The key of a fleet's stream, as its source returned it; ``None`` without a fleet."""
-        return None if self.aio._place is None else self.aio._place.key
+        return self.aio.key
 
     @property
     def state(self) -> State:

@@ -40,7 +40,7 @@ COROUTINES = {
     *("reconnect", "pause", "resume", "subscribe", "unsubscribe", "deliver"),
 }
 MORE = {
-    "name": "the option, for those who hold several clients",
+    "key", "name": "the option, for those who hold several clients",
     "options": "what the client was made of",
     "handlers": "the registry behind the decorators",
     "request_close": "for signal handlers and the rule at exit: does not wait",
