@@ -40,7 +40,8 @@ COROUTINES = {
     *("reconnect", "pause", "resume", "subscribe", "unsubscribe", "deliver"),
 }
 MORE = {
-    "key", "name": "the option, for those who hold several clients",
+    "key": "the key of a stream in a fleet, see 1.6",
+    "name": "the option, for those who hold several clients",
     "options": "what the client was made of",
     "handlers": "the registry behind the decorators",
     "request_close": "for signal handlers and the rule at exit: does not wait",
