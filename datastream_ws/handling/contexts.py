@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ..handlers import Call, ContextFactory, Handler, Handlers, check_context
 from ..messages import Message
 from .callers import Caller
+from .inbox import Portion
 from .timing import Notes
 
 __all__ = ["HandlerRun", "enclosed"]
@@ -87,6 +88,7 @@ class HandlerRun:
 
     Attributes:
         handler: The one that was called last.
+        portion, message: What it takes messages from, or the one it is at; for the watchdog.
         notes: Of the calls; ``None``: none are taken, of hooks for example.
 
     """
@@ -96,8 +98,16 @@ class HandlerRun:
         self.notes = notes
         self.caller = caller
         self.handler: Handler | None = None
+        self.portion: Portion | None = None
+        self.message: Message | None = None
         self._stack: AsyncExitStack | None = None
         self._enclosed: dict[Handler, Callable[..., Any]] = {}
+
+    @property
+    def in_hand(self) -> Message | None:
+        """The message that handlers are called with, one straight after another; any thread."""
+        portion = self.portion
+        return self.message if portion is None else portion.in_hand
 
     async def call(
         self,

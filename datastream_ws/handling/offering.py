@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ..exceptions import DecodeError, HandlerError, Postponed
@@ -119,12 +120,17 @@ class Offering:
         if not slept or tenure is None or self._tenure() != tenure:
             raise Stopped from None
 
+    def watching(self, run: HandlerRun) -> AbstractContextManager[None]:
+        """Look at the calls of a run, where they are not looked at one by one."""
+        if self._watchdog is None:
+            return nullcontext()
+        return self._watchdog.watching_run(run, _task_of(run.caller))
+
     async def _call(self, run: HandlerRun, handler: Handler, messages: tuple[Message, ...]) -> None:
         if self._watchdog is None:
             await self._call_unwatched(run, handler, messages)
             return
-        task = asyncio.current_task() if run.caller.on_loop else None
-        with self._watchdog.watching(handler, messages, task):
+        with self._watchdog.watching(handler, messages, _task_of(run.caller)):
             await self._call_unwatched(run, handler, messages)
 
     async def _call_unwatched(
@@ -182,6 +188,10 @@ class Offering:
         if is_due:
             self._undecodable, self._reported_at = 0, now
             self._report(failure)
+
+
+def _task_of(caller: Caller) -> asyncio.Task[Any] | None:
+    return asyncio.current_task() if caller.on_loop else None
 
 
 def match(handlers: Handlers, message: Message) -> tuple[Handler, ...]:

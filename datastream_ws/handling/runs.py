@@ -86,8 +86,9 @@ class Runs:
         run = HandlerRun(self._handlers, caller, notes)
         self._running.add(run)
         try:
-            if self._options.handler_timeout is None and self._handlers.is_direct(caller.on_loop):
-                return await self._call_directly(run)
+            if self._handlers.is_direct(caller.on_loop):
+                with self._offering.watching(run):
+                    return await self._call_directly(run)
             return await self._offer_one_by_one(run)
         finally:
             self._running.discard(run)
@@ -113,9 +114,10 @@ class Runs:
             if portion is None:
                 return await self._call_singly(calls, most, end)
             most -= len(portion.left)
+            run.portion = portion
             error = await self._call_for_each(portion, calls, end)
             calls.note(portion.begun)
-            message = portion.in_hand
+            message, run.portion = portion.in_hand, None
             if self._inbox.settle(portion):
                 self._on_room()
             if error is not None:
@@ -163,9 +165,11 @@ class Runs:
 
     async def _call_singly(self, calls: DirectCalls, most: int, end: float) -> bool:
         """As with portions, but each message is popped once the one before it is handled."""
-        message, number, look_at, looked = self._pop(), 0, 1, time.monotonic()
+        run, message = calls.run, self._pop()
+        number, look_at, looked = 0, 1, time.monotonic()
         while message is not None:
             number += 1
+            run.message = message
             call = calls.either[number >= look_at]
             try:
                 if calls.awaited:
@@ -173,6 +177,7 @@ class Runs:
                 else:
                     call(message)
             except BaseException as error:
+                run.message = None
                 calls.note(number)
                 await self._go_on_after(calls, message, error)
                 return not self._is_stopped()
@@ -185,6 +190,7 @@ class Runs:
                 calls.note(number)
                 self._done(message, False, False)
                 return is_late and not self._is_stopped()
+            run.message = None
             message, room = self._inbox.pop_after(message)
             if room:
                 self._on_room()

@@ -16,6 +16,7 @@ from typing import Any
 from ..exceptions import HandlerError
 from ..handlers import Handler
 from ..messages import Message
+from .contexts import HandlerRun
 
 __all__ = ["Watchdog", "task_stack"]
 
@@ -34,6 +35,34 @@ class RunningCall:
     reported: bool = False
 
 
+@dataclass(slots=True, eq=False)
+class WatchedRun:
+    """
+    A run whose calls are looked at from outside: they are too quick to be noted one by one.
+
+    Attributes:
+        at: The message and the handler that were seen last, and *since* when.
+
+    """
+
+    run: HandlerRun
+    thread: int
+    task: asyncio.Task[Any] | None
+    at: tuple[Message | None, Handler | None] = (None, None)
+    since: float = 0.0
+    reported: bool = False
+
+    def look(self, now: float, limit: float) -> RunningCall | None:
+        """Return the call, once, if it has been the same for more than *limit* seconds."""
+        message, handler = at = self.run.in_hand, self.run.handler
+        if at[0] is not self.at[0] or at[1] is not self.at[1]:
+            self.at, self.since, self.reported = at, now, False
+        if self.reported or message is None or handler is None or now - self.since <= limit:
+            return None
+        self.reported = True
+        return RunningCall(handler, (message,), self.since, self.thread, self.task)
+
+
 class Watchdog:
     """
     Looks at the handler calls of one dispatcher.
@@ -49,6 +78,7 @@ class Watchdog:
         self._limit = limit
         self._report = report
         self._watched: dict[int, RunningCall] = {}
+        self._runs: dict[int, WatchedRun] = {}
 
     @contextmanager
     def watching(
@@ -62,6 +92,16 @@ class Watchdog:
         finally:
             del self._watched[id(watched)]
 
+    @contextmanager
+    def watching_run(self, run: HandlerRun, task: asyncio.Task[Any] | None) -> Iterator[None]:
+        """Look at the calls of a run; a slow one is noticed one look later than by itself."""
+        watched = WatchedRun(run, threading.get_ident(), task)
+        self._runs[id(watched)] = watched
+        try:
+            yield
+        finally:
+            del self._runs[id(watched)]
+
     def watch(self, stopped: threading.Event) -> None:
         """On a thread of its own, because a blocked loop is one of the things to notice."""
         while not stopped.wait(min(LOOK_SECONDS, self._limit / 4)):
@@ -70,6 +110,9 @@ class Watchdog:
                 if not watched.reported and now - watched.started > self._limit:
                     watched.reported = True
                     self._report_slow(watched)
+            for run in list(self._runs.values()):
+                if (call := run.look(now, self._limit)) is not None:
+                    self._report_slow(call)
 
     def _report_slow(self, watched: RunningCall) -> None:
         failure = HandlerError(
