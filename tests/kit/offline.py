@@ -81,12 +81,14 @@ class FakeLease:
     Attributes:
         is_free: Whoever asks has it.
         ended: Releases so far.
+        epoch: Of the latest tenure; the store knows it, whoever renews.
 
     """
 
     def __init__(self, *, is_free: bool = True) -> None:
         self.is_free = is_free
         self.ended = 0
+        self.epoch = 0
         self.renewal: FakeRenewal | None = None
 
     def grant(self) -> None:
@@ -169,7 +171,7 @@ class FakeRenewal:
         was_refused, self.is_refused = self.is_refused, not self._lease.is_free
         if self._lease.is_free:
             self._wanted, self._ends_at = False, None
-            self.epoch += 1_000_000_000_000
+            self.epoch = self._lease.epoch = self._lease.epoch + 1_000_000_000_000
             self._on_change()
         elif not was_refused:
             self._on_change()
