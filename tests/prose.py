@@ -56,6 +56,7 @@ PAGES = [
     "docs/index.md",
     "docs/reference/environment.md",
     "docs/reference/options.md",
+    "docs/security.md",
     "docs/tutorials/celery.md",
     "docs/tutorials/django.md",
     "docs/tutorials/fastapi.md",
