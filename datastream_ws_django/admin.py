@@ -207,7 +207,7 @@ def is_kept(alias: str) -> bool:
 class FailedMessageAdmin(FailedAdmin):
     """Dead letters: grouped, searched, retried, deleted; never edited."""
 
-    list_display = ("stream", "handler", "error", "when", "attempts")
+    list_display = ("stream", "error", "handler", "when", "attempts")
     list_filter = ("stream", "handler")
     search_fields = ("stream", "handler", "error")
     date_hierarchy = "failed_at"
@@ -255,7 +255,8 @@ class FailedMessageAdmin(FailedAdmin):
         return format_html('<pre class="datastream-text">{}</pre>', row.traceback)
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
-        return super().changelist_view(request, {"groups": groups(), **(extra_context or {})})
+        context = {"title": "Failed messages", "groups": groups(), **(extra_context or {})}
+        return super().changelist_view(request, context)
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None

@@ -45,8 +45,7 @@ def announce(message: Message) -> None:
 
     The admin shows such a message as failed; Retry passes it to this handler again, and only to it.
     """
-    flag = DataStreamResponse.from_json(message.json()).data
-    partner.announce(flag["key"], flag["default_value"])
+    partner.announce(DataStreamResponse.from_json(message.json()).data["key"])
 
 
 def keep(flag: dict[str, Any]) -> None:

@@ -9,10 +9,10 @@ __all__ = ["announce"]
 _calls = itertools.count(1)
 
 
-def announce(key: str, is_on: bool) -> None:
+def announce(key: str) -> None:
     """Announce that a flag was switched; every sixth call fails, in one of two ways."""
-    word, call = "on" if is_on else "off", next(_calls)
+    call = next(_calls)
     if call % 12 == 3:
-        raise ConnectionError(f"the partner is unavailable; {key!r} is not announced as {word}")
+        raise ConnectionError(f"the partner is unavailable; {key!r} is not announced")
     if call % 12 == 9:
         raise ValueError(f"the partner refuses {key!r}: busy, request {call}")

@@ -88,7 +88,7 @@ def retry_a_failed_message(browser: Any, page: str) -> None:
         return texts(browser, "th.field-stream a")
 
     eventually(failures)
-    assert "example_project.shop.datastreams.announce" in texts(browser, ".datastream th")
+    assert "example_project.shop.datastreams.announce" in texts(browser, ".datastream td")
     browser.find_element("css selector", "th.field-stream a").click()
     eventually(lambda: texts(browser, ".object-tools form"))
     browser.find_element("css selector", "input[value=Retry]").click()

@@ -113,7 +113,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory, axe: str) -> Iterator[Scene]
     folder = tmp_path_factory.mktemp("scene")
     # Few enough to be handled at once on a busy machine, where each is a row to be written.
     with NumberedServer(10**7, rate=20) as server:
-        project = Project(folder, server.url, DEBUG="1")
+        project = Project(folder, server.url, stream={"CLOSE_TIMEOUT": 60}, DEBUG="1")
         project.manage("migrate")
         project.manage("shell", "-c", SEED, HANDLER="failing")
         port = free_port()

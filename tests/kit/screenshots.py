@@ -1,11 +1,16 @@
 """
 The pictures in docs/images: ``python -m tests.kit.screenshots``.
 
-A demo runs for two minutes; then the shop's page and the admin's live page are taken.
+A demo runs for two minutes; then the shop's page and the admin's pages are taken. Of the hour
+before the demo the history is made up, so that the chart shows what it does after an hour.
+
+    python -m tests.kit.screenshots FOLDER    # to look at: narrow and dark as well
 """
 
 from __future__ import annotations
 
+import random
+import sqlite3
 import sys
 import tempfile
 import time
@@ -14,46 +19,85 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest does
 
-from kit.browser import chromium
+from kit.browser import as_theme, chromium, sized
 from kit.demo import ROOT, Demo
 
 IMAGES = ROOT / "docs" / "images"
-SECONDS = 125  # the chart shows two minutes
+SECONDS = 125  # the shop's chart shows two minutes
+SETTLE = 2.0  # for a page to follow
 LARGEST = 150_000  # bytes
+ADMIN = "admin/datastream/"
+PAGES = {
+    "admin-overview": (f"{ADMIN}streamstatus/", 560),
+    "admin-live": (f"{ADMIN}streamstatus/live/prices/", 900),
+    "admin-failed": (f"{ADMIN}failedmessage/", 640),
+    "shop": ("", 720),
+}
+ROW = "INSERT INTO datastream_streamminute VALUES (?, ?, 1, ?, ?, 0, ?, ?, ?, ?)"
 
 
-def take(browser: Any, name: str, width: int, height: int) -> None:
-    browser.set_window_rect(width=width, height=height)
-    time.sleep(2)  # for the page to follow
-    target = IMAGES / f"{name}.png"
+def an_hour_before(folder: Path) -> None:
+    """Write the minutes of an hour that nobody has waited for."""
+    [path] = folder.rglob("shop.sqlite3")
+    chance, now = random.Random(3), int(time.time() // 60)
+    with sqlite3.connect(path, timeout=60) as database:
+        for stream, usual in (("prices", 1200), ("flags", 32)):
+            for minute in range(now - 60, now):
+                is_gap = now - 26 < minute < now - 22
+                count = 0 if is_gap else round(usual * chance.uniform(0.9, 1.0))
+                values = (count, count, chance.randrange(9), int(is_gap))
+                seconds = 0 if is_gap else 60
+                database.execute(
+                    ROW, (stream, minute, *values, seconds, chance.uniform(0.002, 0.02))
+                )
+
+
+def take(browser: Any, target: Path) -> None:
+    time.sleep(SETTLE)
     browser.save_screenshot(str(target))
-    size = target.stat().st_size
-    print(f"{target.relative_to(ROOT)}: {size} bytes")
-    assert size < LARGEST
+    print(f"{target}: {target.stat().st_size} bytes")
 
 
-def main() -> None:
-    IMAGES.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        state = Path(folder) / "demo"
-        state.mkdir()
-        with Demo(state) as demo, chromium(Path(folder) / "profile") as browser:
-            demo.log_in(browser)
-            browser.get(f"{demo.address('site')}admin/datastream/streamstatus/live/prices/")
-            time.sleep(SECONDS)
-            take(browser, "admin-live", 1180, 820)
-            browser.get(demo.address("site"))
+def take_for_docs(browser: Any, site: str) -> None:
+    for name, (page, height) in PAGES.items():
+        browser.get(site + page)
+        sized(browser, 1180, height)
+        if name == "shop":
             browser.find_element("css selector", "button[value=coffee]").click()
-            take(browser, "shop", 1180, 920)
-            as_dark(browser)
-            take(browser, "shop-dark", 1180, 920)
+        take(browser, IMAGES / f"{name}.png")
+        assert (IMAGES / f"{name}.png").stat().st_size < LARGEST
+    as_theme(browser, "dark")
+    take(browser, IMAGES / "shop-dark.png")
+
+
+def take_to_look_at(browser: Any, site: str, folder: Path) -> None:
+    for name, (page, _) in PAGES.items():
+        browser.get(site + page)
+        for theme in ("light", "dark"):
+            as_theme(browser, theme)
+            for width in (1280, 390):
+                sized(browser, width, 1600)
+                take(browser, folder / f"{name}-{theme}-{width}.png")
+
+
+def main(arguments: list[str]) -> None:
+    IMAGES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        state = folder / "demo"
+        state.mkdir()
+        with Demo(state) as demo, chromium(folder / "profile") as browser:
+            site = demo.address("site")
+            demo.wait_for("ready")
+            an_hour_before(state)
+            demo.log_in(browser)
+            time.sleep(SECONDS)
+            if arguments:
+                take_to_look_at(browser, site, Path(arguments[0]))
+            else:
+                take_for_docs(browser, site)
             demo.end()
 
 
-def as_dark(browser: Any) -> None:
-    feature = {"name": "prefers-color-scheme", "value": "dark"}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-
-
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
