@@ -64,7 +64,7 @@ class StatusRow:
     def cells(self, titles: Iterable[str]) -> list[str]:
         shown = {
             "STREAM": _cut(self.stream),
-            "STATE": self.state,
+            "STATE": _cut(self.state),
             "FOR": shown_age(self.since),
             "RUNNER": _cut(self.runner) or "-",
             "SEEN": shown_age(self.seen),

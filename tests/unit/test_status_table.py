@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -93,10 +95,18 @@ def test_messages_without_a_handler_and_fleets_are_told_beneath() -> None:
     ]
 
 
-def test_nothing_of_a_server_s_drives_the_terminal() -> None:
-    shown = table([row(name="a\x1b[2Jb", last_error="c\x1b]0;d\x07\n")])
-    assert "\x1b" not in shown
-    assert len(shown.splitlines()) == 3
+EVIL = "a\x1b[2Jb\x1b]0;d\x07\n\r\x9b1m"
+
+
+@pytest.mark.parametrize("field", ["name", "state", "last_error", "streams"])
+def test_nothing_drives_the_terminal(field: str) -> None:
+    """Whatever a server said, or a health file that another user may have written."""
+    given: dict[str, Any] = {field: {EVIL: 1} if field == "streams" else EVIL}
+    for each in (row(**given), replace(row(**given), runner=EVIL)):
+        lines = table([each]).split("\n")
+        assert all(line.isprintable() for line in lines)
+        assert len(lines) <= 4
+    assert "[2J" in table([row(**given)])
 
 
 def test_colors_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
