@@ -28,6 +28,8 @@ WRONG = (UnicodeDecodeError, TooBig, zlib.error)  # what a message may turn out 
 PLAIN: dict[int, Callable[[bytes], str | bytes]] = {TEXT: bytes.decode, BINARY: bytes}
 NO_LIMIT = sys.maxsize - 1  # zlib wants to be told one more
 READ_BYTES = 2**16
+LONG_READ_BYTES = 2**17 - 2**10  # of long messages; from 128 KiB on malloc would map new pages
+LONG = 2**10  # bytes of a message, on average
 MOST_READ_BYTES = 2**20
 
 Inflate = Callable[[bytes, int], bytes]
@@ -201,6 +203,10 @@ class FrameCutter:
         else:
             self._broken(1009 if isinstance(error, TooBig) else 1002, error)
 
+    def are_long(self, read: int) -> bool:
+        """Whether a read of so many bytes, and no small one, brought long messages."""
+        return read >= READ_BYTES // 2 and len(self.messages) * LONG < read
+
     def handed_over(self) -> tuple[list[str | bytes], int]:
         """Return what was taken since the last call."""
         taken = self.messages, self.size
@@ -208,14 +214,21 @@ class FrameCutter:
         return taken
 
 
-def read_in_pieces(transport: asyncio.BaseTransport, missing: int = 0) -> None:
+def read_in_pieces(
+    transport: asyncio.BaseTransport, missing: int = 0, *, long: bool = False
+) -> None:
     """
     Have asyncio read 64 KiB at a time, not 256; up to 1 MiB of a message of which more is missing.
 
     64 KiB fit a processor's cache, and mostly the inbox, so that reading need not stop and go.
+
+    Args:
+        long: Messages are long: reads may be, too, so that each brings a few.
+
     """
     if hasattr(transport, "max_size"):  # of asyncio's own transports, not of uvloop's
-        transport.max_size = min(max(missing, READ_BYTES), MOST_READ_BYTES)
+        usual = LONG_READ_BYTES if long else READ_BYTES
+        transport.max_size = min(max(missing, usual), MOST_READ_BYTES)
 
 
 def payload_at(data: bytes, position: int) -> tuple[int, int]:

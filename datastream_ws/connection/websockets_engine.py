@@ -126,7 +126,8 @@ class HookedConnection(ClientConnection):
         self._receiver.bytes_received()
         if self._splits:
             self._cutter.feed(data)
-            read_in_pieces(self.transport, self._cutter.missing)
+            long = self._cutter.are_long(len(data))
+            read_in_pieces(self.transport, self._cutter.missing, long=long)
         elif self.response is None:
             self._read_response(data)
         else:

@@ -176,6 +176,21 @@ def test_reads_grow_with_what_is_missing() -> None:
     read_in_pieces(asyncio.Transport(), 10)
 
 
+def test_reads_are_longer_where_messages_are_long() -> None:
+    """Few fit one read then; a read that is short says nothing of them."""
+    transport: Any = Transport()
+    seen = Seen()
+    for count, size, are_long in [(100, 1000, False), (50, 2000, True), (3, 2000, False)]:
+        data = frame(FIN | TEXT, b"x" * size) * count
+        seen.splitter.feed(data)
+        assert seen.splitter.are_long(len(data)) is are_long
+        seen.splitter.handed_over()
+    read_in_pieces(transport, 10, long=True)
+    assert 2**16 < transport.max_size < 2**17
+    read_in_pieces(transport, 2**19, long=True)
+    assert transport.max_size == 2**19
+
+
 # --- compressed -------------------------------------------------------------------------------
 
 
