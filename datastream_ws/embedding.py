@@ -37,6 +37,7 @@ from .health import (
 )
 from .lease import lease_for
 from .lease.liveness import Liveness
+from .lease.shared import Held, MemberRecord, SharedView
 from .log_fields import EscapingFormatter, about, fields, write
 from .messages import Origin
 from .option_checks import check_headers, check_url
@@ -60,11 +61,14 @@ __all__ = [
     "EscapingFormatter",
     "Handler",
     "HandlerRun",
+    "Held",
     "Hidden",
     "InlineCaller",
     "Liveness",
+    "MemberRecord",
     "Origin",
     "Queued",
+    "SharedView",
     "StatusRow",
     "StreamHealth",
     "about",

@@ -1,4 +1,4 @@
-"""A lease in the database: one row per stream, on any database Django supports."""
+"""Leases in the database, on any database Django supports."""
 
 from __future__ import annotations
 
@@ -6,17 +6,42 @@ import os
 import socket
 import time
 import uuid
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from django.db import connections, router
+from django.db import connections, router, transaction
 from django.db.models import F
+from django.db.models.functions import Greatest
 from django.utils import timezone
 
-from datastream_ws.embedding import Liveness
+from datastream_ws.embedding import Held, Liveness, MemberRecord, SharedView
 
-from .models import StreamLease
+from .models import FleetHolding, FleetMember, StreamLease
 
-__all__ = ["DatabaseLease"]
+__all__ = ["DatabaseLease", "DatabaseSharedStore"]
+
+
+@contextmanager
+def database() -> Iterator[str]:
+    """
+    Give the alias of the leases' database; the thread's connection ends with an error.
+
+    Otherwise it stays open, for the next call comes soon, but a pool's is not kept from others.
+    """
+    alias = router.db_for_write(StreamLease)
+    connection = connections[alias]
+    try:
+        yield alias
+    except Exception:
+        connection.close()
+        raise
+    if connection.settings_dict.get("OPTIONS", {}).get("pool"):
+        connection.close()
+
+
+def close_database() -> None:
+    connections[router.db_for_write(StreamLease)].close()
 
 
 class DatabaseLease:
@@ -36,13 +61,8 @@ class DatabaseLease:
 
     def acquire(self, ttl: float) -> int | None:
         """Take the lease if it is free, or if its holder has not renewed it for so long."""
-        try:
+        with database():
             return self._acquire(ttl)
-        except Exception:
-            self._close()
-            raise
-        finally:
-            self._give_back()
 
     def _acquire(self, ttl: float) -> int | None:
         row, _ = StreamLease.objects.get_or_create(stream=self._stream)
@@ -67,16 +87,10 @@ class DatabaseLease:
 
     def renew(self, ttl: float) -> bool:
         """Count the renewal, if the row is still ours."""
-        try:
-            renewed = self._mine().update(
-                renewals=F("renewals") + 1, ttl=ttl, renewed_at=timezone.now()
+        with database():
+            return bool(
+                self._mine().update(renewals=F("renewals") + 1, ttl=ttl, renewed_at=timezone.now())
             )
-        except Exception:
-            self._close()
-            raise
-        finally:
-            self._give_back()
-        return bool(renewed)
 
     def release(self) -> None:
         """Leave the row to whoever comes first."""
@@ -85,7 +99,11 @@ class DatabaseLease:
                 self._mine().update(holder="")
         finally:
             self._epoch = 0
-            self._close()
+            close_database()
+
+    def shared_store(self) -> DatabaseSharedStore:
+        """Return where the processes of a fleet of this name meet."""
+        return DatabaseSharedStore(self._stream)
 
     def _rows(self, **expected: Any) -> Any:
         return StreamLease.objects.filter(stream=self._stream, **expected)
@@ -93,13 +111,122 @@ class DatabaseLease:
     def _mine(self) -> Any:
         return self._rows(holder=self._token, epoch=self._epoch)
 
-    # The keeper's thread has a database connection of its own, open as long as it campaigns.
 
-    def _close(self) -> None:
-        connections[router.db_for_write(StreamLease)].close()
+class DatabaseSharedStore:
+    """
+    Where the processes of a fleet meet, of the protocol ``SharedStore``: a row for each process,
+    and one for each stream that is held.
 
-    def _give_back(self) -> None:
-        """A pool's connection is not kept from others."""
-        connection = connections[router.db_for_write(StreamLease)]
-        if connection.settings_dict.get("OPTIONS", {}).get("pool"):
-            connection.close()
+    As with :class:`DatabaseLease`, no two machines' clocks are compared, and each change names
+    what it expects to find.
+    """
+
+    has_lost_data = False  # a database that restarts has what it had
+
+    def __init__(self, fleet: str) -> None:
+        self._fleet = fleet
+        self._seen: frozenset[tuple[str, int]] | None = None  # the members' changes
+        self._holders: dict[str, Held] = {}
+
+    def join(self, me: MemberRecord, replaces: str, held: Mapping[str, int]) -> Collection[str]:
+        with database() as alias:
+            StreamLease.objects.using(alias).get_or_create(stream=self._fleet)
+            if replaces != me.token:
+                self._members(alias).filter(token=replaces).delete()
+            if not self._write(alias, me):
+                member = FleetMember(token=me.token, fleet=self._fleet, **_columns(me))
+                member.save(using=alias, force_insert=True)
+        return ()
+
+    def renew(self, me: MemberRecord) -> bool:
+        with database() as alias:
+            return self._write(alias, me)
+
+    def look(self) -> SharedView:
+        with database() as alias:
+            members = list(self._members(alias))
+            changes = frozenset((member.token, member.changes) for member in members)
+            if changes != self._seen:
+                self._holders = {
+                    key: Held(holder, epoch)
+                    for key, holder, epoch in self._holdings(alias).values_list(
+                        "key", "holder", "epoch"
+                    )
+                }
+                members = list(self._members(alias))  # after the holders
+                self._seen = changes
+        return SharedView({member.token: _record(member) for member in members}, self._holders)
+
+    def take(
+        self, token: str, keys: Collection[str], dead: Collection[str]
+    ) -> tuple[int, Collection[str]]:
+        with database() as alias, transaction.atomic(using=alias):
+            epoch = self._next_epoch(alias)  # its row keeps others that take waiting
+            if not self._count_change(alias, token):
+                return 0, ()
+            self._holdings(alias).bulk_create(
+                [FleetHolding(fleet=self._fleet, key=key) for key in keys], ignore_conflicts=True
+            )
+            wanted = self._holdings(alias).filter(key__in=keys)
+            wanted.filter(holder__in=["", token, *dead]).update(holder=token, epoch=epoch)
+            taken = wanted.filter(holder=token, epoch=epoch)
+            return epoch, list(taken.values_list("key", flat=True))
+
+    def release(self, token: str, keys: Collection[str], dead: Collection[str]) -> None:
+        with database() as alias, transaction.atomic(using=alias):
+            self._count_change(alias, token)
+            of_these = self._holdings(alias).filter(key__in=keys)
+            of_these.filter(holder__in=["", token, *dead]).delete()
+
+    def remove(self, member: MemberRecord) -> None:
+        with database() as alias:
+            self._members(alias).filter(token=member.token, beat=member.beat).delete()
+
+    def leave(self, token: str) -> None:
+        with database() as alias, transaction.atomic(using=alias):
+            self._members(alias).filter(token=token).delete()
+            self._holdings(alias).filter(holder=token).delete()
+
+    def close(self) -> None:
+        close_database()
+
+    def _members(self, alias: str) -> Any:
+        return FleetMember.objects.using(alias).filter(fleet=self._fleet)
+
+    def _holdings(self, alias: str) -> Any:
+        return FleetHolding.objects.using(alias).filter(fleet=self._fleet)
+
+    def _write(self, alias: str, me: MemberRecord) -> bool:
+        return bool(self._members(alias).filter(token=me.token).update(**_columns(me)))
+
+    def _count_change(self, alias: str, token: str) -> bool:
+        changed = self._members(alias).filter(token=token).update(changes=F("changes") + 1)
+        return bool(changed)
+
+    def _next_epoch(self, alias: str) -> int:
+        row = StreamLease.objects.using(alias).filter(stream=self._fleet)
+        now = time.time_ns() // 1_000_000
+        if not row.update(epoch=Greatest(F("epoch") + 1, now)):  # deleted by hand
+            row.create(stream=self._fleet, epoch=now)
+        epoch: int = row.values_list("epoch", flat=True).get()
+        return epoch
+
+
+def _columns(me: MemberRecord) -> dict[str, Any]:
+    return {
+        "beat": me.beat,
+        "life": me.life,
+        "limit": me.limit,
+        "is_leaving": me.is_leaving,
+        "beat_at": timezone.now(),
+    }
+
+
+def _record(row: FleetMember) -> MemberRecord:
+    return MemberRecord(
+        token=row.token,
+        beat=row.beat,
+        life=row.life,
+        limit=row.limit,
+        is_leaving=row.is_leaving,
+    )

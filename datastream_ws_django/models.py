@@ -155,6 +155,57 @@ class StreamLease(models.Model):
         return f"{self.stream}: {self.holder or 'nobody'}"
 
 
+class FleetMember(models.Model):
+    """
+    A process that shares a fleet, with ``SOURCE`` and ``LEASE: "database"``.
+
+    Attributes:
+        beat: Counts up with each renewal, as those of :class:`StreamLease` do.
+        life: Seconds after which a beat that stands still means that the process is dead.
+        limit: Most streams that it takes; ``None``: no limit.
+        changes: Counts up with what it takes and lets go of: whoever has seen it need not read
+            the holdings again.
+        beat_at: By its own clock; for people, not for decisions.
+
+    """
+
+    token = models.CharField(max_length=NAME_LENGTH, primary_key=True)
+    fleet = models.CharField(max_length=NAME_LENGTH, db_index=True)
+    beat = models.BigIntegerField()
+    life = models.FloatField()
+    limit = models.BigIntegerField(null=True, blank=True)
+    is_leaving = models.BooleanField(default=False)
+    changes = models.BigIntegerField(default=0)
+    beat_at = models.DateTimeField(null=True, blank=True)
+
+    objects: ClassVar[models.Manager[FleetMember]] = models.Manager()
+
+    def __str__(self) -> str:
+        return f"{self.token} of {self.fleet}"
+
+
+class FleetHolding(models.Model):
+    """
+    Which member of a fleet has a stream; one that is no member any more has nothing.
+
+    Attributes:
+        holder: A member's token.
+        epoch: Of its tenure. All of a fleet come from the epoch of its :class:`StreamLease`.
+
+    """
+
+    pk = models.CompositePrimaryKey("fleet", "key")
+    fleet = models.CharField(max_length=NAME_LENGTH)
+    key = models.CharField(max_length=NAME_LENGTH)
+    holder = models.CharField(max_length=NAME_LENGTH, blank=True)
+    epoch = models.BigIntegerField(default=0)
+
+    objects: ClassVar[models.Manager[FleetHolding]] = models.Manager()
+
+    def __str__(self) -> str:
+        return f"{self.fleet}/{self.key}: {self.holder or 'nobody'}"
+
+
 class StreamCommand(models.Model):
     """
     What an operator has asked the processes of a stream to do.

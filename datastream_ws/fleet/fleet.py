@@ -44,6 +44,7 @@ Source = Callable[[], Mapping[Any, Mapping[str, Any]] | Awaitable[Mapping[Any, M
 
 SOURCE_SECONDS = 60.0  # that a source has to answer; it is asked again with the next refresh
 LOOK_SECONDS = 1.0  # between two looks at the log
+KEY_LENGTH = 200  # for which the stores of leases have room
 LEAVE_SECONDS = 0.5  # that the store has at least to take note of the end
 
 # A process with many streams outlives each of them; a stream whose row changes starts again.
@@ -602,6 +603,9 @@ class Work:
         )
 
     def _check(self, row: Any) -> object:
+        if self.share is not None and len(str(row.key)) > KEY_LENGTH:
+            text = f"source: a key of a shared stream may have {KEY_LENGTH} characters at most"
+            raise ConfigurationError(text)
         return options_of(row, self._defaults, self._fleet.name)
 
     def _tell_limit(self) -> None:

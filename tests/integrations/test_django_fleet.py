@@ -31,6 +31,7 @@ from datastream_ws_django.control import Commands, ask
 from datastream_ws_django.deadletters import retry
 from datastream_ws_django.health import report
 from datastream_ws_django.heartbeat import Heartbeat
+from datastream_ws_django.lease import DatabaseLease
 from datastream_ws_django.models import FailedMessage, StreamCommand, StreamStatus
 from datastream_ws_django.rows import REWRITE_SECONDS, FleetRows, Rows, write
 from datastream_ws_django.testing import deliver
@@ -579,3 +580,9 @@ def test_a_heartbeat_of_a_fleet_and_a_stream_is_one_statement(server: StreamServ
         finally:
             heartbeat.close(10)
             datastreams.forget_clients()
+
+
+def test_lease_database_shares_a_fleet(server: StreamServer) -> None:
+    with settings(LEASE="database"):
+        lease = datastreams["accounts"].fleet.options.lease
+        assert isinstance(lease, DatabaseLease)

@@ -34,7 +34,12 @@ PROGRAM = """
 import json, os, sys, threading, time
 from datastream_ws import Fleet
 
-url, log, keys, options = json.loads(sys.argv[1])
+url, log, keys, database, options = json.loads(sys.argv[1])
+if database:
+    from kit.djangobare import configure
+    configure(database)
+    from datastream_ws_django.lease import DatabaseLease
+    options["lease"] = DatabaseLease("accounts")
 out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 def say(**words):
@@ -142,15 +147,28 @@ class FleetFeed(StreamServer):
 
 
 class FleetProcess:
-    """A process with a fleet; as :class:`kit.streams.StreamProcess`."""
+    """
+    A process with a fleet; as :class:`kit.streams.StreamProcess`.
 
-    def __init__(self, url: str, log: Path, keys: int, **options: Any) -> None:
+    Args:
+        keys: How many streams there are.
+        database: Where Django's lease is, see :func:`kit.djangobare.configure`; empty: *options*
+            have another one.
+
+    """
+
+    def __init__(
+        self, url: str, log: Path, keys: int, *, database: str = "", **options: Any
+    ) -> None:
         self.log = log
-        self._arguments = json.dumps([url, str(log), keys, options])
+        self._arguments = json.dumps([url, str(log), keys, database, options])
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, self._arguments], stdin=subprocess.PIPE, cwd=ROOT
+            [sys.executable, "-c", PROGRAM, self._arguments],
+            stdin=subprocess.PIPE,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
         )
         self.pid = self._process.pid
         return self
