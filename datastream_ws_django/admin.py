@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from django import forms
@@ -21,8 +22,9 @@ from django.views.decorators.http import require_POST
 
 from .bulk import Work, found
 from .conf import streams_settings
-from .control import VERBS, ask, standing_pauses
+from .control import KEY_VERBS, VERBS, ask, standing_pauses
 from .deadletters import Retried, retry, storable
+from .fleetpage import fleet_view
 from .health import rows_as_json
 from .models import FailedMessage, StreamEvent, StreamStatus
 from .overview import RANGES, cards, history, running
@@ -36,6 +38,7 @@ else:
 
 LONGEST_PAYLOAD = 10_000  # characters shown
 MOST_EVENTS = 100
+LONGEST_SEARCH = 200  # characters
 MOST_GROUPS = 50
 MAY_CONTROL = "datastream.control_streamstatus"
 MEDIA = forms.Media(css={"all": ["datastream/live.css"]}, js=["datastream/live.js"])
@@ -125,14 +128,20 @@ class StreamStatusAdmin(StatusAdmin):
         self._refuse_strangers(request, alias)
         chosen = chosen_range(request)
         [card] = cards([alias])
+        parent = fleet_of(alias)
+        fleet = None
+        if card.counts is not None:
+            fleet = fleet_view(alias, card.living, request.GET.get("q", "")[:LONGEST_SEARCH])
         context = self._context(
             request,
             f"Stream {alias}",
             card=card,
             alias=alias,
+            parent=parent,
+            fleet=fleet,
             pause=standing_pauses([alias]).get(alias),
-            verbs=VERBS if may_control(request) else (),
-            events=StreamEvent.objects.filter(stream=alias)[:MOST_EVENTS],
+            verbs=verbs_for(request, parent),
+            events=events_of(alias, card.living),
             range=chosen,
             ranges=RANGES,
             data_url=reverse(f"{self.admin_site.name}:datastream_live_data", args=[alias]),
@@ -158,7 +167,7 @@ class StreamStatusAdmin(StatusAdmin):
         self._refuse_strangers(request, alias)
         if not may_control(request):
             raise PermissionDenied
-        if verb not in VERBS:
+        if verb not in (KEY_VERBS if fleet_of(alias) else VERBS):
             raise Http404(f"there is no command {verb!r}")
         page = reverse(f"{self.admin_site.name}:datastream_live", args=[alias])
         if request.method == "POST":
@@ -184,6 +193,37 @@ class StreamStatusAdmin(StatusAdmin):
 def may_control(request: HttpRequest) -> bool:
     user: Any = request.user
     return bool(user.has_perm(MAY_CONTROL))
+
+
+def verbs_for(request: HttpRequest, parent: str | None) -> Sequence[str]:
+    if not may_control(request):
+        return ()
+    return KEY_VERBS if parent else VERBS
+
+
+def fleet_of(alias: str) -> str | None:
+    """Return the fleet that a stream is of; ``None``: it is one of DATASTREAMS."""
+    if alias in streams_settings or "\0" in alias:
+        return None
+    rows = StreamStatus.objects.filter(stream=alias).exclude(fleet="")
+    return rows.values_list("fleet", flat=True).first()
+
+
+def events_of(alias: str, living: Sequence[StreamStatus]) -> list[StreamEvent]:
+    """Return the newest events; those of a fleet's stream are in its rows."""
+    found = list(StreamEvent.objects.filter(stream=alias)[:MOST_EVENTS])
+    for row in living:
+        found += [
+            StreamEvent(
+                at=datetime.fromtimestamp(at, UTC), kind=kind, text=text, process=str(row.host)
+            )
+            for at, kind, text in row.events
+        ]
+    return sorted(found, key=lambda event: aware(event.at), reverse=True)[:MOST_EVENTS]
+
+
+def aware(at: datetime) -> datetime:
+    return at if timezone.is_aware(at) else timezone.make_aware(at)
 
 
 def chosen_range(request: HttpRequest) -> str:

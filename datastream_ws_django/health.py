@@ -15,6 +15,7 @@ from django.utils import timezone
 from datastream_ws.embedding import (
     DEAD,
     HEALTHY,
+    HEALTHY_SHARE,
     MAX_AGE,
     describe,
     is_healthy,
@@ -82,6 +83,11 @@ def is_fleet(alias: str) -> bool:
     return alias in streams_settings and streams_settings[alias].is_fleet
 
 
+def share_of(alias: str) -> float:
+    """Return HEALTHY_SHARE; its default for a fleet that is not in the settings any more."""
+    return streams_settings[alias].healthy_share if alias in streams_settings else HEALTHY_SHARE
+
+
 def fleet_reports(
     aliases: Sequence[str],
     beating: QuerySet[StreamStatus],
@@ -111,7 +117,7 @@ def fleet_report(
     elif size is None:
         state = "connecting"
     else:
-        state = state_of_many(counts, size, streams_settings[alias].healthy_share)
+        state = state_of_many(counts, size, share_of(alias))
     return StreamReport(
         alias,
         state,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from datastream_ws.embedding import DEAD, HEALTHY, MAX_AGE
 
+from .health import fleet_report
 from .models import StreamLease, StreamMinute, StreamStatus
 
 __all__ = ["RANGES", "Card", "cards", "history"]
@@ -38,6 +39,8 @@ class Card:
         lag: Seconds that the oldest message has waited; ``None``: none waits.
         points: Of a sparkline of the last hour, as SVG has them in a box of 100 × 30.
         living, gone: The processes with a fresh heartbeat, and those without.
+        counts: Of a fleet: how many streams are in each state; ``None``: it is one stream.
+        size: Of a fleet: the rows of its source.
 
     """
 
@@ -54,10 +57,14 @@ class Card:
     points: str
     living: Sequence[StreamStatus]
     gone: Sequence[StreamStatus]
+    counts: dict[str, int] | None = None
+    size: int | None = None
 
     @property
     def word(self) -> str:
         """The tone in a word: color is never alone."""
+        if self.living and self.counts is not None and self.tone == UNWELL:
+            return "too few streams are ready"
         return WORDS[self.tone] if self.living else WORDS[UNWELL]
 
     @property
@@ -86,7 +93,26 @@ def cards(aliases: Sequence[str]) -> list[Card]:
         rows[row.stream].append(row)
     leases = {row.stream: row for row in StreamLease.objects.filter(stream__in=aliases)}
     lines = sparklines(aliases)
-    return [card(alias, rows[alias], leases.get(alias), lines[alias]) for alias in aliases]
+    found = [card(alias, rows[alias], leases.get(alias), lines[alias]) for alias in aliases]
+    return [with_streams(each) if is_fleet(each) else each for each in found]
+
+
+def is_fleet(card: Card) -> bool:
+    return any(row.streams is not None for row in (*card.living, *card.gone))
+
+
+def with_streams(card: Card) -> Card:
+    """Return the card of a fleet, which is as most of its streams are."""
+    parts = [(row.streams or {}, row.source_size) for row in card.living]
+    found = fleet_report(card.alias, parts, [*card.living, *card.gone])
+    tone = card.tone if not found.is_live else WELL if found.is_healthy else UNWELL
+    return replace(
+        card,
+        state=found.state if found.is_live else card.state,
+        tone=tone,
+        counts=found.streams,
+        size=found.source_size,
+    )
 
 
 def card(alias: str, rows: Sequence[StreamStatus], lease: StreamLease | None, points: str) -> Card:

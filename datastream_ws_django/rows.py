@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from django.db import connections, router
@@ -27,7 +28,7 @@ __all__ = ["FleetRows", "Rows", "write"]
 EVENTS = 20  # that a row of a fleet's stream has
 # Of a fleet's stream: a row that would say the same is rewritten so often, because one that has not
 # been for 30 seconds is stale.
-REWRITE_SECONDS = 14.0
+REWRITE_SECONDS = 19.0
 GONE_SECONDS = 600.0  # without a heartbeat: the process of a fleet's stream was killed
 LOOK_SECONDS = 60.0
 AT_ONCE = 500  # names in one statement
@@ -37,6 +38,8 @@ COUNTERS = (
     "messages_dropped",
     *("messages_waiting", "messages_spooled", "reconnects"),
 )
+# What a row says of a stream, without when it says so and what follows from the rest.
+FACTS = attrgetter("state", "connected_since", "last_message_at", "last_error", *COUNTERS)
 KEY = ("stream", "host", "pid")
 VALUES = [f.name for f in StreamStatus._meta.fields if f.name not in ("id", *KEY)]
 
@@ -88,7 +91,7 @@ class FleetRows:
     """
     The rows of one fleet's streams in this process; used on the heartbeat's thread only.
 
-    A row is written when it says something new, and every 15 seconds at least. That of a stream
+    A row is written when it says something new, and every 20 seconds at least. That of a stream
     that runs here no more is removed.
     """
 
@@ -100,26 +103,26 @@ class FleetRows:
 
     def due(self, at: float) -> Iterator[StreamStatus]:
         """Yield the rows that are to be written at this UNIX time."""
-        here = {}
-        for key in list(self._fleet):
-            name = f"{self._fleet.name}/{key}"
-            if len(name) <= NAME_LENGTH and (row := self._row(key, at)) is not None:
-                here[name] = row
+        here = dict(self._looked(at))
         self._remove(self._written.keys() - here.keys())
-        for name, row in here.items():
+        for name, (health, stats) in here.items():
             written_at, said = self._written.get(name, (float("-inf"), None))
-            if said != facts(row) or at - written_at >= REWRITE_SECONDS:
-                self._written[name] = (at, facts(row))
-                yield row
+            if said != (facts := FACTS(health)) or at - written_at >= REWRITE_SECONDS:
+                self._written[name] = (at, facts)
+                yield self._row(health, stats)
 
-    def _row(self, key: Any, at: float) -> StreamStatus | None:
-        try:
-            client = self._fleet[key]
-        except KeyError:  # it has just ended
-            return None
-        stats = client.stats()
+    def _looked(self, at: float) -> Iterator[tuple[str, tuple[StreamHealth, Stats]]]:
+        for key in list(self._fleet):
+            try:
+                client = self._fleet[key]
+            except KeyError:  # it has just ended
+                continue
+            if len(client.name) <= NAME_LENGTH:
+                stats = client.stats()
+                yield client.name, (describe(client, at, stats), stats)
+
+    def _row(self, health: StreamHealth, stats: Stats) -> StreamStatus:
         events = [[each.at, each.kind, each.text] for each in stats.recent_events[-EVENTS:]]
-        health = describe(client, at, stats)
         return self._rows.row(health, stats, fleet=self._fleet.name, events=events)
 
     def _remove(self, names: Iterable[str]) -> None:
@@ -140,11 +143,6 @@ class FleetRows:
             self._looked_at = time.monotonic()
             oldest = timezone.now() - timedelta(seconds=GONE_SECONDS)
             StreamStatus.objects.filter(fleet=self._fleet.name, beat_at__lt=oldest).delete()
-
-
-def facts(row: StreamStatus) -> tuple[Any, ...]:
-    """Return what a row says, without when it says so."""
-    return tuple(getattr(row, name) for name in VALUES if name != "beat_at")
 
 
 def write(rows: Sequence[StreamStatus]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from django import template
@@ -10,7 +11,7 @@ from django.utils.formats import localize
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-__all__ = ["age", "moment", "seconds"]
+__all__ = ["age", "moment", "seconds", "states"]
 
 register = template.Library()
 
@@ -48,3 +49,10 @@ def seconds(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.1f} s"
+
+
+@register.filter
+def states(counts: Mapping[str, int] | None) -> str:
+    """Return how many streams are in each state, the most first."""
+    found = sorted((counts or {}).items(), key=lambda pair: (-pair[1], pair[0]))
+    return ", ".join(f"{number} {state}" for state, number in found) or "none"

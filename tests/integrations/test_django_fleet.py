@@ -29,6 +29,7 @@ from datastream_ws_django import datastreams
 from datastream_ws_django.checks import check_settings
 from datastream_ws_django.control import Commands, ask
 from datastream_ws_django.deadletters import retry
+from datastream_ws_django.fleetpage import fleet_view
 from datastream_ws_django.health import report
 from datastream_ws_django.heartbeat import Heartbeat
 from datastream_ws_django.lease import DatabaseLease
@@ -431,6 +432,65 @@ def test_status_of_one_stream() -> None:
     assert re.match(r"accounts/42  ready +-  a/1 +0 s .* 7 ", line), line
     with override_settings(DATASTREAMS={"feed": {"URL": "wss://x"}}), pytest.raises(CommandError):
         call_command("datastream_status", "feed", "--key", "1")
+
+
+# --- the admin -------------------------------------------------------------------------------
+
+
+def row(key: str, state: str, age: float = 0.0, pid: int = 1) -> None:
+    StreamStatus.objects.create(
+        stream=f"accounts/{key}",
+        fleet="accounts",
+        host="somewhere",
+        pid=pid,
+        state=state,
+        beat_at=timezone.now() - timedelta(seconds=age),
+        events=[[1.0, "lost", "by the server"], [2.0, "ready", ""]],
+    )
+
+
+@pytest.mark.django_db
+def test_the_worst_come_first_and_what_has_moved_is_shown_once() -> None:
+    for key in ("a", "b", "moved"):
+        row(key, "ready")
+    row("moved", "ready", age=100.0, pid=2)
+    row("lost", "ready", age=100.0, pid=2)
+    row("waits", "waiting")
+    row("dead", "failed")
+    process(1, 7, ready=3, waiting=1, failed=1)
+    living = list(StreamStatus.objects.filter(stream="accounts"))
+    found = fleet_view("accounts", living)
+    shown = [(line.key, line.state) for line in found.streams]
+    assert sorted(shown[:2]) == [("dead", "failed"), ("lost", "stale")]
+    assert shown[2:] == [("waits", "waiting"), ("a", "ready"), ("b", "ready"), ("moved", "ready")]
+    assert found.counts == [("ready", 3), ("not running", 2), ("failed", 1), ("waiting", 1)]
+    assert [line.key for line in fleet_view("accounts", living, "OV").streams] == ["moved"]
+    assert fleet_view("accounts", living, "acc\0").found == 0, "the fleet's name is no key"
+
+
+@pytest.mark.django_db
+def test_pages_of_a_fleet_and_of_its_streams(admin_client: Any) -> None:
+    process(1, 2, ready=1, waiting=1)
+    row("a", "ready")
+    row("b", "waiting")
+    live = "/admin/datastream/streamstatus/live/"
+    with settings():
+        overview = admin_client.get("/admin/datastream/streamstatus/").content.decode()
+        assert "1 ready, 1 waiting; 2 in the source" in overview
+        assert "too few streams are ready" in overview
+        assert overview.count("<h2>") == 1, "streams of a fleet have no card"
+        page = admin_client.get(f"{live}accounts/?q=b").content.decode()
+        assert "/live/accounts/b/" in page
+        assert "/live/accounts/a/" not in page
+        page = admin_client.get(f"{live}accounts/a/").content.decode()
+        assert "by the server" in page
+        assert "ask/reconnect/accounts/a/" in page
+        assert "ask/pause/accounts/a/" not in page
+        ask_url = "/admin/datastream/streamstatus/ask/"
+        assert admin_client.get(f"{ask_url}pause/accounts/a/").status_code == 404
+        assert admin_client.post(f"{ask_url}reconnect/accounts/a/").status_code == 302
+        assert StreamCommand.objects.get().stream == "accounts/a"
+        assert admin_client.get(f"{live}accounts/none/").status_code == 404
 
 
 # --- commands --------------------------------------------------------------------------------

@@ -24,7 +24,9 @@ ZONE = "Asia/Kolkata"  # half an hour beside all of those that tests may run in
 SEED = """
 import time
 from django.contrib.auth.models import User
-from datastream_ws_django.models import StreamMinute
+from django.utils import timezone
+from datetime import timedelta
+from datastream_ws_django.models import StreamMinute, StreamStatus
 from datastream_ws_django.testing import deliver
 User.objects.create_superuser("root", password="secret")
 now = int(time.time() // 60)
@@ -34,12 +36,28 @@ for n in range(2, 50):
         StreamMinute.objects.create(minute=now - n, received=60 * n, handled=60 * n, **row)
 for n in range(24):
     deliver("default", {"type": "number", "n": 2 * n}, robust=True)
+# A fleet of two processes, whose heartbeats stay fresh.
+later = timezone.now() + timedelta(days=1)
+beat = dict(host="a machine with a rather long name.example.org", beat_at=later)
+for pid, streams in ((1, {"ready": 60}), (2, {"ready": 58, "waiting": 2})):
+    StreamStatus.objects.create(
+        stream="accounts", pid=pid, state="ready", streams=streams, source_size=121, **beat
+    )
+error = "HandshakeError: the server answered the handshake with HTTP 503 Service Unavailable"
+for key in range(120):
+    wrong = {"state": "waiting", "last_error": error} if key in (7, 77) else {"state": "ready"}
+    StreamStatus.objects.create(
+        stream=f"accounts/{key}", fleet="accounts", pid=1 + key % 2, state_since=later,
+        events=[[later.timestamp(), "ready", ""]], **wrong, **beat,
+    )
 """
 MINUTES = "SELECT stream FROM datastream_streamminute"
 PAGES = {
     "overview": "streamstatus/",
     "live": "streamstatus/live/default/",
     "confirm": "streamstatus/ask/pause/default/",
+    "fleet": "streamstatus/live/accounts/",
+    "stream": "streamstatus/live/accounts/7/",
     "processes": "streamstatus/processes/",
     "failed": "failedmessage/",
     "message": "failedmessage/1/change/",
@@ -202,6 +220,28 @@ def point_at(browser: Any, share: float) -> None:
     chart = browser.find_element("css selector", ".chart")
     width = chart.rect["width"]
     ActionChains(browser).move_to_element_with_offset(chart, (share - 0.5) * width, 0).perform()
+
+
+def test_a_fleet_shows_the_worst_first_and_finds_a_key(scene: Scene) -> None:
+    scene.show("overview")
+    assert "118 ready, 2 waiting; 121 in the source" in scene.text(".cards")
+    scene.browser.find_element("link text", "accounts").click()
+    eventually(lambda: scene.count(".counts"), 60)
+    assert scene.text(".counts").split("\n") == ["118 ready", "2 waiting", "1 not running"]
+    keys = scene.text("[data-part=streams] tbody").split("\n")
+    assert [line.split()[0] for line in keys[:2]] == ["7", "77"]
+    assert "100 of 120, the worst first" in scene.text("[data-part=streams]")
+    scene.browser.find_element("css selector", "[name=q]").send_keys("101\n")
+    eventually(lambda: scene.count("[data-part=streams] tbody tr") == 1, 60)
+    scene.browser.find_element("link text", "101").click()
+    eventually(lambda: "accounts/101" in scene.browser.title, 60)
+    assert scene.field("state") == "READY"
+    assert scene.count(".chart") == 0
+    assert scene.text(".verbs").strip() == "Reconnect"
+    assert "ready" in scene.text(".events")
+    scene.browser.find_element("link text", "accounts").click()
+    eventually(lambda: scene.count(".counts"), 60)
+    assert scene.told() == []
 
 
 def test_an_unknown_stream_is_not_found(scene: Scene) -> None:

@@ -1,0 +1,101 @@
+"""What the admin's page of a fleet shows of its streams: how many are how, the worst first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.db.models import Case, Exists, OuterRef, Q, QuerySet, When
+from django.db.models.functions import Substr
+from django.utils import timezone
+
+from datastream_ws.embedding import DEAD, HEALTHY, MAX_AGE
+
+from .models import StreamStatus
+
+__all__ = ["FleetView", "fleet_view"]
+
+MOST_SHOWN = 100
+
+
+@dataclass(frozen=True, slots=True)
+class FleetView:
+    """
+    The streams of a fleet.
+
+    Attributes:
+        counts: States with how many streams are in each; ``"not running"``: rows of the source that
+            no process runs.
+        size: Rows of the source; ``None``: no process has reported.
+        search: What the keys shown have in common.
+        streams: Those found, the worst first, at most 100.
+        found: How many were found.
+
+    """
+
+    counts: Sequence[tuple[str, int]]
+    size: int | None
+    search: str
+    streams: Sequence[Line]
+    found: int
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One stream; *state* may also be ``"stale"``."""
+
+    key: str
+    row: StreamStatus
+    state: str
+
+    @property
+    def tone(self) -> str:
+        return "well" if self.state in HEALTHY else "unwell"
+
+
+def fleet_view(alias: str, living: Sequence[StreamStatus], search: str = "") -> FleetView:
+    """
+    Return what is shown of a fleet.
+
+    Args:
+        alias: The fleet.
+        living: Its rows as a whole, of processes that report.
+        search: A part of the keys that are wanted.
+
+    """
+    oldest = timezone.now() - timedelta(seconds=MAX_AGE)
+    rows = streams_of(alias, search, oldest=oldest).order_by("order", "state_since", "stream")
+    shown = list(rows[: MOST_SHOWN + 1])
+    found = len(shown) if len(shown) <= MOST_SHOWN else rows.count()
+    lines = [
+        Line(row.key, row, row.state if row.beat_at >= oldest else "stale")  # type: ignore[attr-defined]
+        for row in shown[:MOST_SHOWN]
+    ]
+    size = max((row.source_size for row in living if row.source_size is not None), default=None)
+    return FleetView(counts_of(living, size), size, search, lines, found)
+
+
+def streams_of(alias: str, search: str, *, oldest: object) -> QuerySet[StreamStatus]:
+    """Return the rows of a fleet's streams; of a stream that has moved, only where it runs now."""
+    mine = StreamStatus.objects.filter(fleet=alias)
+    now = mine.filter(stream=OuterRef("stream"), beat_at__gte=oldest)
+    worst_first = Case(
+        When(Q(beat_at__lt=oldest) | Q(state__in=DEAD), then=0),
+        When(state__in=HEALTHY, then=2),
+        default=1,
+    )
+    rows = mine.filter(Q(beat_at__gte=oldest) | ~Exists(now))
+    rows = rows.annotate(key=Substr("stream", len(alias) + 2), order=worst_first)
+    return rows.filter(key__icontains=search.replace("\0", "")) if search else rows
+
+
+def counts_of(living: Sequence[StreamStatus], size: int | None) -> list[tuple[str, int]]:
+    total = Counter[str]()
+    for row in living:
+        total.update(row.streams or {})
+    missing = (size or 0) - total.total()
+    if missing > 0:
+        total["not running"] = missing
+    return sorted(total.items(), key=lambda pair: (-pair[1], pair[0]))
