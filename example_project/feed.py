@@ -35,6 +35,8 @@ PRICE = "shop.Price"  # an entity type of our own, in the same envelope
 PRODUCTS = {"coffee": 1290, "tea": 840, "cocoa": 675, "honey": 1120}  # the first price, in cents
 FLAGS = ("express-checkout", "gift-wrapping", "reviews", "summer-sale")
 FLAG_SECONDS = 2.0  # between two changes
+SUPPLIERS = "/suppliers/"  # beginning of the path of a supplier's stream
+STOCK_SECONDS = 2.0  # between two messages of a supplier
 KEPT = 20_000  # prices that can be asked for
 
 
@@ -109,6 +111,8 @@ class Feed:
         """Send what is new, as long as the connection lasts."""
         reader = self._readers[connection.number] = Reader()
         try:
+            if connection.path.startswith(SUPPLIERS):
+                await tell_stock(connection)
             while True:
                 self._market.go_on(time.time())
                 for response in [*self._new_flags(reader), *self._new_prices(reader)]:
@@ -163,6 +167,14 @@ class Feed:
         """Go, and turn away the next who come."""
         self.server.refuse(503, times=4)
         self.server.close(1011, "out of order")
+
+
+async def tell_stock(connection: Any) -> None:
+    """Send what a supplier has, as long as the connection lasts."""
+    random = Random(connection.path)
+    while True:
+        connection.send({"type": "stock", "count": random.randrange(1000)})
+        await asyncio.sleep(STOCK_SECONDS)
 
 
 def _flag(key: str, is_on: bool) -> dict[str, Any]:

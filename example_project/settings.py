@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datastream_ws.schematic import stream_headers, stream_url
 
-# --- the streams: two, of one feed ---
+# --- the streams: two of one feed, and one for each supplier ---
 
 _FEED = {
     "URL": stream_url(os.environ.get("FEED_URL", "http://127.0.0.1:9000")),
@@ -23,6 +23,12 @@ DATASTREAMS = {
     "flags": _FEED,  # manage.py run_datastream flags
     # celery worker --datastream: of the workers one holds the stream, the others stand by.
     "prices": {**_FEED, "LEASE": "database", "LEASE_TTL": 5.0},
+    # manage.py run_datastream suppliers: a stream for each row.
+    "suppliers": {
+        "SOURCE": "example_project.shop.suppliers.suppliers",
+        "REFRESH": 2.0,
+        **{name: _FEED[name] for name in _FEED if name not in ("URL", "HEADERS", "ROUTE")},
+    },
 }
 
 # --- Celery ---

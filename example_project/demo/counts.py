@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from django.db.models import Sum
+from django.utils import timezone
 
 from datastream_ws_django.models import StreamStatus
 from example_project.demo.services import Service
 from example_project.shop.history import events, gaps
 from example_project.shop.models import Candle, Price
 
-__all__ = ["Counted", "summary"]
+__all__ = ["Counted", "shares", "summary"]
+
+FRESH_SECONDS = 12.0  # without a heartbeat: the process was killed
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ def summary(services: Sequence[Service], kiosk: Mapping[str, int]) -> Iterator[s
     """Yield the lines that end a run."""
     yield ""
     yield "            received   handled   failed   reconnects   without a connection"
-    for stream in ("flags", "prices"):
+    for stream in ("flags", "prices", "suppliers"):
         rows = StreamStatus.objects.filter(stream=stream)
         total = rows.aggregate(
             received=Sum("messages_received", default=0),
@@ -44,7 +48,7 @@ def summary(services: Sequence[Service], kiosk: Mapping[str, int]) -> Iterator[s
             failed=Sum("messages_failed", default=0),
             reconnects=Sum("reconnects", default=0),
         )
-        yield _line(stream, total, _gaps(stream))
+        yield _line(stream, total, "" if stream == "suppliers" else _gaps(stream))
     if kiosk:
         yield _line("kiosk", kiosk, "")
     yield ""
@@ -55,7 +59,7 @@ def summary(services: Sequence[Service], kiosk: Mapping[str, int]) -> Iterator[s
 def _line(name: str, counts: Mapping[str, int], gaps: str) -> str:
     numbers = f"{counts['received']:>8}  {counts['handled']:>8}  {counts['failed']:>7}"
     numbers += f"  {counts['reconnects']:>11}"
-    return f"  {name:<8}  {numbers}   {gaps}".rstrip()
+    return f"  {name:<9} {numbers}   {gaps}".rstrip()
 
 
 def _gaps(stream: str) -> str:
@@ -77,3 +81,11 @@ def _tasks() -> str:
 def _restarts(services: Sequence[Service]) -> str:
     restarted = [f"{it.name} {it.restarts}" for it in services if it.restarts]
     return ", ".join(restarted) or "none"
+
+
+def shares() -> str:
+    """Return how many of the suppliers' streams are ready in each process."""
+    oldest = timezone.now() - timedelta(seconds=FRESH_SECONDS)
+    rows = StreamStatus.objects.filter(stream="suppliers", beat_at__gte=oldest)
+    ready = {row.pid: (row.streams or {}).get("ready", 0) for row in rows.order_by("pid")}
+    return ", ".join(f"{number} in process {pid}" for pid, number in ready.items() if number)

@@ -19,6 +19,7 @@ __all__ = ["DemoError", "Parts"]
 
 ROOT = Path(__file__).parents[2]
 BROKERS = {"REDIS_URL": "Redis", "AMQP_URL": "RabbitMQ"}
+SUPPLIERS = 12
 WORKERS = 3  # on a broker that several can share
 BROKER_SECONDS = 3.0
 
@@ -83,7 +84,16 @@ class Parts:
 
         call_command("migrate", verbosity=0)
         User.objects.create_superuser("admin", password=self.password)
+        self._add_suppliers()
         self._reach_broker()
+
+    def _add_suppliers(self) -> None:
+        from example_project.shop.models import Supplier
+
+        Supplier.objects.bulk_create(
+            Supplier(code=f"supplier-{number}", token=secrets.token_hex(8))
+            for number in range(1, SUPPLIERS + 1)
+        )
 
     def _environment(self) -> dict[str, str]:
         secret = secrets.token_urlsafe(40)
@@ -120,6 +130,7 @@ class Parts:
         return [
             self._service("feed", self._feed()),
             self._service("flags", (*manage, "run_datastream", "flags")),
+            self._service("suppliers", (*manage, "run_datastream", "suppliers")),
             *(self._service(name, self._worker(name)) for name in self.workers),
             self._service("site", (*serve, f"fd://{site}", "example_project.wsgi"), site),
             self._service(

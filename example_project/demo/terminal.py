@@ -11,6 +11,7 @@ from datetime import datetime
 __all__ = ["Terminal"]
 
 HERE = datetime.now().astimezone().tzinfo  # Django will have changed TZ, for the whole process
+LINE = 80  # characters of a line that no terminal shows
 RESET, ERASE = "\x1b[0m", "\r\x1b[K"
 COLOURS = {"lost": "\x1b[31m", "ready": "\x1b[32m", "restarted": "\x1b[33m", "quiet": "\x1b[2m"}
 
@@ -36,9 +37,7 @@ class Terminal:
         """Print what happened, at a UNIX time (``None``: now), in one line."""
         clock = datetime.fromtimestamp(at or time.time(), HERE).strftime("%H:%M:%S")
         line = f"{clock}  {who:<9} {kind:<10} {text}"
-        if self._is_live:
-            line = line[: self._width]
-        self.print(self._painted(line, kind))
+        self.print(self._painted(line[: self._width], kind))
 
     def count(self, text: str) -> None:
         """Show *text* in the last line until something else is printed; on a terminal only."""
@@ -51,7 +50,7 @@ class Terminal:
 
     @property
     def _width(self) -> int:
-        return shutil.get_terminal_size().columns - 1
+        return shutil.get_terminal_size().columns - 1 if self._is_live else LINE
 
     def _painted(self, line: str, kind: str) -> str:
         colour = self._colours.get(kind)

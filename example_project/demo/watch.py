@@ -8,7 +8,7 @@ import time
 from contextlib import closing, suppress
 from urllib.parse import urlsplit
 
-from example_project.demo.counts import Counted, summary
+from example_project.demo.counts import Counted, shares, summary
 from example_project.demo.parts import Parts
 from example_project.demo.services import Service, end
 from example_project.demo.signals import Signals
@@ -40,6 +40,7 @@ class Demo:
         self._terminal = Terminal()
         self._services: list[Service] = []
         self._last_event = 0
+        self._shares = ""
         self._kiosk: dict[str, int] = {}
         self._progress = (0, time.monotonic())  # prices, and when the last one came
 
@@ -70,6 +71,7 @@ class Demo:
         say(f"  site     {parts.site_url}")
         say(f"  admin    {parts.site_url}admin/  (user admin, password {parts.password})")
         say(f"           {parts.site_url}admin/{streams}/prices/")
+        say(f"           {parts.site_url}admin/{streams}/suppliers/")
         say(f"  kiosk    {parts.kiosk_url}")
         say(f"  broker   {parts.broker_name}, {workers}")
         say(f"  logs     {parts.folder}/*.log")
@@ -98,6 +100,7 @@ class Demo:
             if counting.is_due():
                 counted = Counted.now()
                 self._terminal.count(str(counted))
+                self._tell_shares()
                 if self._limit is not None and counted.prices >= self._limit:
                     return 0
                 if self._is_stuck(counted.prices):
@@ -112,6 +115,12 @@ class Demo:
         for event in events().filter(pk__gt=self._last_event).order_by("pk"):
             self._last_event = event.pk
             self._terminal.tell(event.stream, event.kind, event.text, event.at.timestamp())
+
+    def _tell_shares(self) -> None:
+        """Tell which process has how many of the suppliers' streams, when that has changed."""
+        if (found := shares()) not in ("", self._shares):
+            self._shares = found
+            self._terminal.tell("suppliers", "streams", found, time.time())
 
     def _revive(self) -> bool:
         """Start again what has ended; False: it ends again and again."""

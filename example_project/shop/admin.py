@@ -1,4 +1,4 @@
-"""The shop in the admin: to be looked at, for all of it comes from the feed."""
+"""The shop in the admin: to be looked at, for all but the suppliers comes from the feed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django.contrib import admin
 from django.http import HttpRequest
 
-from .models import Candle, Flag, Price
+from .models import Candle, Flag, Price, Supplier
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
@@ -42,3 +42,11 @@ class CandleAdmin(ReadOnly):
     list_display = ("product", "start", "open", "high", "low", "close")
     list_filter = ("product",)
     ordering = ("-start",)
+
+
+@admin.register(Supplier)
+class SupplierAdmin(ModelAdmin):
+    """Add one, and its stream starts within two seconds; give it another token, or delete it."""
+
+    list_display = ("code", "stock", "heard_at")
+    fields = ("code", "token")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.utils import timezone
+
 from datastream_ws import Message
 from datastream_ws.celery import forward
 from datastream_ws.schematic import DataStreamRequest, DataStreamResponse, EntityType
 from datastream_ws_django import datastreams
 
 from . import partner
-from .models import Flag, Price
+from .models import Flag, Price, Supplier
 
 flags, prices = datastreams["flags"], datastreams["prices"]
+suppliers = datastreams["suppliers"]  # a fleet: one stream for each row
 
 PRICE = "shop.Price"
 
@@ -69,3 +72,12 @@ def resume() -> None:
     """
     after = Price.last_complete()
     prices.send({"data": {"action": "start", "entity_type": PRICE, "keys": {"after": str(after)}}})
+
+
+# --- suppliers: each tells its stock over a stream of its own ---
+
+
+@suppliers.on_message("stock")
+def stock(message: Message) -> None:
+    told = {"stock": message.json()["count"], "heard_at": timezone.now()}
+    Supplier.objects.filter(pk=message.key).update(**told)

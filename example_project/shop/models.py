@@ -1,4 +1,4 @@
-"""What the shop keeps: flags, prices, and the candles drawn from them."""
+"""What the shop keeps: flags, prices, the candles drawn from them, and its suppliers."""
 
 from __future__ import annotations
 
@@ -81,3 +81,25 @@ class Candle(models.Model):
         cents = list(prices.order_by("sequence").values_list("cents", flat=True))
         shape = {"open": cents[0], "high": max(cents), "low": min(cents), "close": cents[-1]}
         cls.objects.update_or_create(product=product, start=start, defaults=shape)
+
+
+class Supplier(models.Model):
+    """
+    Who delivers to the shop, and tells the stock over a stream of its own.
+
+    Attributes:
+        code: The end of the feed's URL.
+        token: What its feed wants to see; a new one replaces this stream only.
+
+    """
+
+    code = models.CharField(max_length=20, unique=True)
+    token = models.CharField(max_length=100)
+    stock = models.PositiveIntegerField(default=0)
+    heard_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("code",)
+
+    def __str__(self) -> str:
+        return f"{self.code}"

@@ -32,6 +32,7 @@ def check_summary(demo: Demo, prices: int) -> None:
     assert " none missing" in demo.output
     assert 0 < tasks <= prices
     assert 0 < candles <= prices
+    assert counted["suppliers"][0] == counted["suppliers"][1] > 0
     received, handled, failed, *_ = counted["flags"]
     assert received == handled + failed > 0
     assert counted["kiosk"][0] == counted["kiosk"][1] > 0
