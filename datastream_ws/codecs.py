@@ -27,7 +27,15 @@ __all__ = [
 
 @runtime_checkable
 class Codec(Protocol):
-    """Turns payloads into objects and back; called from any thread."""
+    """
+    Turns payloads into objects and back; called from any thread.
+
+    Where messages of one connection belong together, as in a compressed stream, a codec may also
+    have ``unpacker()``. It is called for each new connection, and returns a function that gets
+    every received payload in order, on the loop's thread. It returns the message, str or bytes,
+    that ``decode`` and the handlers see, or ``None`` while the message is not complete. If it
+    raises, the connection is replaced.
+    """
 
     def decode(self, data: str | bytes) -> Any: ...
 

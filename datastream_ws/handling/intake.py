@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ..exceptions import InboxOverflowError, NotConnectedError
 from ..handlers import Handlers
-from ..messages import Message, Origin
+from ..messages import Message, Origin, payload_bytes
 from ..options import ClientOptions
 from ..stats import Traffic
 from .inbox import Inbox
@@ -22,6 +22,7 @@ from .parcel import Parcel
 from .requests import Requests
 from .stores import size_of
 from .timing import Timings
+from .unpacking import Unpacking, unpacking_of
 
 __all__ = ["Intake"]
 
@@ -85,6 +86,7 @@ class Intake:
         self.requests = Requests(options.inbox_size or 1000, self._read_on_for_requests)
         self._connection: Connection | None = None
         self._origin: Origin
+        self._unpacking: Unpacking | None = None
         self._backlog: list[Sequence[Message]] = []
         self._backlog_count = self._backlog_bytes = 0
         self._blocked_at: float | None = None
@@ -98,6 +100,7 @@ class Intake:
         """The next messages come from *connection*."""
         self._connection = connection
         self._origin = origin
+        self._unpacking = unpacking_of(origin.codec, connection.fail)
         self.requests.opened()
 
     def detach(self) -> None:
@@ -127,6 +130,9 @@ class Intake:
         now = time.time()
         self._traffic.bytes_received += size
         self._traffic.last_message_at = now
+        if self._unpacking is not None:
+            payloads = self._unpacking(payloads)
+            size = sum(map(payload_bytes, payloads))
         seq = self._inbox.taken + self._backlog_count
         messages: Sequence[Message] = Parcel(payloads, self._origin, seq + 1, now, size)
         if self.requests.want_messages:

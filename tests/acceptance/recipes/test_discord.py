@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,16 +12,39 @@ import pytest
 from datastream_ws import StreamClosedError
 from datastream_ws.testing import StreamServer
 from datastream_ws.testing.connection import StreamConnection
+from kit.pages import Block, steps
 from kit.recipes import Recipe, kill
 from kit.seen import eventually
 
 URL = "wss://gateway.discord.gg"
 
 
+class Packed:
+    """A connection with compress=zlib-stream: one compressed stream, cut into frames anywhere."""
+
+    def __init__(self, connection: StreamConnection) -> None:
+        self._connection = connection
+        self._stream = zlib.compressobj()
+        self.close = connection.close
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection.is_open
+
+    def send(self, obj: object) -> None:
+        packed = self._stream.compress(json.dumps(obj).encode())
+        packed += self._stream.flush(zlib.Z_SYNC_FLUSH)
+        self._connection.send(packed[:7])
+        self._connection.send(packed[7:])
+
+
+Line = StreamConnection | Packed
+
+
 class Session:
     """What a gateway keeps of a bot: its events, numbered from 1, and where they go now."""
 
-    def __init__(self, connection: StreamConnection) -> None:
+    def __init__(self, connection: Line) -> None:
         self.connection = connection
         self.events: list[dict[str, Any]] = []
 
@@ -35,27 +59,36 @@ class Gateway:
     """One gateway. Its sessions end with 1000, with a kill, and when it is told so."""
 
     def __init__(self) -> None:
-        self.server = StreamServer(on_connect=self.hello, on_message=self.take)
+        self.server = StreamServer(
+            on_connect=lambda connection: self.hello(self.line(connection)),
+            on_message=lambda connection, data: self.take(self.line(connection), data),
+        )
+        self.lines: dict[StreamConnection, Line] = {}
         self.sessions: dict[str, Session] = {}
         self.said: list[str] = []
         self.beats: list[int | None] = []
 
-    def hello(self, connection: StreamConnection) -> None:
+    def line(self, connection: StreamConnection) -> Line:
+        if "compress=zlib-stream" in connection.path:
+            return self.lines.setdefault(connection, Packed(connection))
+        return connection
+
+    def hello(self, connection: Line) -> None:
         self.said.append("hello")
         connection.send({"op": 10, "d": {"heartbeat_interval": 41250}, "s": None, "t": None})
 
-    def take(self, connection: StreamConnection, data: str | bytes) -> None:
+    def take(self, connection: Line, data: str | bytes) -> None:
         message = json.loads(data)
         assert set(message) == {"op", "d"}
-        takers: dict[int, Callable[[StreamConnection, Any], None]]
+        takers: dict[int, Callable[[Line, Any], None]]
         takers = {1: self.beat, 2: self.identify, 6: self.resume}
         takers[message["op"]](connection, message["d"])
 
-    def beat(self, connection: StreamConnection, sequence: int | None) -> None:
+    def beat(self, connection: Line, sequence: int | None) -> None:
         self.beats.append(sequence)
         connection.send({"op": 11})
 
-    def identify(self, connection: StreamConnection, data: dict[str, Any]) -> None:
+    def identify(self, connection: Line, data: dict[str, Any]) -> None:
         if data["token"] != "secret":
             connection.close(4004, "Authentication failed.")
             return
@@ -64,7 +97,7 @@ class Gateway:
         session = self.sessions[name] = Session(connection)
         session.dispatch("READY", {"session_id": name, "resume_gateway_url": self.server.url})
 
-    def resume(self, connection: StreamConnection, data: dict[str, Any]) -> None:
+    def resume(self, connection: Line, data: dict[str, Any]) -> None:
         self.said.append("resume")
         if data["session_id"] not in self.sessions:
             connection.send({"op": 9, "d": False})
@@ -100,15 +133,30 @@ def away(gateway: Gateway, lose: Any, text: str) -> None:
     gateway.server.accept()
 
 
-def test_messages_over_three_losses(gateway: Gateway) -> None:
+def zlib_stream() -> Any:
+    """The codec of the page that the recipe names."""
+    found = [each for each in steps("docs/howto/typed-messages.md") if isinstance(each, Block)]
+    [code] = [each.text for each in found if "class ZlibStream" in each.text]
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102  # our own page
+    return names["ZlibStream"]()
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_messages_over_three_losses(gateway: Gateway, compressed: bool) -> None:
     """Each message once and in order, those sent meanwhile too, until the sessions are lost."""
+    fill = {URL: gateway.server.url}
+    options: dict[str, Any] = {}
+    if compressed:
+        fill["encoding=json"] = "encoding=json&compress=zlib-stream"
+        options["codec"] = zlib_stream()
     server = gateway.server
     lose = [
         lambda: away(gateway, server.abort, "away 1"),
         lambda: away(gateway, server.drop, "away 2"),
         gateway.kill,
     ]
-    with Recipe("discord", {URL: server.url}) as recipe:
+    with Recipe("discord", fill, **options) as recipe:
         for number in recipe.connections(*lose):
             gateway.message(f"here {number}")
             recipe.printed.wait_for(f"here {number}".__eq__)
