@@ -4,10 +4,10 @@ The English of the pages, by a few rules that a program can check; run by ``make
     python tests/prose.py                    # the pages and modules below
     python tests/prose.py docs/cli.md        # any page: what would have to change
 
-A page that has been rewritten by these rules is added to PAGES, a module to MODULES, and stays
-there. The rules: words that the field has other words for, American spelling, one idea a
-sentence (at most 25 words, one colon or semicolon), no "we" and no "nobody", and on the pages of
-users nothing that only contributors know.
+Every page is held to these rules, apart from EXCEPT, and the modules in MODULES. The rules: words
+that the field has other words for, American spelling, one idea a sentence (at most 25 words, one
+colon or semicolon), no "we" and no "nobody", and on the pages of users nothing that only
+contributors know.
 """
 
 from __future__ import annotations
@@ -22,54 +22,15 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 MOST_WORDS = 25
 
-PAGES = [
-    "README.md",
-    "docs/concepts/glossary.md",
-    "docs/concepts/handlers.md",
-    "docs/concepts/how-it-works.md",
-    "docs/concepts/leases.md",
-    "docs/concepts/reconnection.md",
-    "docs/concepts/sending.md",
-    "docs/concepts/spool.md",
-    "docs/concepts/threads.md",
-    "docs/guarantees.md",
-    "docs/howto/admin.md",
-    "docs/howto/docker.md",
-    "docs/howto/faq.md",
-    "docs/howto/gaps.md",
-    "docs/howto/gevent.md",
-    "docs/howto/kubernetes.md",
-    "docs/howto/logging.md",
-    "docs/howto/migrate-go.md",
-    "docs/howto/migrate-loop.md",
-    "docs/howto/migrate-websocket-client.md",
-    "docs/howto/observability.md",
-    "docs/howto/production.md",
-    "docs/howto/schematic.md",
-    "docs/howto/servers.md",
-    "docs/howto/slow-handlers.md",
-    "docs/howto/systemd.md",
-    "docs/howto/testing.md",
-    "docs/howto/tls.md",
-    "docs/howto/tokens.md",
-    "docs/howto/troubleshooting.md",
-    "docs/howto/typed-messages.md",
-    "docs/index.md",
-    "docs/reference/django.md",
-    "docs/reference/environment.md",
-    "docs/reference/options.md",
-    "docs/security.md",
-    "docs/tutorials/celery.md",
-    "docs/tutorials/django.md",
-    "docs/tutorials/fastapi.md",
-    "docs/tutorials/flask.md",
-    "docs/tutorials/install.md",
-    "docs/tutorials/python.md",
-    "docs/upgrading.md",
-]
+# Not rewritten yet.
+EXCEPT = {"docs/architecture.md", "docs/cli.md", "docs/performance.md"}
+PAGES = sorted(
+    {"README.md", "SECURITY.md"}
+    | {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("**/*.md")} - EXCEPT
+)
 MODULES = ["datastream_ws/async_client.py", "datastream_ws/client.py"]
 # Pages for contributors, and the part of a page that is an appendix for them.
-CONTRIBUTORS = {"CONTRIBUTING.md", "docs/architecture.md"}
+CONTRIBUTORS = {"CONTRIBUTING.md", "docs/architecture.md", "docs/fault-tests.md"}
 APPENDIX = re.compile(r"^## How (these guarantees are|this is) tested$", re.MULTILINE)
 
 # What the field says otherwise -> what it says.

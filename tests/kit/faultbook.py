@@ -1,9 +1,9 @@
 """
-The faults that have hurt somebody, by id; ``@pytest.mark.fault("3")`` on a test says it shows one.
+The faults that have hurt users, by id; ``@pytest.mark.fault("3")`` on a test says it shows one.
 
 Numbers: faults of networks, TLS, handshakes, the protocol, handlers and resources. G: of the Go
 client this package descends from. P: of a Python client of the same kind. T: traps in the library
-underneath. ``docs/faults.md`` is made from this and from the marks.
+underneath. ``docs/fault-tests.md`` is made from this and from the marks.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ SECTIONS = {
 _NAMES = """
 1 RST in the middle of the stream
 2 FIN without a close frame
-3 half-open: the peer is gone and says nothing
+3 half-open: the server has disappeared
 4 a firewall drops every packet
-5 the reconnect goes into a black hole
+5 the next attempt gets no response
 6 one byte at a time
 7 part of a frame, then FIN
 8 part of a frame, then silence
@@ -35,22 +35,22 @@ _NAMES = """
 11 the name does not resolve
 12 the resolver hangs
 13 IPv6 leads nowhere, IPv4 works
-14 a load balancer ends idle connections
-15 a rolling restart of what is in between
+14 a load balancer closes idle connections
+15 a rolling restart of a proxy
 16 a load balancer without its upstream
-17 a spike of latency below the patience
+17 a spike of latency below pong_timeout
 18 64 kbit/s
 19 the address behind the name changes
-20 a certificate nobody vouches for
+20 a certificate from an unknown authority
 21 an expired certificate
 22 a certificate for another name
 23 the server wants a client certificate
-24 a server that speaks TLS 1.1 only
+24 a server that supports TLS 1.1 only
 25 the TLS handshake stalls
-26 wss:// to a plain port, ws:// to a TLS port
+26 wss:// to an unencrypted port, ws:// to a TLS port
 27 the proxy refuses: 407, 403
 28 the proxy's upstream is down: 502, 503
-29 the proxy is away, or silent
+29 the proxy is unavailable or doesn't respond
 30 an unusable proxy URL, SOCKS without its package
 31 401 and 403
 32 404, 405, 410, 426
@@ -62,27 +62,27 @@ _NAMES = """
 38 something that is not HTTP, or no upgrade
 39 endless header lines, hundreds of headers
 40 503 with a body of 5 MB
-41 the answer comes a byte at a time
+41 the response arrives a byte at a time
 42 accepts and never answers
-43 FIN or RST before the answer
-44 a subprotocol or extension nobody asked for
+43 FIN or RST before the response
+44 a subprotocol or extension that wasn't offered
 45 text that is not UTF-8
 46 a frame header that announces 2 MB, or 2^63 - 1
 47 frames that break the protocol
 48 5,000 fragments
 49 a compression bomb
 50 corrupt compression
-51 a peer that never ends the TCP connection
+51 a server that never ends the TCP connection
 52 close 1000, 1001, or no code
 53 close 1011
 54 close 1012: restart
 55 close 1013: try again later
-56 close codes that say "do not come back"
-57 close 1009: our message was too big
-58 close frames that must not be
+56 close codes that mean "don't come back"
+57 close 1009: the client's message was too big
+58 close frames that aren't allowed
 59 data after the close frame
 60 messages and a close in one segment
-61 accepts, then closes at once, for ever
+61 the server accepts and then closes immediately, forever
 62 on_ready fails every time
 63 a drop every few seconds, for ten minutes
 64 handlers slower than the stream
@@ -98,8 +98,8 @@ _NAMES = """
 74 thousands of connects and closes
 75 a long run of random faults
 76 start() and close() twice, or in a strange order
-77 two processes with one key
-G1 1000 and 1001 ended the client for ever
+77 two processes with one API key
+G1 1000 and 1001 ended the client forever
 G2 a failing handler killed the only worker
 G3 a failing ready handler: reconnects without delay
 G4 a drop: a reconnect without delay, attempts reset on open
@@ -107,7 +107,7 @@ G5 two locks taken in two orders
 G6 the reader of an old connection acted on the new one
 G7 the old connection stayed open after a failed ping
 G8 the client read its own error channel
-G9 the reader waited for somebody to read errors
+G9 the reader waited until errors were read
 G10 a full queue dropped messages with a log line only
 G11 the second close() panicked
 G12 close() in a handler hung
@@ -117,7 +117,7 @@ G15 close() during a dial leaked the new connection
 G16 the delay overflowed
 G17 all clients came back within one second
 G18 process-wide defaults were changed
-G19 ten attempts, and no way to say "for ever"
+G19 ten attempts, without a way to retry forever
 G20 all refusals were treated alike
 G21 only a pong counted as life
 G22 a failed write left a broken connection "connected"
@@ -128,22 +128,22 @@ P1 a ready handler that awaits a reply hung
 P2 a failing ready handler skipped the delay
 P3 attempts reset on open: the maximum was never reached
 P4 a hook that raised ended the client
-P5 "not ready" was never told on a drop
+P5 "not ready" was never reported after a drop
 P6 errors of handlers were not logged, or lost their cause
-P7 a too big message, again and again, without a word
-P8 what cannot succeed was tried again
+P7 a message that was too big, again and again, without a report
+P8 errors that can't be fixed by another attempt were retried
 P9 a slow handler ended a healthy connection
-P10 a dead peer was noticed after four minutes
+P10 a dead server was noticed after four minutes
 P11 keepalive ended silently
 P12 cancellation was swallowed
 P13 start() twice made two connections
-P14 nobody could tell that the loop was dead
+P14 nothing showed that the loop was dead
 P15 the delay overflowed after 1,024 attempts
 P16 IPv6 URLs lost their brackets, queries were lost
-P17 JSON that is no object, and binary frames, raised
+P17 JSON other than an object, and binary frames, raised
 P18 a send that timed out might still go out
-P19 credentials were fixed for ever, 4001 unknown
-P20 not thread-safe, nothing about fork
+P19 credentials never changed, 4001 was unknown
+P20 not thread-safe, no support for forks
 T1 `async for` over connect() reconnects without delay
 T2 reading stops while a handler is slow, keepalive kills
 T3 429 is fatal, Retry-After unknown
@@ -155,7 +155,7 @@ T6 old messages come while the connection is closing
 FAULTS: dict[str, str] = dict(line.split(" ", 1) for line in _NAMES.split("\n") if line)
 
 NOT_APPLICABLE: dict[str, str] = {
-    "P11": "keepalive is no task that could end by itself: it is a timer of the connection, which "
+    "P11": "keepalive is not a task that could end alone. It is a timer of the connection, which "
     "waits for nothing and takes nothing from outside",
 }
 

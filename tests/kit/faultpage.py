@@ -1,5 +1,5 @@
 """
-Write docs/faults.md from the marks on the tests: ``python -m tests.kit.faultpage``.
+Write docs/fault-tests.md from the marks on the tests: ``python -m tests.kit.faultpage``.
 
 The marks are read from the source, so that no test is imported, and none is left out because
 something it needs is not installed. The rows of ``kit/scenarios.py`` say their faults themselves.
@@ -17,18 +17,19 @@ from .scenarios import SCENARIOS
 __all__ = ["PAGE", "marks", "page"]
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "faults.md"
+PAGE = ROOT / "docs" / "fault-tests.md"
 
 HEAD = """\
-# Faults
+# Tests of failures
 
-What has gone wrong for somebody, and the test that shows what this package does about it. Made
-from the marks on the tests by `python -m tests.kit.faultpage`; a test fails when it is not.
+This page is for contributors. It names the test of each failure. It's generated from the marks on
+the tests by `python -m tests.kit.faultpage`, and a test fails if it is out of date.
 
-{shown} of {all} faults are shown by a test, {not_applicable} do not apply, {open} are not shown
-yet. For {breaks} of them the table at the end names a one-line break of the code that makes the
-test fail. A `scenario` is a row of a table that is run over the core, `manage.py run_datastream`,
-`flask datastream run` and a Celery worker: `test_scenarios.py` in `acceptance` and `integrations`.
+Tests show {shown} of {all} failures. {not_applicable} can't happen here, and {open} have no test
+yet. For {breaks} of them, the table at the end names a one-line change of the code that makes the
+test fail. A `scenario` is a row of a table that runs against the core, `manage.py run_datastream`,
+`flask datastream run` and a Celery worker. See `test_scenarios.py` in `acceptance` and
+`integrations`.
 """
 
 
@@ -81,9 +82,9 @@ def page() -> str:
     }
     parts = [HEAD.format(**facts)]
     parts += [_section(title, ids, shown) for title, ids in SECTIONS.items()]
-    parts.append(_table("Do not apply", ("id", "fault", "why"), NOT_APPLICABLE))
-    parts.append(_list("Not shown yet", left))
-    parts.append(_table("Breaks", ("id", "fault", "the break that its test notices"), BREAKS))
+    parts.append(_table("Not applicable", ("Id", "Failure", "Reason"), NOT_APPLICABLE))
+    parts.append(_list("Without a test", left))
+    parts.append(_table("Breaks", ("Id", "Failure", "Change that its test notices"), BREAKS))
     return "\n".join(part for part in parts if part)
 
 
@@ -91,7 +92,7 @@ def _section(title: str, ids: list[str], shown: dict[str, list[str]]) -> str:
     rows = [
         f"| {each} | {FAULTS[each]} | {_tests_cell(shown[each])} |" for each in ids if each in shown
     ]
-    return _lines(title, ("id", "fault", "shown by"), rows)
+    return _lines(title, ("Id", "Failure", "Tests"), rows)
 
 
 def _tests_cell(places: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""docs/faults.md says what the marks on the tests say."""
+"""docs/fault-tests.md says what the marks on the tests say."""
 
 from __future__ import annotations
 
