@@ -30,6 +30,7 @@ GREETINGS = 5  # messages each client is sent first, so that everything made at 
 WINDOW = 54.0  # seconds: a whole keepalive interval, in which each of our clients pings once
 
 MEMORY = Aim("KiB per idle client / bare connection, default compression", 1.2, at_least=False)
+PLAIN = Aim("the same, nothing compressed", 1.8, at_least=False)
 CPU = Aim(f"CPU of {CLIENTS:,} idle clients, share of a core", 1.0, at_least=False, unit=" %")
 
 
@@ -137,20 +138,26 @@ class Greeted:
 KIB = ("kib", "bare_kib")
 
 
-def greeter() -> Blaster:
-    return Blaster(Load(count=GREETINGS, compress=True))
+def greeter(*, compress: bool = True) -> Blaster:
+    return Blaster(Load(count=GREETINGS, compress=compress))
 
 
 def measure_memory(scale: Scale) -> Figures:
-    clients = scale.count(CLIENTS)
-    with greeter() as blaster:
-        words = {"url": blaster.url, "clients": clients, "window": 0}
+    clients, rounds = scale.count(CLIENTS), scale.rounds(5)
+    packed, plain = (memory(clients, rounds, compress=compress) for compress in (True, False))
+    aims = [MEMORY.json(packed.pop("ratios")), PLAIN.json(plain.pop("ratios"))]
+    return {"aims": aims, "clients": clients, **packed, "plain": plain}
+
+
+def memory(clients: int, rounds: int, *, compress: bool) -> Figures:
+    with greeter(compress=compress) as blaster:
+        compression = "deflate" if compress else None
+        words = {"url": blaster.url, "clients": clients, "window": 0, "compression": compression}
         ours, bare = partial(kib, "ours", **words), partial(kib, "bare", **words)
-        both = pairs(ours, bare, scale.rounds(5))
+        both = pairs(ours, bare, rounds)
     own, other = (median(each) for each in zip(*both, strict=True))
     ratios = [own / other for own, other in both]
-    figures = {"ratio": spread(ratios).json(), "kib": own, "bare_kib": other}
-    return {"aims": [MEMORY.json(ratios)], "clients": clients, **figures}
+    return {"ratio": spread(ratios).json(), "ratios": ratios, "kib": own, "bare_kib": other}
 
 
 def kib(function: str, **words: Any) -> float:
@@ -158,11 +165,13 @@ def kib(function: str, **words: Any) -> float:
 
 
 def show_memory(figures: Figures) -> list[str]:
-    body = [["ours", times(figures["ratio"]), *(f"{figures[key]:,.0f}" for key in KIB)]]
-    text = (
-        f"{figures['clients']:,} clients in one process, compression agreed on, "
-        f"{GREETINGS} messages received by each."
-    )
+    kinds = {"compression agreed on": figures, "nothing compressed": figures.get("plain")}
+    body = [
+        [kind, times(found["ratio"]), *(f"{found[key]:,.0f}" for key in KIB)]
+        for kind, found in kinds.items()
+        if found is not None
+    ]
+    text = f"{figures['clients']:,} clients in one process, {GREETINGS} messages received by each."
     return [text, "", *rows(["", "ratio to bare connections", "KiB each", "bare KiB each"], body)]
 
 
