@@ -8,6 +8,7 @@ where it lives; what is defined here all adapters have in common.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -39,7 +40,7 @@ from .lease import lease_for
 from .lease.liveness import Liveness
 from .lease.shared import Held, MemberRecord, SharedView
 from .log_fields import EscapingFormatter, about, fields, write
-from .messages import Origin
+from .messages import Message, Origin
 from .option_checks import check_headers, check_url
 from .options import ClientOptions
 from .process.handler_threads import is_handler_thread
@@ -73,6 +74,7 @@ __all__ = [
     "StreamHealth",
     "about",
     "age",
+    "argument_for",
     "check_function",
     "check_headers",
     "check_stream",
@@ -245,6 +247,29 @@ def check_stream(given: Any, flask_app: Any, verb: str) -> None:
         raise ConfigurationError(f"{verb}: a Flask stream needs its app: flask_app=…")
     if flask_app is not None and not is_flask:
         raise ConfigurationError(f"{verb}: flask_app goes with a Flask stream only")
+
+
+# --- messages as tasks ------------------------------------------------------------------------
+
+
+def argument_for(message: Message) -> dict[str, Any]:
+    """Return a message as JSON can carry it: a binary payload in base64, a key as a text."""
+    data = message.data
+    argument: dict[str, Any] = {
+        "data": data,
+        "route": message.route,
+        "seq": message.seq,
+        "connection": message.connection,
+        "epoch": message.epoch,
+        "received_at": message.received_at,
+        "stream": message.stream,
+    }
+    if message.key is not None:  # a whole number is one in JSON, too
+        argument["key"] = message.key if isinstance(message.key, int) else str(message.key)
+    if isinstance(data, bytes):
+        argument["data"] = base64.b64encode(data).decode("ascii")
+        argument["binary"] = True
+    return argument
 
 
 # --- dotted paths in settings ----------------------------------------------------------------

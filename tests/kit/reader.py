@@ -46,8 +46,9 @@ NOT_RUN = {
     "uwsgi": "a C program that is compiled when installed; tried by hand, see the page",
 }
 
-# The programs of these pages need a server that speaks a protocol: each has a test of its own.
-OWN_TESTS = "docs/recipes/"
+# The programs of these pages need a server that speaks a protocol, or a Django that has Tasks: each
+# has a test of its own.
+OWN_TESTS = ("docs/recipes/", "docs/howto/django-tasks.md")
 
 # Commands that run until they are told to end.
 SERVES = re.compile(
@@ -69,7 +70,7 @@ MESSAGES: list[dict[str, object]] = [
 
 
 def has_own_test(page: str) -> bool:
-    """Tell whether a test under ``tests/acceptance/recipes`` runs the program of the page."""
+    """Tell whether a test of its own runs the program of the page."""
     return page.startswith(OWN_TESTS)
 
 
