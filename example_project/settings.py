@@ -23,10 +23,12 @@ DATASTREAMS = {
     "flags": _FEED,  # manage.py run_datastream flags
     # celery worker --datastream: of the workers one holds the stream, the others stand by.
     "prices": {**_FEED, "LEASE": "database", "LEASE_TTL": 5.0},
-    # manage.py run_datastream suppliers: a stream for each row.
+    # manage.py run_datastream suppliers: a stream for each row, shared by all that run it.
     "suppliers": {
         "SOURCE": "example_project.shop.suppliers.suppliers",
         "REFRESH": 2.0,
+        "LEASE": "database",
+        "LEASE_TTL": 4.0,
         **{name: _FEED[name] for name in _FEED if name not in ("URL", "HEADERS", "ROUTE")},
     },
 }

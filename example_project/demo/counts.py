@@ -12,11 +12,11 @@ from django.utils import timezone
 from datastream_ws_django.models import StreamStatus
 from example_project.demo.services import Service
 from example_project.shop.history import events, gaps
-from example_project.shop.models import Candle, Price
+from example_project.shop.models import Candle, Price, Supplier
 
 __all__ = ["Counted", "shares", "summary"]
 
-FRESH_SECONDS = 12.0  # without a heartbeat: the process was killed
+FRESH_SECONDS = 8.0  # without a heartbeat: the process was killed
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,10 @@ def _restarts(services: Sequence[Service]) -> str:
 
 
 def shares() -> str:
-    """Return how many of the suppliers' streams are ready in each process."""
+    """Return which process has how many of the suppliers' streams, once all of them are ready."""
     oldest = timezone.now() - timedelta(seconds=FRESH_SECONDS)
     rows = StreamStatus.objects.filter(stream="suppliers", beat_at__gte=oldest)
     ready = {row.pid: (row.streams or {}).get("ready", 0) for row in rows.order_by("pid")}
+    if sum(ready.values()) != Supplier.objects.count():
+        return ""
     return ", ".join(f"{number} in process {pid}" for pid, number in ready.items() if number)

@@ -130,7 +130,10 @@ class Parts:
         return [
             self._service("feed", self._feed()),
             self._service("flags", (*manage, "run_datastream", "flags")),
-            self._service("suppliers", (*manage, "run_datastream", "suppliers")),
+            *(
+                self._service(f"suppliers-{number}", (*manage, "run_datastream", "suppliers"))
+                for number in (1, 2)
+            ),
             *(self._service(name, self._worker(name)) for name in self.workers),
             self._service("site", (*serve, f"fd://{site}", "example_project.wsgi"), site),
             self._service(

@@ -62,6 +62,18 @@ def test_demo_on_a_broker(variable: str, tmp_path: Path, request: pytest.Fixture
     assert left_in_broker(url, queue) == []
 
 
+def test_suppliers_move_when_a_process_is_killed(tmp_path: Path) -> None:
+    """Two processes share their streams; the one that is started again is given its share, too."""
+    shared = r"suppliers streams +6 in process (\d+), 6 in process (\d+)"
+    with Demo(tmp_path) as demo:
+        before = demo.wait_for(shared).groups()
+        demo.kill("run_datastream suppliers")
+        after = demo.wait_for(shared, 2).groups()
+        assert len(set(before) & set(after)) == 1
+        assert demo.end() == 0
+        assert demo.left() == []
+
+
 def left_in_broker(url: str, queue: str) -> list[object]:
     if url.startswith("redis"):
         with Redis.from_url(url, decode_responses=True) as redis:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 
 import kit.djangohere  # noqa: F401 - what follows needs settings
 
@@ -607,6 +608,51 @@ def test_the_table_is_what_runs(
     assert project.query("SELECT stream, state FROM datastream_streamstatus") == [
         ("accounts", "closed")
     ]
+
+
+def shares(project: Project) -> dict[int, int]:
+    """Return how many streams are ready in each process that reports."""
+    rows = project.query(
+        "SELECT pid, count(*) FROM datastream_streamstatus"
+        " WHERE fleet = 'accounts' AND state = 'ready' GROUP BY pid"
+    )
+    return {pid: number for pid, number in rows}
+
+
+@pytest.mark.timeout(240)
+def test_two_runners_share_the_rows(tmp_path: Path, database: str, server: StreamServer) -> None:
+    """Each stream runs in one of them; those of a killed one run in the other."""
+    project = project_of(tmp_path, database)
+    streams = json.loads(project.env["DATASTREAMS"])
+    streams["accounts"] |= {"LEASE": "database", "LEASE_TTL": 4.0}
+    project.env["DATASTREAMS"] = json.dumps(streams)
+    create(project, server.url, *range(1, 13))
+    with project.start("run_datastream", "accounts") as one:
+        server.wait_connected(12, 60)
+        with project.start("run_datastream", "accounts") as two:
+            both = {one.pid: 6, two.pid: 6}
+            two.wait_for(lambda: shares(project) == both, "half of the streams")
+            assert len(open_paths(server)) == 12
+            status = project.manage("datastream_status", "accounts")
+            assert "streams: 12 ready; rows in the source: 12" in status
+            one.send_signal(signal.SIGKILL)
+            two.wait_for(lambda: shares(project).get(two.pid) == 12, "the streams of the other")
+            assert len(open_paths(server)) == 12
+            server.send({"type": "number", "n": 1})
+            wanted = [key * 1000 + 1 for key in range(1, 13)]
+            two.wait_for(lambda: sorted(project.numbers()) == wanted, "a message of each")
+            status = project.manage("datastream_status", "accounts", "--json")
+            [found] = json.loads(status)["streams"]
+            assert (found["is_healthy"], found["source_size"]) == (True, 12)
+            two.terminate()
+            assert two.wait() == 0
+
+
+def open_paths(server: StreamServer) -> set[str]:
+    """Return what is connected; a stream that is connected twice fails the test."""
+    paths = [each.path for each in server.connections if not each.closed.is_set()]
+    assert len(set(paths)) == len(paths)
+    return set(paths)
 
 
 def test_exactly_so_many_messages(tmp_path: Path, server: StreamServer) -> None:
