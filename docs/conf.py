@@ -10,6 +10,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import django
+from bs4 import BeautifulSoup  # Furo needs it, too
 from django.conf import settings
 
 import datastream_ws
@@ -129,7 +130,23 @@ def restore_docstring(
         lines[:] = written
 
 
+def label_cells(
+    app: object, page: str, template: str, context: dict[str, Any], doctree: object
+) -> None:
+    """Write into each cell what its column is called: pages.css shows it where tables stack."""
+    if "<table" not in context.get("body", ""):
+        return
+    body = BeautifulSoup(context["body"], "html.parser")
+    for table in body.find_all("table"):
+        names = [each.get_text(" ", strip=True) for each in table.select("thead th")]
+        for row in table.select("tbody tr"):
+            for name, cell in zip(names, row.find_all("td"), strict=False):
+                cell["data-label"] = name
+    context["body"] = str(body)
+
+
 def setup(app: Any) -> None:
+    app.connect("html-page-context", label_cells)
     app.connect("source-read", as_sphinx_has_it)
     app.connect("autodoc-process-docstring", keep_docstring, priority=100)
     app.connect("autodoc-process-docstring", restore_docstring, priority=900)
