@@ -341,8 +341,14 @@ class AsyncClient(Decorators):
 
         """
         if self._life is not None:
-            await wait_for(self._life.finished, timeout)
+            try:
+                await wait_for(self._life.finished, timeout)
+            except TimeoutError:
+                raise TimeoutError(self._not_closed_text(timeout)) from None
         self._raise_if_failed()
+
+    def _not_closed_text(self, timeout: float | None) -> str:
+        return f"stream {self.name} is not closed after {timeout} s but {self.state.value}"
 
     @property
     def _finished(self) -> Future[None] | None:
@@ -451,7 +457,7 @@ class AsyncClient(Decorators):
         while (change := self._change_before(until)) is not None:
             with suppress(TimeoutError):
                 await wait_for(change, until - time.monotonic())
-        return self._connection() or self._no_connection()
+        return self._connection() or self._no_connection(wait)
 
     def _change_before(self, until: float) -> Future[State] | None:
         """Return what to wait for while there is no connection; ``None``: nothing."""
@@ -476,7 +482,9 @@ class AsyncClient(Decorators):
 
     def _no_room(self) -> SendTimeoutError:
         limit = self.options.write_timeout
-        return SendTimeoutError(f"the write queue is still full after write_timeout ({limit:g} s)")
+        return SendTimeoutError(
+            f"stream {self.name}: the write queue is still full after write_timeout ({limit:g} s)"
+        )
 
     def _connection(self) -> Connection | None:
         """Return the open connection, unless the caller is a hook of an earlier one."""
@@ -491,8 +499,8 @@ class AsyncClient(Decorators):
         connection = self._life.connection if self._life else None
         return connection if connection is not None and connection.is_open else None
 
-    def _no_connection(self) -> Connection:
-        """Raise the NotConnectedError that says what to do."""
+    def _no_connection(self, waited: float = 0.0) -> Connection:
+        """Raise the NotConnectedError that says what to do; after *waited* seconds."""
         if self.state.is_final:
             raise NotConnectedError(
                 f"stream {self.name} is {self.state.value} in this process: {HOW_TO_START}"
@@ -501,6 +509,10 @@ class AsyncClient(Decorators):
             raise NotConnectedError(
                 f"stream {self.name}: the connection this hook was called for has ended, and it is "
                 "called again for the next one"
+            )
+        if waited > 0:
+            raise NotConnectedError(
+                f"stream {self.name} is {self.state.value}: no connection within {waited:g} s"
             )
         raise NotConnectedError(
             f"stream {self.name} is {self.state.value}: pass wait=SECONDS to send() to wait for "

@@ -368,7 +368,10 @@ class Client(Decorators):
         self._refuse_on_loop("wait_closed")
         finished = self.aio._finished
         if finished is not None:
-            finished.result(timeout)
+            try:
+                finished.result(timeout)
+            except TimeoutError:
+                raise TimeoutError(self.aio._not_closed_text(timeout)) from None
         self.aio._raise_if_failed()
 
     def reconnect(self, code: int = 1000, reason: str = "") -> None:
@@ -443,7 +446,7 @@ class Client(Decorators):
         while (change := self.aio._change_before(until)) is not None:
             with suppress(TimeoutError):
                 change.result(until - time.monotonic())
-        return self.aio._connection() or self.aio._no_connection()
+        return self.aio._connection() or self.aio._no_connection(wait)
 
     def _wait_for_room(self, room: Future[None]) -> None:
         try:

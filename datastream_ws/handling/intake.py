@@ -15,6 +15,7 @@ from ..exceptions import InboxOverflowError, NotConnectedError
 from ..handlers import Handlers
 from ..messages import Message, Origin, payload_bytes
 from ..options import ClientOptions
+from ..redaction import peer_text
 from ..stats import Traffic
 from .inbox import Inbox
 from .inline import InlineHandlers
@@ -83,7 +84,9 @@ class Intake:
         self._at_work = at_work
         self._handlers = handlers or Handlers()
         self._inline = InlineHandlers(self._handlers, inbox, is_open, report, timings or Timings())
-        self.requests = Requests(options.inbox_size or 1000, self._read_on_for_requests)
+        self.requests = Requests(
+            options.inbox_size or 1000, self._read_on_for_requests, peer_text(options.name)
+        )
         self._connection: Connection | None = None
         self._origin: Origin
         self._unpacking: Unpacking | None = None

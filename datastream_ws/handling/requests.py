@@ -44,10 +44,12 @@ class Requests:
     Args:
         most: How many messages are kept at most; then the oldest go.
         on_wait: Called when somebody begins to wait: reading must go on.
+        name: Of the stream, for texts.
 
     """
 
-    def __init__(self, most: int, on_wait: Callable[[], None]) -> None:
+    def __init__(self, most: int, on_wait: Callable[[], None], name: str) -> None:
+        self._name = name
         self._most = most
         self._on_wait = on_wait
         self._pending: list[Pending] = []
@@ -103,10 +105,23 @@ class Requests:
             if send is not None:
                 send()
             self._on_wait()
-            return await _within(timeout, pending)
+            return await self._within(timeout, pending)
         finally:
             if pending in self._pending:
                 self._pending.remove(pending)
+
+    async def _within(self, timeout: float | None, pending: Pending) -> Message:
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                return await pending.future
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            what = "no message that matches" if pending.receives else "no reply"
+            raise TimeoutError(
+                f"stream {self._name}: {what} within {timeout:g} s; "
+                f"messages received meanwhile: {pending.looked_at}"
+            ) from None
 
     def _look_at_kept(self, pending: Pending) -> None:
         while self._kept and not pending.future.done():
@@ -131,16 +146,3 @@ class Requests:
         for each in pending:
             if not each.future.done():
                 each.future.set_exception(error)
-
-
-async def _within(timeout: float | None, pending: Pending) -> Message:
-    try:
-        async with asyncio.timeout(timeout) as limit:
-            return await pending.future
-    except TimeoutError:
-        if not limit.expired():
-            raise
-        what = "no message that matches" if pending.receives else "no reply"
-        raise TimeoutError(
-            f"{what} within {timeout:g} s; messages received meanwhile: {pending.looked_at}"
-        ) from None
