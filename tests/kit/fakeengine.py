@@ -98,9 +98,9 @@ class FakeEngine:
 
     def _write(self, size: int) -> None:
         if self._world.is_stuck:
-            if not self.unsent:
-                self._receiver.writing_paused()
             self.unsent += size
+            if self.unsent == size:
+                self._receiver.writing_paused()
         else:
             self.written += size
 

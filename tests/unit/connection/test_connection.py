@@ -175,6 +175,17 @@ def test_a_network_that_takes_nothing_is_given_up_however_much_is_queued() -> No
         assert isinstance(rig.over.error, SendTimeoutError)
 
 
+def test_a_peer_that_takes_no_answer_to_its_pings_is_given_up() -> None:
+    """Nothing was ever sent by the client, and nothing else would have it look."""
+    with Rig(write_timeout=1.0, ping_interval=None, pong_timeout=None) as rig:
+        rig.world.is_stuck = True
+        rig.does(rig.engine._write, 131)
+        rig.loop.pass_time(0.9)
+        assert not rig.connection.over.done()
+        rig.loop.pass_time(0.2)
+        assert isinstance(rig.over.error, SendTimeoutError)
+
+
 def test_much_goes_out_in_pieces() -> None:
     with Rig() as rig:
         for _ in range(8):
