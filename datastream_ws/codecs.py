@@ -48,14 +48,17 @@ class JsonCodec:
     """The standard library's; it reads NaN and Infinity, which JSON has not, and sends neither."""
 
     def __init__(self) -> None:
-        self._raw_decode = json.JSONDecoder().raw_decode
+        self._scan = json.JSONDecoder().scan_once
 
     def decode(self, data: str | bytes) -> Any:
         """As ``json.loads``, which looks for white space around every payload first."""
         if isinstance(data, str) and data[:1] in "{[":
-            obj, end = self._raw_decode(data)
-            if end == len(data):
-                return obj
+            try:
+                obj, end = self._scan(data, 0)
+                if end == len(data):
+                    return obj
+            except StopIteration:  # a value is missing: loads() says where
+                pass
         return json.loads(data)
 
     def encode(self, obj: Any) -> str:
