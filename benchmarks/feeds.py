@@ -38,12 +38,12 @@ PLAIN = [
 ]
 PACKED = ["aiohttp", "picows-websockets-json", "ours-sync", "ours-async"]
 OVER_TLS = ["aiohttp", "ours-sync", "ours-async"]
-OTHERS = [  # name, kind, messages, baseline, aim
+OTHERS: list[tuple[str, str | None, int, str, Aim]] = [  # name, kind, messages, baseline, aim
     ("ours-iterate", "trade", 80_000, "aiohttp", Aim("`async for` / `aiohttp`, trades", 1.0)),
     ("ours-batch", "trade", 80_000, "bare", Aim("`on_batch` / bare, trades", 2.0)),
     ("ours-routes", "routes", 80_000, "bare-routes", Aim("1,000 routes / a dict of 1,000", 1.0)),
     ("ours-sync", "bulk", 8_000, "bare", Aim("5 MB amid small messages / bare", 1.0)),
-    ("ours-full-sync", "trade", 40_000, "bare", Aim("all features on / bare, trades", 0.8)),
+    ("ours-full-sync", None, 40_000, "bare", Aim("all features on / bare", 0.8)),
 ]
 LINES = ["ours-sync", "ours-async", "aiohttp", "picows-websockets-json"]
 PYTHONS = [
@@ -143,7 +143,7 @@ def measure_ways(scale: Scale) -> Figures:
 def show_ways(figures: Figures) -> list[str]:
     body = [
         [
-            f"{each['kind']}: `{each['name']}` / `{each['baseline']}`",
+            f"{each['kind'] or 'padded'}: `{each['name']}` / `{each['baseline']}`",
             *cells(each),
             named(each["name"]).about,
         ]

@@ -48,7 +48,7 @@ class JsonCodec:
     """The standard library's; it reads NaN and Infinity, which JSON has not, and sends neither."""
 
     def __init__(self) -> None:
-        self._scan = json.JSONDecoder().scan_once
+        self._scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # typeshed lacks it
 
     def decode(self, data: str | bytes) -> Any:
         """As ``json.loads``, which looks for white space around every payload first."""
