@@ -98,12 +98,16 @@ def show_kind(figures: Figures) -> list[str]:
     plain, packed = figures["plain"], figures["packed"]
     body = [[f"`{name}`", *cells(plain[name]), *cells(packed.get(name))] for name in plain]
     text = f"{figures['size']:,} bytes of JSON each, every message another one."
-    head = ["", "ratio to `bare`", "messages/s", "compressed: ratio", "messages/s"]
+    head = ["", "ratio to `bare`", "work", "messages/s"]
+    head += ["compressed: ratio", "work", "messages/s"]
     return [text, "", *rows(head, body)]
 
 
-def cells(found: Figures | None) -> tuple[str, str]:
-    return (times(found["ratio"]), f"{found['rate']:,.0f}") if found else ("–", "–")
+def cells(found: Figures | None) -> tuple[str, str, str]:
+    if found is None:
+        return "–", "–", "–"
+    work = f"{found['work']['median']:.2f}" if "work" in found else "–"
+    return times(found["ratio"]), work, f"{found['rate']:,.0f}"
 
 
 def measure_tls(scale: Scale) -> Figures:
@@ -124,7 +128,7 @@ def show_tls(figures: Figures) -> list[str]:
         for kind, scores in figures["kinds"].items()
         for name, score in scores.items()
     ]
-    return rows(["", TEXT, "ratio to `bare`", "messages/s"], body)
+    return rows(["", TEXT, "ratio to `bare`", "work", "messages/s"], body)
 
 
 # --- other ways, and loads ------------------------------------------------------------------------
@@ -149,7 +153,7 @@ def show_ways(figures: Figures) -> list[str]:
         ]
         for each in figures["ways"]
     ]
-    return rows(["", "ratio", "messages/s", TEXT], body)
+    return rows(["", "ratio", "work", "messages/s", TEXT], body)
 
 
 # --- this Python ----------------------------------------------------------------------------------
@@ -170,7 +174,7 @@ def show_python(figures: Figures) -> list[str]:
     body = [
         [f"`{name}`", *cells(found), named(name).about] for name, found in figures["scores"].items()
     ]
-    return rows(["", "ratio to `bare`", "messages/s", TEXT], body)
+    return rows(["", "ratio to `bare`", "work", "messages/s", TEXT], body)
 
 
 def show_pythons(folder: Path) -> list[str]:

@@ -39,10 +39,18 @@ ENDLESS = 10**9  # messages; each contestant asks for what it takes
 
 @dataclass
 class Score:
-    """One contestant's pairs: messages per second of its own runs and of the baseline's."""
+    """
+    One contestant's pairs.
+
+    Attributes:
+        own, baseline: Messages per second of its own runs, and of the baseline's.
+        work: Of the processor's time of its process for a message, in terms of the baseline's.
+
+    """
 
     own: list[float] = field(default_factory=list)
     baseline: list[float] = field(default_factory=list)
+    work: list[float] = field(default_factory=list)
 
     @property
     def ratios(self) -> list[float]:
@@ -50,16 +58,22 @@ class Score:
         return [own / base for own, base in zip(self.own, self.baseline, strict=True)]
 
     def json(self) -> dict[str, Any]:
-        """Ratio with its extremes, and messages per second."""
-        rates = {"rate": median(self.own), "baseline_rate": median(self.baseline)}
-        return {"ratio": spread(self.ratios).json(), **rates}
+        """Ratio with its extremes, messages per second, and the processor's time."""
+        found: dict[str, Any] = {"ratio": spread(self.ratios).json()}
+        found |= {"rate": median(self.own), "baseline_rate": median(self.baseline)}
+        return found | ({"work": spread(self.work).json()} if self.work else {})
 
 
 def rate(name: str, url: str, count: int) -> float:
     """Messages per second of one contestant, in a process of its own; its share of `count`."""
+    return measured(name, url, count)[0]
+
+
+def measured(name: str, url: str, count: int) -> tuple[float, float]:
+    """The same, and the seconds of the processor's time that each message took."""
     share = named(name).share(count)
-    seconds = fresh("contestants", "receive", name=name, url=f"{url}?count={share}", count=share)
-    return share / float(seconds)
+    found = fresh("contestants", "receive", name=name, url=f"{url}?count={share}", count=share)
+    return share / found["seconds"], found["worked"] / share
 
 
 def play(
@@ -93,18 +107,25 @@ def play(
 
 def add_pair(score: Score, name: str, baseline: str, url: str, count: int, number: int) -> None:
     [(own, other)] = pairs(
-        lambda: rate(name, url, count), lambda: rate(baseline, url, count), 1, start=number
+        lambda: measured(name, url, count),
+        lambda: measured(baseline, url, count),
+        1,
+        start=number,
     )
-    score.own.append(own)
-    score.baseline.append(other)
+    score.own.append(own[0])
+    score.baseline.append(other[0])
+    if own[1] and other[1]:
+        score.work.append(own[1] / other[1])
 
 
 def table(scores: dict[str, Score]) -> list[str]:
     """The results as text, a line each."""
-    lines = [f"{'contestant':<26} {'ratio':>7} {'min':>7} {'max':>7} {'messages/s':>12}"]
+    head = f"{'contestant':<26} {'ratio':>7} {'min':>7} {'max':>7} {'work':>7} {'messages/s':>12}"
+    lines = [head]
     for name, score in scores.items():
         ratio = spread(score.ratios)
         figures = f"{ratio.median:7.2f} {ratio.low:7.2f} {ratio.high:7.2f}"
+        figures += f" {median(score.work):7.2f}" if score.work else "       –"
         lines.append(f"{name:<26} {figures} {median(score.own):12,.0f}   {named(name).about}")
     return lines
 
@@ -158,6 +179,7 @@ def main() -> int:
         return 1
     print("\n".join(table(scores)))
     print(f"ratio: to {words.baseline}, run right beside it; median of the rounds; more is faster")
+    print("work: of the processor's time for a message, in terms of the same; less is faster")
     return 0
 
 

@@ -49,7 +49,9 @@ What each is and how it is measured is in [README.md](README.md).
 
 **Ratios are what counts.** Each is taken within pairs of runs, one right after the other, in fresh
 processes on one machine; given are the median and, in brackets, the extremes and the number of
-pairs. Messages per second hold for that machine on that day.
+pairs. Messages per second hold for that machine on that day. *Work* is the processor's time that
+a message takes in the client's process, all its threads together, in terms of the bare loop's:
+less is better, and it hardly depends on what else the machine does.
 """
 
 

@@ -46,6 +46,9 @@ def test_ratio_is_taken_within_pairs() -> None:
     """A machine that gets slower for both changes nothing."""
     score = Score(own=[200, 20, 2], baseline=[100, 10, 1])
     assert score.ratios == [2, 2, 2]
+    assert "work" not in score.json()
+    score.work = [0.5, 0.25, 0.75]
+    assert score.json()["work"]["median"] == 0.5
     assert score.json()["ratio"] == {"median": 2, "low": 2, "high": 2, "count": 3}
     assert (spread([3, 1, 2]).median, spread([3, 1, 2]).low, spread([3, 1, 2]).high) == (2, 1, 3)
 
@@ -76,6 +79,7 @@ def test_stopwatch_wants_exactly_its_messages() -> None:
         _ = watch.seconds
     assert watch.tick()
     assert watch.seconds >= 0
+    assert Stopwatch.worked >= 0
 
 
 # --- frames ---------------------------------------------------------------------------------------
