@@ -42,10 +42,6 @@ class Outcome:
     reported: HandlerError | None = None
 
     @property
-    def is_asked_for(self) -> bool:
-        return self.error is None
-
-    @property
     def is_stable_for(self) -> float:
         """Seconds in READY that speak for the peer: none when it has broken the protocol."""
         return 0.0 if self.ended is not None and self.ended.peer_fault else self.ready_for

@@ -38,8 +38,8 @@ def is_retried(plan: Plan) -> bool:
 
 
 def test_what_is_asked_for_has_no_error() -> None:
-    assert ASKED.is_asked_for
-    assert not closed(1000).is_asked_for
+    assert ASKED.error is None
+    assert closed(1000).error is not None
 
 
 # --- the counts --------------------------------------------------------------------------------
