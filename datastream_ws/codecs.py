@@ -218,7 +218,7 @@ def converter_for(type_: Any, codec: Codec) -> Callable[[str | bytes], Any]:
 
 
 def straight_converter(type_: Any, codec: Codec) -> Callable[[str | bytes], Any] | None:
-    """Return what makes a *type_* of a payload in one step; ``None``: decode it first."""
+    """Return a function that decodes a payload into a *type_* in one step, or ``None``."""
     is_struct = hasattr(type_, "__struct_fields__")
     if not isinstance(type_, type) or not (is_struct or is_dataclass(type_)):
         raise ConfigurationError("decode_as: must be a dataclass or a msgspec.Struct")
@@ -257,7 +257,7 @@ def _dataclass_converter(type_: type) -> Callable[[Any], Any]:
 
 def field_finder(codec: Codec, name: str) -> Callable[[str | bytes], Any] | None:
     """
-    Return what finds one field of a JSON object without making the others; ``None``: nothing does.
+    Return a function that finds one field of a JSON object alone, or ``None`` without one.
 
     It raises where the payload is something else, or odd; decode it then.
     """
@@ -280,8 +280,8 @@ def shown_failure(error: Exception) -> str:
     """
     Return what may be shown of a decoder's error; its own text may quote the payload.
 
-    JSON decoders say where, not what. A converter's "Expected `int`, got `str` - at `$.x`" and
-    "missing required field" speak of our types, its other texts of the peer's values.
+    JSON decoders report the position and not the content. A converter's "Expected `int`, got `str`
+    - at `$.x`" and "missing required field" name the user's types. Its other texts quote values.
     """
     text = str(error)
     package = type(error).__module__.partition(".")[0]

@@ -118,12 +118,12 @@ class RecentEvent:
 @dataclass(frozen=True, slots=True)
 class Handshake:
     """
-    What the server answered when it accepted a connection.
+    The response of a server that accepted a connection.
 
     Attributes:
-        subprotocol: The one that the server selected; ``None`` without one.
-        headers: Of the response, by any spelling of their names; values of a header that came more
-            than once are joined by ``", "``. Not in the ``repr``, they may be secrets.
+        subprotocol: The one that the server selected. ``None`` if it selected none.
+        headers: The headers of the response. Their names are case-insensitive. The values of a
+            repeated header are joined by ``", "``. They may be secrets, so ``repr`` hides them.
 
     """
 

@@ -272,21 +272,22 @@ class Decorators:
         return self.handlers.add_hook("on_state", function)
 
     def on_error(self, function: ErrorHook) -> ErrorHook:
-        """Register a hook given every reported error, the network's too."""
+        """Register a hook that gets every reported error, including those of the network."""
         return self.handlers.add_hook("on_error", function)
 
     def use(self, factory: Factory, per: Per = "call") -> Factory:
         """
         Enter what ``factory()`` returns around handlers, in the thread that handles.
 
-        A context manager is entered around every handler, an asynchronous one around coroutine
-        handlers only; an object that is both serves each kind as its own.
+        A context manager is entered around every handler, and an asynchronous one around coroutine
+        handlers only. If an object is both, each kind of handler uses its own kind.
 
         Args:
-            factory: Called anew each time; if it takes an argument, with the
+            factory: It's called each time. If it has a parameter, it gets the
                 :class:`~datastream_ws.handlers.Call`.
-            per: ``"call"``: around each handler call, hooks included; it sees what the handler
-                raised. ``"run"``: around each run of waiting messages (at most 100, or 50 ms).
+            per: ``"call"`` enters it around each call of a handler or hook, so it gets the
+                handler's exception. ``"run"`` enters it around each run of waiting messages, which
+                are at most 100, or those of 50 ms.
 
         """
         if not callable(factory):
@@ -434,11 +435,11 @@ class Handlers(Decorators):
 
     @property
     def message_functions(self) -> tuple[Callable[..., Any], ...]:
-        """What was registered for messages."""
+        """The functions that were registered for messages."""
         return tuple(handler.function for handler in self._all)
 
     def find(self, code: CodeType) -> Handler | None:
-        """Return the handler or hook whose function runs *code*; ``None``: it is none's."""
+        """Return the handler or hook whose function runs *code*, or ``None``."""
         every = (*self._all, *(hook for hooks in self.hooks.values() for hook in hooks))
         return next((each for each in every if _code_of(each.function) is code), None)
 
@@ -448,12 +449,12 @@ class Handlers(Decorators):
 
     @property
     def all_async(self) -> bool:
-        """Whether every message handler is a coroutine function, but for inline ones."""
+        """Whether every message handler is a coroutine function, except for inline ones."""
         return self.routing.all_async
 
     @property
     def every(self) -> tuple[Handler, ...] | None:
-        """The handlers that every message has; ``None``: :meth:`match` says which."""
+        """The handlers that every message has, or ``None`` if they differ, see :meth:`match`."""
         routing = self.routing
         return None if not routing.handlers and self.inline.has_routes else routing.every
 
@@ -490,7 +491,7 @@ class Handlers(Decorators):
 
     def match(self, message: Message, taken: bool = False) -> tuple[Handler, ...]:
         """
-        Return the handlers of *message* but for inline ones, in order of registration, each once.
+        Return the handlers of *message*, without inline ones, in order of registration, each once.
 
         A handler whose ``when`` raised is among them as one that fails, see :class:`Routing`.
 

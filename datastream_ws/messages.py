@@ -24,7 +24,7 @@ DEFAULT_ROUTE = "type"
 
 class Origin:
     """
-    What all messages of one connection share.
+    The facts that all messages of one connection share.
 
     Args:
         stream: Name of the stream.
@@ -74,7 +74,7 @@ class Origin:
 
     @property
     def finder(self) -> Callable[[str | bytes], Any] | None:
-        """What finds the route in a payload without decoding all of it; ``None``: nothing does."""
+        """The function that finds the route without decoding the whole payload, or ``None``."""
         if self._finder is _UNSET:
             route = self.route
             self._finder = None if callable(route) else field_finder(self.codec, route)
@@ -147,16 +147,17 @@ class Message:
         """
         Queue *obj* on the connection that this message came over, and on no other.
 
-        May be called from any thread; never blocks. What an ``on_connect`` handler holds back is
-        not waited for, so that a server which asks before the login gets its answer.
+        May be called from any thread. Never blocks. It doesn't wait for an ``on_connect``
+        hook, so a server that asks before the login gets its answer.
 
         Args:
-            obj: str for a text frame, bytes for a binary one, else what the codec encodes.
+            obj: A str becomes a text frame, and bytes become a binary frame. The codec encodes
+                any other object.
 
         Raises:
-            NotConnectedError: If that connection has ended, or the message has none in this
-                process: it was pickled, or made by ``deliver``.
-            SendTimeoutError: If far more is queued already than the server takes.
+            NotConnectedError: If that connection has ended. Also if the message was pickled, or
+                made by ``deliver``.
+            SendTimeoutError: If the queue stays above its mark.
 
         """
         if self.origin.send is None:
@@ -168,7 +169,7 @@ class Message:
 
     @property
     def route(self) -> str | int | None:
-        """The name or number that ``on_message("name")`` goes by; ``None``: there is none."""
+        """The name or number by which handlers are chosen. ``None`` if the message has none."""
         route: str | int | None = self._route
         if route is _UNSET:
             route = self._route = self._find_route()

@@ -143,7 +143,7 @@ def readings(metric: Metric, reading: Reading) -> Iterator[tuple[dict[str, str],
 
 class Exported:
     """
-    Streams whose figures are read; held weakly, without locks (a fork may come at any time).
+    Streams whose metrics are read. They are held weakly and without locks, because of forks.
 
     A stream of Django's or Flask's is resolved when it is read, in the process that reads.
     """
@@ -153,7 +153,7 @@ class Exported:
 
     def add(self, given: Any, flask_app: Any = None) -> None:
         """
-        Watch a stream; again: nothing happens.
+        Watch a stream. Calling it again has no effect.
 
         Args:
             given: A Client, an AsyncClient, or a stream of Django's or Flask's.

@@ -60,13 +60,13 @@ def instrument(
     flask_app: Any = None,
 ) -> None:
     """
-    Have a span around each call of a handler, and the figures of ``stats()`` as instruments.
+    Create a span around each call of a handler, and instruments of the metrics of ``stats()``.
 
-    The same stream again changes nothing. Instruments hold it weakly.
+    Calling it again has no effect. Instruments hold the stream weakly.
 
     Args:
         client: A Client, an AsyncClient, or a stream of Django's or Flask's.
-        tracer_provider, meter_provider: ``None``: the global ones.
+        tracer_provider, meter_provider: ``None`` means the global ones.
         flask_app: The app, of a Flask stream.
 
     Raises:
@@ -211,7 +211,7 @@ def _callback(metric: Metric, watched: Exported) -> Callable[[CallbackOptions], 
 
 
 class Rising:
-    """Counters that never fall, though those of a stream begin anew with each ``start()``."""
+    """Counters that never fall, though those of a stream start at zero with each ``start()``."""
 
     def __init__(self) -> None:
         self._last: dict[tuple[str, ...], float] = {}

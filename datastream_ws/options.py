@@ -257,7 +257,7 @@ class ClientOptions:
 
     @hides_arguments
     def replace(self, **changes: Any) -> Self:
-        """Return a copy with *changes*; a ping interval nobody chose follows ``pong_timeout``."""
+        """Return a copy with *changes*. A default ping interval follows ``pong_timeout``."""
         _refuse_unknown(type(self), changes)
         changed = replace(self, **changes)
         changed._set("chosen", self.chosen | frozenset(changes))
@@ -265,7 +265,7 @@ class ClientOptions:
 
     @hides_arguments
     def with_defaults(self, **defaults: Any) -> Self:
-        """Return a copy in which options that nobody chose have other values than ours."""
+        """Return a copy with other defaults for the options that have no value of their own."""
         _refuse_unknown(type(self), defaults)
         open_ones = {name: value for name, value in defaults.items() if name not in self.chosen}
         changed = self.replace(**open_ones)

@@ -49,9 +49,9 @@ _collectors: weakref.WeakKeyDictionary[CollectorRegistry, StreamCollector] = (
 
 def expose(client: Any, registry: CollectorRegistry = REGISTRY, *, flask_app: Any = None) -> None:
     """
-    Have the figures of a stream in *registry*, under ``datastream_…`` with the label ``stream``.
+    Export the metrics of a stream to *registry*, as ``datastream_…`` with the label ``stream``.
 
-    The same stream again changes nothing. It is held weakly: with its client it goes away.
+    Calling it again has no effect. The stream is held weakly, so it disappears with its client.
 
     Args:
         client: A Client, an AsyncClient, or a stream of Django's or Flask's.
@@ -70,7 +70,7 @@ def expose(client: Any, registry: CollectorRegistry = REGISTRY, *, flask_app: An
 
 
 class StreamCollector(Collector):
-    """What a registry asks; one for all streams, so that nothing is registered twice."""
+    """The collector of a registry, one for all streams, so that nothing is registered twice."""
 
     def __init__(self) -> None:
         self.watched = Exported()
@@ -81,7 +81,7 @@ class StreamCollector(Collector):
         yield _round_trips([])
 
     def collect(self) -> Iterator[Family]:
-        """Read every stream once, so that its figures add up."""
+        """Read every stream once, so that its counters add up."""
         streams = self.watched.read()
         for metric in METRICS:
             family = _family(metric)

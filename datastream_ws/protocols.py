@@ -9,7 +9,7 @@ __all__ = ["Lease", "Logger"]
 
 @runtime_checkable
 class Logger(Protocol):
-    """What a logger must take; ``logging.Logger`` does."""
+    """The methods of a logger, as ``logging.Logger`` has them."""
 
     def debug(self, msg: str, *args: Any, exc_info: Any = None) -> None: ...
     def info(self, msg: str, *args: Any, exc_info: Any = None) -> None: ...
@@ -20,28 +20,28 @@ class Logger(Protocol):
 @runtime_checkable
 class Lease(Protocol):
     """
-    What a lease must do. One object belongs to one client; one thread calls it.
+    The methods of a lease. One object belongs to one client, and one thread calls it.
 
-    *ttl* is four fifths of the option ``lease_ttl``: the rest is for the successor to notice, and
-    to connect.
+    *ttl* is four fifths of the option ``lease_ttl``. In the rest, the successor notices and
+    connects.
 
-    Every call may block, but should give up well before *ttl* is over, and raises whatever it
-    likes when the store does not answer.
+    Every call may block, but should give up well before *ttl* expires. If the store doesn't
+    respond, it may raise any exception.
     """
 
     def acquire(self, ttl: float) -> int | None:
         """
-        Take the lease for *ttl* seconds if nobody has it.
+        Take the lease for *ttl* seconds if no other process holds it.
 
         Returns:
             The epoch of the new tenure: max(previous + 1, milliseconds of UNIX time).
-            ``None``: somebody else holds it.
+            ``None`` if another process holds it.
 
         """
 
     def renew(self, ttl: float) -> bool:
-        """Hold on for *ttl* seconds from now; False: it is lost."""
+        """Keep the lease for *ttl* seconds from now. ``False`` means that it is lost."""
         ...
 
     def release(self) -> None:
-        """Let go of it if it is held, and of the store; called at the end in any case."""
+        """Release the lease if it is held, and the store. It is always called at the end."""

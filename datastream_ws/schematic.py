@@ -70,14 +70,14 @@ Keys = Mapping[str, str]
 
 
 class Action(StrEnum):
-    """What a request asks for."""
+    """The action that a request asks for."""
 
     START = "start"
     STOP = "stop"
 
 
 class EntityType(StrEnum):
-    """What a message is about. The singular ones are subscribed to by keys, flags all at once."""
+    """The kind of entity. Companies and users are subscribed by keys, and flags all at once."""
 
     COMPANY = "rulesengine.Company"
     COMPANIES = "rulesengine.Companies"
@@ -88,7 +88,7 @@ class EntityType(StrEnum):
 
 
 class MessageType(StrEnum):
-    """What ``data`` holds: the whole entity, what changed, what is gone, or an error."""
+    """The content of ``data``: the whole entity, a change, a deletion or an error."""
 
     FULL = "full"
     PARTIAL = "partial"
@@ -161,7 +161,7 @@ class DataStreamRequest:
 @dataclass(frozen=True, slots=True, repr=False)
 class DataStreamErrorMessage:
     """
-    What the server says instead of sending an entity.
+    The error that the server sends instead of an entity.
 
     Attributes:
         keys: Those of the request it refuses; ``None`` if it names none.
@@ -202,7 +202,7 @@ class DataStreamErrorMessage:
 @dataclass(frozen=True, slots=True, repr=False)
 class DataStreamResponse:
     """
-    What the server sends.
+    A message from the server.
 
     Attributes:
         data: Decoded: a list for FLAGS, else an object; for a partial message only what changed.
@@ -502,13 +502,13 @@ class Client(EntityDecorators, core.Client):
         self.unsubscribe(_subscription(entity_type, keys)[1])
 
     def send(self, obj: Any, wait: float = 0.0) -> Queued:
-        """See :meth:`datastream_ws.Client.send`; a :class:`DataStreamRequest` is sent as one."""
+        """Queue a message, as every client does. It may be a :class:`DataStreamRequest`."""
         return super().send(_wire(obj), wait)
 
     def request(
         self, obj: Any, match: Callable[[Message], Any], timeout: float | None = 30.0
     ) -> Message:
-        """See :meth:`datastream_ws.Client.request`; *obj* as for :meth:`send`."""
+        """Send a message and return its reply. *obj* is as for :meth:`send`."""
         return super().request(_wire(obj), match, timeout)
 
 
@@ -520,21 +520,21 @@ class AsyncClient(EntityDecorators, core.AsyncClient):
         super().__init__(**_options(api_key, url, options))
 
     async def start_entity(self, entity_type: EntityType | str, keys: Keys | None = None) -> None:
-        """See :meth:`Client.start_entity`."""
+        """Ask for an entity, now and on every connection, before ``on_ready``; never blocks."""
         await self.subscribe(*_subscription(entity_type, keys))
 
     async def stop_entity(self, entity_type: EntityType | str, keys: Keys | None = None) -> None:
-        """See :meth:`Client.stop_entity`."""
+        """Take :meth:`start_entity` back; nothing if it was not called with the same values."""
         await self.unsubscribe(_subscription(entity_type, keys)[1])
 
     async def send(self, obj: Any, wait: float = 0.0) -> None:
-        """See :meth:`Client.send`."""
+        """Queue a message, as every client does. It may be a :class:`DataStreamRequest`."""
         await super().send(_wire(obj), wait)
 
     async def request(
         self, obj: Any, match: Callable[[Message], Any], timeout: float | None = 30.0
     ) -> Message:
-        """See :meth:`Client.request`."""
+        """Send a message and return its reply. *obj* is as for :meth:`send`."""
         return await super().request(_wire(obj), match, timeout)
 
 

@@ -78,21 +78,22 @@ class Stats:
     """
     A consistent snapshot since the last ``start()``.
 
-    Always: received = handled + failed + dropped (in sum) + waiting + spooled; what an earlier
-    process left in the spool counts as received.
+    The counters always add up: received = handled + failed + dropped + waiting + spooled. Messages
+    that an earlier process left in the spool count as received.
 
     Attributes:
-        messages_unrouted: Handled ones that no handler took.
-        messages_dropped: By cause: overflow, conflated, shutdown, lease_lost, spool, untaken.
-        messages_waiting: Now, the ones in hand included.
-        messages_spooled: Now, in the file only.
-        bytes_received: Of payloads.
-        bytes_sent: Of payloads.
-        blocked_seconds: Time that reading was stopped because the inbox was full.
-        round_trip_time: Of the last ping, in seconds; ``None`` before the first pong.
-        connected_since: UNIX time; ``None``: not connected.
-        last_message_at: UNIX time; ``None``: none yet.
-        last_error: Type and text of the last reported error; ``None``: none yet.
+        messages_unrouted: Handled messages that no handler took.
+        messages_dropped: A mapping from the cause to the number. The causes are overflow,
+            conflated, shutdown, lease_lost, spool and untaken.
+        messages_waiting: Messages that wait now, including those that handlers are working on.
+        messages_spooled: Messages that are only in the file now.
+        bytes_received: Bytes of received payloads.
+        bytes_sent: Bytes of sent payloads.
+        blocked_seconds: Seconds for which a full inbox stopped reading.
+        round_trip_time: Seconds of the last ping. ``None`` before the first pong.
+        connected_since: UNIX time. ``None`` without a connection.
+        last_message_at: UNIX time. ``None`` before the first message.
+        last_error: Type and text of the last reported error. ``None`` before the first one.
         reports_dropped: Calls of ``on_state``, ``on_error`` and the like that did not fit into the
             queue behind a slow one.
         oldest_waiting: Seconds that the oldest waiting message has waited; ``None``: none waits.
@@ -136,7 +137,7 @@ class Stats:
 
 @dataclass(slots=True)
 class Traffic:
-    """What the connections of one ``start()`` count; written on the loop's thread only."""
+    """The counters of one ``start()``'s connections, written on the loop's thread only."""
 
     messages_sent: int = 0
     bytes_received: int = 0
@@ -170,7 +171,7 @@ class Traffic:
 
     def snapshot(self, counts: Counts, *, blocked_seconds: float, **others: Any) -> Stats:
         """
-        Return these figures and the inbox's as one.
+        Return these counters and the inbox's as one.
 
         Args:
             others: Fields of :class:`Stats` that are counted elsewhere.

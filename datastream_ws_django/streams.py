@@ -111,7 +111,7 @@ class Stream(Face):
         return Client(settings.client_options(self.handlers, foreground=foreground, lease=lease))
 
     def register_handlers(self) -> None:
-        """Register what the settings name; again: nothing happens."""
+        """Register what the settings name. Calling it again has no effect."""
         settings = self.settings
         if settings.atomic is not None and not self._is_atomic:
             self._is_atomic = True
@@ -234,7 +234,7 @@ class Stream(Face):
 
 
 class Atomic:
-    """``transaction.atomic()`` around plain handlers; coroutines cannot have transactions."""
+    """``transaction.atomic()`` around synchronous handlers. Coroutines can't have transactions."""
 
     def __init__(self, using: str | None) -> None:
         self._atomic = transaction.atomic(using=using) if using is not None else None

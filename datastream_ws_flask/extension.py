@@ -114,10 +114,11 @@ class DataStream(Decorators):
 
     def start(self, app: Flask) -> None:
         """
-        Start the client of *app* in this process; returns at once, again: nothing happens.
+        Start the client of *app* in this process, and return immediately.
 
-        For the hook of a server that runs in each worker. Not in ``create_app``: that runs in the
-        reloader's parent, in gunicorn's master and for every ``flask`` command, too.
+        Calling it again has no effect. Call it in the hook of a server that runs in each worker.
+        Don't call it in ``create_app``, which also runs in the reloader's parent, in gunicorn's
+        master and for every ``flask`` command.
         """
         self._of(app).start()
 

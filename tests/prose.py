@@ -28,7 +28,40 @@ PAGES = sorted(
     {"README.md", "SECURITY.md"}
     | {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("**/*.md")} - EXCEPT
 )
-MODULES = ["datastream_ws/async_client.py", "datastream_ws/client.py"]
+MODULES = [
+    "datastream_ws/async_client.py",
+    "datastream_ws/client.py",
+    "datastream_ws/codecs.py",
+    "datastream_ws/events.py",
+    "datastream_ws/exceptions.py",
+    "datastream_ws/handlers.py",
+    "datastream_ws/messages.py",
+    "datastream_ws/metrics.py",
+    "datastream_ws/option_types.py",
+    "datastream_ws/options.py",
+    "datastream_ws/prometheus.py",
+    "datastream_ws/opentelemetry.py",
+    "datastream_ws/protocols.py",
+    "datastream_ws/runner.py",
+    "datastream_ws/schematic.py",
+    "datastream_ws/stats.py",
+    "datastream_ws/health.py",
+    "datastream_ws/fleet/fleet.py",
+    "datastream_ws/lease/redis.py",
+    "datastream_ws/lease/shared.py",
+    "datastream_ws/celery/forwarding.py",
+    "datastream_ws/celery/installation.py",
+    "datastream_ws/testing/capture.py",
+    "datastream_ws/testing/connection.py",
+    "datastream_ws/testing/loop.py",
+    "datastream_ws/testing/record.py",
+    "datastream_ws/testing/server.py",
+    "datastream_ws_django/streams.py",
+    "datastream_ws_django/signals.py",
+    "datastream_ws_django/testing.py",
+    "datastream_ws_flask/extension.py",
+    "datastream_ws_flask/signals.py",
+]
 # Pages for contributors, and the part of a page that is an appendix for them.
 CONTRIBUTORS = {"CONTRIBUTING.md", "docs/architecture.md", "docs/fault-tests.md"}
 APPENDIX = re.compile(r"^## How (these guarantees are|this is) tested$", re.MULTILINE)

@@ -43,28 +43,29 @@ def forward(
     """
     Publish each message of a stream as a task, at least once and in order.
 
-    The task gets one argument, a dict with ``data`` (base64 for a binary message, then with
-    ``"binary": True``), ``route``, ``seq``, ``connection``, ``epoch``, ``received_at`` and
-    ``stream``; of a fleet also ``key``, as a text unless it is a number. With *batch* it gets a
-    list of such dicts, all of one stream. While the broker is down or hangs, messages
-    wait: in the inbox, and in the spool, which a worker gives to a stream that has chosen none.
-    A publish whose outcome is unknown is done again with the same task id, which is made from
-    stream, epoch and seq.
+    The task gets one argument, a dict with ``data``, ``route``, ``seq``, ``connection``, ``epoch``,
+    ``received_at`` and ``stream``. A binary message has base64 as ``data``, and ``"binary": True``.
+    A message of a fleet also has ``key``, as a text unless it is a number. With *batch*, the task
+    gets a list of such dicts, all of one stream.
 
-    May be called before or after :func:`install`; nothing is resolved before the first message.
+    While the broker is down or hangs, messages wait in the inbox and in the spool. A worker sets a
+    spool for a stream that has none. If the outcome of a publish is unknown, it is repeated with
+    the same task id, which is made from stream, epoch and seq.
+
+    May be called before or after :func:`install`. Nothing is resolved before the first message.
 
     Args:
         client: A Client or a Fleet, or a stream of Django's or Flask's.
         task: A task, or its name.
-        route: Only messages with this route; ``None``: every message.
-        batch: Most messages in one task, and the longest wait of the first for more in seconds;
-            ``None``: a task for each message.
-        **apply_async_options: As of ``task.apply_async()``: queue, priority, expires, … Unless
-            you say otherwise the result is ignored: a worker would keep a subscription for each.
+        route: Only messages with this route. ``None`` means every message.
+        batch: The most messages in one task, and the seconds that the first one may wait for more.
+            ``None`` makes a task of each message.
+        **apply_async_options: The options of ``task.apply_async()``, such as queue, priority and
+            expires. The result is ignored unless you set ``ignore_result``.
 
     Raises:
-        ConfigurationError: If an option is forward's own business or a misspelt *batch* or *route*,
-            or the serializer is unsafe, or the task cannot be called with one argument.
+        ConfigurationError: If an option belongs to ``forward``, or is a misspelled *batch* or
+            *route*. Also if the serializer is unsafe, or the task can't take one argument.
 
     """
     forwarder = Forwarder(client, task, apply_async_options, batch is not None)

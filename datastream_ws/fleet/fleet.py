@@ -213,7 +213,7 @@ class Fleet(Decorators):
         return self._streams.counts() if self._streams is not None else {}
 
     def stats(self) -> FleetStats:
-        """Return the sum of the figures since ``start()``, and each stream's own."""
+        """Return the sum of the counters since ``start()``, and those of each stream."""
         notice_fork()
         streams, work = self._streams, self._work
         if streams is None or work is None:
@@ -409,7 +409,7 @@ class Fleet(Decorators):
 
 class Work:
     """
-    What one ``start()`` of a fleet does; on the loop's thread.
+    The work of one ``start()`` of a fleet, on the loop's thread.
 
     Attributes:
         past: The figures of the streams that have ended.

@@ -66,13 +66,13 @@ class RedisLease:
     """
     A lease in one Redis server, see :class:`Lease`.
 
-    Redis' own clock decides only for a process that has just come. Those who have seen somebody
-    hold the lease wait until it has run out by their own: a Redis that was restarted without its
-    data, or whose clock jumps, is no reason for a second owner. The holder puts its key back.
+    Redis' clock decides only for a process that has just started. A process that has seen a holder
+    waits until the lease has expired by its own clock. So a Redis that lost its data, or whose
+    clock jumps, causes no second owner. The holder writes its key again.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``; never shown.
-        name: Of the stream: the lease is one per name and Redis database.
+        url: ``redis://``, ``rediss://`` or ``unix://``. It is never shown.
+        name: The name of the stream. There is one lease for each name and Redis database.
 
     Raises:
         ConfigurationError: If redis-py is not installed or cannot read the URL.

@@ -21,7 +21,7 @@ class Held(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberRecord:
     """
-    What a process says of itself; one write, whatever it holds.
+    The record of one process, a single write however many streams it holds.
 
     Attributes:
         token: ``id:term``. A process that was taken for dead comes back with another term.
@@ -42,7 +42,7 @@ class MemberRecord:
 @dataclass(frozen=True, slots=True)
 class SharedView:
     """
-    What a store has at one moment.
+    The content of a store at one moment.
 
     Attributes:
         members: By token. They were read after the holders: a holder that is not among them is
@@ -85,7 +85,7 @@ class SharedStore(Protocol):
         """
 
     def renew(self, me: MemberRecord) -> bool:
-        """Write a new beat; False: this member is not there any more."""
+        """Write a new beat. ``False`` means that this member has been removed."""
         ...
 
     def look(self) -> SharedView: ...

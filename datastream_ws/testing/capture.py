@@ -14,21 +14,23 @@ __all__ = ["capture_sent"]
 @contextmanager
 def capture_sent(client: Any, replies: Iterable[Any] | None = None) -> Iterator[list[Any]]:
     """
-    Yield a list that collects what goes through *client* while the block runs::
+    Yield a list of the messages that are sent through *client* while the block runs.
+
+    Example::
 
         with capture_sent(client) as sent:
             client.deliver('{"type": "ping"}')      # whose handler sends a pong
         assert sent == [{"type": "pong"}]
 
-    ``send``, ``request``, ``subscribe`` and ``unsubscribe`` are replaced on *client*, and on
-    ``client.aio`` where there is one; ``message.reply`` is for messages that came over no
-    connection. Objects are collected as given, not encoded: what ``subscribe`` was given, and when
-    ``unsubscribe`` takes that back, its ``unsubscribe``.
+    ``send``, ``request``, ``subscribe`` and ``unsubscribe`` are replaced on *client* and on
+    ``client.aio``. ``message.reply`` is replaced for messages without a connection. Objects are
+    collected as given, not encoded. ``unsubscribe`` adds the message that was given with it to
+    ``subscribe``.
 
     Args:
-        client: A Client, an AsyncClient, or what has the verbs of one of them.
-        replies: What the server would answer to ``request``: messages, or str, bytes or objects
-            to make messages of. A request takes the first that its ``match`` accepts.
+        client: A Client, an AsyncClient, or an object with the verbs of one of them.
+        replies: The server's replies to ``request``, as messages, or as str, bytes or objects to
+            make messages of. A request takes the first that its ``match`` accepts.
 
     Raises:
         LookupError: From ``request``, if no reply is left that it accepts.
@@ -76,7 +78,7 @@ class _Capture:
         return _Queued()
 
     def reply_of(self, name: str | None) -> Callable[[Any, Any], None]:
-        """Return a ``Message.reply`` that collects for the stream *name*; ``None``: for all."""
+        """Return a ``Message.reply`` that collects for the stream *name*, or for all streams."""
         from .. import Message
 
         real = Message.reply

@@ -131,7 +131,7 @@ class StreamConnection:
         transport.abort()
 
     def hang_up(self) -> None:
-        """End our half of the TCP connection, and discard the other half. On the loop only."""
+        """End the server's half of the TCP connection, discard the other half. On the loop only."""
         if not self.is_open:
             return
         self._dropped = True

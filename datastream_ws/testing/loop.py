@@ -54,7 +54,7 @@ class LoopOnThread:
             loop.run_forever()
 
     def stop(self) -> None:
-        """End loop and thread; tasks still there are cancelled. Nothing if it does not run."""
+        """End loop and thread, and cancel tasks that still run. Calling it again has no effect."""
         if self._thread is None:
             return
         self.refuse_own_thread()

@@ -13,7 +13,7 @@ __all__ = ["Attempt", "Record"]
 
 @dataclass
 class Attempt:
-    """One TCP connection: when it came (monotonic), the HTTP status it got (``None``: none yet)."""
+    """One TCP connection, with its time (monotonic) and HTTP status, or ``None`` before that."""
 
     at: float
     status: int | None = None

@@ -41,23 +41,23 @@ class StreamServer:
     """
     A WebSocket server on a daemon thread of its own, started and stopped by ``with``.
 
-    What it records spans stops and restarts.
+    Its records survive stops and restarts.
 
     Args:
         host: Address to listen on.
-        port: 0 takes a free one, which is kept over restarts.
+        port: 0 takes a free one, which restarts keep.
         on_connect: Called on the server's loop with each new StreamConnection, before its first
-            message is taken. A coroutine function runs on beside the connection, and is
-            cancelled when that ends.
-        on_message: Called on the server's loop with the StreamConnection and the message; a
+            message is taken. A coroutine function runs beside the connection, and is
+            canceled when it ends.
+        on_message: Called on the server's loop with the StreamConnection and the message. A
             coroutine function is awaited before the next message of the connection is taken.
         ssl: Serve ``wss://`` with this context.
         subprotocols: Those supported, in order of preference.
         compression: ``None`` switches permessage-deflate off.
-        ping_interval: Period of the server's own pings; ``None``: none.
-        ping_timeout: How long a pong may take; then the server closes with 1011.
-        receive_buffer: Bytes the system takes for a connection that is not read; a small number
-            makes a client's writes stall soon after ``mute()``. ``None``: the system's choice.
+        ping_interval: Seconds between the server's own pings. ``None`` disables them.
+        ping_timeout: Seconds that a pong may take. Then the server closes with 1011.
+        receive_buffer: Bytes that the system takes for a connection that is not read. With a small
+            number, a client's writes stall soon after ``mute()``. ``None`` keeps the default.
         options: Further arguments of ``websockets.asyncio.server.serve``.
 
     A callback that raises closes its connection with 1011. The exception goes to ``errors``, and
@@ -129,7 +129,7 @@ class StreamServer:
 
     @property
     def errors(self) -> list[Exception]:
-        """What the callbacks have raised."""
+        """The exceptions that the callbacks raised."""
         return self._serving.errors
 
     @property
