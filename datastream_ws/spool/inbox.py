@@ -400,7 +400,8 @@ class SpooledInbox(Inbox):
             self._received += rows
             self._file_bytes = size
             if last is not None and self._journal:
-                self.last_message = Spooled(last, self._origin(last.epoch, last.connection))
+                found = Spooled(last, self._origin(last.epoch, last.connection))
+                self._newest = self.last_message = found  # its row, too, may be removed
 
     def next_run(self, most: int = BATCH_ROWS, most_removed: int = BATCH_ROWS) -> WriteBatch:
         """

@@ -597,6 +597,19 @@ def test_the_last_message_outlives_its_row_in_a_journal(path: str) -> None:
         assert plain.inbox.last_message is None
 
 
+def test_the_last_message_outlives_a_process_that_receives_nothing(path: str) -> None:
+    """It handles what an earlier one has left, the last message among it."""
+    with Rig(path, journal=True) as first:
+        first.put(1, 5)
+        first.until_written()
+    with Rig(path, journal=True) as second:
+        assert second.handle(5) == [1, 2, 3, 4, 5]
+    with Rig(path, journal=True) as third:
+        last = third.inbox.last_message
+        assert last is not None
+        assert last.seq == 5
+
+
 @pytest.mark.parametrize("journal", [False, True])
 def test_a_full_file_blocks_and_goes_on(path: str, journal: bool) -> None:
     with Rig(path, journal=journal, spool_bytes=100_000) as rig:
