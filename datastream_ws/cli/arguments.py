@@ -95,8 +95,13 @@ def _listen(commands: Any) -> Parser:
         help="sent on each connection; may be repeated; @FILE: what is in the file")  # fmt: skip
     add("--send-text", metavar="TEXT", dest="send", action="append",
         help="the same for a text that is no JSON")  # fmt: skip
+    add("--route", metavar="NAME", dest="routes", action="append", default=[],
+        help="Print only messages with this route, the field `type`; may be repeated")  # fmt: skip
+    add("--filter", metavar="TEXT", dest="filters", action="append", default=[],
+        help="Print only messages that contain TEXT; if repeated, all of them")  # fmt: skip
     add("--record", metavar="FILE", help="write a recording for `datastream-ws replay`")
-    add("--max-messages", metavar="N", type=_count, help="end after N messages")
+    add("--max-messages", metavar="N", type=_count,
+        help="end after N messages, those that are not printed included")  # fmt: skip
     add("--max-size", metavar="BYTES", type=_count, default=2**20,
         help="largest message that is taken (default: %(default)s)")  # fmt: skip
     add("--max-reconnect-attempts", metavar="N", type=_count,
@@ -141,6 +146,7 @@ def _check(commands: Any) -> Parser:
     add = parser.add_argument
     add("--timeout", metavar="S", type=_seconds, default=10.0,
         help="seconds for each step (default: %(default)g)")  # fmt: skip
+    add("--json", dest="as_json", action="store_true", help="Print one JSON object at the end")
     return _finish(parser, "checking", "check")
 
 

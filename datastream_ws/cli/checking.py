@@ -31,6 +31,7 @@ from .advice import (
     tls_trouble,
 )
 from .certificates import proxy_context, server_context
+from .lines import one_line
 from .listening import show_log
 
 __all__ = ["check"]
@@ -45,7 +46,7 @@ STEPS = ("URL", "Proxy", "DNS", "TCP", "TLS", "Handshake", "Ping")
 
 def check(wanted: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
-    report = Report()
+    report: Report | JsonReport = JsonReport() if wanted.as_json else Report()
     show_log(report, wanted.verbose)
     with closing(Checking(wanted)) as checking:
         for name in STEPS:
@@ -55,7 +56,9 @@ def check(wanted: argparse.Namespace) -> int:
                 report.bad(name, trouble)
                 if wanted.verbose:
                     traceback.print_exception(trouble)
+                report.end(name)
                 return 1
+    report.end(None)
     return 0
 
 
@@ -220,6 +223,13 @@ class Report:
     def event(self, topic: str, text: str) -> None:
         self._row(Text(" "), Text(), Text(peer_text(text), "dim"))
 
+    def end(self, stopped_at: str | None) -> None:
+        """Say how it went; *stopped_at*: the step that failed."""
+        if stopped_at is None:
+            self._console.print(Text("passed: the stream can be reached", "bold green"))
+        else:
+            self._console.print(Text(f"stopped at {stopped_at}", "bold red"))
+
     def _row(self, mark: Text, name: Text, text: Text) -> None:
         grid = Table.grid(padding=(0, 2, 0, 0))
         grid.add_column()
@@ -227,6 +237,27 @@ class Report:
         grid.add_column(overflow="fold")
         grid.add_row(mark, name, text)
         self._console.print(grid)
+
+
+class JsonReport:
+    """Prints one object at the end; the log goes to stderr."""
+
+    def __init__(self) -> None:
+        self._steps: list[dict[str, Any]] = []
+
+    def good(self, name: str, text: str) -> None:
+        self._steps.append({"step": name, "passed": True, "text": text})
+
+    def bad(self, name: str, trouble: Trouble) -> None:
+        facts = {"text": trouble.text, "advice": trouble.advice}
+        self._steps.append({"step": name, "passed": False, **facts})
+
+    def event(self, topic: str, text: str) -> None:
+        print(peer_text(text), file=sys.stderr, flush=True)
+
+    def end(self, stopped_at: str | None) -> None:
+        passed = stopped_at is None
+        print(one_line({"passed": passed, "stopped_at": stopped_at, "steps": self._steps}))
 
 
 def host_and_port(url: str) -> tuple[str, int]:

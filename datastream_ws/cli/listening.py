@@ -9,6 +9,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .. import (
@@ -44,7 +45,8 @@ def listen(wanted: argparse.Namespace) -> int:
         show = Screen(shown_url(wanted.url))
     else:
         show = Lines(COMMAND, lambda: listener.end(None))
-    listener = Listener(Client(wanted.url, **options), show, recorder)
+    wish = Wish(wanted.routes, wanted.filters)
+    listener = Listener(Client(wanted.url, **options), show, recorder, wish)
     for number, text in enumerate(wanted.send):
         listener.client.subscribe(text, key=number)
     show_log(show, wanted.verbose)
@@ -99,17 +101,55 @@ class Log(logging.Handler):
             self._show.event("log", f"{record.levelname.lower()}: {self.format(record)}")
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """
+    Which messages are printed.
+
+    Attributes:
+        routes: Those with one of these; none: whatever their route.
+        texts: Those that contain each of these.
+
+    """
+
+    routes: Sequence[str] = ()
+    texts: Sequence[str] = ()
+
+    def of(self, messages: Sequence[Message]) -> Sequence[Message]:
+        if not self.routes and not self.texts:
+            return messages
+        return [message for message in messages if self._wants(message)]
+
+    def _wants(self, message: Message) -> bool:
+        if self.routes and str(message.route) not in self.routes:
+            return False
+        data = message.data
+        text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
+        return all(each in text for each in self.texts)
+
+
 class Listener:
     """
     A client whose messages and events are shown, and recorded.
 
     Args:
         recorder: ``None``: nothing is recorded.
+        wish: Which messages are shown; all of them are recorded.
 
     """
 
-    def __init__(self, client: Client, show: Screen | Lines, recorder: Recorder | None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        show: Screen | Lines,
+        recorder: Recorder | None,
+        wish: Wish | None = None,
+    ) -> None:
         self.client = client
+        self._wish = wish or Wish()
+        self._shown = 0
+        self._connections = 0  # that were told of
+        self._telling = threading.Lock()
         self._show = show
         self._recorder = recorder
         self._lock = threading.Lock()
@@ -158,6 +198,8 @@ class Listener:
     def _sum_up(self) -> None:
         stats = self.client.stats()
         text = plural(stats.messages_handled, "message")
+        if self._shown < stats.messages_handled:
+            text += f", {self._shown:,} of them shown"
         if stats.reconnects:
             text += f", {plural(stats.reconnects, 'reconnect')}"
         if self._away:
@@ -177,8 +219,12 @@ class Listener:
             return
         if not self._record(messages):
             return
+        self._tell_connected(messages[0].connection)  # before its first message
+        wanted = self._wish.of(messages)
+        self._shown += len(wanted)
         try:
-            self._show.messages(messages)
+            if wanted:
+                self._show.messages(wanted)
         except BrokenPipeError:
             self.end(None)
         except OSError as error:
@@ -198,7 +244,14 @@ class Listener:
         return True
 
     def _connected(self) -> None:
-        self._say("connected", "connected")
+        self._tell_connected(self.client.stats().connections)
+
+    def _tell_connected(self, number: int) -> None:
+        with self._telling:
+            is_new = number > self._connections
+            self._connections = max(number, self._connections)
+            if is_new:
+                self._say("connected", "connected")
 
     def _lost(self, event: DisconnectEvent) -> None:
         if event.error is not None:  # None: closed by us

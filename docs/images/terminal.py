@@ -75,7 +75,7 @@ def check(port: int) -> None:
     url = f"ws://127.0.0.1:{port}/stream"
     with feed(port) as server:
         server.refuse(401)
-        with terminal("check", url, size=(WIDTH, 9)) as screen:
+        with terminal("check", url, size=(WIDTH, 10)) as screen:
             screen.end()
             draw(screen, "check", "datastream-ws check ws://127.0.0.1:8765/stream")
 

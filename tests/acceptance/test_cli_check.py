@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import ssl
 from collections.abc import Iterator
@@ -206,3 +207,30 @@ def test_in_a_process_of_its_own_verbose_shows_the_traceback() -> None:
     assert done.returncode == 1
     assert "ConnectionRefusedError" in done.stderr
     assert "✗  TCP" in done.stdout
+
+
+def test_the_last_line_says_whether_it_passed(capsys: pytest.CaptureFixture[str]) -> None:
+    with StreamServer() as server:
+        assert main(["check", server.url]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == "passed: the stream can be reached"
+        server.refuse(401)
+        assert main(["check", server.url]) == 1
+        assert capsys.readouterr().out.splitlines()[-1] == "stopped at Handshake"
+
+
+def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["URL", "Proxy", "DNS", "TCP", "TLS", "Handshake", "Ping"]
+    with StreamServer() as server:
+        assert main(["check", server.url, "--json"]) == 0
+        good = json.loads(capsys.readouterr().out)
+        server.refuse(401)
+        assert main(["check", f"{server.url}/?token={SECRET}", "--json", "-v"]) == 1
+        out, err = capsys.readouterr()
+    bad = json.loads(out)
+    assert [step["step"] for step in good["steps"]] == names
+    assert (good["passed"], good["stopped_at"]) == (True, None)
+    assert (bad["passed"], bad["stopped_at"]) == (False, "Handshake")
+    assert [step["passed"] for step in bad["steps"]] == [True] * 5 + [False]
+    assert "401" in bad["steps"][-1]["text"]
+    assert "send credentials" in bad["steps"][-1]["advice"]
+    assert SECRET not in out + err

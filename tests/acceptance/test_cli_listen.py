@@ -294,3 +294,52 @@ def test_ctrl_c_at_any_moment_leaves_terminal_and_code_clean(seen: bytes) -> Non
         assert screen.end() == 0
     assert b"Traceback" not in screen.raw
     assert not screen.cursor_is_hidden
+
+
+# --- which messages -----------------------------------------------------------------------------
+
+MIXED = [
+    {"type": "tick", "symbol": "ACME"},
+    {"type": "flag", "symbol": "ACME"},
+    {"type": "tick", "symbol": "OTHER"},
+    b"\x00ACME",
+    {"type": "price", "symbol": "ACME"},
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "seqs"),
+    [
+        (["--route", "tick"], [1, 3]),
+        (["--route", "tick", "--route", "price"], [1, 3, 5]),
+        (["--filter", "ACME"], [1, 2, 4, 5]),
+        (["--filter", "ACME", "--filter", "flag"], [2]),
+        (["--route", "tick", "--filter", "ACME"], [1]),
+        (["--route", "nothing"], []),
+    ],
+)
+def test_only_what_is_asked_for_is_printed(
+    options: list[str], seqs: list[int], tmp_path: Path
+) -> None:
+    """A recording has all of it."""
+    record = tmp_path / "rec.jsonl"
+    ending = ["--record", str(record), "--max-messages", "5"]
+    with sending(*MIXED) as server:
+        done = run("listen", server.url, *options, *ending)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["seq"] for line in done.stdout.splitlines()] == seqs
+    assert f"5 messages, {len(seqs)} of them shown" in done.stderr
+    assert len(record.read_text().splitlines()) >= 1 + 5
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_connected_is_told_before_the_first_message_and_a_summary_at_the_end(attempt: int) -> None:
+    with sending("first", "second") as server, terminal("listen", server.url) as screen:
+        screen.wait_for(lambda: any("second" in line for line in screen.lines))
+        screen.press(b"\x03")
+        assert screen.end() == 0
+        lines = [line for line in screen.lines if line]
+    told = [line.split("  ", 1)[-1].strip() for line in lines]
+    assert told[0].startswith("connecting to ws://")
+    assert told[1:4] == ["connected", "first", "second"]
+    assert told[-1] == "2 messages"
