@@ -151,7 +151,11 @@ class SubscriptionFeed:
 
     def end(self, subscription: Subscription) -> None:
         """Unsubscribe, behind what is still to be sent; nothing if it was never sent here."""
-        if subscription.ending is not None and subscription.key in self._sent:
+        with self._lock:
+            if subscription.key not in self._sent:
+                return
+            self._sent.discard(subscription.key)  # what is added under this key now is a new one
+        if subscription.ending is not None:
             self._queue(subscription.ending)
 
     def _queue(self, item: Subscription | Ending) -> None:

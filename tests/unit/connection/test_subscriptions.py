@@ -185,6 +185,25 @@ async def test_unsubscribed() -> None:
     assert again.sent == []
 
 
+async def test_ended_once_however_often_it_is_wanted_and_not() -> None:
+    """The second one never had its turn: there is nothing to end."""
+    rig, connection = Rig(), FakeConnection(room=1)
+    feed = rig.feed(connection)
+    rig.add("a", ending="-a")
+    await feed.begin()
+    for _ in range(2):
+        rig.subscriptions.remove("a")
+        rig.add("a", ending="-a")
+    rig.subscriptions.remove("a")
+    connection.make_room(10)
+    await turns()
+    assert connection.sent == ["a", "-a"]
+    rig.add("a", ending="-a")
+    rig.subscriptions.remove("a")
+    await turns()
+    assert connection.sent == ["a", "-a", "a", "-a"]
+
+
 async def test_unsubscribed_before_its_turn() -> None:
     rig, connection = Rig(), FakeConnection(room=1)
     rig.add("a", "b", ending="end")
