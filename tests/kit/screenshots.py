@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest does
 
 from kit.browser import as_theme, chromium, sized
 from kit.demo import ROOT, Demo
+from kit.seen import eventually
 
 IMAGES = ROOT / "docs" / "images"
 SECONDS = 125  # the shop's chart shows two minutes
@@ -33,6 +34,7 @@ PAGES = {
     "admin-failed": (f"{ADMIN}failedmessage/", 640),
     "shop": ("", 720),
 }
+COFFEE = ("css selector", "button[value=coffee]")
 ROW = "INSERT INTO datastream_streamminute VALUES (?, ?, 1, ?, ?, 0, ?, ?, ?, ?)"
 
 
@@ -63,7 +65,8 @@ def take_for_docs(browser: Any, site: str) -> None:
         browser.get(site + page)
         sized(browser, 1180, height)
         if name == "shop":
-            browser.find_element("css selector", "button[value=coffee]").click()
+            eventually(lambda: browser.find_elements(*COFFEE), 60)
+            browser.find_element(*COFFEE).click()
         take(browser, IMAGES / f"{name}.png")
         assert (IMAGES / f"{name}.png").stat().st_size < LARGEST
     as_theme(browser, "dark")
