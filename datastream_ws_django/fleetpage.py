@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,6 +12,7 @@ from django.utils import timezone
 
 from datastream_ws.embedding import DEAD, HEALTHY, MAX_AGE
 
+from .health import summed
 from .models import StreamStatus
 
 __all__ = ["FleetView", "fleet_view"]
@@ -92,9 +92,7 @@ def streams_of(alias: str, search: str, *, oldest: object) -> QuerySet[StreamSta
 
 
 def counts_of(living: Sequence[StreamStatus], size: int | None) -> list[tuple[str, int]]:
-    total = Counter[str]()
-    for row in living:
-        total.update(row.streams or {})
+    total = summed([row.streams or {} for row in living], size)
     missing = (size or 0) - total.total()
     if missing > 0:
         total["not running"] = missing

@@ -26,7 +26,7 @@ from .conf import streams_settings
 from .models import StreamStatus
 from .streams import datastreams
 
-__all__ = ["MAX_AGE", "StreamReport", "report", "report_here", "rows_as_json"]
+__all__ = ["MAX_AGE", "StreamReport", "report", "report_here", "rows_as_json", "summed"]
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,28 @@ def fleet_reports(
     if not aliases:
         return {}
     parts: dict[str, list[tuple[dict[str, int], int | None]]] = {alias: [] for alias in aliases}
-    alive = beating.filter(stream__in=aliases).exclude(state__in=DEAD)
+    alive = beating.filter(stream__in=aliases).exclude(state__in=DEAD).order_by("-beat_at")
     for alias, streams, size in alive.values_list("stream", "streams", "source_size"):
         parts[alias].append((streams or {}, size))
     return {alias: fleet_report(alias, parts[alias], rows[alias]) for alias in aliases}
+
+
+def summed(parts: Iterable[Mapping[str, int]], size: int | None) -> Counter[str]:
+    """
+    Return how many streams are in each state, over processes.
+
+    Args:
+        parts: Of each process, that with the newest heartbeat first. Once there are as many streams
+            as rows, older ones are left out: a process that was killed reports for half a minute
+            more what others have taken over.
+        size: Rows of the source; ``None``: no process knows.
+
+    """
+    counts = Counter[str]()
+    for streams in parts:
+        if size is None or counts.total() < size:
+            counts.update(streams)
+    return counts
 
 
 def fleet_report(
@@ -108,10 +126,8 @@ def fleet_report(
     parts: Sequence[tuple[dict[str, int], int | None]],
     rows: Sequence[StreamStatus],
 ) -> StreamReport:
-    counts = Counter[str]()
-    for streams, _ in parts:
-        counts.update(streams)
     size = max((size for _, size in parts if size is not None), default=None)
+    counts = summed([streams for streams, _ in parts], size)
     if not parts:
         state = "stale" if rows else "never started"
     elif size is None:

@@ -388,6 +388,18 @@ def test_processes_are_judged_together() -> None:
 
 
 @pytest.mark.django_db
+def test_what_a_killed_process_had_is_not_counted_twice() -> None:
+    """It reports for half a minute more, and others have its streams by then."""
+    process(1, 50, ready=50)
+    process(2, 50, age=20.0, ready=25)
+    living = list(StreamStatus.objects.order_by("-beat_at"))
+    with settings():
+        [found] = report(["accounts"])
+        assert (found.streams, found.is_healthy) == ({"ready": 50}, True)
+        assert fleet_view("accounts", living).counts == [("ready", 50)]
+
+
+@pytest.mark.django_db
 def test_a_fleet_nobody_runs_any_more_is_stale() -> None:
     process(1, age=300.0, ready=40)
     with settings():
