@@ -13,14 +13,9 @@ from django.db import InterfaceError, OperationalError
 from datastream_ws import ConfigurationError, Message, Postponed
 from datastream_ws.embedding import argument_for, check_function, fields, peer_text, said
 
-try:
+# An older Django is refused by forward(): Celery imports a module of this name of every app.
+if django.VERSION >= (6, 0):
     from django.tasks import Task
-except ImportError as missing:
-    raise ImportError(
-        f"Django's Tasks come with Django 6.0, and this is Django {django.__version__}. Upgrade "
-        "with pip install 'Django>=6.0', which needs Python 3.12 or later, or use "
-        "datastream_ws.celery.forward."
-    ) from missing
 
 __all__ = ["forward"]
 
@@ -68,10 +63,12 @@ def forward(
             seconds. ``None`` means a task for each message.
 
     Raises:
+        ImportError: If this Django has no Tasks.
         ConfigurationError: If *task* isn't a task, or can't be called with one argument, or if
             *route* or *batch* has the wrong form.
 
     """
+    _refuse_older_django()
     forwarder = Forwarder(stream, task, batch is not None)
     if route is not None and not isinstance(route, str):
         raise ConfigurationError("forward: the route must be a string")
@@ -79,6 +76,15 @@ def forward(
         stream.on_message(route)(forwarder)
     else:
         stream.on_batch(*_checked(batch), route=route)(forwarder)
+
+
+def _refuse_older_django() -> None:
+    if django.VERSION < (6, 0):
+        raise ImportError(
+            f"Django's Tasks come with Django 6.0, and this is Django {django.__version__}. "
+            "Upgrade with pip install 'Django>=6.0', which needs Python 3.12 or later, or use "
+            "datastream_ws.celery.forward."
+        )
 
 
 def _checked(batch: Any) -> tuple[int, float]:
