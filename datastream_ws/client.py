@@ -318,6 +318,11 @@ class Client(Decorators):
             if use.finished is not None:
                 use.finished.set_result(None)
 
+    def _abandon_if_running(self) -> None:
+        """As :meth:`_abandon`, for a fleet whose loop is blocked."""
+        if self._loop_use is not None and not self.state.is_final:
+            self._abandon(self._loop_use)
+
     def __enter__(self) -> Self:
         self.start()
         return self

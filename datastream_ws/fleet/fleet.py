@@ -6,13 +6,13 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from ..async_client import registry_of
-from ..client import Client
+from ..client import RESPONSE_SECONDS, Client
 from ..events import State
 from ..exceptions import ConfigurationError, NotConnectedError, said
 from ..forks import bury, notice_fork, watch_forks
@@ -27,7 +27,14 @@ from ..lifecycle.wishes import HangUp, hang_up
 from ..log_fields import about, fields
 from ..option_checks import count, or_none, seconds, send_rate_option
 from ..options import ClientOptions, StreamOptions
-from ..process.loop_use import CLOSE_GRACE, LoopUse, end_loop_use, threads, use_loop
+from ..process.loop_use import (
+    CLOSE_GRACE,
+    LoopUse,
+    abandon_loop,
+    end_loop_use,
+    threads,
+    use_loop,
+)
 from ..process.signals import signals_to
 from ..process.user_calls import UserCalls
 from ..redaction import Hidden, hides_arguments, peer_text
@@ -260,11 +267,10 @@ class Fleet(Decorators):
         In the main thread the first SIGINT or SIGTERM closes it (what was received is handled),
         a second one does so at once.
         """
-        signals: list[int] = []
+        deadlines: list[float] = []
 
         def stop(number: int) -> None:
-            signals.append(number)
-            self._ask_close(None if len(signals) == 1 else 0.0)
+            deadlines.append(self._ask_close(0.0 if deadlines else None))
 
         with signals_to(stop):
             self.start()
@@ -272,6 +278,9 @@ class Fleet(Decorators):
             while finished is not None and not finished.done():
                 with suppress(TimeoutError):  # in pieces: a signal must get its turn
                     finished.result(1.0)
+                if deadlines and time.monotonic() >= deadlines[-1] - CLOSE_GRACE:
+                    self._end_by(deadlines[-1])
+                    return
 
     def request_close(self) -> None:
         """
@@ -318,9 +327,32 @@ class Fleet(Decorators):
         return until + CLOSE_GRACE
 
     def _end_by(self, deadline: float) -> None:
-        use = self._loop_use
-        if use is not None and not use.wait(deadline) and self._work is not None:
-            self._work.log.say("warning", "close() returns although streams are still closing")
+        """Wait for the end until *deadline*, whatever user code does."""
+        use, work = self._loop_use, self._work
+        if use is None or use.wait(deadline) or work is None:
+            return
+        if use.thread.responds(RESPONSE_SECONDS):
+            work.log.say("warning", "close() returns although streams are still closing")
+            return
+        work.log.say(
+            "error",
+            "user code blocks the event loop; the fleet is closed without it. Code that blocks "
+            "belongs in a plain function, which runs on a thread. The loop's thread is here:\n%s",
+            use.thread.stack(),
+        )
+        self._abandon(use, work)
+
+    def _abandon(self, use: LoopUse, work: Work) -> None:
+        """Be closed, as others see it. What is held ends by itself, and so do the connections."""
+        abandon_loop(use.thread)
+        self._streams = self._work = None
+        if work.share is not None:
+            work.share.sharing.abandon()
+        for client in work.streams.running.values():
+            client._abandon_if_running()
+        with suppress(InvalidStateError):  # it has just ended
+            if use.finished is not None:
+                use.finished.set_result(None)
 
     def __enter__(self) -> Self:
         self.start()
@@ -502,7 +534,8 @@ class Work:
             await self._leave()
             self._calls.cancel()
             self.log.flush(now=True)
-            self._finished.set_result(None)
+            with suppress(InvalidStateError):  # close() did not wait for user code
+                self._finished.set_result(None)
 
     async def _step(self) -> None:
         if time.monotonic() - self._asked_at >= self._fleet._refresh:

@@ -133,7 +133,7 @@ class Membership:
         self._note_free(holders)
         members = [Member(r.token, r.limit, r.is_leaving) for r in view.members.values()]
         found = moves(mine.token, members, holders, _last(view))
-        wanted = [key for key in found.give if key not in mine.giving]
+        wanted = self._gives(found.give, mine, members, holders)
         if self._is_stuck(view, mine):
             wanted = []
         in_flight = len(mine.giving) + self._arriving
@@ -170,6 +170,20 @@ class Membership:
         waits = ((now - since, key in self._free) for key, since in self._offered.items())
         return sum(waited < (most if is_free else least) for waited, is_free in waits)
 
+    def _gives(
+        self,
+        excess: Collection[str],
+        mine: Mine,
+        members: Collection[Member],
+        holders: dict[str, str | None],
+    ) -> list[str]:
+        """Return what is to be given; what is on its way is not made up for by more."""
+        on_their_way = [key for key in self._offered if key in self._free]
+        if on_their_way:
+            counted = holders | dict.fromkeys(on_their_way, mine.token)
+            excess = moves(mine.token, members, counted).give
+        return [key for key in excess if key in mine.held and key not in mine.giving]
+
     def _takes(
         self, assigned: Collection[str], mine: Mine, members: Collection[Member]
     ) -> tuple[str, ...]:
@@ -183,7 +197,9 @@ class Membership:
         late = [
             key
             for key, since in self._free.items()
-            if key not in known and now - since >= PATIENCE_SECONDS
+            if key not in known
+            # Whoever has offered a stream is the last to take it again.
+            and now - since >= PATIENCE_SECONDS * (1 + (key in self._offered))
         ]
         room = min(mine.room, own.room - len(mine.held))
         return tuple([*first, *late][: max(0, int(room))])

@@ -10,6 +10,7 @@ from contextlib import suppress
 from ..lease.shared import SharedStore
 from ..lifecycle.assembly import Place
 from ..lifecycle.turns import Turns
+from .holding import Holding
 from .sharing import Sharing
 from .source import Changes, Row, Rows
 from .streams import Streams
@@ -52,6 +53,8 @@ class Share:
         self._is_started = False
         self._is_closing = False
         self._told: object = None
+        self._rows: Rows = {}  # these two are what follow() has followed
+        self._shared: tuple[dict[str, Holding], set[str]] = ({}, set())
         self.sharing = Sharing(
             store,
             ttl,
@@ -92,6 +95,9 @@ class Share:
     def follow(self, rows: Rows, changed: Collection[str] = ()) -> None:
         """Have what is held run, and close what is not."""
         held, giving = self.sharing.held(), self.sharing.giving()
+        if not changed and rows is self._rows and (held, giving) == self._shared:
+            return
+        self._rows, self._shared = rows, (held, giving)
         mine = {key: row for key, row in rows.items() if key in held and key not in giving}
         running = self._streams.running
         gone = [key for key in running if key in held and key not in mine]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from datastream_ws import ConfigurationError, Fleet, LeaseError, Message, State
 from kit.fleets import FleetFeed, FleetProcess, Fleets
 from kit.redisserver import PrivateRedis
 from kit.streams import until
@@ -19,6 +22,7 @@ pytestmark = pytest.mark.timeout(600)
 
 STREAMS = 90
 TTL = 3.0
+FAST: dict[str, Any] = {"min_reconnect_delay": 0.05, "max_reconnect_delay": 0.1}
 MANY = [pytest.param(2), pytest.param(20, marks=pytest.mark.soak)]
 
 
@@ -164,3 +168,222 @@ def _members(redis: PrivateRedis) -> int:
     with library.Redis.from_url(redis.url) as client:
         found: int = client.hlen("datastream-ws:{accounts}:members")
         return found
+
+
+# --- in this process --------------------------------------------------------------------------
+
+
+def shared(url: str, redis: PrivateRedis, **options: Any) -> Fleet:
+    rows = {key: {"url": f"{url}/{key}", "headers": {"X-Process": "1"}} for key in range(6)}
+    fleet = Fleet(lambda: rows, name="here", lease=redis.url, lease_ttl=TTL, **FAST, **options)
+    fleet.on_message(lambda message: None)
+    return fleet
+
+
+def is_ready(fleet: Fleet, streams: int) -> bool:
+    return len(fleet) == streams and all(fleet[key].is_ready for key in list(fleet))
+
+
+def test_who_has_what(feed: FleetFeed, redis: PrivateRedis) -> None:
+    one, two = shared(feed.url, redis), shared(feed.url, redis)
+    assert (one.processes, one.owner(1)) == ([], None)
+    with one, two:
+        until(lambda: is_ready(one, 3) and is_ready(two, 3), 20)
+        own = f"{socket.gethostname()}:{os.getpid()}"
+        until(lambda: one.processes == [own, own] and one.owner(0) == own, 20)
+        elsewhere = next(iter(two))
+        assert elsewhere not in one
+        assert one.state(elsewhere) is State.STANDBY
+        assert two.state(elsewhere) is State.READY
+        with pytest.raises(KeyError):
+            one.state("unknown")
+        with pytest.raises(KeyError):
+            one[elsewhere]
+
+
+def test_a_changed_row_is_replaced_where_it_is_with_a_later_epoch(
+    feed: FleetFeed, redis: PrivateRedis
+) -> None:
+    rows: dict[int, dict[str, Any]] = {
+        key: {"url": f"{feed.url}/{key}", "headers": {"X-Process": "1"}} for key in range(4)
+    }
+    got: list[Message] = []
+    fleet = Fleet(lambda: dict(rows), name="here", lease=redis.url, lease_ttl=TTL, **FAST)
+    fleet.on_message(got.append)
+    with fleet:
+        until(lambda: is_ready(fleet, 4) and any(m.key == 2 for m in got), 20)
+        first, others = got[-1].epoch, [fleet[key] for key in (0, 1, 3)]
+        rows[2] = {**rows[2], "headers": {"X-Process": "2"}}
+        fleet.refresh()
+        until(lambda: any(m.key == 2 and m.epoch > first for m in got), 20)
+        until(lambda: feed.loads == {1: 3, 2: 1}, 20)
+        assert [fleet[key] for key in (0, 1, 3)] == others
+        del rows[0]
+        fleet.refresh()
+        until(lambda: feed.loads == {1: 2, 2: 1}, 20)
+        until(lambda: _held(redis) == {b"1", b"2", b"3"}, 20)
+    assert _held(redis) == set()
+    assert feed.twice == []
+
+
+def _held(redis: PrivateRedis) -> set[bytes]:
+    import redis as library
+
+    with library.Redis.from_url(redis.url) as client:
+        return set(client.hkeys("datastream-ws:{here}:holders"))
+
+
+def test_close_returns_beside_a_blocked_loop_and_others_take_over(
+    feed: FleetFeed, redis: PrivateRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+    stuck, other = shared(feed.url, redis), shared(feed.url, redis)
+
+    @stuck.on_message
+    async def block(message: Message) -> None:
+        begun.set()
+        go.wait(60)
+
+    try:
+        stuck.start()
+        assert begun.wait(30)
+        began = time.monotonic()
+        stuck.close(0.5)
+        assert time.monotonic() - began < 1.5
+        assert "user code blocks the event loop" in caplog.text
+        assert "go.wait(60)" in caplog.text
+        assert (len(stuck), stuck.is_running) == (0, False)
+        with other:
+            until(lambda: is_ready(other, 6), 30)
+    finally:
+        go.set()
+    until(lambda: feed.connected == 0, 30)
+    feed.twice.clear()  # nobody can close a connection whose loop is blocked
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_after_a_fork_the_child_is_no_member(feed: FleetFeed, redis: PrivateRedis) -> None:
+    fleet = shared(feed.url, redis)
+    with fleet:
+        until(lambda: is_ready(fleet, 6), 20)
+        child = os.fork()
+        if not child:
+            is_idle = len(fleet) == 0 and not fleet.is_running and fleet.processes == []
+            os._exit(0 if is_idle else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        time.sleep(TTL)  # what the child had spoilt would be lost by now
+        assert is_ready(fleet, 6)
+        assert len(feed.spans) == 6
+
+
+class NotShared:
+    def acquire(self, ttl: float) -> int | None:
+        return 1
+
+    def renew(self, ttl: float) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"lease": "ftp://localhost"}, "redis:// URL"),
+        ({"lease": "redis://localhost:port"}, "cannot read this URL"),
+        ({"lease": NotShared()}, "cannot share this object. Use a redis:// URL"),
+        ({"lease": "redis://localhost", "lease_ttl": 0}, "lease_ttl"),
+    ],
+)
+def test_wrong_settings(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        Fleet(dict, **options)
+
+
+def test_a_redis_that_is_not_there_is_reported_once_and_waited_for(
+    feed: FleetFeed, redis: PrivateRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis.kill()
+    fleet, errors = shared(feed.url, redis), list[BaseException]()
+    fleet.on_error(errors.append)
+    with fleet:
+        until(lambda: bool(errors), 20)
+        time.sleep(1.0)
+        assert feed.connected == 0
+        redis.start()
+        until(lambda: is_ready(fleet, 6), 30)
+    assert [type(error) for error in errors] == [LeaseError]
+    assert caplog.text.count("Redis does not answer") == 1
+
+
+def test_close_returns_while_redis_hangs(feed: FleetFeed, redis: PrivateRedis) -> None:
+    fleet = shared(feed.url, redis)
+    fleet.start()
+    try:
+        until(lambda: is_ready(fleet, 6), 20)
+        hang(redis)
+        began = time.monotonic()
+        fleet.close(1.0)
+        assert time.monotonic() - began < 2.0
+        assert feed.connected == 0
+    finally:
+        wake(redis)
+
+
+# --- as many as there may be ------------------------------------------------------------------
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_three_thousand_streams(redis: PrivateRedis, tmp_path: Path) -> None:
+    """As with ninety, at the defaults; what is taken over is dialled 50 in a second by each."""
+    streams, ttl = 3000, 15.0
+    with FleetFeed(period=5.0, timeout=5.0) as feed:
+
+        def start(log: Path) -> FleetProcess:
+            options: dict[str, Any] = {"lease": redis.url, "lease_ttl": ttl, "close_timeout": 90}
+            return FleetProcess(feed.url, log, streams, **options)
+
+        with Fleets(feed, start, tmp_path, streams, ttl) as fleets:
+            for _ in range(3):
+                fleets.add()
+            print(f"3,000 streams shared after {fleets.wait_shared(180):.1f} s")
+            used = {process.pid: cpu_seconds(process.pid) for process in fleets.processes}
+            time.sleep(20)
+            for pid, before in used.items():
+                share = (cpu_seconds(pid) - before) / 20
+                print(f"process {pid}: {share:.1%} of a core, {memory(pid):.0f} MiB")
+
+            fleets.any().kill()
+            seconds = fleets.wait_connected(180)
+            print(f"killed: all connected again after {seconds:.1f} s")
+            assert seconds <= ttl + 1 + 1000 / 2 / 50 + 5
+
+            before, began = len(feed.spans), time.monotonic()
+            fleets.add()
+            seconds = fleets.wait_shared(180)
+            moved, gaps = len(feed.spans) - before, feed.gaps(began)
+            print(f"joined: share after {seconds:.1f} s, {moved} moves, gaps ≤ {max(gaps):.2f} s")
+            assert moved <= 1050
+
+            began = time.monotonic()
+            assert fleets.any().terminate(120) == 0
+            print(f"SIGTERM: ended after {time.monotonic() - began:.1f} s")
+            fleets.wait_connected(60)
+            gaps = sorted(feed.gaps(began))
+            print(f"gaps: half ≤ {gaps[len(gaps) // 2]:.2f} s, all ≤ {gaps[-1]:.2f} s")
+            assert feed.twice == []
+            print(f"{fleets.check_promise()} messages handled")
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory(pid: int) -> float:
+    """Return the MiB of a process that are in memory."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024

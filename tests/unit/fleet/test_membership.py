@@ -96,6 +96,8 @@ def test_what_nobody_takes_is_not_offered_again_and_again(clock: Clock) -> None:
     judge.offered(offer)
     assert judge.plan(seen, mine(ONE, "abc", "ab")).take == (), "it is another's turn"
     clock.now += membership.PATIENCE_SECONDS
+    assert judge.plan(seen, mine(ONE, "abc", "ab")).take == ()
+    clock.now += membership.PATIENCE_SECONDS
     again = judge.plan(seen, mine(ONE, "abc", "ab")).take
     assert again == ("c",)
     judge.taken(again, seen)
