@@ -107,6 +107,7 @@ PROBE = {"exec", "httpGet", "periodSeconds", "timeoutSeconds", "failureThreshold
 PROBE |= {"initialDelaySeconds"}
 WORKLOADS = {"Deployment": "apps/v1", "StatefulSet": "apps/v1"}
 OTHERS = {"Service": "v1", "Secret": "v1", "ConfigMap": "v1", "PersistentVolumeClaim": "v1"}
+OTHERS |= {"HorizontalPodAutoscaler": "autoscaling/v2"}
 SPEC = {"replicas", "strategy", "selector", "template", "serviceName", "volumeClaimTemplates"}
 
 
