@@ -255,7 +255,6 @@ def test_it_is_found(fault: Fault, file: str, name: str, monkeypatch: Patch) -> 
 @pytest.mark.parametrize(
     "fault",
     [
-        pause_and_resume_leave_two_connections,
         a_close_frame_is_not_the_end,
         subscriptions_are_told_before_the_first_round,
         hooks_wait_for_reports,
