@@ -112,7 +112,11 @@ class SpoolFile:
         self._lock = FileLock(path)
         try:
             self._db = self._open()
-            self._read_state()
+            try:
+                self._read_state()
+            except BaseException:
+                self._db.close()
+                raise
         except BaseException:
             self._lock.release()
             raise

@@ -7,6 +7,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -191,12 +192,11 @@ def test_a_database_of_another_shape_ends_in_no_accident(
     """It says that it is a spool, and what is in it is not."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         path = Path(name) / "made"
-        with sqlite3.connect(path) as database:
+        with closing(sqlite3.connect(path)) as database, database:
             database.execute(schema)
             if "seq," in schema:
                 database.execute("INSERT INTO messages VALUES (1, 'x', x'00', NULL, 'y', NULL)")
             database.execute(f"PRAGMA user_version = {version}")
-        database.close()
         content = path.read_bytes()
     found = read_spool(folder, content)
     assert not found or "seq," in schema
