@@ -157,6 +157,7 @@ class Runs:
                 before, now = now, time.monotonic()
                 call, stride = calls.after_stride(now - before, stride)
         portion.in_hand = None
+        calls.note_stride(time.monotonic() - now, stride)  # one that ended with the portion
         return None
 
     def _taken(self, portion: Portion) -> Iterator[Message]:
@@ -166,7 +167,7 @@ class Runs:
     async def _call_singly(self, calls: DirectCalls, most: int, end: float) -> bool:
         """As with portions, but each message is popped once the one before it is handled."""
         run, message = calls.run, self._pop()
-        number, look_at, looked = 0, 1, time.monotonic()
+        number, look_at, looked, seen = 0, 1, time.monotonic(), 0
         while message is not None:
             number += 1
             run.message = message
@@ -184,7 +185,9 @@ class Runs:
             is_late = number >= most
             if number >= look_at:
                 before, looked = looked, time.monotonic()
+                calls.note_between(looked - before, number - seen)
                 is_late |= looked > end
+                seen = number
                 look_at = number + (STRIDE if looked - before < QUICK_SECONDS else 1)
             if is_late or not self._is_open():
                 calls.note(number)
@@ -194,6 +197,7 @@ class Runs:
             message, room = self._inbox.pop_after(message)
             if room:
                 self._on_room()
+        calls.note_rest(time.monotonic() - looked, number - seen)
         calls.note(number)
         return False
 
@@ -378,12 +382,24 @@ class DirectCalls:
         return self.next
 
     def note_stride(self, seconds: float, messages: int) -> None:
-        """Note the slow call among *messages* that took *seconds*, if it was not timed."""
-        if self._only is None or messages == 1 or seconds < QUICK_SECONDS:
+        """Note the slow call among *messages* that took *seconds*; a single one was timed."""
+        self._note_slow(seconds, messages if messages > 1 else 0)
+
+    def note_between(self, seconds: float, messages: int) -> None:
+        """As :meth:`note_stride`, where the last one was timed, and what it took is in it."""
+        timed = self._notes.timed
+        self._note_slow(seconds - timed[-1][1] if timed else seconds, messages - 1)
+
+    def note_rest(self, seconds: float, messages: int) -> None:
+        """As :meth:`note_stride`, where none was timed."""
+        self._note_slow(seconds, messages)
+
+    def _note_slow(self, seconds: float, untimed: int) -> None:
+        if self._only is None or untimed < 1 or seconds < QUICK_SECONDS:
             return
         timed = self._notes.timed
-        usual = timed[-1][1] if timed else 0.0
-        timed.append((self._only, max(usual, seconds - (messages - 1) * usual)))
+        usual = min(timed[-1][1], QUICK_SECONDS) if timed else 0.0
+        timed.append((self._only, max(usual, seconds - (untimed - 1) * usual)))
 
     # --- several ---
 
