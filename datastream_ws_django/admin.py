@@ -102,6 +102,10 @@ class StreamStatusAdmin(StatusAdmin):
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[StreamStatus]:
+        """Return the rows of streams and fleets as wholes: the fleet's page has its streams."""
+        return super().get_queryset(request).filter(fleet="")
+
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
         return [

@@ -492,6 +492,9 @@ def test_pages_of_a_fleet_and_of_its_streams(admin_client: Any) -> None:
         assert "1 ready, 1 waiting; 2 in the source" in overview
         assert "too few streams are ready" in overview
         assert overview.count("<h2>") == 1, "streams of a fleet have no card"
+        listed = admin_client.get("/admin/datastream/streamstatus/processes/").content.decode()
+        assert "/live/accounts/" in listed
+        assert "accounts/a" not in listed, "neither a row nor a choice of the filter"
         page = admin_client.get(f"{live}accounts/?q=b").content.decode()
         assert "/live/accounts/b/" in page
         assert "/live/accounts/a/" not in page
