@@ -110,7 +110,7 @@ METRICS = (
     _counter("reconnects", "Connections after the first.", "reconnects"),
     _counter("attempts", "Attempts to connect.", "attempts"),
     _counter("blocked", "Time without reading: full inbox.", "blocked_seconds", "seconds"),
-    _counter("errors_dropped", "Errors that nobody read in time.", "errors_dropped"),
+    _counter("errors_dropped", "Errors that were not read in time.", "errors_dropped"),
     _counter("reports_dropped", "Reports dropped behind a slow one.", "reports_dropped"),
     _gauge("oldest_waiting", "Age of the oldest waiting message.", "oldest_waiting", "seconds"),
     _gauge("round_trip", "Round trip of the last ping.", "round_trip_time", "seconds"),
@@ -171,8 +171,8 @@ class Exported:
                 return
             if other is not None and name_of(other) == name_of(given):
                 raise ConfigurationError(
-                    f"two streams are called {name_of(given)!r}, so their figures would be mixed: "
-                    "give one another name, Client(…, name=…)"
+                    f"two streams are called {name_of(given)!r}, so their metrics would be mixed: "
+                    "use another name, Client(…, name=…)"
                 )
         self._sources = (*alive, (weakref.ref(given), flask_app))
 
@@ -189,5 +189,5 @@ def _read(given: Any, flask_app: Any) -> Reading | None:
         return Reading(name_of(given), client.state, client.stats())
     except Exception as error:  # of wrong settings, for example: the others are still of use
         name = name_of(given)
-        log.warning("stream %s: no figures: %s", name, error, extra=fields(name))
+        log.warning("stream %s: no metrics: %s", name, error, extra=fields(name))
         return None

@@ -218,7 +218,7 @@ class ClientOptions:
         interval, patience = self.ping_interval, self.pong_timeout
         if interval is not None and patience is not None and interval >= patience:
             raise ConfigurationError(
-                "ping_interval: must be below pong_timeout, else a silent peer looks dead"
+                "ping_interval: must be below pong_timeout, otherwise a silent server looks dead"
             )
         if self.journal and self.spool is None:
             raise ConfigurationError("journal: needs a spool to write to")

@@ -88,7 +88,7 @@ def check_databases(stream: StreamSettings) -> Iterator[CheckMessage]:
     if stream.atomic is not None and handlers.has_message_handlers and handlers.all_async:
         yield Warning(
             str(stream.wrong("ATOMIC: does nothing, all handlers are coroutine functions")),
-            hint="Django has no transactions in coroutines; make them plain functions.",
+            hint="Django has no transactions in coroutines; make them synchronous functions.",
             id="datastream.W003",
         )
     for alias, database in settings.DATABASES.items():

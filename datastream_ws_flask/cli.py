@@ -234,7 +234,7 @@ def seen(path: str | None) -> dict[str, StreamHealth]:
         return {}
     except ValueError as error:
         raise ConfigurationError(
-            f"{path} is no health file: name the one that `flask datastream run` writes"
+            f"{path} is not a health file: name the one that `flask datastream run` writes"
         ) from error
     except OSError as error:
         raise ConfigurationError(f"the health file cannot be read: {error}") from error

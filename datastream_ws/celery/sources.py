@@ -152,5 +152,5 @@ def _check(given: Any, flask_app: Any) -> None:
 
 def _two_of(name: str) -> ConfigurationError:
     return ConfigurationError(
-        f"install: two streams are called {name!r}; give one another name, Client(…, name=…)"
+        f"install: two streams are called {name!r}; use another name, Client(…, name=…)"
     )

@@ -56,7 +56,7 @@ STATUS_ADVICE = {
     401: "send credentials, -H 'Authorization: Bearer …'; if you do, they are wrong or too old",
     403: "the credentials do not allow this stream, or the server wants a certain Origin header",
     404: "look at the path of the URL",
-    405: "look at the path of the URL: this one is no WebSocket",
+    405: "check the path of the URL: this one is not a WebSocket",
     407: "the proxy wants a user and password: HTTPS_PROXY=http://user:password@host:port",
     426: "the server wants another protocol version: is it a WebSocket server?",
     429: "too many attempts; wait, then try again",
@@ -91,7 +91,8 @@ def reach_trouble(address: str, port: int, error: OSError, *, via_proxy: bool) -
     what = "the proxy" if via_proxy else "the server"
     if isinstance(error, ConnectionRefusedError):
         return Trouble(
-            f"{where} refuses: nobody listens there", f"is {what} running, is the port right?"
+            f"{where} refuses the connection: no server is listening there",
+            f"is {what} running, is the port right?",
         )
     if isinstance(error, TimeoutError):
         return Trouble(f"{where} does not answer", "a firewall may be in between, or it is down")
@@ -119,7 +120,7 @@ def tls_trouble(host: str, error: BaseException) -> Trouble:
     if "407" in text:
         return Trouble("the proxy wants credentials (407)", STATUS_ADVICE[407])
     if text.startswith("Tunnel"):
-        return Trouble(f"the proxy does not connect us: {text}", "does it allow this host?")
+        return Trouble(f"the proxy refuses to connect: {text}", "does it allow this host?")
     return Trouble(f"the server hung up: {said(error)}", "is it the right port?")
 
 

@@ -21,7 +21,7 @@ COMMANDS = ("listen", "replay", "check")
 ANY_PORT = 65535
 LISTEN_EXITS = """\
 exit codes: 0 stopped, 1 something cannot be read or written, 2 usage,
-  3 gave up (the server will not have us), 4 a second Ctrl-C, or not done in time
+  3 gave up (the server refuses), 4 a second Ctrl-C, or not done in time
 """
 
 
@@ -94,7 +94,7 @@ def _listen(commands: Any) -> Parser:
     add("--send", metavar="JSON", type=_json, action="append", default=[],
         help="sent on each connection; may be repeated; @FILE: what is in the file")  # fmt: skip
     add("--send-text", metavar="TEXT", dest="send", action="append",
-        help="the same for a text that is no JSON")  # fmt: skip
+        help="the same for a text that is not JSON")  # fmt: skip
     add("--route", metavar="NAME", dest="routes", action="append", default=[],
         help="Print only messages with this route, the field `type`; may be repeated")  # fmt: skip
     add("--filter", metavar="TEXT", dest="filters", action="append", default=[],
@@ -137,7 +137,7 @@ def _replay(commands: Any) -> Parser:
 def _check(commands: Any) -> Parser:
     parser: Parser = commands.add_parser(
         "check",
-        help="say step by step whether a stream can be reached",
+        help="test step by step whether a stream can be reached",
         description="Looks the host up, connects, checks the certificate, does the handshake and a "
         "ping, and says in\nplain words what is wrong and what to do.",
         epilog="exit codes: 0 all is well, 1 it is not, 2 usage",
@@ -226,7 +226,7 @@ def _json(text: str) -> str:
         json.loads(text)
     except (ValueError, RecursionError):
         raise argparse.ArgumentTypeError(
-            "is no JSON; put it into single quotes, or say --send-text"
+            "is not JSON; put it into single quotes, or use --send-text"
         ) from None
     return text
 

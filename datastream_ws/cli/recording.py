@@ -198,7 +198,9 @@ def _check_head(path: str, line: bytes) -> None:
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
         good, version = False, 0
     if not good:
-        raise ConfigurationError(f"{path}: is no recording; `listen URL --record FILE` makes one")
+        raise ConfigurationError(
+            f"{path}: is not a recording; `listen URL --record FILE` makes one"
+        )
     if version > VERSION:
         raise ConfigurationError(f"{path}: was recorded by a newer datastream-ws: upgrade this one")
 

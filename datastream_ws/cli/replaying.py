@@ -120,9 +120,9 @@ class Replay:
                 say(f"connection {connection.number}: {messages} messages, then {drop(moment)}")
                 hang_up(connection, moment)
                 return False
-        say(f"connection {connection.number}: {messages} messages, the recording is over")
+        say(f"connection {connection.number}: {messages} messages, the recording has ended")
         if self._once:
-            connection.close(1000, "the recording is over")
+            connection.close(1000, "the recording has ended")
             self._end("")
         return self._loop
 

@@ -121,7 +121,7 @@ def status_error(status: int, retry_after: str | None, now: datetime) -> Handsha
 def closed_by_peer(code: int, reason: str) -> StreamClosedError:
     """Return the error of a close frame that the peer sent first."""
     if code == 1009:
-        text = "the server closed with 1009: a message we sent is too big for it"
+        text = "the server closed with 1009: a message from this client is too big for it"
         return StreamClosedError(code, reason, text)
     return StreamClosedError(code, reason)
 
@@ -136,13 +136,13 @@ def cut_by_peer(cause: BaseException | None) -> StreamClosedError:
 def peer_fault(code: int, reason: str) -> StreamClosedError:
     """Return the error of a peer that broke the protocol or ``max_size``; *code* is ours."""
     if reason == "too many fragments":
-        what = f"the peer sent a message in more than {MOST_FRAGMENTS} fragments"
+        what = f"the server sent a message in more than {MOST_FRAGMENTS} fragments"
     elif code == 1009:
-        what = "the peer sent a message above max_size; raise the option max_size to take it"
+        what = "the server sent a message above max_size; raise the option max_size to take it"
     elif code == 1007:
-        what = "the peer sent a text message that is not UTF-8"
+        what = "the server sent a text message that is not UTF-8"
     else:
-        what = f"the peer broke the WebSocket protocol: {reason}"
+        what = f"the server broke the WebSocket protocol: {reason}"
     return StreamClosedError(code, text=f"{what} (closed with {code})")
 
 

@@ -212,12 +212,12 @@ def _handshake_error(error: InvalidHandshake) -> Exception:
     if isinstance(error, ProxyError):
         return _proxy_error(error)
     if isinstance(error, InvalidUpgrade):
-        return HandshakeError("the answer is no WebSocket upgrade")
+        return HandshakeError("the response is not a WebSocket upgrade")
     if isinstance(error, NegotiationError | InvalidHeader):
         return HandshakeError(f"the server broke the handshake: {_broken(error)}", status=101)
     if isinstance(error, SecurityError) or isinstance(error.__cause__, SecurityError):
-        return HandshakeError("the answer to the handshake exceeds what is safe to read")
-    return HandshakeError("there was no valid HTTP answer to the handshake")
+        return HandshakeError("the response to the handshake is too large")
+    return HandshakeError("the response to the handshake is not valid HTTP")
 
 
 def _broken(error: NegotiationError | InvalidHeader) -> str:
@@ -236,7 +236,7 @@ def _proxy_error(error: ProxyError) -> Exception:
         text = f"the proxy answered HTTP {status}{cure.get(status, '')}"
         return HandshakeError(text, status=status)
     if isinstance(error, InvalidProxyMessage):
-        return HandshakeError("the proxy gave no valid HTTP answer")
+        return HandshakeError("the proxy's response is not valid HTTP")
     why = str(error.__cause__)  # of python-socks: its own words, or a fixed one for each code
     if "uthentication" in why:
         return ConfigurationError("proxy: the SOCKS proxy does not accept the user and password")

@@ -397,7 +397,7 @@ class Sharing:
         try:
             answer = call()
         except BaseException as error:
-            text = f"the store does not answer ({type(error).__name__})"
+            text = f"the store does not respond ({type(error).__name__})"
             self._report_once(lease_error(text, error))
             return None
         self._failing_since = float("inf")

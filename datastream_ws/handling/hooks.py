@@ -187,7 +187,7 @@ class ConnectionHooks:
         task.add_done_callback(self._cancelled.pop)
         task.cancel()
         await asyncio.wait([task], timeout=CANCEL_SECONDS)
-        self._warn_of(task, "was cancelled and goes on")
+        self._warn_of(task, "was canceled and keeps running")
 
     def _warn_of(self, task: asyncio.Task[Any], what: str) -> None:
         if not task.done():

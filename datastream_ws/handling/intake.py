@@ -213,7 +213,7 @@ class Intake:
         if not self._has_warned_untaken:
             self._has_warned_untaken = True
             self._warn(
-                "nobody takes the messages that are received, and the oldest are dropped; register "
+                "no handler takes the received messages, so the oldest are dropped; register "
                 "an on_message handler, or use 'async for message in client'"
             )
 

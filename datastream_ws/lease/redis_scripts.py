@@ -73,7 +73,7 @@ class RedisScripts:
         except (self._redis.RedisError, OSError) as error:
             self._client.connection_pool.disconnect()  # an answer that comes late is not the next
             what = f"{type(error).__name__}: {peer_text(error)}"
-            raise LeaseError(f"lease: Redis does not answer as it should ({what})") from None
+            raise LeaseError(f"lease: unexpected response from Redis ({what})") from None
 
     def close(self) -> None:
         client, self._client = self._client, None

@@ -213,7 +213,7 @@ class LeaseRenewal:
         if renewed is None:  # no answer: again, as long as there is time
             self._renew_at = clock() + min(0.5, self._ttl / 20)
         elif not renewed:
-            self._end_tenure("somebody else has it")
+            self._end_tenure("another process holds it")
         elif self.is_held:  # the answer must not come too late
             self._extend(asked)
 
@@ -231,7 +231,7 @@ class LeaseRenewal:
         try:
             answer = call()
         except BaseException as error:
-            text = f"the store does not answer ({type(error).__name__}: {peer_text(error)})"
+            text = f"the store does not respond ({type(error).__name__}: {peer_text(error)})"
             self._report_once(lease_error(text, error))
             return None
         self._failing = False

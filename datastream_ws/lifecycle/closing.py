@@ -78,7 +78,7 @@ class Closing:
     async def _drain(self) -> None:
         in_time = await self._within(self._parts.dispatcher.drain())
         if not in_time and (waiting := self._parts.inbox.waiting):
-            text = "close_timeout is over: %d messages are still unhandled"
+            text = "close_timeout has elapsed: %d messages are still unhandled"
             self._parts.reporter.log("warning", text, waiting)
 
     # --- the connection ---
@@ -108,7 +108,7 @@ class Closing:
         flushed = connection.flushed()
         in_time = flushed is None or await self._within(_result(flushed))
         if not in_time and connection.has_unsent:
-            text = "close_timeout is over: messages are still unsent"
+            text = "close_timeout has elapsed: messages are still unsent"
             self._parts.reporter.log("warning", text)
 
     # --- the deadline ---

@@ -210,7 +210,7 @@ class Lifecycle:
         if self._is_interrupted:
             return ASKED
         if not isinstance(error, Exception):
-            error = DataStreamError("the attempt was cancelled")
+            error = DataStreamError("the attempt was canceled")
         return Outcome(error)
 
     async def _open_spool(self) -> Outcome | None:
@@ -252,7 +252,7 @@ class Lifecycle:
         """A peer that has said goodbye has had its time to end the socket."""
         lingering, self._lingering = self._lingering, None
         if lingering is not None and not lingering.gone.done():
-            lingering.fail(DataStreamError("the peer has closed and keeps its socket open"))
+            lingering.fail(DataStreamError("the server has closed and keeps its socket open"))
             await asyncio.wait([lingering.gone])
 
     async def _is_interrupted_before(self, turns: Turns) -> bool:

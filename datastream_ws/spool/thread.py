@@ -242,7 +242,7 @@ class SpoolThread:
     def _missing(self) -> None:
         lost = self._inbox.lose_file()
         self._wake()
-        self._failed(SpoolError(f"spool: {lost} messages are gone from the file: dropped"))
+        self._failed(SpoolError(f"spool: {lost} messages are missing from the file: dropped"))
 
     def _failed(self, error: SpoolError) -> None:
         now = time.monotonic()

@@ -176,7 +176,7 @@ def test_tls_where_there_is_none_and_the_other_way(
 @pytest.mark.parametrize(
     ("script", "step", "says"),
     [
-        ([Send(b"220 smtp ready\r\n\r\n"), Fin()], "Handshake", "no valid HTTP answer"),
+        ([Send(b"220 smtp ready\r\n\r\n"), Fin()], "Handshake", "not valid HTTP"),
         ([Stall()], "Handshake", "the server accepts"),
         ([Upgrade(), Stall()], "Ping", "ping_interval=None"),
     ],

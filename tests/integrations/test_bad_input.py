@@ -82,7 +82,7 @@ def folder(tmp_path: Path) -> Path:
             [*DJANGO, "run_datastream"],
             {"URL": "ws://127.0.0.1:1/", "LEASE": "database"},
             1,
-            "run `manage.py migrate`, or say --no-lease",
+            "run `manage.py migrate`, or use --no-lease",
         ),
         (
             [*DJANGO, "run_datastream"],
@@ -195,7 +195,7 @@ def test_a_lease_s_store_that_is_away_is_said_once(folder: Path) -> None:
         finally:
             process.terminate()
         _, rest = process.communicate(timeout=60)
-    assert line.startswith("stream default: lease: Redis does not answer as it should")
+    assert line.startswith("stream default: lease: unexpected response from Redis")
     assert "lease" not in rest
 
 

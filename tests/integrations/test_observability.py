@@ -61,7 +61,7 @@ def test_wrong_settings_cost_one_stream_s_figures(caplog: pytest.LogCaptureFixtu
     with override_settings(DATASTREAMS=settings):
         assert value(registry, "right", "idle") == 1
         assert value(registry, "broken", "idle") is None
-    assert "stream broken: no figures" in caplog.text
+    assert "stream broken: no metrics" in caplog.text
 
 
 def test_a_stream_of_flask_s(spans: Any) -> None:

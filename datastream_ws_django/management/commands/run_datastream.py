@@ -132,7 +132,7 @@ def refuse_missing_table(stream: Stream) -> None:
     except (DatabaseError, InterfaceError) as error:
         raise CommandError(
             f'stream {stream.alias!r} has "LEASE": "database", but the table cannot be read '
-            f"({type(error).__name__}): run `manage.py migrate`, or say --no-lease"
+            f"({type(error).__name__}): run `manage.py migrate`, or use --no-lease"
         ) from error
 
 

@@ -29,7 +29,7 @@ SECRET = "hunter2"
         (["listen", "@/nowhere"], "/nowhere: No such file"),
         (["check", "@/nowhere"], "/nowhere: No such file"),
         (["listen", URL, f"--sned={SECRET}"], "no option --sned; did you mean --send?"),
-        (["listen", URL, "--send", f"{{key:{SECRET}}}"], "--send: is no JSON"),
+        (["listen", URL, "--send", f"{{key:{SECRET}}}"], "--send: is not JSON"),
         (["listen", URL, "--max-messages", "0"], "--max-messages: must be a whole number"),
         (["listen", URL, "--max-size", "1k"], "--max-size: must be a whole number"),
         (["replay"], "required: FILE"),

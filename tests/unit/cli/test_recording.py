@@ -131,10 +131,10 @@ def test_a_line_that_is_none_is_named(path: Path, line: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("head", "says"),
     [
-        ("", "is no recording"),
-        ("root:x:0:0\n", "is no recording"),
-        ("[]\n", "is no recording"),
-        ('{"recording":"other","version":1}\n', "is no recording"),
+        ("", "is not a recording"),
+        ("root:x:0:0\n", "is not a recording"),
+        ("[]\n", "is not a recording"),
+        ('{"recording":"other","version":1}\n', "is not a recording"),
         ('{"recording":"datastream-ws","version":2}\n', "newer datastream-ws: upgrade"),
     ],
 )

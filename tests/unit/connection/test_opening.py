@@ -42,11 +42,11 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (InvalidProxy(CANARY, CANARY), ConfigurationError, "proxy: is not a proxy URL"),
         (ImportError(CANARY), ConfigurationError, "needs python-socks"),
         (EOFError(CANARY), HandshakeError, "hung up during the handshake"),
-        (InvalidUpgrade("Upgrade", CANARY), HandshakeError, "no WebSocket upgrade"),
-        (InvalidMessage(CANARY), HandshakeError, "no valid HTTP answer to the handshake"),
+        (InvalidUpgrade("Upgrade", CANARY), HandshakeError, "not a WebSocket upgrade"),
+        (InvalidMessage(CANARY), HandshakeError, "the response to the handshake is not valid HTTP"),
         (caused(InvalidMessage(CANARY), SecurityError(CANARY)), HandshakeError, "safe to read"),
-        (InvalidHandshake(CANARY), HandshakeError, "no valid HTTP answer to the handshake"),
-        (InvalidProxyMessage(CANARY), HandshakeError, "the proxy gave no valid HTTP answer"),
+        (InvalidHandshake(CANARY), HandshakeError, "the response to the handshake is not valid HTTP"),
+        (InvalidProxyMessage(CANARY), HandshakeError, "the proxy's response is not valid HTTP"),
         (
             caused(ProxyError(CANARY), Exception("Username and password authentication failure")),
             ConfigurationError,
@@ -122,7 +122,7 @@ def test_through_a_proxy() -> None:
         (b"HTTP/1.1 403 No\r\n\r\n", 403, "it does not allow this host"),
         (b"HTTP/1.0 407 No\r\n\r\n", 407, "it wants other credentials"),
         (b"HTTP/1.1 502 No\r\n\r\n", 502, "the proxy answered HTTP 502"),
-        (b"220 smtp\r\n\r\n", None, "the proxy gave no valid HTTP answer"),
+        (b"220 smtp\r\n\r\n", None, "the proxy's response is not valid HTTP"),
     ],
 )
 def test_a_proxys_refusal_is_the_proxys(answer: bytes, status: int | None, text: str) -> None:

@@ -86,7 +86,7 @@ def test_a_tenure_begins_and_ends_with_the_store() -> None:
         store.free = False
         running.until(lambda: not renewal.is_held)
         assert renewal.tenure() is None
-        assert "somebody else has it" in str(running.errors[-1])
+        assert "another process holds it" in str(running.errors[-1])
         store.free = True
         running.until(lambda: "release" in store.calls)
         assert store.calls.count("acquire") == 1, "not before it is told to"
@@ -131,7 +131,7 @@ def test_a_store_that_fails_is_reported_once() -> None:
         assert running.renewal.is_refused
         (error,) = running.errors
         assert isinstance(error, LeaseError)
-        assert "does not answer (OSError: refused)" in str(error)
+        assert "does not respond (OSError: refused)" in str(error)
         store.fails = None
         running.until(lambda: running.renewal.is_held)
 
@@ -209,7 +209,7 @@ def test_a_store_may_raise_whatever_it_likes() -> None:
     with Renewing(store, 1.0) as running:
         running.renewal.campaign()
         running.until(lambda: store.calls.count("acquire") >= 3)
-        assert "does not answer (SystemExit" in str(running.errors[0])
+        assert "does not respond (SystemExit" in str(running.errors[0])
         store.fails = None
         running.until(lambda: running.renewal.is_held)
 

@@ -252,7 +252,7 @@ def test_a_hook_that_ignores_its_cancellation(kind: str) -> None:
         story.passes(4.5)
         assert story.client.is_ready
         assert calls == [kind, kind]
-        assert [line for line in log.lines if "was cancelled and goes on" in line]
+        assert [line for line in log.lines if "was canceled and keeps running" in line]
         before = story.loop.time()
         story.call(story.client.close(1.0))
         assert story.loop.time() - before <= 2.0
@@ -511,7 +511,7 @@ def test_lease_lost_while_ready() -> None:
         lease.take_away()
         story.passes(1.0)
         assert story.news()[3:] == [
-            "error lease lost: somebody else has it; handing over",
+            "error lease lost: another process holds it; handing over",
             "disconnect 1: 1006 (the lease is lost)",
             "standby",
         ]
