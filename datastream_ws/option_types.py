@@ -155,9 +155,9 @@ class StreamOptions(TypedDict, total=False):
     """A callable ``error -> bool``. If it returns true, the failed handler gets the message once
     more. ``None`` never retries."""
     codec: CodecName | Codec
-    """The codec for ``message.json()`` and ``send()``. It's ``"json"``, ``"orjson"``,
-    ``"msgspec"`` (extra ``fast``) or an object with ``decode()`` and ``encode()``. See
-    performance."""
+    """The codec for ``message.json()`` and ``send()``. It's ``"json"``, ``"orjson"``, ``"msgspec"``
+    (extra ``fast``) or an object with ``decode()`` and ``encode()``. An object may also have
+    ``unpacker()``. See performance."""
     route: str | Callable[[Message], str | int | None]
     """The JSON field that holds a message's route, a string or a whole number. A callable
     ``message -> route`` finds it in other ways."""

@@ -49,11 +49,10 @@ def forward(
     - The immediate backend runs the task in the stream's handler thread. A task that raises is
       logged by Django, and counts as handled here. Use it in development and in tests.
 
-    A task that is enqueued twice has the same ``stream``, ``epoch`` and ``seq``: Django's tasks
-    have no ids of their own choosing by which a backend could recognize it.
+    A task that is enqueued twice has the same ``stream``, ``epoch`` and ``seq``.
 
-    May be called at any time, before the stream is started or afterwards. The messages are
-    enqueued on handler threads, or within the transaction of the option ``ATOMIC``.
+    May be called at any time. The messages are enqueued on handler threads, or within the
+    transaction of the option ``ATOMIC``.
 
     Args:
         stream: ``datastream``, or ``datastreams[alias]``.

@@ -64,6 +64,8 @@ LAST = f"""
     ORDER BY position DESC LIMIT 1
 """  # noqa: S608
 KEEP_LAST = f"INSERT OR REPLACE INTO last (one, {COLUMNS}) VALUES (0, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+# A damaged schema is in SQLite's message, which need not be UTF-8: then decoding it fails.
+DATABASE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 FAR = 2**63 - 1
 NO_LIMIT = 2**32 - 2  # pages
 LEAST = 512  # pages a file has on a full disk: they fit into the reserve
@@ -279,7 +281,7 @@ class SpoolFile:
     def _errors(self, what: str) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except DATABASE_ERRORS as error:
             failure = SpoolError(f"spool {self.path}: {what} ({error})")
             failure.__cause__ = Corrupt() if _is_corrupt(error) else None
             raise failure from failure.__cause__
@@ -290,7 +292,9 @@ def is_corrupt(error: SpoolError) -> bool:
     return isinstance(error.__cause__, Corrupt)
 
 
-def _is_corrupt(error: sqlite3.Error) -> bool:
+def _is_corrupt(error: sqlite3.Error | UnicodeDecodeError) -> bool:
+    if isinstance(error, UnicodeDecodeError):
+        return True
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -332,7 +336,7 @@ def _connect(path: str) -> sqlite3.Connection:
     except BaseException as error:
         if db is not None:
             db.close()
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, DATABASE_ERRORS):
             if _is_corrupt(error):
                 raise Corrupt from None
             raise SpoolError(f"spool {path}: cannot be opened ({error})") from None

@@ -123,6 +123,13 @@ def test_a_recording_is_read_or_refused(
 ROWS: list[tuple[Any, ...]] = [(n, 1, 1, n, 1.7e9, f"payload {n}") for n in range(1, 40)]
 
 
+class Shown(bytes):
+    """Bytes that hypothesis names without all of them."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes>"
+
+
 @pytest.fixture(scope="module")
 def good(folder: Path) -> bytes:
     """A spool of ours, all of it in the file."""
@@ -130,7 +137,7 @@ def good(folder: Path) -> bytes:
     file = SpoolFile(str(path))
     file.write(ROWS, [])
     file.close()
-    return path.read_bytes()
+    return Shown(path.read_bytes())
 
 
 def read_spool(folder: Path, content: bytes, **companions: bytes) -> list[Any] | None:
@@ -160,6 +167,7 @@ def test_noise_is_no_spool(folder: Path, content: bytes) -> None:
 
 
 @given(where=st.integers(0, 10**6), noise=st.binary(min_size=1, max_size=64))
+@example(where=89904, noise=b"\x80")  # SQLite quotes the schema in a message that is not UTF-8
 @settings(max_examples=40, deadline=None)
 def test_a_damaged_spool_ends_in_no_accident(
     folder: Path, good: bytes, where: int, noise: bytes

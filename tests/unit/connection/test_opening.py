@@ -44,8 +44,12 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (EOFError(CANARY), HandshakeError, "hung up during the handshake"),
         (InvalidUpgrade("Upgrade", CANARY), HandshakeError, "not a WebSocket upgrade"),
         (InvalidMessage(CANARY), HandshakeError, "the response to the handshake is not valid HTTP"),
-        (caused(InvalidMessage(CANARY), SecurityError(CANARY)), HandshakeError, "safe to read"),
-        (InvalidHandshake(CANARY), HandshakeError, "the response to the handshake is not valid HTTP"),
+        (caused(InvalidMessage(CANARY), SecurityError(CANARY)), HandshakeError, "too large"),
+        (
+            InvalidHandshake(CANARY),
+            HandshakeError,
+            "the response to the handshake is not valid HTTP",
+        ),
         (InvalidProxyMessage(CANARY), HandshakeError, "the proxy's response is not valid HTTP"),
         (
             caused(ProxyError(CANARY), Exception("Username and password authentication failure")),

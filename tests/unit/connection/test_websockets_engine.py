@@ -238,7 +238,7 @@ def test_redirects_are_counted() -> None:
         opening = wire.begin()
         for _ in range(20):
             wire.feed(b"HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n")
-        assert "exceeds what is safe" in str(opening.exception())
+        assert "is too large" in str(opening.exception())
     assert wire.sent.count(b"GET /again") == 5
 
 

@@ -97,8 +97,8 @@ def test_ten_thousand_rows_are_compared_in_a_moment() -> None:
     for _ in range(10):
         given = {n: row(f"token {n}") for n in range(10_000)}
         given[77] = row("another")
-        began = time.perf_counter()
+        began = time.thread_time()
         _, changes = compare(rows, given)
-        took.append(time.perf_counter() - began)
+        took.append(time.thread_time() - began)
         assert changes.changed == ("77",)
-    assert min(took) < 0.05  # the best of ten: others use this machine, too
+    assert min(took) < 0.05  # of the processor's time: others use this machine, too
