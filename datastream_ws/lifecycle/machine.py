@@ -192,7 +192,8 @@ class Lifecycle:
         try:
             interrupted = await self._first(dialling)
         except asyncio.CancelledError:  # the loop ends, and this task with it
-            if not dialling.cancel() and _error_of(dialling) is None:
+            # It may have been cancelled before this task was, and then it has opened nothing.
+            if not (dialling.cancel() or dialling.cancelled() or dialling.exception()):
                 connection.fail(DataStreamError("no longer wanted"))
             raise
         if not dialling.done():

@@ -70,6 +70,7 @@ class FakeEngine:
         self.url = ""
         self.handshake = Handshake(None, {})
         self.is_open = False
+        self._was_open = False
         self.is_ended = False
         self.is_reading = True
         self.closed_with: tuple[int, str] | None = None
@@ -89,7 +90,7 @@ class FakeEngine:
         error = self._world.opens.popleft() if self._world.opens else None
         if error is not None:
             raise error
-        self.is_open = True
+        self.is_open = self._was_open = True
 
     def write(self, frames: Sequence[Frame]) -> None:
         for is_text, payload in frames:
@@ -117,6 +118,7 @@ class FakeEngine:
             self._loop.call_later(0.01, self._end, Ended(code, reason, None))
 
     def abort(self) -> None:
+        assert self._was_open, "there is no connection to abort yet"
         self._loop.call_soon(self._end, Ended(1006, "", cut_by_peer(None)))
 
     def pause(self) -> None:

@@ -623,6 +623,18 @@ def test_the_loop_ends_while_it_dials() -> None:
             assert story.world.open_engines == []
 
 
+def test_a_loop_that_ends_cancels_the_dial_as_well() -> None:
+    """As asyncio.run() does, in any order: the client is closed, not failed."""
+    with Story() as story:
+        story.begin()
+        story.passes(0.005)
+        for task in asyncio.all_tasks(story.loop):
+            story.happens(task.cancel)
+        story.passes(1.0)
+        assert story.client.state is State.CLOSED
+        assert story.world.open_engines == []
+
+
 def test_round_trips_are_told_whoever_raises() -> None:
     with Story(ping_interval=5.0) as story:
         seconds: list[float] = []
