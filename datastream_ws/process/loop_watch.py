@@ -217,6 +217,7 @@ class Watches:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: not self._loops, PERIOD)
+                self._forget_closed_loops()
                 if not self._loops:
                     self._thread = None
                     return
@@ -225,6 +226,11 @@ class Watches:
             for watch in watches:
                 watch.look(now, late=now - looked_at > LATE)
             looked_at = now
+
+    def _forget_closed_loops(self) -> None:
+        """Clients that were not closed on them would keep them, and this thread, for ever."""
+        for loop in [each for each in self._loops if each.is_closed()]:
+            del self._loops[loop]
 
 
 _watches = Watches()

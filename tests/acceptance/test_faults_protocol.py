@@ -130,7 +130,7 @@ def test_our_message_was_too_big() -> None:
             client.wait_ready(30)
     error = errors.wait()[0]
     assert isinstance(error, StreamClosedError)
-    assert "a message we sent" in str(error)
+    assert "a message from this client" in str(error)
 
 
 @pytest.mark.fault("59")

@@ -70,7 +70,7 @@ def folder(tmp_path: Path) -> Path:
             3,
             "gave up after 1 failed attempt; the last: connection refused by 127.0.0.1:1",
         ),
-        ([*FLASK, "status", "--health-file", "app.py"], URL, 1, "app.py is no health file"),
+        ([*FLASK, "status", "--health-file", "app.py"], URL, 1, "app.py is not a health file"),
         ([*DJANGO, "run_datastream", "--nope"], {"URL": "ws://x"}, 2, "arguments: --nope"),
         (
             [*DJANGO, "run_datastream"],

@@ -314,7 +314,7 @@ def test_status_of_a_broken_health_file(project: FlaskProject) -> None:
     (project.folder / "health.json").write_text("[]")
     code, text = status(project)
     assert code == 1
-    assert "is no health file" in text
+    assert "is not a health file" in text
     assert "Traceback" not in text
 
 

@@ -235,7 +235,7 @@ _ROWS = [
         "close-4001", "56",
         [Upgrade(then=Close(4001, "gone").data), Drain()], ("StreamClosedError", "gone"),
     ),
-    ended("close-1009", "57", 1009, Close(1009), error=("StreamClosedError", "a message we sent")),
+    ended("close-1009", "57", 1009, Close(1009), error=("StreamClosedError", "from this client")),
     ended("data-after-close", "59", 1001, Send(Close(1001).data + Frame(TEXT, "late").data)),
     Scenario(
         "burst-then-close", ("60",),

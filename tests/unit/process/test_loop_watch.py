@@ -19,7 +19,7 @@ from datastream_ws import Message
 from datastream_ws.handlers import Handlers
 from datastream_ws.process.handler_threads import HandlerThreads
 from datastream_ws.process.loop_thread import LoopThread
-from datastream_ws.process.loop_watch import LoopWatch, WatchedClient, end_watch, watch_loop
+from datastream_ws.process.loop_watch import LoopWatch, WatchedClient, Watches
 
 
 class Stage:
@@ -223,22 +223,34 @@ def test_what_is_nobodys_alone_is_told_once_for_all(
     assert ".poll has blocked the event loop" in caplog.text
 
 
-def watch_threads() -> list[threading.Thread]:
-    return [each for each in threading.enumerate() if each.name == "datastream-watch"]
-
-
 def test_one_thread_looks_and_ends_with_the_last_client(stage: Stage) -> None:
-    loop = stage.thread.loop
+    loop, watches = stage.thread.loop, Watches()
     clients = [WatchedClient(Handlers(), print) for _ in range(3)]
 
     async def watch() -> None:
         for client in clients:
-            watch_loop(loop, client)
+            watches.add(loop, client)
 
     stage.thread.run(watch())
-    (thread,) = watch_threads()
+    thread = watches._thread
+    assert thread is not None
     for client in [*clients, *clients]:
-        end_watch(loop, client)
+        watches.remove(loop, client)
     thread.join(10)
     assert not thread.is_alive()
-    assert not watch_threads()
+    assert watches._thread is None
+
+
+def test_a_loop_that_was_closed_is_forgotten() -> None:
+    """With clients on it that nobody closed."""
+    watches = Watches()
+
+    async def watch() -> None:
+        watches.add(asyncio.get_running_loop(), WatchedClient(Handlers(), print))
+
+    asyncio.run(watch())
+    thread = watches._thread
+    assert thread is not None
+    thread.join(10)
+    assert not thread.is_alive()
+    assert not watches._loops
