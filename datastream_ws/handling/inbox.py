@@ -264,14 +264,20 @@ class Inbox:
             while self._is_over() and len(self._store) > 1:
                 self._drop(self._store.pop_oldest(), cause)
 
-    def count_inline(self, message: Message, *, failed: bool) -> None:
-        """A message was received and handled, or failed, without having been in here."""
+    def count_inline(self, handled: int, failed: int) -> None:
+        """So many messages were received and handled, or failed, without having been in here."""
         with self._lock:
-            self._received += 1
-            self.last_message = message
-            self._count(failed=failed)
+            self._received += handled + failed
+            self._handled += handled
+            self._failed += failed
         if self._budget is not None:
-            self._budget.spend()
+            for _ in range(handled + failed):
+                self._budget.spend()
+
+    @property
+    def is_budgeted(self) -> bool:
+        """Whether each message has to be counted before the next is handled."""
+        return self._budget is not None
 
     def _drop(self, message: Message, cause: str) -> None:
         self._leave(message)

@@ -47,6 +47,7 @@ class InlineHandlers:
         self._report = report
         self._reported_at = float("-inf")
         self._keeping: set[asyncio.Task[None]] = set()
+        self._handled = self._failures = 0  # not counted yet
 
     def handle(self, messages: Sequence[Message]) -> Sequence[Message]:
         """Call the inline handlers; return the messages that others are to be given, too."""
@@ -55,6 +56,7 @@ class InlineHandlers:
         try:
             rest = [message for message in messages if not self._is_all(run, message)]
         finally:
+            self._count()
             notes.add_up()
             self._leave(run)
         return messages if len(rest) == len(messages) else rest
@@ -67,11 +69,23 @@ class InlineHandlers:
             return False
         if not called:
             return False
-        succeeded = [self._call(run, handler, message) for handler in called]
+        succeeded = True
+        for handler in called:
+            succeeded = self._call(run, handler, message) and succeeded
         if self._has_others(message):
             return False
-        self._inbox.count_inline(message, failed=not all(succeeded))
+        self._inbox.last_message = message
+        self._handled += succeeded
+        self._failures += not succeeded
+        if self._inbox.is_budgeted:
+            self._count()
         return True
+
+    def _count(self) -> None:
+        """Count all messages of a read at once: under the inbox's lock, each would cost as much."""
+        if self._handled or self._failures:
+            self._inbox.count_inline(self._handled, self._failures)
+            self._handled = self._failures = 0
 
     def _has_others(self, message: Message) -> bool:
         handlers = self._handlers
@@ -80,7 +94,10 @@ class InlineHandlers:
     def _call(self, run: HandlerRun, handler: Handler, message: Message) -> bool:
         started = time.monotonic()
         try:
-            drive(run.call(handler, handler.argument(message), messages=(message,)))
+            run.handler = handler
+            if self._handlers.context_factories:
+                drive(run.enter())
+            run.enclosed(handler)((message,), handler.argument(message))
         except BaseException as error:
             self._timings.failed(handler)
             self._failed(failure_of(handler.name, handler.function, (message,), error))
@@ -89,7 +106,8 @@ class InlineHandlers:
             seconds = time.monotonic() - started
             if run.notes is not None:
                 run.notes.call(handler, seconds)
-            self._look_at_time(handler, message, seconds)
+            if seconds > SLOW_SECONDS:
+                self._report_slow(handler, message, seconds)
         return True
 
     def _leave(self, run: HandlerRun) -> None:
@@ -109,9 +127,9 @@ class InlineHandlers:
             task.add_done_callback(self._keeping.discard)
         self._report(failure)
 
-    def _look_at_time(self, handler: Handler, message: Message, seconds: float) -> None:
+    def _report_slow(self, handler: Handler, message: Message, seconds: float) -> None:
         now = time.monotonic()
-        if seconds <= SLOW_SECONDS or now - self._reported_at < REPORT_SECONDS:
+        if now - self._reported_at < REPORT_SECONDS:
             return
         self._reported_at = now
         failure = HandlerError(

@@ -57,6 +57,20 @@ async def test_a_read_that_is_all_inline() -> None:
     assert (rig.inbox.counts().handled, rig.woken) == (2, 0)
 
 
+async def test_within_a_read_the_last_message_is_the_one_before() -> None:
+    """They are counted together, at the end of the read."""
+    rig, seen = Rig(), list[int | None]()
+
+    def ping(message: Message) -> None:
+        last = rig.inbox.last_message
+        seen.append(last.seq if last else None)
+
+    rig.handlers.on_message("ping", inline=True)(ping)
+    rig.take(PING, PING, PING)
+    assert seen == [None, 1, 2]
+    assert (rig.inbox.counts().received, rig.inbox.counts().handled) == (3, 3)
+
+
 async def test_other_handlers_are_given_the_message_through_the_inbox() -> None:
     rig = Rig()
     log = log_of(rig)
