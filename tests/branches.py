@@ -50,6 +50,10 @@ def reached() -> tuple[int, dict[str, Any]]:
 
 
 def main() -> int:
+    if sys.version_info < (3, 12):
+        # There, what traces lines breaks asyncio.timeout(): tests fail that do not otherwise.
+        print("tests/branches.py: skipped, needs Python 3.12 or later")
+        return 0
     began = time.monotonic()
     code, files = reached()
     branches, taken = Counter[str](), Counter[str]()

@@ -53,8 +53,8 @@ fleet = Fleet(source, name="accounts", min_reconnect_delay=0.05, max_reconnect_d
 
 @fleet.on_message
 def handle(message):
-    say(key=message.key, n=message.json()["n"], epoch=message.epoch, at=time.monotonic(),
-        pid=os.getpid())
+    at = time.monotonic()  # first: a process that is stopped after it was handling already
+    say(key=message.key, n=message.json()["n"], epoch=message.epoch, at=at, pid=os.getpid())
 
 @fleet.on_error
 def error(error):

@@ -46,8 +46,8 @@ def resume():
 
 @client.on_message
 def handle(message):
-    say(n=message.json().get("n"), epoch=message.epoch, seq=message.seq, pid=os.getpid(),
-        at=time.monotonic())
+    at = time.monotonic()  # first: a process that is stopped after it was handling already
+    say(n=message.json().get("n"), epoch=message.epoch, seq=message.seq, pid=os.getpid(), at=at)
     if slow:
         time.sleep(slow)
 
