@@ -555,8 +555,8 @@ class Work:
         self.share.follow(self.rows, changed)
         if (news := self.share.summary()) is not None:
             processes, here = news
-            text = "%d processes share %d streams; %d run here"
-            self.log.say("info", text, processes, len(self.rows), here)
+            who = "1 process runs" if processes == 1 else f"{processes} processes share"
+            self.log.say("info", "%s %d streams; %d run here", who, len(self.rows), here)
 
     async def _leave(self) -> None:
         if self.share is not None:
