@@ -88,19 +88,19 @@ class Endpoints:
         url: Any = options.url
         self._urls: Sequence[Any] = [url] if isinstance(url, str) or callable(url) else url
 
-    async def make(self, turn: int) -> Endpoint:
+    async def make(self, url_number: int) -> Endpoint:
         """
         Return the endpoint of an attempt.
 
         Args:
-            turn: Which URL of a list, from 0; behind the last comes the first.
+            url_number: Which URL of a list, from 0. The first follows the last.
 
         Raises:
             ConfigurationError: If what a callable returned cannot be used; it is not shown.
 
         """
         options = self._options
-        url = await self._value("url", self._urls[turn % len(self._urls)], check_url)
+        url = await self._value("url", self._urls[url_number % len(self._urls)], check_url)
         headers = await self._value("headers", options.headers, check_headers)
         subprotocols = await self._value("subprotocols", options.subprotocols, check_subprotocols)
         return Endpoint(url.reveal(), _stripped(headers), subprotocols.reveal())

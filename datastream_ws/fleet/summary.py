@@ -87,7 +87,11 @@ class Summary:
         level = max((level for level, _ in counted), key=LEVELS.index)
         kinds = ", ".join(f"{kind}: {n:,}" for (_, kind), n in counted.most_common(KINDS))
         self.say(
-            level, "%s; %d more lines of its streams (%s)", self._states(), counted.total(), kinds
+            level,
+            "%s; %s more lines of its streams (%s)",
+            self._states(),
+            f"{counted.total():,}",
+            kinds,
         )
 
     def say(self, level: str, text: str, *args: Any) -> None:

@@ -288,7 +288,7 @@ class Lifecycle:
         limit = self.options.open_timeout
         try:
             async with asyncio.timeout(limit) as opening:
-                endpoint = await self.parts.endpoints.make(self.parts.attempts.turn)
+                endpoint = await self.parts.endpoints.make(self.parts.attempts.url_number)
                 self.parts.reporter.log("info", "connecting to %s", endpoint.shown)
                 await connection.open(endpoint)
         except TimeoutError:

@@ -72,13 +72,13 @@ class Attempts:
     Counts and plans, for one ``start()``; without a clock or a loop.
 
     Attributes:
-        turn: Which URL of a list is tried, from 0, without end: every failed attempt goes on to
-            the next.
+        url_number: Which URL of a list the attempt uses, from 0. It grows with every failed
+            attempt, also beyond the end of the list.
 
     """
 
     def __init__(self, options: ClientOptions) -> None:
-        self.turn = 0
+        self.url_number = 0
         self._options = options
         url: Any = options.url
         self._urls = 1 if isinstance(url, str) or callable(url) else len(url)
@@ -117,7 +117,8 @@ class Attempts:
             self._failures = self._waits = self._fatal_ends = 0
         else:
             self._failures += 1
-            self.turn += not isinstance(outcome.error, SpoolError)  # no URL is to blame for that
+            # A spool's error is no reason to try another URL.
+            self.url_number += not isinstance(outcome.error, SpoolError)
         self._waits += 1
         verdict = self._judge(outcome, outcome.error)
         if decided is not None:

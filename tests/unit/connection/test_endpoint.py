@@ -121,5 +121,5 @@ def test_nothing_shows() -> None:
 
 def test_a_list_is_tried_in_turn() -> None:
     made = endpoints(["ws://a/", "ws://b/"])
-    tried = [asyncio.run(made.make(turn)).url for turn in range(3)]
+    tried = [asyncio.run(made.make(number)).url for number in range(3)]
     assert tried == ["ws://a/", "ws://b/", "ws://a/"]

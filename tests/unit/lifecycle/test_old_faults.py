@@ -181,29 +181,29 @@ def a_state_that_lags_is_believed(patch: Patch) -> None:
     patch.setattr(async_client.AsyncClient, "_wait_connected", wait)
 
 
-def _turns(patch: Patch, later: Callable[[int, int], int]) -> None:
+def _next_urls(patch: Patch, later: Callable[[int, int], int]) -> None:
     """Have *later* say which URL comes next, given the one before and the right one."""
     plan = Attempts.plan
 
-    def plan_and_turn(self: Any, *arguments: Any, **more: Any) -> Plan:
-        before = self.turn
+    def plan_and_choose(self: Any, *arguments: Any, **more: Any) -> Plan:
+        before = self.url_number
         planned = plan(self, *arguments, **more)
-        self.turn = later(before, self.turn)
+        self.url_number = later(before, self.url_number)
         return planned
 
-    patch.setattr(Attempts, "plan", plan_and_turn)
+    patch.setattr(Attempts, "plan", plan_and_choose)
 
 
 def a_list_stays_at_its_first_url(patch: Patch) -> None:
-    _turns(patch, lambda before, right: before)
+    _next_urls(patch, lambda before, right: before)
 
 
 def a_list_leaves_out_every_other_url(patch: Patch) -> None:
-    _turns(patch, lambda before, right: 2 * right - before)
+    _next_urls(patch, lambda before, right: 2 * right - before)
 
 
 def a_list_leaves_a_url_that_was_stable(patch: Patch) -> None:
-    _turns(patch, lambda before, right: before + 1)
+    _next_urls(patch, lambda before, right: before + 1)
 
 
 MACHINE, CLOSING = "lifecycle/test_machine.py", "lifecycle/test_closing.py"

@@ -194,7 +194,7 @@ TWO = ["ws://a", "ws://b"]
 
 def test_every_failed_attempt_goes_on_to_the_next_url() -> None:
     counting = attempts(url=TWO, stable_after=10.0)
-    turns = []
+    numbers = []
     for outcome in (
         refused(503),
         closed(1001),
@@ -202,20 +202,20 @@ def test_every_failed_attempt_goes_on_to_the_next_url() -> None:
         closed(1001, ready_for=9.9),
     ):
         counting.plan(outcome)
-        turns.append(counting.turn)
-    assert turns == [1, 2, 3, 4]
+        numbers.append(counting.url_number)
+    assert numbers == [1, 2, 3, 4]
 
 
 def test_a_stable_connection_comes_back_to_its_url() -> None:
     counting = attempts(url=TWO, stable_after=10.0)
     counting.plan(closed(1001, ready_for=10.0))
-    assert counting.turn == 0
+    assert counting.url_number == 0
 
 
 def test_a_spool_is_no_fault_of_a_url() -> None:
     counting = attempts(url=TWO)
     counting.plan(Outcome(SpoolError("locked")), decided=True)
-    assert counting.turn == 0
+    assert counting.url_number == 0
 
 
 @pytest.mark.parametrize("second", [closed(4401), refused(404)])
