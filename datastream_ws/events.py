@@ -105,7 +105,7 @@ class RecentEvent:
     Attributes:
         at: UNIX time.
         kind: ``"connected"``, ``"ready"``, ``"lost"``, ``"gap"``, ``"lease"``, ``"paused"``,
-            ``"resumed"``, ``"reconnect"``, ``"failed"`` or ``"closed"``.
+            ``"resumed"``, ``"reconnect"``, ``"failed"`` or ``"closed"``; of a fleet ``"limit"``.
         text: What happened, in a few words; may be empty.
 
     """

@@ -39,6 +39,7 @@ from ..process.signals import signals_to
 from ..process.user_calls import UserCalls
 from ..redaction import Hidden, hides_arguments, peer_text
 from ..stats import Stats
+from .crowding import Crowding
 from .share import Share
 from .source import Row, Rows, compare, options_of
 from .streams import Streams
@@ -226,7 +227,13 @@ class Fleet(Decorators):
         if streams is None or work is None:
             return FleetStats()
         each = {key: client.stats() for key, client in streams.by_key().items()}
-        return FleetStats(**total([work.past, *each.values()]), streams=each)
+        crowding = work.crowding
+        return FleetStats(
+            **total([work.past, *each.values()]),
+            streams=each,
+            streams_beyond_limit=crowding.streams,
+            recent_events=crowding.events,
+        )
 
     @property
     def _running(self) -> dict[str, Client]:
@@ -448,6 +455,7 @@ class Work:
         source_size: How many rows the source has; ``None``: it has not returned yet.
         rows: What the source has.
         share: Which of them run here; ``None``: all.
+        crowding: How many run in no process, for ``limit`` is reached.
 
     """
 
@@ -460,7 +468,6 @@ class Work:
         self._asked_at = float("-inf")
         self.rows: Rows = {}
         self._failure = ""
-        self._not_run = 0
         self._reports: set[asyncio.Task[Any]] = set()
         self.past = Stats()
         self.source_size: int | None = None
@@ -475,6 +482,11 @@ class Work:
         self._calls = UserCalls(threads().submit, lambda _: None)
         self._turns = Turns(*fleet._start_rate)
         lease = shared_lease(fleet.options)
+        self.crowding = Crowding(
+            0.0 if lease is None else fleet.options.lease_ttl,
+            self.log.say,
+            is_shared=lease is not None,
+        )
         self.streams = Streams(
             self._make,
             self._place,
@@ -546,6 +558,7 @@ class Work:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), max(0.0, min(LOOK_SECONDS, left)))
         self._follow()
+        self._look_at_limits()
         self.log.flush()
 
     def _follow(self, changed: tuple[str, ...] = ()) -> None:
@@ -621,7 +634,7 @@ class Work:
                 "%d streams in the source; %d new, %d changed, %d gone",
                 *(len(rows), len(changes.added), len(changes.changed), len(changes.gone)),
             )
-        self._tell_limit()
+        self._look_at_limits()
 
     def _make(self, row: Row) -> Client:
         client = Client(options_of(row, self._defaults, self._fleet.name))
@@ -641,13 +654,11 @@ class Work:
             raise ConfigurationError(text)
         return options_of(row, self._defaults, self._fleet.name)
 
-    def _tell_limit(self) -> None:
-        is_limited = self._fleet._limit is not None and self.share is None
-        not_run = self.streams.not_run if is_limited else 0
-        if not_run and not self._not_run:
-            self.log.say("warning", "%d streams are beyond limit=%s and do not run here",
-                         not_run, self._fleet._limit)  # fmt: skip
-        self._not_run = not_run
+    def _look_at_limits(self) -> None:
+        if self.share is not None:
+            self.crowding.look(self.share.sharing.beyond_limit, self.share.sharing.limits)
+        elif self._fleet._limit is not None:
+            self.crowding.look(self.streams.beyond_limit, [self._fleet._limit])
 
     def _fail(self, text: str, error: BaseException | None = None) -> None:
         """Report once what lasts."""

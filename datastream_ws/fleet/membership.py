@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..lease.clock import clock
 from ..lease.liveness import Liveness
 from ..lease.shared import MemberRecord, SharedView
-from .shares import Member, moves
+from .shares import Member, beyond_limits, moves
 
 __all__ = ["Membership", "Mine", "Plan"]
 
@@ -57,6 +57,7 @@ class Plan:
         release: Keys that the store has as this process's, or as a dead one's, for no reason.
         is_settled: Nobody is to hand anything over, and nothing that could be taken is free.
         is_done: There is nothing that this process could hand over.
+        beyond_limit: How many streams run nowhere, because no process has room for them.
 
     """
 
@@ -66,6 +67,7 @@ class Plan:
     release: tuple[str, ...] = ()
     is_settled: bool = False
     is_done: bool = False
+    beyond_limit: int = 0
 
 
 class Membership:
@@ -79,6 +81,7 @@ class Membership:
         self._stuck_until = 0.0
         self._stuck_seconds = 0.0
         self._quiet_with: tuple[object, object, object] | None = None
+        self._quiet = Plan()
 
     def dead(self, view: SharedView, token: str) -> list[MemberRecord]:
         """Return the members whose beat has stood still for too long; *token* is our own."""
@@ -113,13 +116,14 @@ class Membership:
         """Return what to do now."""
         shape = (_shape(view), len(mine.held))
         if self._is_as_it_was(view, mine, shape):
-            return Plan(is_settled=True, is_done=True)
+            return self._quiet
         found = self._plan(view, mine)
         has_to_do = found.take or found.give or found.lost or found.release
         is_quiet = (
             found.is_settled and found.is_done and not has_to_do and not self._is_stuck(view, mine)
         )
         self._quiet_with = (view.holders, mine.keys, shape) if is_quiet else None
+        self._quiet = found
         return found
 
     def _is_as_it_was(self, view: SharedView, mine: Mine, shape: object) -> bool:
@@ -137,14 +141,16 @@ class Membership:
         if self._is_stuck(view, mine):
             wanted = []
         in_flight = len(mine.giving) + self._arriving
+        beyond = beyond_limits(members, holders)
         lost = [k for k, epoch in mine.held.items() if view.holders.get(k) != (mine.token, epoch)]
         return Plan(
             take=self._takes(found.take, mine, members),
             give=tuple(wanted[: max(0, IN_FLIGHT - in_flight)]),
             lost=tuple(lost),
             release=tuple(_strays(view, mine)),
-            is_settled=not (self._free or in_flight or wanted),
+            is_settled=not (len(self._free) > beyond or in_flight or wanted),
             is_done=not (in_flight or wanted),
+            beyond_limit=beyond,
         )
 
     def _note_free(self, holders: Mapping[str, str | None]) -> None:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Member", "Moves", "moves", "targets"]
+__all__ = ["Member", "Moves", "beyond_limits", "moves", "targets"]
 
 TOLERANCE = 0.1  # of a mean share; numbers that differ by less are no reason to move a stream
 
@@ -102,6 +102,14 @@ def moves(
     given = _gives(me, members, holders, loads, wanted)
     free = sorted(key for key, holder in holders.items() if holder is None)
     return Moves(_takes(me, members, free, loads, wanted, last or {}), given)
+
+
+def beyond_limits(members: Collection[Member], holders: Mapping[str, str | None]) -> int:
+    """Return how many free keys no member has room for."""
+    loads = Counter(holder for holder in holders.values() if holder is not None)
+    room = sum(max(0.0, member.room - loads[member.name]) for member in members)
+    free = sum(holder is None for holder in holders.values())
+    return max(0, free - int(min(room, free)))
 
 
 def _gives(

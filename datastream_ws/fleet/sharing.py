@@ -109,6 +109,17 @@ class Sharing:
         return sorted(_process(token) for token in self._view.members)
 
     @property
+    def beyond_limit(self) -> int:
+        """How many streams run nowhere, because no process has room for them."""
+        return self._plan.beyond_limit if self._is_member else 0
+
+    @property
+    def limits(self) -> list[int]:
+        """The limit of each process that takes streams and has one."""
+        members = self._view.members.values()
+        return [each.limit for each in members if each.limit is not None and not each.is_leaving]
+
+    @property
     def is_settled(self) -> bool:
         return self._is_member and self._plan.is_settled
 

@@ -63,9 +63,9 @@ class Streams:
         self._paused = False
 
     @property
-    def not_run(self) -> int:
-        """How many rows have no client: beyond the limit."""
-        return len(self.rows) - sum(key in self.running for key in self.rows)
+    def beyond_limit(self) -> int:
+        """How many rows have no client, for there are as many as there may be."""
+        return 0 if self._limit is None else max(0, len(self.rows) - self._limit)
 
     def apply(self, rows: Rows, changes: Changes) -> None:
         """Have what runs be what *rows* say."""

@@ -28,10 +28,14 @@ class FleetStats(Stats):
 
     Attributes:
         streams: The figures of each stream that runs here, by its key.
+        streams_beyond_limit: Streams of the source that run in no process, because every process
+            has reached its ``limit``.
+        recent_events: When that began and ended, as far as it was logged.
 
     """
 
     streams: Mapping[Any, Stats] = field(default_factory=dict)
+    streams_beyond_limit: int = 0
 
 
 def total(parts: Iterable[Stats]) -> dict[str, Any]:

@@ -224,15 +224,22 @@ def test_pause_resume_reconnect_and_a_second_start(server: StreamServer) -> None
     fleet.close()
 
 
-def test_a_limit_and_what_happens_when_a_row_goes(server: StreamServer) -> None:
+def test_a_limit_and_what_happens_when_a_row_goes(
+    server: StreamServer, caplog: pytest.LogCaptureFixture
+) -> None:
     source = Source(server, 1, 2, 3)
     fleet = Fleet(source, limit=2, **FAST)
     fleet.on_message(lambda message: None)
-    with fleet:
-        until(lambda: is_ready(fleet, 2), 20)
+    with fleet, caplog.at_level(logging.INFO):
+        until(lambda: is_ready(fleet, 2) and fleet.stats().streams_beyond_limit == 1, 20)
+        assert caplog.text.count("1 stream runs in no process") == 1
+        assert "(limit=2); raise limit, or set lease" in caplog.text
         del source.rows[1]
         fleet.refresh()
         until(lambda: paths(server) == ["/2", "/3"], 20)
+        until(lambda: "every stream has room in a process again" in caplog.text, 20)
+        assert fleet.stats().streams_beyond_limit == 0
+        assert [event.kind for event in fleet.stats().recent_events] == ["limit", "limit"]
 
 
 def test_a_stream_that_fails_or_is_closed_stays_so_until_its_row_changes(

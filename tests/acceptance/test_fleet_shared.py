@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -205,6 +206,24 @@ def test_who_has_what(feed: FleetFeed, redis: PrivateRedis) -> None:
             one.state("unknown")
         with pytest.raises(KeyError):
             one[elsewhere]
+
+
+def test_what_no_process_has_room_for_is_said_once(
+    feed: FleetFeed, redis: PrivateRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    one, two = (shared(feed.url, redis, limit=2) for _ in range(2))
+    with one, two:
+        until(lambda: is_ready(one, 2) and is_ready(two, 2), 20)
+        until(lambda: one.stats().streams_beyond_limit == 2, 20)
+        until(lambda: caplog.text.count("2 streams run in no process") == 2, 20)
+        assert "2 processes have reached their limits (limit=2, 4 in all)" in caplog.text
+        assert "2 processes share 6 streams; 2 run here" in caplog.text, "nothing is to be done"
+        with shared(feed.url, redis, limit=2) as third:
+            until(lambda: is_ready(third, 2), 20)
+            until(lambda: caplog.text.count("every stream has room in a process again") == 2, 20)
+            assert one.stats().streams_beyond_limit == 0
+    assert caplog.text.count("run in no process") == 2, "once in each process"
 
 
 def test_a_changed_row_is_replaced_where_it_is_with_a_later_epoch(

@@ -34,7 +34,7 @@ from datastream_ws_django.fleetpage import fleet_view
 from datastream_ws_django.health import report
 from datastream_ws_django.heartbeat import Heartbeat
 from datastream_ws_django.lease import DatabaseLease
-from datastream_ws_django.models import FailedMessage, StreamCommand, StreamStatus
+from datastream_ws_django.models import FailedMessage, StreamCommand, StreamEvent, StreamStatus
 from datastream_ws_django.rows import REWRITE_SECONDS, FleetRows, Rows, write
 from datastream_ws_django.testing import deliver
 from kit.djangoproject import FAST, Project
@@ -679,6 +679,22 @@ def test_exactly_so_many_messages(tmp_path: Path, server: StreamServer) -> None:
         server.send({"type": "number", "n": 2})
         assert runner.wait() == 0
     assert len(project.numbers()) == 4
+
+
+@pytest.mark.django_db
+def test_what_is_beyond_the_limit_is_in_the_event_log(server: StreamServer) -> None:
+    add(server, 1, 2, 3)
+    with settings(LIMIT=2):
+        fleet = datastreams["accounts"].fleet
+        fleet.start()
+        until(lambda: fleet.stats().streams_beyond_limit == 1, PATIENCE)
+        heartbeat = Heartbeat([fleet])
+        try:
+            heartbeat._write_history([describe(fleet, timezone.now().timestamp())])
+        finally:
+            heartbeat.close(PATIENCE)
+        [event] = StreamEvent.objects.filter(stream="accounts", kind="limit")
+        assert event.text.startswith("1 stream runs in no process, because ")
 
 
 @pytest.mark.django_db

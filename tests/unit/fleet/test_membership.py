@@ -21,8 +21,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def member(token: str, beat: int = 1, *, is_leaving: bool = False) -> MemberRecord:
-    return MemberRecord(token=token, beat=beat, life=LIFE, is_leaving=is_leaving)
+def member(
+    token: str, beat: int = 1, *, is_leaving: bool = False, limit: int | None = None
+) -> MemberRecord:
+    return MemberRecord(token=token, beat=beat, life=LIFE, is_leaving=is_leaving, limit=limit)
 
 
 def view(*members: MemberRecord, **holders: str) -> SharedView:
@@ -136,6 +138,21 @@ def test_the_next_term_of_a_process_has_what_it_had(clock: Clock) -> None:
     seen = view(member(again), member(other), a=ONE, b=TWO, c=ONE, d=TWO)
     assert Membership().plan(seen, mine(again, "abcd")).take == ("a", "c")
     assert Membership().plan(seen, mine(other, "abcd")).take == ("b", "d")
+
+
+def test_what_no_process_has_room_for_keeps_nobody_busy(clock: Clock) -> None:
+    judge = Membership()
+    there = (member(ONE, limit=1), member(TWO, limit=1))
+    share = Mine(ONE, frozenset("abcd"), {"a": 1})
+    crowded = view(*there, a=ONE, b=TWO)
+    found = judge.plan(crowded, share)
+    assert (found.beyond_limit, found.is_settled, found.take) == (2, True, ())
+    assert judge.plan(crowded, share).beyond_limit == 2, "nothing has changed"
+    one_less = judge.plan(view(*there, a=ONE), share)
+    assert (one_less.beyond_limit, one_less.is_settled) == (2, False), "TWO may take one"
+    joined = SharedView({**crowded.members, "h:3:c:1": member("h:3:c:1")}, crowded.holders)
+    assert (found := judge.plan(joined, share)).beyond_limit == 0
+    assert not found.is_settled
 
 
 def test_nothing_is_worked_out_again_while_nothing_changes(

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datastream_ws.fleet.shares import Member, Moves, moves, targets
+from datastream_ws.fleet.shares import Member, Moves, beyond_limits, moves, targets
 
 
 def holders_of(**loads: int) -> dict[str, str | None]:
@@ -52,6 +52,17 @@ def test_a_limit_is_kept() -> None:
     assert len(moves("a", there, holders_of(a=9)).give) == 4
     assert targets(there, {}, 100) == {"a": 5, "b": 95}
     assert moves("a", members("a", a=1), {"1": None, "2": None}).take == ("1",)
+
+
+def test_how_many_are_beyond_all_limits() -> None:
+    there = members("a", "b", a=3, b=2)
+    free = dict.fromkeys(["x", "y"])
+    assert beyond_limits(there, {**holders_of(a=3, b=2), **free}) == 2
+    assert beyond_limits(there, {**holders_of(a=3, b=1), **free}) == 1
+    assert beyond_limits(there, holders_of(a=3, b=2)) == 0
+    assert beyond_limits(members("a", "c", a=1), {**holders_of(a=1), **free}) == 0
+    leaving = [Member("a", 9, is_leaving=True), Member("b", 2)]
+    assert beyond_limits(leaving, {**holders_of(a=4, b=2), **free}) == 2, "what it has still runs"
 
 
 def test_who_had_a_key_has_it_again() -> None:

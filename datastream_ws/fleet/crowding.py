@@ -1,0 +1,77 @@
+"""Streams that run in no process because ``limit`` is reached: said when it lasts, and once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from ..events import RecentEvent
+
+__all__ = ["Crowding"]
+
+MOST_EVENTS = 50
+
+
+class Crowding:
+    """
+    One warning for each stretch in which streams run nowhere, and one line when it is over.
+
+    Args:
+        patience: Seconds that it may last unsaid: in a rolling deploy a process comes back.
+        is_shared: Whether other processes can take streams.
+        say: Given a level and a text, which is to be logged.
+
+    Attributes:
+        events: What was said, from old to new; read from any thread.
+        streams: How many streams run nowhere now.
+
+    """
+
+    def __init__(
+        self, patience: float, say: Callable[[str, str], None], *, is_shared: bool
+    ) -> None:
+        self.events: tuple[RecentEvent, ...] = ()
+        self.streams = 0
+        self._patience = patience
+        self._say = say
+        self._is_shared = is_shared
+        self._since: float | None = None
+        self._is_told = False
+
+    def look(self, streams: int, limits: Sequence[int]) -> None:
+        """
+        Note that so many streams run nowhere now.
+
+        Args:
+            limits: Of each process that shares the fleet; of this one alone, if it is not shared.
+
+        """
+        self.streams = streams
+        if not streams:
+            if self._is_told:
+                self._tell("info", "every stream has room in a process again")
+            self._since, self._is_told = None, False
+            return
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+        if not self._is_told and now - self._since >= self._patience:
+            self._is_told = True
+            self._tell("warning", _warning(streams, limits, is_shared=self._is_shared))
+
+    def _tell(self, level: str, text: str) -> None:
+        event = RecentEvent(time.time(), "limit", text)
+        self.events = (*self.events, event)[-MOST_EVENTS:]
+        self._say(level, text)
+
+
+def _warning(streams: int, limits: Sequence[int], *, is_shared: bool) -> str:
+    subject = "1 stream runs" if streams == 1 else f"{streams:,} streams run"
+    if len(limits) == 1:
+        full = f"the limit of this process is reached (limit={limits[0]})"
+    else:
+        least, most = min(limits), max(limits)
+        each = f"limit={least}" if least == most else f"limit={least} to {most}"
+        full = f"{len(limits)} processes have reached their limits ({each}, {sum(limits):,} in all)"
+    advice = "start another process, or raise limit" if is_shared else "raise limit, or set lease"
+    return f"{subject} in no process, because {full}; {advice}"
