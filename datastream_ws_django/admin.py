@@ -318,11 +318,9 @@ class FailedMessageAdmin(FailedAdmin):
     def retry_one(self, request: HttpRequest, pk: str) -> HttpResponse:
         """Have the message of one page handled again."""
         row = self.get_object(request, pk)
-        if row is None:
-            raise Http404
         if not self.has_change_permission(request, row):
             raise PermissionDenied
-        outcome = retry([row])
+        outcome = Retried(left_out=1) if row is None else retry([row])
         self._report(request, outcome)
         if outcome.failed:
             return HttpResponseRedirect(
@@ -349,7 +347,7 @@ class FailedMessageAdmin(FailedAdmin):
         work.retry_portion(self.get_queryset(request))
         if work.left:
             return self._progress(request, work)
-        self._report(request, Retried(work.done, work.failed))
+        self._report(request, work.retried)
         return None
 
     @admin.action(description="Delete selected messages", permissions=["delete"])
@@ -391,7 +389,7 @@ class FailedMessageAdmin(FailedAdmin):
             "media": MEDIA,
             "work": work,
             "is_begun": is_begun,
-            "progress": work.done + work.failed,
+            "progress": work.progress,
             "action": reverse(f"{site.name}:datastream_bulk", args=[work.verb]),
             "back": reverse(f"{site.name}:datastream_failedmessage_changelist"),
         }
@@ -402,6 +400,12 @@ class FailedMessageAdmin(FailedAdmin):
             self.message_user(request, f"{outcome.handled} handled.", messages.SUCCESS)
         if outcome.failed:
             self.message_user(request, f"{outcome.failed} failed again.", messages.ERROR)
+        if outcome.left_out:
+            text = (
+                f"{outcome.left_out} not retried, because another user or process is retrying "
+                "them, or has already retried or deleted them."
+            )
+            self.message_user(request, text, messages.WARNING)
 
 
 def groups() -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from django.db import models
 from django.db.models import Func, Q, QuerySet
 from django.utils.text import smart_split, unescape_string_literal
 
-from .deadletters import retry
+from .deadletters import Retried, retry
 from .models import FailedMessage
 
 __all__ = ["MOST_AT_ONCE", "Work", "found"]
@@ -67,6 +67,7 @@ class Work:
         left: Keys of the messages that follow.
         done: Handled, or deleted.
         failed: Failed again.
+        left_out: Retried by somebody else, or deleted.
 
     """
 
@@ -74,6 +75,7 @@ class Work:
     left: list[int]
     done: int = 0
     failed: int = 0
+    left_out: int = 0
 
     @classmethod
     def begin(cls, verb: str, rows: Rows) -> Work:
@@ -87,11 +89,20 @@ class Work:
         keys = [int(key) for key in str(form.get("left", "")).split(",") if key]
         if not all(0 <= key < MOST_KEYS for key in keys):
             raise ValueError("no key of a row")
-        return cls(verb, keys[:MOST_AT_ONCE], int(form.get("done", 0)), int(form.get("failed", 0)))
+        counts = (int(form.get(name, 0)) for name in ("done", "failed", "left_out"))
+        return cls(verb, keys[:MOST_AT_ONCE], *counts)
 
     @property
     def total(self) -> int:
-        return self.done + self.failed + len(self.left)
+        return self.progress + len(self.left)
+
+    @property
+    def progress(self) -> int:
+        return self.done + self.failed + self.left_out
+
+    @property
+    def retried(self) -> Retried:
+        return Retried(self.done, self.failed, self.left_out)
 
     @property
     def keys(self) -> str:
@@ -103,8 +114,9 @@ class Work:
         deadline = time.monotonic() + PORTION_SECONDS
         while self.left:
             outcome = retry(rows.filter(pk=self.left.pop(0)))
+            self.done += outcome.handled
             self.failed += outcome.failed
-            self.done += 1 - outcome.failed  # or another person did it meanwhile
+            self.left_out += 1 - outcome.handled - outcome.failed  # a row may be gone, too
             if time.monotonic() > deadline:
                 break
 

@@ -20,6 +20,7 @@ from django.utils import timezone
 from datastream_ws import HandlerError, Message
 from datastream_ws.embedding import Handler, about, fields
 
+from .claims import claim, release
 from .conf import streams_settings
 from .db import moment
 from .delivery import call_handler, message_of, refuse_running_loop
@@ -175,26 +176,40 @@ def storable(text: str) -> str:
 
 @dataclass
 class Retried:
-    """How a retry went, in messages."""
+    """
+    How a retry went, in messages.
+
+    Attributes:
+        left_out: Somebody else is retrying them, or has retried or deleted them.
+
+    """
 
     handled: int = 0
     failed: int = 0
+    left_out: int = 0
 
 
 def retry(rows: Iterable[FailedMessage]) -> Retried:
     """
     Give messages to the handlers that failed with them, in this thread, in the given order.
 
-    A row goes when its message was handled; else it tells of the new failure.
+    A row goes when its message was handled; else it tells of the new failure. What somebody else
+    retries, or has retried since the rows were read, is left out.
     """
     refuse_running_loop()
     outcome = Retried()
     for row in rows:
+        if not claim(row):
+            outcome.left_out += 1
+            continue
         try:
             handle_again(datastreams[row.stream], row)
         except Exception as error:
             outcome.failed += 1
             note_failure(row, error)
+        except BaseException:  # Ctrl-C
+            release(row)
+            raise
         else:
             outcome.handled += 1
             row.delete()
@@ -221,12 +236,14 @@ def handle_again(stream: Stream, row: FailedMessage) -> None:
 
 
 def note_failure(row: FailedMessage, error: Exception) -> None:
-    row.attempts += 1
-    row.failed_at = timezone.now()
-    for name, text in told(error).items():
-        setattr(row, name, text)
-    row.group = group_of(row.handler, row.error)
-    row.save()
+    words = told(error)
+    release(
+        row,
+        attempts=row.attempts + 1,
+        failed_at=timezone.now(),
+        group=group_of(row.handler, words["error"]),
+        **words,
+    )
     extra = fields(row.stream, **about(error))
     log.error("stream %s: %s failed again", row.stream, row, exc_info=error, extra=extra)
 

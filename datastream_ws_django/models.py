@@ -89,6 +89,7 @@ class FailedMessage(models.Model):
         seq, connection, epoch: The message's own.
         group: The same for failures of one handler with one kind of error.
         key: Of a fleet's stream: its key, a text unless it is a number; ``None``: there is none.
+        claimed_at: Since when it is being retried; ``None``: it is not.
 
     """
 
@@ -106,6 +107,7 @@ class FailedMessage(models.Model):
     error = models.TextField()
     traceback = models.TextField()
     key = models.JSONField(null=True, blank=True)
+    claimed_at = models.DateTimeField(null=True, blank=True)
 
     objects: ClassVar[models.Manager[FailedMessage]] = models.Manager()
 

@@ -266,7 +266,7 @@ def test_a_failed_message_is_retried_or_deleted_never_saved() -> None:
 def form_of(page: str) -> dict[str, str]:
     """What the page's form sends, but for the token."""
     fields = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page)
-    return {name: value for name, value in fields if name in ("left", "done", "failed")}
+    return {name: value for name, value in fields if name in ("left", "done", "failed", "left_out")}
 
 
 def selected() -> list[int]:
@@ -300,6 +300,36 @@ def test_many_are_retried_in_portions_with_progress(monkeypatch: pytest.MonkeyPa
         datastreams["feed"].handlers.remove(handle)
     assert seen == [1, 2, 3]
     assert FailedMessage.objects.count() == 1
+
+
+def test_what_others_retry_is_said_not_done_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "PORTION_SECONDS", 0.0)
+    failed(1, 2, 3)
+    browser = user("op", "view_failedmessage", "change_failedmessage")
+    seen: list[int] = []
+
+    def handle(message: Any) -> None:
+        seen.append(message.json()["n"])
+
+    datastreams["feed"].on_message(handle)
+    try:
+        action = {"action": "retry", "_selected_action": selected()}
+        page = browser.post(reverse(LETTERS), action).content.decode()
+        second, third = FailedMessage.objects.order_by("seq", "pk")
+        FailedMessage.objects.filter(pk=second.pk).update(claimed_at=timezone.now())
+        FailedMessage.objects.filter(pk=third.pk).delete()
+        url = reverse("admin:datastream_bulk", args=["retry"])
+        page = browser.post(url, form_of(page)).content.decode()
+        page = browser.post(url, form_of(page)).content.decode()
+        assert "1 of 3 handled, 0 failed again, 2 retried or deleted by others" in page
+        assert 'max="3" value="3"' in page
+        for pk in (second.pk, third.pk):
+            again = reverse("admin:datastream_retry", args=[pk])
+            told = browser.post(again, follow=True).content.decode()
+            assert "1 not retried, because another user or process is retrying" in told
+    finally:
+        datastreams["feed"].handlers.remove(handle)
+    assert seen == [1]
 
 
 def test_many_are_deleted_in_portions_once_that_is_confirmed(

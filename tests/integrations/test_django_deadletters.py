@@ -6,6 +6,7 @@ import kit.djangohere  # noqa: F401 - what follows needs settings
 
 # isort: split
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,85 @@ from datastream_ws_django.bulk import found
 from datastream_ws_django.models import FailedMessage
 print(sorted(row.seq for row in found(FailedMessage.objects.all(), {!r})))
 """
+
+
+TWO_AT_ONCE = """
+import threading
+from django.db import connection
+from datastream_ws_django.deadletters import retry
+from datastream_ws_django.models import FailedMessage
+from shop.models import Tick
+barrier, outcomes = threading.Barrier(2), []
+def press():
+    rows = list(FailedMessage.objects.order_by("seq"))
+    try:
+        for row in rows:
+            barrier.wait()
+            outcomes.append(retry([row]))
+    finally:
+        connection.close()
+threads = [threading.Thread(target=press) for _ in range(2)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print("handled", sum(each.handled for each in outcomes), "failed",
+      sum(each.failed for each in outcomes), "left", sum(each.left_out for each in outcomes))
+"""
+
+
+def test_two_who_press_retry_at_once_run_the_handler_once(tmp_path: Path, database: str) -> None:
+    with NumberedServer(20) as server:
+        project = Project(tmp_path, server.url, database=database, HANDLER="failing")
+        project.manage("migrate")
+        with project.start("run_datastream") as runner:
+            letters = "SELECT id FROM datastream_failedmessage"
+            runner.wait_for(lambda: len(project.query(letters)) == 10)
+    again = project.manage("shell", "-c", TWO_AT_ONCE)
+    assert "handled 0 failed 10 left 10" in again
+    attempts = "SELECT attempts FROM datastream_failedmessage"
+    assert project.query(attempts) == [2] * 10
+    # Long enough that the second one comes while the handler runs.
+    told = project.manage("shell", "-c", TWO_AT_ONCE, MENDED="0.05")
+    assert "handled 10 failed 0 left 10" in told
+    assert project.query(letters) == []
+
+
+def test_what_a_killed_process_was_retrying_can_be_retried_later(
+    tmp_path: Path, database: str
+) -> None:
+    with NumberedServer(2) as server:
+        project = Project(tmp_path, server.url, database=database, HANDLER="failing")
+        project.manage("migrate")
+        with project.start("run_datastream") as runner:
+            claims = "SELECT claimed_at FROM datastream_failedmessage"
+            runner.wait_for(lambda: project.query(claims) == [None])
+    with project.start("datastream_retry_failed", MENDED="600") as killed:
+        killed.wait_for(lambda: project.query(claims) != [None], "the claim")
+        told = project.manage("datastream_retry_failed", MENDED="0.01")
+        assert "0 handled, 0 failed again, 1 left to others" in told
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+    project.manage("shell", "-c", LATER)
+    assert "1 handled, 0 failed again" in project.manage("datastream_retry_failed", MENDED="0.01")
+    assert project.query(claims) == []
+
+
+LATER = """
+from datetime import timedelta
+from django.db.models import F
+from datastream_ws_django.claims import CLAIM_SECONDS
+from datastream_ws_django.models import FailedMessage
+FailedMessage.objects.update(claimed_at=F("claimed_at") - timedelta(seconds=CLAIM_SECONDS))
+"""
+
+
+def test_ctrl_c_gives_a_claim_up(alias: str, failing: Failing) -> None:
+    failing(RuntimeError("first"))
+    deliver(alias, {}, robust=True)
+    failing(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        deadletters.retry(FailedMessage.objects.filter(stream=alias))
+    failing(None)
+    assert deadletters.retry(FailedMessage.objects.filter(stream=alias)).handled == 1
 
 
 def test_rows_need_no_report(tmp_path: Path, database: str) -> None:

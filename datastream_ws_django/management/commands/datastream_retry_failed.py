@@ -21,7 +21,8 @@ from ...models import FailedMessage
 class Command(BaseCommand):
     help = (
         "Gives failed messages to their handlers again, oldest first; those that are handled "
-        "leave the table. Exit codes: 0 all handled, 1 some failed again."
+        "leave the table. What another process is retrying is left to it. Exit codes: 0 all "
+        "handled, 1 some failed again."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -41,7 +42,8 @@ class Command(BaseCommand):
                 f"failed messages cannot be read ({type(error).__name__}); was `manage.py "
                 "migrate` run?"
             ) from error
-        self.stdout.write(f"{outcome.handled} handled, {outcome.failed} failed again")
+        others = f", {outcome.left_out} left to others" if outcome.left_out else ""
+        self.stdout.write(f"{outcome.handled} handled, {outcome.failed} failed again{others}")
         if outcome.failed:
             sys.exit(1)
 
