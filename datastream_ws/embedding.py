@@ -22,6 +22,7 @@ from .forks import in_child
 from .handlers import Call, Decorators, Handler, check_function
 from .handling.callers import InlineCaller, drive
 from .handling.contexts import HandlerRun
+from .handling.current import handling
 from .handling.deliver import deliver
 from .health import (
     DEAD,
@@ -82,6 +83,7 @@ __all__ = [
     "client_of",
     "codec_for",
     "counts_of",
+    "current_key",
     "deliver",
     "describe",
     "drive",
@@ -304,3 +306,8 @@ def resolved(key: str, value: Any) -> Any:
         return found() if key in OBJECTS and isinstance(found, type) else found
     except Exception as error:
         raise ImportError(f"{value!r} cannot be imported: {said(error)}") from error
+
+
+def current_key() -> Any:
+    """Return the key of the fleet's stream whose handler or hook runs here, else ``None``."""
+    return getattr(handling.get(), "key", None)

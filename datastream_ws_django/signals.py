@@ -9,6 +9,10 @@ Signals: the other way to register handlers, for those who know Django's.
 A receiver, plain or coroutine function, becomes a handler of the stream: it runs where handlers
 run, one that raises is logged and reported, and the others still run. ``sender`` and ``stream``
 are the stream object.
+
+All signals but ``message_received`` also pass ``key``: the key of the fleet's stream that they are
+about. It is ``None`` without a fleet, and in a ``stream_error`` of a fleet's source or lease. A
+message has a ``key`` of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from django.dispatch import Signal
 from django.utils.inspect import func_accepts_kwargs
 
 from datastream_ws import State
-from datastream_ws.embedding import check_function, in_child
+from datastream_ws.embedding import check_function, current_key, in_child
 
 from .streams import Stream, datastreams
 
@@ -48,7 +52,7 @@ class StreamSignal(Signal):
         decorator: Name of the stream's decorator that receivers are registered with.
         words: Turns what that gives into the receivers' keyword arguments.
         name: What the module calls it.
-        fact: What receivers are given besides the stream; empty: nothing.
+        *facts: What receivers are given besides the stream.
         handler: Makes the handler that calls a plain receiver.
 
     """
@@ -58,12 +62,12 @@ class StreamSignal(Signal):
         name: str,
         decorator: str,
         words: Words,
-        fact: str = "",
+        *facts: str,
         handler: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__()
         self.name = name
-        self.fact = fact
+        self.facts = facts
         self.decorator = decorator
         self.words = words
         self.handler = handler or _handler
@@ -97,7 +101,7 @@ class StreamSignal(Signal):
         """
         if sender is not None and not isinstance(sender, Stream):
             raise TypeError("the sender of a stream's signals is a stream: datastreams['default']")
-        given = ("sender", "stream", *filter(None, (self.fact,)))
+        given = ("sender", "stream", *self.facts)
         check_function(self.name, receiver, "", given)
         if not func_accepts_kwargs(receiver):
             raise ValueError("Signal receivers must accept keyword arguments (**kwargs).")
@@ -216,12 +220,17 @@ def _message_handler(
     return handle
 
 
+def _about(**facts: Any) -> dict[str, Any]:
+    """Add the key of the stream whose hook runs here."""
+    return {"key": current_key(), **facts}
+
+
 def _failure(event: Any) -> dict[str, Any] | None:
-    return {"error": event.error} if event.state is State.FAILED else None
+    return _about(error=event.error) if event.state is State.FAILED else None
 
 
 def _ready(event: Any) -> dict[str, Any] | None:
-    return {} if event.state is State.READY else None
+    return _about() if event.state is State.READY else None
 
 
 message_received = StreamSignal(
@@ -229,23 +238,25 @@ message_received = StreamSignal(
     "on_message",
     lambda message: {"message": message},
     "message",
-    _message_handler,
+    handler=_message_handler,
 )
 """Sent for each message, with ``message``."""
 
-stream_connected = StreamSignal("stream_connected", "on_connect", dict)
-"""Sent after each opening handshake."""
+stream_connected = StreamSignal("stream_connected", "on_connect", _about, "key")
+"""Sent after each opening handshake, with ``key``."""
 
-stream_ready = StreamSignal("stream_ready", "on_state", _ready)
-"""Sent once the ``on_ready`` handlers of a connection have succeeded."""
+stream_ready = StreamSignal("stream_ready", "on_state", _ready, "key")
+"""Sent once the ``on_ready`` handlers of a connection have succeeded, with ``key``."""
 
 stream_disconnected = StreamSignal(
-    "stream_disconnected", "on_disconnect", lambda event: {"event": event}, "event"
+    "stream_disconnected", "on_disconnect", lambda event: _about(event=event), "event", "key"
 )
-"""Sent when an open connection has ended, with ``event``, a DisconnectEvent."""
+"""Sent when an open connection has ended, with ``event``, a DisconnectEvent, and ``key``."""
 
-stream_error = StreamSignal("stream_error", "on_error", lambda error: {"error": error}, "error")
-"""Sent for each reported error, with ``error``; the network's and the handlers' too."""
+stream_error = StreamSignal(
+    "stream_error", "on_error", lambda error: _about(error=error), "error", "key"
+)
+"""Sent for each reported error, with ``error`` and ``key``; the network's and the handlers' too."""
 
-stream_failed = StreamSignal("stream_failed", "on_state", _failure, "error")
-"""Sent when a stream has given up, with ``error``."""
+stream_failed = StreamSignal("stream_failed", "on_state", _failure, "error", "key")
+"""Sent when a stream has given up, with ``error`` and ``key``."""

@@ -9,6 +9,10 @@ The blinker signals of a stream. Sender: the app; ``stream``: the ``DataStream``
 ``stream_failed``           ``stream, error``      the stream gave up
 ==========================  =====================  ==============================================
 
+All but ``message_received`` also pass ``key`` to receivers that have such a parameter, or
+``**extra``. It is the key of the fleet's stream that the signal is about, and ``None`` without a
+fleet, and in a ``stream_error`` of a fleet's source or lease. A message has a ``key`` of its own.
+
 Receivers are synchronous functions. Each is called in an application context of its own, or in that
 of the run with ``DATASTREAM_CONTEXT = "run"``. A receiver that raises is reported, as a handler is,
 and the others still run. A receiver that lost its database connection is called once more.
@@ -22,6 +26,7 @@ and the others still run. A receiver that lost its database connection is called
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,7 +34,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from blinker import ANY, NamedSignal
 
 from datastream_ws import State
-from datastream_ws.embedding import check_function
+from datastream_ws.embedding import check_function, current_key
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -63,15 +68,16 @@ class StreamSignal(NamedSignal):
 
     def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
         """Connect *receiver*. Raises ConfigurationError, with the form that it should have."""
-        check_function(self.name.replace("-", "_"), receiver, "app", self._facts)
+        given = [name for name in self._facts if name != "key" or takes_key(receiver)]
+        check_function(self.name.replace("-", "_"), receiver, "app", tuple(given))
         return super().connect(receiver, sender, weak)
 
 
 message_received = StreamSignal("message-received", "message")
-stream_ready = StreamSignal("stream-ready")
-stream_disconnected = StreamSignal("stream-disconnected", "event")
-stream_error = StreamSignal("stream-error", "error")
-stream_failed = StreamSignal("stream-failed", "error")
+stream_ready = StreamSignal("stream-ready", "key")
+stream_disconnected = StreamSignal("stream-disconnected", "event", "key")
+stream_error = StreamSignal("stream-error", "error", "key")
+stream_failed = StreamSignal("stream-failed", "error", "key")
 
 
 class Announcer:
@@ -118,15 +124,15 @@ class Announcer:
 
     def _state(self, event: StateEvent) -> None:
         if event.state is State.READY:
-            self._send(stream_ready)
+            self._send(stream_ready, key=current_key())
         elif event.state is State.FAILED:
-            self._send(stream_failed, error=event.error)
+            self._send(stream_failed, error=event.error, key=current_key())
 
     def _disconnected(self, event: DisconnectEvent) -> None:
-        self._send(stream_disconnected, event=event)
+        self._send(stream_disconnected, event=event, key=current_key())
 
     def _error(self, error: BaseException) -> None:
-        self._send(stream_error, error=error)
+        self._send(stream_error, error=error, key=current_key())
 
     def _send(self, signal: NamedSignal, **facts: Any) -> None:
         """Call every receiver; afterwards raise what they raised, in an ExceptionGroup."""
@@ -141,6 +147,8 @@ class Announcer:
             raise ExceptionGroup(f"receivers of {signal.name} failed", errors)
 
     def _call(self, receiver: Callable[..., Any], facts: dict[str, Any], in_own: bool) -> None:
+        if "key" in facts and not takes_key(receiver):
+            facts = {name: fact for name, fact in facts.items() if name != "key"}
         try:
             self._call_once(receiver, facts, in_own)
         except Exception as error:
@@ -151,3 +159,13 @@ class Announcer:
     def _call_once(self, receiver: Callable[..., Any], facts: dict[str, Any], in_own: bool) -> None:
         with self._app.app_context() if in_own else nullcontext():
             self._app.ensure_sync(receiver)(self._app, stream=self._stream, **facts)
+
+
+def takes_key(receiver: Callable[..., Any]) -> bool:
+    """Whether a receiver has room for ``key``, which those of version 0.1 were not given."""
+    try:
+        parameters = inspect.signature(receiver, follow_wrapped=False).parameters
+    except (TypeError, ValueError):  # of a builtin
+        return False
+    kinds = {parameter.kind for parameter in parameters.values()}
+    return "key" in parameters or inspect.Parameter.VAR_KEYWORD in kinds

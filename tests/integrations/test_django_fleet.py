@@ -26,7 +26,7 @@ from django.utils import timezone
 from datastream_ws import Client, Fleet, Message
 from datastream_ws.embedding import describe
 from datastream_ws.testing import StreamServer
-from datastream_ws_django import datastreams
+from datastream_ws_django import datastreams, signals
 from datastream_ws_django.checks import check_settings
 from datastream_ws_django.control import Commands, ask
 from datastream_ws_django.deadletters import retry
@@ -43,10 +43,13 @@ from kit.streams import until
 
 PATIENCE = 20.0
 ROWS: dict[Any, Any] = {}
+NOT_ROWS: list[Exception] = []
 
 
 def accounts() -> dict[Any, Any]:
-    """Return the rows of the test at hand."""
+    """Return the rows of the test at hand, or raise what it wants."""
+    for error in NOT_ROWS:
+        raise error
     return dict(ROWS)
 
 
@@ -162,6 +165,46 @@ def test_it_is_the_fleet(server: StreamServer) -> None:
         until(lambda: all(each.closed.is_set() for each in server.connections), PATIENCE)
     finally:
         stream.handlers.remove(note)
+
+
+def test_signals_say_which_stream(server: StreamServer) -> None:
+    """Each of them; and those about the fleet as a whole have no key."""
+    stream = datastreams["accounts"]
+    got: list[tuple[str, Any, Any]] = []
+    receivers: list[Any] = []
+
+    def note(name: str) -> Any:
+        def receive(sender: Any, *, key: Any, error: Any = None, **kwargs: Any) -> None:
+            got.append((name, key, type(error).__name__))
+
+        return receive
+
+    async def note_async(sender: Any, *, key: Any, **kwargs: Any) -> None:
+        got.append(("async", key, "NoneType"))
+
+    kinds = ("connected", "ready", "disconnected", "error", "failed")
+    for kind in kinds:
+        receivers.append((getattr(signals, f"stream_{kind}"), note(kind)))
+    receivers.append((signals.stream_disconnected, note_async))
+    for each, receiver in receivers:
+        each.connect(receiver, sender=stream)
+    add(server, 1, 2)
+    for row in ROWS.values():
+        row |= {"max_reconnect_attempts": 1, "stable_after": 60.0}
+    try:
+        with settings(FATAL_DELAY=None, REFRESH=0.1):
+            stream.start()
+            until(lambda: all_ready(2), PATIENCE)
+            server.close(1011)
+            until(lambda: {("failed", key, "ReconnectError") for key in (1, 2)} <= {*got}, PATIENCE)
+            NOT_ROWS.append(ValueError("no table"))
+            until(lambda: ("error", None, "ValueError") in got, PATIENCE)
+    finally:
+        NOT_ROWS.clear()
+        for each, receiver in receivers:
+            each.disconnect(receiver, sender=stream)
+    for kind in ("connected", "ready", "disconnected", "async"):
+        assert {key for name, key, _ in got if name == kind} == {1, 2}
 
 
 def test_a_row_opens_one_connection_and_a_token_replaces_one(server: StreamServer) -> None:

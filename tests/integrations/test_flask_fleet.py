@@ -11,7 +11,7 @@ from flask import Flask, current_app
 
 from datastream_ws import ConfigurationError, Message
 from datastream_ws.testing import StreamServer
-from datastream_ws_flask import DataStream
+from datastream_ws_flask import DataStream, signals
 from datastream_ws_flask.health import blueprint
 from kit.flaskproject import PATIENCE, FlaskProject
 from kit.streams import until
@@ -70,6 +70,42 @@ def test_rows_are_streams(
         assert set(asked_in) == {"shop"}
     finally:
         stream.close(app)
+
+
+def test_signals_say_which_stream(
+    stream: DataStream, rows: dict[Any, Any], stream_server: StreamServer
+) -> None:
+    got: list[tuple[str, Any]] = []
+    names = {
+        "ready": signals.stream_ready,
+        "disconnected": signals.stream_disconnected,
+        "error": signals.stream_error,
+        "failed": signals.stream_failed,
+    }
+
+    def note(name: str) -> Any:
+        return lambda app, *, key, **extra: got.append((name, key))
+
+    def old(app: Flask, *, stream: DataStream, event: Any) -> None:
+        got.append(("old", event.code))
+
+    for key in rows:
+        rows[key] |= {"max_reconnect_attempts": 1, "stable_after": 60}
+    app = app_of(stream, lambda: dict(rows), FATAL_DELAY=None)
+    receivers = [note(name) for name in names]
+    for signal, receiver in zip(names.values(), receivers, strict=True):
+        signal.connect(receiver, app)
+    signals.stream_disconnected.connect(old, app)
+    stream.start(app)
+    try:
+        until(lambda: {("ready", 1), ("ready", 2)} <= set(got), PATIENCE)
+        stream_server.close(1011)
+        until(lambda: {("failed", 1), ("failed", 2)} <= set(got), PATIENCE)
+    finally:
+        stream.close(app)
+    for name in names:
+        assert {key for kind, key in got if kind == name} == {1, 2}
+    assert got.count(("old", 1011)) == 2
 
 
 def test_deliver_needs_the_key(stream: DataStream) -> None:

@@ -70,7 +70,7 @@ def test_life_of_a_stream(app: Flask, stream: DataStream, stream_server: StreamS
     recorder = Recorder(app)
     try:
         stream.start(app)
-        assert recorder.wait_for("stream-ready") == {"stream": stream}
+        assert recorder.wait_for("stream-ready") == {"stream": stream, "key": None}
         stream_server.send("x")
         facts = recorder.wait_for("message-received")
         assert (facts["stream"], facts["message"].data) == (stream, "x")
