@@ -176,12 +176,21 @@ class StreamStatusAdmin(StatusAdmin):
         page = reverse(f"{self.admin_site.name}:datastream_live", args=[alias])
         if request.method == "POST":
             ask(alias, verb, request.user.get_username())
-            text = f"Requested to {verb} {alias}. The runner obeys with its next heartbeat."
-            self.message_user(request, text, messages.SUCCESS)
+            self._tell_who_obeys(request, verb, alias)
             return HttpResponseRedirect(page)
         title = f"{verb.capitalize()} stream {alias}"
         context = self._context(request, title, verb=verb, alias=alias, question=QUESTIONS[verb])
         return TemplateResponse(request, "datastream/control.html", context)
+
+    def _tell_who_obeys(self, request: HttpRequest, verb: str, alias: str) -> None:
+        if cards([alias])[0].living:
+            text = f"Requested to {verb} {alias}. The runner obeys with its next heartbeat."
+            self.message_user(request, text, messages.SUCCESS)
+            return
+        text = f"Requested to {verb} {alias}, but no process runs it now."
+        if verb == "pause":
+            text += " It will be paused when a process starts it."
+        self.message_user(request, text, messages.WARNING)
 
     def _context(self, request: HttpRequest, title: str, **more: Any) -> dict[str, Any]:
         context = self.admin_site.each_context(request)

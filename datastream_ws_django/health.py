@@ -26,7 +26,16 @@ from .conf import streams_settings
 from .models import StreamStatus
 from .streams import datastreams
 
-__all__ = ["MAX_AGE", "StreamReport", "report", "report_here", "rows_as_json", "summed"]
+__all__ = [
+    "MAX_AGE",
+    "StreamReport",
+    "is_fleet",
+    "known",
+    "report",
+    "report_here",
+    "rows_as_json",
+    "summed",
+]
 
 
 @dataclass(frozen=True)
@@ -79,8 +88,34 @@ def report(
     return [fleets.get(alias) or judged(alias, fresh[alias], rows[alias]) for alias in aliases]
 
 
+def known(alias: str) -> str:
+    """
+    Return the name of a stream of ``DATASTREAMS``, or of one that a process has reported.
+
+    A Flask app that shares the database has streams which are not in this project's settings.
+
+    Raises:
+        ImproperlyConfigured: If it is neither.
+
+    """
+    if alias not in streams_settings and newest_row(alias) is not None:
+        return alias
+    return streams_settings[alias].alias
+
+
+def newest_row(alias: str) -> StreamStatus | None:
+    """Return what a process has reported last of a stream or fleet; PostgreSQL refuses NUL."""
+    if "\0" in alias:
+        return None
+    return StreamStatus.objects.filter(stream=alias, fleet="").order_by("-beat_at").first()
+
+
 def is_fleet(alias: str) -> bool:
-    return alias in streams_settings and streams_settings[alias].is_fleet
+    """Whether a stream has a SOURCE, by the settings, else by what a process has reported."""
+    if alias in streams_settings:
+        return streams_settings[alias].is_fleet
+    row = newest_row(alias)
+    return row is not None and row.streams is not None
 
 
 def share_of(alias: str) -> float:

@@ -169,6 +169,7 @@ def test_a_command_is_confirmed_and_stands_in_the_event_log() -> None:
     assert (command.verb, command.stream, command.asked_by) == ("pause", "feed", "ann")
     assert "pause requested by ann" in page
     assert "Paused on request of ann" in page
+    assert "but no process runs it now. It will be paused when a process starts it" in page
     unknown = reverse("admin:datastream_control", args=["explode", "feed"])
     assert browser.get(unknown).status_code == 404
     nowhere = reverse("admin:datastream_control", args=["pause", "nowhere"])

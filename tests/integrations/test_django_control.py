@@ -5,6 +5,7 @@ from __future__ import annotations
 import kit.djangohere  # noqa: F401 - what follows needs settings
 
 # isort: split
+import json
 import random
 import sys
 import uuid
@@ -268,6 +269,49 @@ def test_the_command_refuses_what_cannot_be() -> None:
         call_command("datastream_control", "pause", "feed", "--wait", "0.3")
 
 
+def reported(name: str, pid: int = 7, **values: Any) -> StreamStatus:
+    """Return a row of a process whose streams are not in these settings, as a Flask app's."""
+    return StreamStatus.objects.create(
+        **{"stream": name, "host": "far", "pid": pid, "state": "ready", "beat_at": timezone.now()},
+        **values,
+    )
+
+
+@override_settings(DATASTREAMS=SETTING)
+def test_a_stream_that_only_others_have_in_their_settings() -> None:
+    reported("prices")
+    told = StringIO()
+    call_command("datastream_control", "reconnect", "prices", stdout=told)
+    assert "prices: reconnect requested\n" in told.getvalue()
+    with pytest.raises(CommandError, match="'prices' has no SOURCE, so it has no keys"):
+        call_command("datastream_control", "reconnect", "prices", "1")
+    call_command("datastream_status", "prices", stdout=told)
+    assert "far/7" in told.getvalue()
+    StreamStatus.objects.update(beat_at=timezone.now() - timedelta(minutes=5))
+    with pytest.raises(CommandError, match=r"Start the program .* not in DATASTREAMS"):
+        call_command("datastream_control", "reconnect", "prices")
+    call_command("datastream_control", "pause", "prices", stdout=told)
+    assert "prices: pause requested; no process runs the stream now" in told.getvalue()
+    assert StreamCommand.objects.filter(stream="prices").count() == 2
+
+
+@override_settings(DATASTREAMS=SETTING)
+def test_a_fleet_that_only_others_have_in_their_settings() -> None:
+    reported("accounts", streams={"ready": 2}, source_size=2)
+    for key in (1, 2):
+        reported(f"accounts/{key}", fleet="accounts")
+    told = StringIO()
+    call_command("datastream_control", "reconnect", "accounts", "2", stdout=told)
+    assert [command.stream for command in StreamCommand.objects.all()] == ["accounts/2"]
+    with pytest.raises(CommandError, match="No process runs the stream accounts/3"):
+        call_command("datastream_control", "reconnect", "accounts", "3")
+    with pytest.raises(CommandError, match="has no stream 'accounts/2'"):
+        call_command("datastream_control", "pause", "accounts/2")
+    call_command("datastream_status", "accounts", "--key", "2", stdout=told)
+    call_command("datastream_status", "accounts", stdout=told)
+    assert "streams: 2 ready; rows in the source: 2" in told.getvalue()
+
+
 # Runners beside run_datastream: a worker of Celery's, and a Flask app that shares the database.
 CELERY = """
 import os
@@ -282,7 +326,7 @@ import django
 from flask import Flask
 from datastream_ws_flask import DataStream
 django.setup()
-datastream = DataStream()
+datastream = DataStream(name="prices")
 datastream.on_message(lambda message: None)
 app = Flask(__name__)
 app.config.from_prefixed_env()
@@ -300,8 +344,8 @@ def environment_of(kind: str, request: pytest.FixtureRequest, url: str) -> dict[
     if kind == "celery":
         broker = request.getfixturevalue("redis_url")
         return {"BROKER": broker, "QUEUE": f"control-{uuid.uuid4().hex}"}
-    names = ("MIN_RECONNECT_DELAY", "MAX_RECONNECT_DELAY")
-    return {"FLASK_DATASTREAM_URL": url, **{f"FLASK_DATASTREAM_{name}": "0.02" for name in names}}
+    fast = {"MIN_RECONNECT_DELAY": 0.02, "MAX_RECONNECT_DELAY": 0.02}
+    return {"FLASK_DATASTREAMS": json.dumps({"prices": {"URL": url, **fast}})}
 
 
 @pytest.mark.timeout(300)
@@ -321,6 +365,7 @@ def test_a_runner_obeys_another_process(
     (project.folder / "celeryapp.py").write_text(CELERY)
     (project.folder / "flaskapp.py").write_text(FLASK)
     command = [sys.executable, *RUNNERS[kind]]
+    alias = "prices" if kind == "flask" else "default"  # the project has no prices
     environment = environment_of(kind, request, stream_server.url)
     project.manage("migrate")
     state = "SELECT state FROM datastream_streamstatus ORDER BY beat_at DESC"
@@ -330,16 +375,16 @@ def test_a_runner_obeys_another_process(
 
     with project.spawn(command, **environment) as runner:
         runner.wait_for(lambda: has_state("ready"))
-        told = project.manage("datastream_control", "reconnect", "default", "--wait", "60")
+        told = project.manage("datastream_control", "reconnect", alias, "--wait", "60")
         assert "reconnect obeyed by" in told
         runner.wait_for(lambda: len(stream_server.attempts) == 2)
-        project.manage("datastream_control", "pause", "default", "--wait", "60")
+        project.manage("datastream_control", "pause", alias, "--wait", "60")
         runner.wait_for(lambda: has_state("paused"))
         runner.terminate()
         assert runner.wait() == 0
     with project.spawn(command, **environment) as runner:
         runner.wait_for(lambda: has_state("paused"))
-        project.manage("datastream_control", "resume", "default", "--wait", "60")
+        project.manage("datastream_control", "resume", alias, "--wait", "60")
         runner.wait_for(lambda: has_state("ready"))
         runner.terminate()
         assert runner.wait() == 0

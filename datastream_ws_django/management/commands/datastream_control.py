@@ -13,7 +13,7 @@ from django.db import DatabaseError, InterfaceError
 
 from ...conf import streams_settings
 from ...control import KEY_VERBS, VERBS, ask
-from ...health import report
+from ...health import is_fleet, known, report
 from ...models import StreamCommand, StreamStatus
 
 LOOK_SECONDS = 0.2
@@ -29,7 +29,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("verb", choices=VERBS, help="Command to carry out")
-        parser.add_argument("alias", metavar="ALIAS", help="Key of the stream in DATASTREAMS")
+        parser.add_argument("alias", metavar="ALIAS", help="Name of the stream")
         parser.add_argument(
             "key", metavar="KEY", nargs="?", help="Key of one stream of a fleet, for reconnect"
         )
@@ -44,14 +44,11 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         alias, verb = options["alias"], options["verb"]
         try:
-            stream = streams_settings[alias].alias
+            stream = known(alias)
             refuse_key(alias, verb, options["key"])
             [found] = report([stream], details=False)
             if not found.is_live and verb == "reconnect":
-                raise CommandError(
-                    f"No process runs the stream {alias!r}. Start one with `manage.py "
-                    f"run_datastream {alias}`."
-                )
+                raise CommandError(f"No process runs the stream {alias!r}. {how_to_start(alias)}")
             by = f"{getpass.getuser()}@{socket.gethostname()}"
             command = ask(stream, verb, by, options["key"] or "")
             self.follow(command, options["wait"], is_live=found.is_live)
@@ -83,11 +80,17 @@ class Command(BaseCommand):
             )
 
 
+def how_to_start(alias: str) -> str:
+    if alias in streams_settings:
+        return f"Start one with `manage.py run_datastream {alias}`."
+    return "Start the program that reported it: it is not in DATASTREAMS."
+
+
 def refuse_key(alias: str, verb: str, key: str | None) -> None:
     """Raise CommandError where a key makes no sense."""
     if key is None:
         return
-    if not streams_settings[alias].is_fleet:
+    if not is_fleet(alias):
         raise CommandError(f"The stream {alias!r} has no SOURCE, so it has no keys. Leave out KEY.")
     if verb not in KEY_VERBS:
         raise CommandError(

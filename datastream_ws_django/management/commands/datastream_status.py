@@ -25,8 +25,7 @@ from datastream_ws.embedding import (
     watch,
 )
 
-from ...conf import streams_settings
-from ...health import MAX_AGE, StreamReport, report
+from ...health import MAX_AGE, StreamReport, is_fleet, known, report
 from ...streams import datastreams
 
 
@@ -52,18 +51,18 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            known = [streams_settings[alias].alias for alias in options["aliases"]]
+            names = [known(alias) for alias in options["aliases"]]
             if options["key"] is not None:
-                known = [one_stream(known, options["key"])]
-            known = known or of_runners()
+                names = [one_stream(names, options["key"])]
+            names = names or of_runners()
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
         if options["watch"]:
             self.stdout.ending = ""
             redrawn = False if options["json"] else None
-            well = watch(lambda: self.look_again(known, options), self.stdout, redrawn=redrawn)
+            well = watch(lambda: self.look_again(names, options), self.stdout, redrawn=redrawn)
         else:
-            text, well = self.look(known, options)
+            text, well = self.look(names, options)
             self.stdout.write(text)
         if not well:
             sys.exit(1)
@@ -133,7 +132,7 @@ def age_of(moment: str | None) -> float | None:
 
 def one_stream(aliases: list[str], key: str) -> str:
     """Return the name of a fleet's stream; raises CommandError."""
-    if len(aliases) != 1 or not streams_settings[aliases[0]].is_fleet:
+    if len(aliases) != 1 or not is_fleet(aliases[0]):
         raise CommandError("--key goes with the name of one fleet, a stream with SOURCE.")
     return f"{aliases[0]}/{key}"
 
