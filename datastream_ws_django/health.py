@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from django.db import DatabaseError, InterfaceError
 from django.db.models import QuerySet
 from django.utils import timezone
 
@@ -98,8 +100,10 @@ def known(alias: str) -> str:
         ImproperlyConfigured: If it is neither.
 
     """
-    if alias not in streams_settings and newest_row(alias) is not None:
-        return alias
+    if alias not in streams_settings:
+        with suppress(DatabaseError, InterfaceError):  # without tables nothing was reported
+            if newest_row(alias) is not None:
+                return alias
     return streams_settings[alias].alias
 
 
