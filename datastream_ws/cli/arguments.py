@@ -86,7 +86,8 @@ def _listen(commands: Any) -> Parser:
         "listen",
         help="print what a stream sends, and stay connected",
         description="Prints what a stream sends, and reconnects: on a terminal with a live status "
-        "line,\nin a pipe as JSON lines, with words on what happens on stderr.",
+        "line,\nin a pipe as JSON lines, with words on what happens on stderr. Sends each line of "
+        "stdin, typed\nor piped, as a text message; the end of stdin doesn't end it.",
         epilog=LISTEN_EXITS,
     )
     _add_connection(parser)
@@ -95,6 +96,8 @@ def _listen(commands: Any) -> Parser:
         help="sent on each connection; may be repeated; @FILE: what is in the file")  # fmt: skip
     add("--send-text", metavar="TEXT", dest="send", action="append",
         help="the same for a text that is not JSON")  # fmt: skip
+    add("--no-input", dest="input", action="store_false",
+        help="Don't send the lines of stdin")  # fmt: skip
     add("--route", metavar="NAME", dest="routes", action="append", default=[],
         help="Print only messages with this route, the field `type`; may be repeated")  # fmt: skip
     add("--filter", metavar="TEXT", dest="filters", action="append", default=[],

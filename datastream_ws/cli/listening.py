@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from .certificates import proxy_context, server_context
 from .lines import Lines
 from .recording import Recorder
 from .screen import Screen, plural
+from .standard_input import StandardInput
 
 __all__ = ["listen", "show_log"]
 
@@ -46,7 +47,9 @@ def listen(wanted: argparse.Namespace) -> int:
     else:
         show = Lines(COMMAND, lambda: listener.end(None))
     wish = Wish(wanted.routes, wanted.filters)
-    listener = Listener(Client(wanted.url, **options), show, recorder, wish)
+    client = Client(wanted.url, **options)
+    source = StandardInput(client, show) if wanted.input else None
+    listener = Listener(client, show, recorder, wish, source)
     for number, text in enumerate(wanted.send):
         listener.client.subscribe(text, key=number)
     show_log(show, wanted.verbose)
@@ -135,6 +138,7 @@ class Listener:
     Args:
         recorder: ``None``: nothing is recorded.
         wish: Which messages are shown; all of them are recorded.
+        source: What is sent beside; ``None``: stdin is not read.
 
     """
 
@@ -144,6 +148,7 @@ class Listener:
         show: Screen | Lines,
         recorder: Recorder | None,
         wish: Wish | None = None,
+        source: StandardInput | None = None,
     ) -> None:
         self.client = client
         self._wish = wish or Wish()
@@ -152,6 +157,7 @@ class Listener:
         self._telling = threading.Lock()
         self._show = show
         self._recorder = recorder
+        self._source = source
         self._lock = threading.Lock()
         self._ended = False
         self._failure: str | None = None
@@ -174,7 +180,8 @@ class Listener:
 
     def run(self, max_messages: int | None) -> int:
         """Block until the end; return the exit code."""
-        with signals_to(lambda number: self.end(None)), self._show:
+        source = self._source or nullcontext()
+        with signals_to(lambda number: self.end(None)), self._show, source:
             self._say("connecting", f"connecting to {where(self.client)}")
             if self._ended:  # Ctrl-C, before the runner takes care of it
                 return EXIT_OK
@@ -200,6 +207,8 @@ class Listener:
         text = plural(stats.messages_handled, "message")
         if self._shown < stats.messages_handled:
             text += f", {self._shown:,} of them shown"
+        if self._source is not None and self._source.sent:
+            text += f", {plural(self._source.sent, 'line')} sent"
         if stats.reconnects:
             text += f", {plural(stats.reconnects, 'reconnect')}"
         if self._away:
@@ -268,6 +277,8 @@ class Listener:
             self._say("failed", f"{gave_up}{said(event.error)} (`datastream-ws check` tells more)")
         elif event.state is State.WAITING and not event.previous.is_connected:
             self._say("waiting", f"{said(event.error)}; next attempt in {event.delay:.1f} s")
+        elif event.state is State.CONNECTING and self._ended:  # Ctrl-C came before the start
+            self.client.request_close()
 
     def _error(self, error: BaseException) -> None:
         if isinstance(error, HandlerError):  # the network's are told above

@@ -5,19 +5,20 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
 from .. import Client, Message, State, StateEvent, Stats
 from ..embedding import escaped
 
-__all__ = ["Screen", "duration", "message_text", "status_text"]
+__all__ = ["LONGEST", "Screen", "duration", "message_text", "prompt_text", "status_text"]
 
 LONGEST = 500  # characters of a message; a pipe is given all of it
 FIRST_BYTES = 24  # of a binary message
@@ -30,6 +31,7 @@ STYLES = {
     "waiting": "yellow",
     "connected": "green",
     "gap": "yellow",
+    "sent": "bold",
     "log": "dim",
 }
 LIGHTS = {
@@ -49,6 +51,9 @@ class Screen:
         where: The URL as it may be shown.
         console: Of rich; ``None``: stdout.
 
+    Attributes:
+        typed: Returns the end of the line that is being typed; ``None``: there is no such line.
+
     """
 
     def __init__(self, where: str, console: Console | None = None) -> None:
@@ -57,15 +62,25 @@ class Screen:
         self._console = console or Console(highlight=False, markup=False, emoji=False)
         self._where = where
         self._client: Client | None = None
+        self.typed: Callable[[int], str] | None = None
         self._since: tuple[StateEvent, float] | None = None
         self._rate = Rate()
         self._lock = threading.Lock()  # lines of different threads, whole
         self._live = Live(
             console=self._console,
-            get_renderable=self._status,
+            get_renderable=self._below,
             refresh_per_second=REFRESHES,
             transient=True,
         )
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it can redraw a line."""
+        return self._console.is_terminal and not self._console.is_dumb_terminal
+
+    def refresh(self) -> None:
+        """Redraw the live lines now."""
+        self._live.refresh()
 
     def watch(self, client: Client) -> None:
         """Show this client's state and figures in the status line."""
@@ -99,6 +114,14 @@ class Screen:
     def _print(self, text: Text) -> None:
         with self._lock:
             self._console.print(text, soft_wrap=True)
+
+    def _below(self) -> Group:
+        """Return the live lines; what is typed stands above what is known."""
+        typed, width = self.typed, self._console.width
+        lines = [self._status()]
+        if typed is not None:
+            lines.insert(0, prompt_text(typed(width), width))
+        return Group(*lines)
 
     def _status(self) -> Text:
         client = self._client
@@ -149,6 +172,19 @@ def status_text(
     for figure in [*figures, where]:
         line.append(" · ", "dim").append(figure)
     return line
+
+
+def prompt_text(typed: str, width: int) -> Text:
+    """Return the line that is being typed; its end, where it is longer than the terminal wide."""
+    line = Text(no_wrap=True, overflow="ellipsis")
+    line.append("> ", "bold")
+    if not typed:
+        return line.append("Type a line and press Enter to send it", "dim")
+    shown, room = escaped(typed), width - len("> ") - len(" ")
+    is_cut = cell_len(shown) > room
+    while cell_len(shown) > room - is_cut:
+        shown = shown[1:]
+    return line.append("…" if is_cut else "").append(shown).append(" ", "reverse")
 
 
 def message_text(message: Message) -> Text:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fcntl import ioctl
 from pathlib import Path
@@ -117,13 +117,22 @@ class Terminal:
 
 @contextmanager
 def terminal(
-    *arguments: str, size: tuple[int, int] = (80, 24), environ: dict[str, str] | None = None
+    *arguments: str,
+    size: tuple[int, int] = (80, 24),
+    environ: dict[str, str] | None = None,
+    run_by: Sequence[str] = (),
 ) -> Iterator[Terminal]:
-    """Run the command on a terminal of its own, of *size* columns and lines."""
+    """
+    Run the command on a terminal of its own, of *size* columns and lines.
+
+    Args:
+        run_by: A command that gets this one as its arguments, such as a shell.
+
+    """
     master, slave = pty.openpty()
     ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
     process = subprocess.Popen(
-        [*COMMAND, *arguments],
+        [*run_by, *COMMAND, *arguments],
         stdin=slave,
         stdout=slave,
         stderr=slave,

@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from datastream_ws import Message, State, Stats
-from datastream_ws.cli.screen import Rate, duration, message_text, status_text
+from datastream_ws.cli.screen import Rate, duration, message_text, prompt_text, status_text
 from datastream_ws.codecs import codec_for
 from datastream_ws.messages import Origin
 
@@ -78,3 +78,21 @@ def test_rate_is_that_of_the_last_two_seconds() -> None:
 
 def test_durations() -> None:
     assert [duration(s) for s in (0.4, 59.9, 61, 3725)] == ["0 s", "59 s", "1:01", "1:02:05"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("", "> Type a line and press Enter to send it"),
+        ("hello", "> hello "),
+        ("x\x1b[2J", "> x\\x1b[2J "),
+        ("0123456789" * 9, "> …" + ("0123456789" * 9)[-36:] + " "),
+        ("x" * 37, "> " + "x" * 37 + " "),
+        ("x" * 38, "> …" + "x" * 36 + " "),
+        ("漢" * 40, "> …" + "漢" * 18 + " "),
+    ],
+)
+def test_what_is_typed_is_one_line_that_shows_its_end(typed: str, line: str) -> None:
+    prompt = prompt_text(typed, 40)
+    assert prompt.plain == line
+    assert rendered(prompt, 40).rstrip("\n") == line
