@@ -611,7 +611,7 @@ class Work:
             if self._deadline is None:
                 self._fail(f"the source has not returned within {SOURCE_SECONDS:g} s")
         elif not asking.cancelled() and (error := asking.exception()) is not None:
-            self._fail(f"the source failed: {said(error)}", error)
+            self._fail(f"the source failed: {said(error).removeprefix('source: ')}", error)
 
     async def _answer(self) -> None:
         given = Hidden(await self._calls.call(self._fleet._source))
@@ -683,7 +683,8 @@ class Work:
     def _states(self) -> str:
         counts = sorted(self.streams.counts().items(), key=lambda pair: -pair[1])
         text = ", ".join(f"{n:,} {state.value}" for state, n in counts)
-        return f"{len(self.streams.running):,} streams here: {text or 'none'}"
+        here = f"{len(self.streams.running):,} streams here"
+        return f"{here} ({text})" if text else here
 
 
 def shared_lease(options: ClientOptions) -> SharedLease | None:

@@ -19,6 +19,7 @@ LINES = 10  # that streams may log within a window before they are summed up
 WINDOW = 5.0  # seconds
 KINDS = 4  # kinds of lines that a sum names
 
+TROUBLE = ("warning", "error")
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -28,7 +29,8 @@ class Summary:
 
     A window begins with a line. What exceeds its limit is counted, and told in one line at its end
     by :meth:`flush`, which the fleet calls regularly. Tracebacks of handlers count like lines: ten
-    of a kind say what a thousand would.
+    of a kind say what a thousand would. The first warning or error of its kind is never counted
+    away, because the sum holds no text that would explain it.
 
     Args:
         logger: Where the lines go.
@@ -45,6 +47,7 @@ class Summary:
         self._states = states
         self._began = float("-inf")
         self._lines = 0
+        self._shown: set[tuple[str, str]] = set()  # kinds of this window of which there was a line
         self._left_out: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
         in_child(self.renew_lock)
@@ -67,14 +70,16 @@ class Summary:
 
     def _take(self, level: str, msg: str, args: Any, more: dict[str, Any]) -> None:
         extra = more.get("extra") or {}
+        kind = level, str(extra.get("error") or extra.get("state") or "other")
         with self._lock:
             if time.monotonic() - self._began >= WINDOW and not self._left_out:
-                self._began, self._lines = time.monotonic(), 0
+                self._begin()
             self._lines += 1
-            if self._lines > LINES:
-                kind = extra.get("error") or extra.get("state") or "other"
-                self._left_out[level, str(kind)] += 1
+            is_news = level in TROUBLE and kind not in self._shown
+            if self._lines > LINES and not is_news:
+                self._left_out[kind] += 1
                 return
+            self._shown.add(kind)
         self._write(level, msg, *args, exc_info=more.get("exc_info"), extra=extra)
 
     def flush(self, *, now: bool = False) -> None:
@@ -83,9 +88,12 @@ class Summary:
             if not self._left_out or (not now and time.monotonic() - self._began < WINDOW):
                 return
             counted, self._left_out = self._left_out, Counter()
-            self._began, self._lines = time.monotonic(), 0
+            self._begin()
         level = max((level for level, _ in counted), key=LEVELS.index)
-        kinds = ", ".join(f"{kind}: {n:,}" for (_, kind), n in counted.most_common(KINDS))
+        by_kind: Counter[str] = Counter()
+        for (_, kind), count in counted.items():
+            by_kind[kind] += count
+        kinds = ", ".join(f"{kind}: {n:,}" for kind, n in by_kind.most_common(KINDS))
         self.say(
             level,
             "%s; %s more lines of its streams (%s)",
@@ -93,6 +101,9 @@ class Summary:
             f"{counted.total():,}",
             kinds,
         )
+
+    def _begin(self) -> None:
+        self._began, self._lines, self._shown = time.monotonic(), 0, set()
 
     def say(self, level: str, text: str, *args: Any) -> None:
         """Log a line of the fleet's own."""
