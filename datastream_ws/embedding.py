@@ -47,7 +47,7 @@ from .options import ClientOptions
 from .process.handler_threads import is_handler_thread
 from .process.signals import signals_to
 from .redaction import Hidden, escaped, hides_arguments, peer_text, shown_url
-from .status_table import StatusRow, age, counts_of, fleet_note, row_of, show, watch
+from .status_table import StatusRow, age, counts_of, fleet_note, row_of, share_note, show, watch
 
 if TYPE_CHECKING:
     from .fleet.fleet import Fleet
@@ -108,6 +108,7 @@ __all__ = [
     "resolved",
     "row_of",
     "said",
+    "share_note",
     "show",
     "shown_url",
     "signals_to",

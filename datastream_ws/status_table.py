@@ -18,6 +18,7 @@ __all__ = [
     "counts_of",
     "fleet_note",
     "row_of",
+    "share_note",
     "show",
     "shown_age",
     "table",
@@ -213,9 +214,15 @@ def fleet_note(streams: Mapping[str, int] | None, source_size: int | None) -> st
     """Return how the streams of a fleet are; empty: it is none."""
     if streams is None:
         return ""
-    counts = sorted(streams.items(), key=lambda pair: -pair[1])
-    states = ", ".join(f"{number:,} {state}" for state, number in counts) or "none here"
-    return f"streams: {states}; rows in the source: {source_size or 0:,}"
+    states = share_note(streams) or "streams: none here"
+    return f"{states}; rows in the source: {source_size or 0:,}"
+
+
+def share_note(streams: Mapping[str, int] | None) -> str:
+    """Return how the streams are that one process has of a fleet; empty: it has none."""
+    counts = sorted((streams or {}).items(), key=lambda pair: -pair[1])
+    states = ", ".join(f"{number:,} {state}" for state, number in counts)
+    return f"streams: {states}" if states else ""
 
 
 # --- on a terminal ---------------------------------------------------------------------------

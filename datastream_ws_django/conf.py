@@ -302,7 +302,7 @@ class StreamsSettings(Mapping[str, StreamSettings]):
             if alias not in self.raw:
                 known = ", ".join(map(repr, self.raw)) or "none"
                 raise ImproperlyConfigured(
-                    f"{SETTING} has no stream {alias!r} (there are: {known}); add it to settings"
+                    f"{SETTING} has no stream {alias!r}. Add it, or use one of these: {known}"
                 )
             self._read[alias] = StreamSettings.read(alias, self.raw[alias])
         return self._read[alias]

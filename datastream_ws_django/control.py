@@ -119,7 +119,7 @@ class Commands:
             return not isinstance(client, Fleet) and client.state.value not in NOT_STARTED
         extra = fields(command.stream)
         log.warning(
-            "stream %s: %s, as %s asked",
+            "stream %s: %s requested by %s",
             *(peer_text(command.stream), command.verb, peer_text(command.asked_by)),
             extra=extra,
         )

@@ -68,8 +68,8 @@ class Keeper:
                 FailedMessage.objects.bulk_create(kept)
         except (DatabaseError, InterfaceError) as failure:
             self._tell(
-                "stream %s: %d failed message(s) cannot be kept as rows (%s); is the database "
-                "there, and was `manage.py migrate` run?",
+                "stream %s: failed messages cannot be kept as rows (%d now, %s). Check the "
+                "database, and run `manage.py migrate`",
                 *(len(rows), type(failure).__name__),
             )
 
@@ -85,7 +85,7 @@ class Keeper:
         self._bytes = most(settings.dead_letter_bytes) - taken["bytes"]
         self._looked_at = now
         if self._lost and self._rows > 0 and self._bytes > 0:
-            self._tell("stream %s: %d failed message(s) were not kept as rows", self._lost)
+            self._tell("stream %s: failed messages that were not kept as rows: %d", self._lost)
             self._lost = 0
 
     def _has_room_for(self, row: FailedMessage) -> bool:

@@ -41,10 +41,13 @@ group = AppGroup("datastream", help="Run and watch the app's WebSocket streams."
 
 names_argument = click.argument("names", metavar="[NAME]...", nargs=-1)
 health_file_option = click.option(
-    "--health-file", metavar="PATH", type=click.Path(dir_okay=False), help=f"Or {HEALTH_FILE}."
+    "--health-file",
+    metavar="PATH",
+    type=click.Path(dir_okay=False),
+    help=f"File that holds the state.  [default: {HEALTH_FILE}]",
 )
 verbose_option = click.option(
-    "-v", "--verbose", is_flag=True, help="Show the traceback of what is configured wrongly."
+    "-v", "--verbose", is_flag=True, help="Show the traceback of a configuration error."
 )
 
 
@@ -52,12 +55,14 @@ verbose_option = click.option(
 @group.command("run", with_appcontext=False)
 @names_argument
 @click.option("--reload", is_flag=True, help="Restart when a source file changes.")
-@click.option("--max-messages", metavar="N", type=click.IntRange(min=1), help="Then stop.")
+@click.option(
+    "--max-messages", metavar="N", type=click.IntRange(min=1), help="Stop after N messages."
+)
 @click.option(
     "--shutdown-timeout",
     metavar="S",
     type=click.FloatRange(min=0),
-    help="Seconds to finish what was received.  [default: CLOSE_TIMEOUT of each stream]",
+    help="Seconds to handle what was received.  [default: CLOSE_TIMEOUT of each stream]",
 )
 @health_file_option
 @click.option("--no-lease", is_flag=True, help="Connect without waiting for a lease.")
@@ -151,7 +156,7 @@ def run_reloading(app: Flask, names: Sequence[str], words: dict[str, Any]) -> No
     type=click.FloatRange(min=0),
     default=MAX_AGE,
     show_default=True,
-    help="Seconds after which what the runner wrote is stale.",
+    help="Seconds after which a report of the runner is stale.",
 )
 @health_file_option
 @verbose_option

@@ -62,7 +62,7 @@ def _install_step(app: Any) -> None:
                 ("--datastream-streams",),
                 metavar="NAME,NAME",
                 default=None,
-                help="Only these of them.",
+                help="Run only these of the installed streams.",
                 help_group="Datastream Options",
             ),
         ]

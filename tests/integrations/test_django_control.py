@@ -265,7 +265,7 @@ def test_the_command_refuses_what_cannot_be() -> None:
     told = StringIO()
     call_command("datastream_control", "pause", "feed", stdout=told)
     assert "no process runs the stream now" in told.getvalue()
-    with pytest.raises(CommandError, match=r"obeyed within 0\.3 s"):
+    with pytest.raises(CommandError, match=r"carried it out within 0\.3 s"):
         call_command("datastream_control", "pause", "feed", "--wait", "0.3")
 
 
@@ -376,7 +376,7 @@ def test_a_runner_obeys_another_process(
     with project.spawn(command, **environment) as runner:
         runner.wait_for(lambda: has_state("ready"))
         told = project.manage("datastream_control", "reconnect", alias, "--wait", "60")
-        assert "reconnect obeyed by" in told
+        assert "reconnect carried out by" in told
         runner.wait_for(lambda: len(stream_server.attempts) == 2)
         project.manage("datastream_control", "pause", alias, "--wait", "60")
         runner.wait_for(lambda: has_state("paused"))

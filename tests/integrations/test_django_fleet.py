@@ -693,6 +693,13 @@ def test_two_runners_share_the_rows(tmp_path: Path, database: str, server: Strea
             assert len(open_paths(server)) == 12
             status = project.manage("datastream_status", "accounts")
             assert "streams: 12 ready; rows in the source: 12" in status
+            two.wait_for(
+                lambda: (
+                    project.manage("datastream_status", "accounts").count("\n  streams: 6 ready\n")
+                    == 2
+                ),
+                "the share of each process",
+            )
             one.send_signal(signal.SIGKILL)
             two.wait_for(lambda: shares(project).get(two.pid) == 12, "the streams of the other")
             assert len(open_paths(server)) == 12

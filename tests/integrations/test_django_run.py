@@ -100,7 +100,11 @@ def test_a_missing_url_ends_with_1_and_the_cure(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["nowhere"], 1, "DATASTREAMS has no stream 'nowhere' (there are: 'default')"),
+        (
+            ["nowhere"],
+            1,
+            "DATASTREAMS has no stream 'nowhere'. Add it, or use one of these: 'default'",
+        ),
         (["--max-messages", "0"], 2, "must be above 0"),
         (["--shutdown-timeout", "x"], 2, "invalid float value"),
     ],

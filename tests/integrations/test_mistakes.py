@@ -241,7 +241,7 @@ def test_connecting_is_logged_once_per_attempt(folder: Path) -> None:
 def test_every_command_of_django_refuses_an_unknown_alias_alike(command: str, folder: Path) -> None:
     (folder / "shop" / "datastreams.py").write_text("")
     said = run(folder, ["-m", "django", *command.split(), "price"])
-    says = "DATASTREAMS has no stream 'price' (there are: 'prices'); add it to settings"
+    says = "DATASTREAMS has no stream 'price'. Add it, or use one of these: 'prices'"
     assert said == f"CommandError: {says}\n"
 
 

@@ -23,7 +23,7 @@ class Command(BaseCommand):
     help = (
         "Asks the processes that run a stream to pause, resume or reconnect it. They obey with "
         "their next heartbeat. A pause stands until a resume, also for processes started later. "
-        "Exit codes: 0 requested, 1 not obeyed in time, or no process runs the stream."
+        "Exit codes: 0 requested, 1 not carried out in time, or no process runs the stream."
     )
     requires_system_checks = ()
 
@@ -38,7 +38,7 @@ class Command(BaseCommand):
             type=float,
             default=0.0,
             metavar="SECONDS",
-            help="Seconds to wait until a process has obeyed (default: 0)",
+            help="Seconds to wait until it is carried out (default: 0)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -67,10 +67,13 @@ class Command(BaseCommand):
             time.sleep(LOOK_SECONDS)
             command.refresh_from_db()
         if command.obeyed_at is not None:
-            self.stdout.write(f"{command.stream}: {command.verb} obeyed by {command.obeyed_by}")
+            self.stdout.write(
+                f"{command.stream}: {command.verb} carried out by {command.obeyed_by}"
+            )
         elif seconds:
             raise CommandError(
-                f"No process has obeyed within {seconds:g} s. Check `manage.py datastream_status`."
+                f"No process has carried it out within {seconds:g} s. "
+                "Check `manage.py datastream_status`."
             )
         elif is_live:
             self.stdout.write(f"{command.stream}: {command.verb} requested")

@@ -26,9 +26,14 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("aliases", nargs="*", metavar="ALIAS", help="default: all streams")
         parser.add_argument(
-            "--since", type=moment, metavar="TIME", help="2026-07-31 or 2026-07-31T12:00"
+            "aliases", nargs="*", metavar="ALIAS", help="Streams to retry (default: all)"
+        )
+        parser.add_argument(
+            "--since",
+            type=moment,
+            metavar="TIME",
+            help="Retry what failed since then (2026-07-31T12:00)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:

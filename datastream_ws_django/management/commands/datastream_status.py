@@ -21,6 +21,7 @@ from datastream_ws.embedding import (
     age,
     counts_of,
     fleet_note,
+    share_note,
     show,
     watch,
 )
@@ -31,13 +32,18 @@ from ...streams import datastreams
 
 class Command(BaseCommand):
     help = (
-        "Shows how streams are, as their runners last said. Exit codes: 0 all healthy, 1 one is "
-        "unhealthy, stale or was never started."
+        "Shows the state of streams, as their runners last reported it. Exit codes: 0 all are "
+        "healthy, 1 one is unhealthy, stale or was never started."
     )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("aliases", nargs="*", metavar="ALIAS", help="default: all of runners")
+        parser.add_argument(
+            "aliases",
+            nargs="*",
+            metavar="ALIAS",
+            help="Streams to show (default: all that run_datastream runs)",
+        )
         parser.add_argument("--key", metavar="KEY", help="Key of one stream of a fleet")
         parser.add_argument("--json", action="store_true", help="Print JSON")
         parser.add_argument("--watch", action="store_true", help="Print it every 2 s until Ctrl-C")
@@ -120,6 +126,7 @@ def row_of_runner(stream: str, runner: Mapping[str, Any], max_age: float) -> Sta
         message=age_of(runner["last_message_at"]),
         error=runner["last_error"],
         error_age=age_of(runner["last_error_at"]),
+        note=share_note(runner["streams"]),
         counts=counts_of(runner),
     )
 

@@ -27,25 +27,29 @@ LAST_HEARTBEAT_SECONDS = 2.0
 
 class Command(BaseCommand):
     help = (
-        "Runs streams until SIGTERM or SIGINT, which lets handlers finish what was received; a "
-        "second signal ends at once. Exit codes: 0 graceful, 1 configuration, 2 usage, 3 a stream "
-        "gave up, 4 shutdown deadline missed or second signal."
+        "Runs streams until SIGTERM or SIGINT. Handlers then finish what was received. A second "
+        "signal ends the process at once. Exit codes: 0 graceful, 1 configuration, 2 usage, 3 a "
+        "stream gave up, 4 shutdown deadline missed or second signal."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("aliases", nargs="*", metavar="ALIAS", help="default: all enabled")
-        parser.add_argument("--reload", action="store_true", help="restart when code changes")
         parser.add_argument(
-            "--max-messages", type=positive(int), metavar="N", help="handle N messages, then stop"
+            "aliases", nargs="*", metavar="ALIAS", help="Streams to run (default: all enabled)"
+        )
+        parser.add_argument("--reload", action="store_true", help="Restart when code changes")
+        parser.add_argument(
+            "--max-messages", type=positive(int), metavar="N", help="Stop after N messages"
         )
         parser.add_argument(
             "--shutdown-timeout",
             type=positive(float),
             metavar="SECONDS",
-            help="time to handle what was received (default: CLOSE_TIMEOUT)",
+            help="Seconds to handle what was received (default: CLOSE_TIMEOUT)",
         )
-        parser.add_argument("--health-file", metavar="PATH", help="rewritten at every heartbeat")
-        parser.add_argument("--no-lease", action="store_true", help="do not wait for the lease")
+        parser.add_argument(
+            "--health-file", metavar="PATH", help="Write the state to this file every 5 seconds"
+        )
+        parser.add_argument("--no-lease", action="store_true", help="Connect without a lease")
 
     def handle(self, *args: Any, **options: Any) -> None:
         show_log(self.stdout, options["verbosity"])
