@@ -56,7 +56,7 @@ SERVES = re.compile(
     r"python manage\.py (runserver|run_datastream)|python (feed|watch)\.py$)"
 )
 # What they tell of a process that has just started may be a moment late: asked again.
-ASKS = re.compile(r"\b(probe\.py|datastream_status|datastream status|inspect|control)\b")
+ASKS = re.compile(r"\b(curl|probe\.py|datastream_status|datastream status|inspect|control)\b")
 PORTS = ("8765", "8000", "5000", "9100")
 SPEAKS = re.compile(r"\.(send|subscribe|request|start_entity)\(")
 
@@ -244,7 +244,7 @@ class Reader:
     # --- commands ---
 
     def commands(self, text: str) -> None:
-        printed = ""
+        printed, command = "", ""
         commands = [c for c in map(without_comment, lines_of(text)) if c]
         for number, command in enumerate(commands):
             words = shlex.split(command)
@@ -255,7 +255,17 @@ class Reader:
                 self.serve(command)
                 return
             printed += self.command(command)
-        self.printed = look_at(printed)
+        self.printed = self.look_again(command) if ASKS.search(command) else look_at(printed)
+
+    def look_again(self, command: str) -> Callable[[re.Pattern[str]], object]:
+        """Return what repeats a command until it prints what is looked for."""
+
+        def look(expected: re.Pattern[str]) -> None:
+            deadline = time.monotonic() + PATIENCE
+            while not expected.search(printed := self.command(command)):
+                assert time.monotonic() < deadline, f"{expected.pattern}\nis not in\n{printed}"
+
+        return look
 
     def command(self, command: str) -> str:
         """Run a command to its end; return what it printed."""
