@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
 
+from benchmarks.adminsite import ADMIN
 from benchmarks.fresh import fresh
 from benchmarks.parts import Aim, Figures, Part, Scale, rows
 
@@ -82,35 +83,13 @@ def set_up(database: dict[str, Any]) -> None:
     from django.conf import settings
     from django.core.management import call_command
 
-    contrib = ("admin", "auth", "contenttypes", "sessions", "messages", "staticfiles")
-    processors = ("template.context_processors.request", "contrib.auth.context_processors.auth")
     settings.configure(
+        **ADMIN,
         SECRET_KEY="for the benchmark only",
         ALLOWED_HOSTS=["*"],
-        USE_TZ=True,
-        STATIC_URL="static/",
         ROOT_URLCONF="benchmarks.admin_urls",
-        DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
         DATABASES={"default": database},
         DATASTREAMS={alias: {"URL": "ws://127.0.0.1:1/"} for alias in aliases()},
-        INSTALLED_APPS=[*(f"django.contrib.{each}" for each in contrib), "datastream_ws_django"],
-        MIDDLEWARE=[
-            "django.contrib.sessions.middleware.SessionMiddleware",
-            "django.contrib.auth.middleware.AuthenticationMiddleware",
-            "django.contrib.messages.middleware.MessageMiddleware",
-        ],
-        TEMPLATES=[
-            {
-                "BACKEND": "django.template.backends.django.DjangoTemplates",
-                "APP_DIRS": True,
-                "OPTIONS": {
-                    "context_processors": [
-                        *(f"django.{each}" for each in processors),
-                        "django.contrib.messages.context_processors.messages",
-                    ]
-                },
-            }
-        ],
     )
     django.setup()
     call_command("migrate", verbosity=0)

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from datastream_ws import ConfigurationError, Fleet, LeaseError, Message, State
-from kit.fleets import FleetFeed, FleetProcess, Fleets
+from kit.fleets import FleetFeed, FleetProcess, Fleets, check_gaps, fleets_of
+from kit.fleets import feed as feed
 from kit.redisserver import PrivateRedis
 from kit.streams import until
 
@@ -28,12 +29,6 @@ MANY = [pytest.param(2), pytest.param(20, marks=pytest.mark.soak)]
 
 
 @pytest.fixture
-def feed() -> Iterator[FleetFeed]:
-    with FleetFeed() as feed:
-        yield feed
-
-
-@pytest.fixture
 def redis(tmp_path: Path) -> Iterator[PrivateRedis]:
     with PrivateRedis(tmp_path) as private:
         yield private
@@ -41,23 +36,10 @@ def redis(tmp_path: Path) -> Iterator[PrivateRedis]:
 
 @pytest.fixture
 def fleets(feed: FleetFeed, redis: PrivateRedis, tmp_path: Path) -> Iterator[Fleets]:
-    def start(log: Path) -> FleetProcess:
-        options: dict[str, Any] = {"lease": redis.url, "lease_ttl": TTL}
-        return FleetProcess(feed.url, log, STREAMS, **options)
-
-    with Fleets(feed, start, tmp_path, STREAMS, TTL) as made:
-        for _ in range(3):
-            made.add()
-        made.wait_shared(30)
-        yield made
-    assert feed.twice == [], "a stream had two connections at a time"
-    made.check_promise()
-
-
-def check_gaps(gaps: list[float], times: int) -> None:
-    """A second for each stream; where others use the machine, for most of them."""
-    assert sorted(gaps)[len(gaps) // 2] <= 1.0
-    assert max(gaps) <= (1.0 if times == 20 else TTL)
+    with fleets_of(
+        feed, tmp_path, streams=STREAMS, ttl=TTL, processes=3, lease=redis.url
+    ) as fleets:
+        yield fleets
 
 
 @pytest.mark.parametrize("times", MANY)
@@ -85,7 +67,7 @@ def test_one_that_joins_is_given_its_share(fleets: Fleets, times: int) -> None:
         print(f"joined: its share after {seconds:.2f} s, {moved} moves, gaps ≤ {max(gaps):.2f} s")
         assert time.monotonic() - first <= TTL
         assert moved <= STREAMS // 4 + 1, "more moves than needed"
-        check_gaps(gaps, times)
+        check_gaps(gaps, times, TTL)
         fleets.any().kill()
         fleets.wait_shared(30)
 
@@ -100,7 +82,7 @@ def test_sigterm_hands_over_twenty_at_a_time(fleets: Fleets, times: int) -> None
         fleets.wait_connected(10)
         gaps = fleets.feed.gaps(began)
         print(f"ended after {seconds:.2f} s; {len(gaps)} moved, gaps ≤ {max(gaps):.2f} s")
-        check_gaps(gaps, times)
+        check_gaps(gaps, times, TTL)
         ends = fleets.feed.ends(leaver.pid, began)
         assert len(ends) == STREAMS // 3
         assert ends[20] - ends[0] > 0.1, "more than twenty at a time"
@@ -111,18 +93,7 @@ def test_sigterm_hands_over_twenty_at_a_time(fleets: Fleets, times: int) -> None
 @pytest.mark.parametrize("times", MANY)
 def test_a_stopped_process_hands_nothing_on_when_it_wakes(fleets: Fleets, times: int) -> None:
     for _ in range(times):
-        process = fleets.processes[0]
-        process.stop()
-        others = {other.pid for other in fleets.processes[1:]}
-        until(
-            lambda others=others: (  # type: ignore[misc]
-                fleets.feed.connected == STREAMS and set(fleets.feed.loads) <= others
-            ),
-            30,
-            fleets.report,
-        )
-        process.go_on()
-        fleets.wait_shared(30)
+        fleets.outlive_a_stop()
 
 
 def hang(redis: PrivateRedis) -> None:

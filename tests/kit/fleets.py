@@ -10,25 +10,24 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
+
 from datastream_ws.testing.connection import StreamConnection
 from datastream_ws.testing.server import StreamServer
 
-from .streams import ROOT, entries, until
+from .children import Child
+from .streams import entries, until
 
-__all__ = ["FleetFeed", "FleetProcess", "Fleets", "Span"]
+__all__ = ["FleetFeed", "FleetProcess", "Fleets", "Span", "check_gaps", "feed", "fleets_of"]
 
 PROGRAM = """
 import json, os, sys, threading, time
@@ -146,9 +145,9 @@ class FleetFeed(StreamServer):
         return found
 
 
-class FleetProcess:
+class FleetProcess(Child):
     """
-    A process with a fleet; as :class:`kit.streams.StreamProcess`.
+    A process with a fleet.
 
     Args:
         keys: How many streams there are.
@@ -160,37 +159,8 @@ class FleetProcess:
     def __init__(
         self, url: str, log: Path, keys: int, *, database: str = "", **options: Any
     ) -> None:
+        super().__init__(PROGRAM, [url, str(log), keys, database, options])
         self.log = log
-        self._arguments = json.dumps([url, str(log), keys, database, options])
-
-    def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, self._arguments],
-            stdin=subprocess.PIPE,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
-        )
-        self.pid = self._process.pid
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.kill()
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def stop(self) -> None:
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
-
-    def terminate(self, timeout: float = 60.0) -> int:
-        self._process.terminate()
-        return self._process.wait(timeout)
 
 
 class Fleets:
@@ -234,6 +204,15 @@ class Fleets:
     def any(self) -> FleetProcess:
         """Return the one that was there first, and forget it."""
         return self.processes.pop(0)
+
+    def outlive_a_stop(self) -> None:
+        """Stop a process until the others have its streams, and have it go on."""
+        process = self.any()
+        process.stop()
+        self.wait_connected(30)
+        self.processes.append(process)
+        process.go_on()
+        self.wait_shared(30)
 
     def wait_shared(self, timeout: float) -> float:
         """Wait until all streams are connected and shared; return the seconds that took."""
@@ -285,3 +264,46 @@ class Fleets:
             seen.add(each["n"])
         assert len(latest) == self.streams, "streams of which nothing was handled"
         return len(seen)
+
+
+@pytest.fixture
+def feed() -> Iterator[FleetFeed]:
+    """A server that counts connections."""
+    with FleetFeed() as feed:
+        yield feed
+
+
+@contextmanager
+def fleets_of(
+    feed: FleetFeed,
+    folder: Path,
+    *,
+    streams: int,
+    ttl: float,
+    processes: int,
+    **options: Any,
+) -> Iterator[Fleets]:
+    """
+    Run processes that share a fleet; at the end no promise may have been broken.
+
+    Args:
+        options: Of :class:`FleetProcess`, which has ``lease_ttl`` already.
+
+    """
+
+    def start(log: Path) -> FleetProcess:
+        return FleetProcess(feed.url, log, streams, lease_ttl=ttl, **options)
+
+    with Fleets(feed, start, folder, streams, ttl) as made:
+        for _ in range(processes):
+            made.add()
+        made.wait_shared(30)
+        yield made
+    assert feed.twice == [], "a stream had two connections at a time"
+    made.check_promise()
+
+
+def check_gaps(gaps: list[float], times: int, ttl: float) -> None:
+    """A second for each stream; for most of them, unless this is the soak of 20 rounds."""
+    assert sorted(gaps)[len(gaps) // 2] <= 1.0
+    assert max(gaps) <= (1.0 if times == 20 else ttl)

@@ -13,16 +13,13 @@ killed has not handled what is not there, and what it was handling may be there 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parents[2]
+from .children import Child
+
 STEP = 0.02  # between two looks at a file
 
 __all__ = ["Handled", "StreamProcess", "until"]
@@ -86,7 +83,7 @@ class Handled(NamedTuple):
     at: float
 
 
-class StreamProcess:
+class StreamProcess(Child):
     """
     A process with one client, started and, at the end, killed by ``with``.
 
@@ -108,39 +105,8 @@ class StreamProcess:
         prefix: Sequence[str] = (),
         **options: Any,
     ) -> None:
+        super().__init__(PROGRAM, [url, str(log), options, slow], prefix)
         self.log = log
-        self._prefix = prefix
-        self._arguments = json.dumps([url, str(log), options, slow])
-
-    def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [*self._prefix, sys.executable, "-c", PROGRAM, self._arguments],
-            stdin=subprocess.PIPE,  # it ends with this process
-            cwd=ROOT,
-        )
-        self.pid = self._process.pid
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.kill()
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-
-    def kill(self) -> None:
-        """SIGKILL; returns when it is gone."""
-        self._process.kill()
-        self._process.wait()
-
-    def stop(self) -> None:
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
-
-    def terminate(self, timeout: float = 20.0) -> int:
-        """SIGTERM: an orderly end; return the exit code."""
-        self._process.terminate()
-        return self._process.wait(timeout)
 
     @property
     def said(self) -> list[dict[str, Any]]:

@@ -1,0 +1,61 @@
+"""A program in a process of its own, that can be killed, stopped and watched."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+__all__ = ["ROOT", "Child"]
+
+ROOT = Path(__file__).parents[2]
+
+
+class Child:
+    """
+    A process, started and, at the end, killed by ``with``; it must end when its stdin does.
+
+    Args:
+        program: In Python; given its arguments as JSON.
+        prefix: A command that runs it, as ``ip netns exec …``.
+
+    """
+
+    def __init__(self, program: str, arguments: list[Any], prefix: Sequence[str] = ()) -> None:
+        self._command = [*prefix, sys.executable, "-c", program, json.dumps(arguments)]
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,  # it ends with this process
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+        )
+        self.pid = self._process.pid
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.kill()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def kill(self) -> None:
+        """SIGKILL; returns when it is gone."""
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def terminate(self, timeout: float = 60.0) -> int:
+        """SIGTERM: an orderly end; return the exit code."""
+        self._process.terminate()
+        return self._process.wait(timeout)
