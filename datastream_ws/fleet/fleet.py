@@ -565,6 +565,7 @@ class Work:
         """Have the streams that this process holds run here; all, where it shares them not."""
         if self.share is None:
             return
+        self.share.sharing.report_hang()
         self.share.follow(self.rows, changed)
         if (news := self.share.summary()) is not None:
             processes, here = news

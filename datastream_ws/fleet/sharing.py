@@ -72,6 +72,7 @@ class Sharing:
         self._plan = Plan()
         self._has_handed_over = False
         self._failing_since = float("inf")
+        self._asked_at = float("inf")
         # What follows is shared with the loop's thread.
         self._changed = threading.Condition()
         self._news = False
@@ -128,6 +129,12 @@ class Sharing:
         """Whether others take, or may take, what this process has; for one that is leaving."""
         is_able = self._is_member and clock() < self._failing_since + ANSWER_SECONDS
         return self._leaving and is_able and not self._has_handed_over
+
+    def report_hang(self) -> None:
+        """Report a store that holds the thread up while nothing is held; from the loop's thread."""
+        waited = clock() - self._asked_at
+        if waited >= ANSWER_SECONDS and self._term.left <= 0:
+            self._report_once(LeaseError(f"lease: the store has not responded for {waited:.0f} s"))
 
     # --- what the fleet wants ---
 
@@ -405,12 +412,15 @@ class Sharing:
 
     def _ask(self, call: Callable[[], T]) -> T | None:
         """Call the store; ``None``, and a report, when it does not answer."""
+        self._asked_at = clock()
         try:
             answer = call()
         except BaseException as error:
             text = f"the store does not respond ({type(error).__name__})"
             self._report_once(lease_error(text, error))
             return None
+        finally:
+            self._asked_at = float("inf")
         self._failing_since = float("inf")
         return answer
 

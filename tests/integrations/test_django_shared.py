@@ -5,17 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from kit.children import ROOT
 from kit.djangoproject import database as database
-from kit.fleets import FleetFeed, FleetProcess, Fleets
+from kit.fleets import FleetFeed, Fleets, check_gaps, fleets_of
+from kit.fleets import feed as feed
+from kit.postgresserver import PrivatePostgres
 from kit.services import url_of
-from kit.streams import ROOT, until
+from kit.streams import until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -25,33 +28,21 @@ MANY = [pytest.param(1), pytest.param(20, marks=pytest.mark.soak)]
 
 
 @pytest.fixture
-def feed() -> Iterator[FleetFeed]:
-    with FleetFeed() as feed:
-        yield feed
-
-
-@pytest.fixture
 def fleets(feed: FleetFeed, database: str, tmp_path: Path) -> Iterator[Fleets]:
     where = database or str(tmp_path / "db.sqlite3")
-    code = f"from kit.djangobare import migrate; migrate({where!r})"
+    with shared(feed, where, tmp_path, processes=3 if database else 2) as fleets:
+        yield fleets
+
+
+@contextmanager
+def shared(feed: FleetFeed, database: str, folder: Path, *, processes: int) -> Iterator[Fleets]:
+    """Run processes that meet in a database, which has no tables yet."""
+    code = f"from kit.djangobare import migrate; migrate({database!r})"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT / "tests", timeout=60)
-
-    def start(log: Path) -> FleetProcess:
-        return FleetProcess(feed.url, log, STREAMS, database=where, lease_ttl=TTL)
-
-    with Fleets(feed, start, tmp_path, STREAMS, TTL) as made:
-        for _ in range(3 if database else 2):
-            made.add()
-        made.wait_shared(30)
-        yield made
-    assert feed.twice == [], "a stream had two connections at a time"
-    made.check_promise()
-
-
-def check_gaps(gaps: list[float], times: int) -> None:
-    """A second for each stream; where others use the machine, for most of them."""
-    assert sorted(gaps)[len(gaps) // 2] <= 1.0
-    assert max(gaps) <= (1.0 if times == 20 else TTL)
+    with fleets_of(
+        feed, folder, streams=STREAMS, ttl=TTL, processes=processes, database=database
+    ) as fleets:
+        yield fleets
 
 
 @pytest.mark.parametrize("times", MANY)
@@ -70,13 +61,13 @@ def test_ends_of_all_kinds_and_one_that_joins(fleets: Fleets, times: int) -> Non
         fleets.wait_shared(30)
         assert time.monotonic() - first <= TTL
         assert len(feed_spans(fleets)) - before <= STREAMS // len(fleets.processes) + 1
-        check_gaps(fleets.feed.gaps(began), times)
+        check_gaps(fleets.feed.gaps(began), times, TTL)
 
         began = time.monotonic()
         assert fleets.any().terminate() == 0
         fleets.wait_connected(10)
         print(f"ended and joined: gaps ≤ {max(fleets.feed.gaps(began)):.2f} s")
-        check_gaps(fleets.feed.gaps(began), times)
+        check_gaps(fleets.feed.gaps(began), times, TTL)
         fleets.add()
         fleets.wait_shared(30)
 
@@ -88,12 +79,7 @@ def feed_spans(fleets: Fleets) -> list[object]:
 @pytest.mark.parametrize("times", MANY)
 def test_a_stopped_process_hands_nothing_on_when_it_wakes(fleets: Fleets, times: int) -> None:
     for _ in range(times):
-        process = fleets.any()
-        process.stop()
-        fleets.wait_connected(30)
-        fleets.processes.append(process)
-        process.go_on()
-        fleets.wait_shared(30)
+        fleets.outlive_a_stop()
 
 
 @contextmanager
@@ -127,3 +113,46 @@ def test_without_the_database_all_stand_by_and_all_come_back(
         time.sleep(TTL)
         fleets.wait_shared(10)
         assert len(feed_spans(fleets)) == before, "a short one is not noticed"
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PrivatePostgres]:
+    with PrivatePostgres() as server:
+        yield server
+
+
+OUTAGES = [
+    pytest.param(PrivatePostgres.stop, PrivatePostgres.start, id="stopped"),
+    pytest.param(PrivatePostgres.crash, PrivatePostgres.start, id="crashed"),
+    pytest.param(PrivatePostgres.hang, PrivatePostgres.wake, id="hung"),
+]
+
+
+@pytest.mark.parametrize(("begin", "end"), OUTAGES)
+@pytest.mark.parametrize(
+    "times", [pytest.param(1, marks=pytest.mark.ci), pytest.param(20, marks=pytest.mark.soak)]
+)
+def test_a_server_that_is_away_for_longer_than_the_ttl(
+    feed: FleetFeed,
+    postgres: PrivatePostgres,
+    tmp_path: Path,
+    begin: Callable[[PrivatePostgres], None],
+    end: Callable[[PrivatePostgres], None],
+    times: int,
+) -> None:
+    """All stand by before others could take over, and stay so; then all come back."""
+    with shared(feed, postgres.url, tmp_path, processes=3) as fleets:
+        for _ in range(times):
+            began = time.monotonic()
+            begin(postgres)
+            try:
+                until(lambda: feed.connected == 0, TTL + 5, fleets.report)
+                assert time.monotonic() - began <= TTL
+                while time.monotonic() < began + 2 * TTL:
+                    assert feed.connected == 0
+                    time.sleep(0.02)
+                told = [each for each in fleets.errors() if "the store " in each]
+            finally:
+                end(postgres)
+            print(f"all came back after {fleets.wait_shared(30):.2f} s")
+            assert told, "what the streams wait for is said while they do"

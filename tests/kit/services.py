@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import socket
+from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
@@ -50,9 +51,18 @@ def refusal(url: str, host: str, port: int) -> OSError | None:
     return None
 
 
-def needed(program: str, debian: str) -> str:
-    """Return the path of a program; without it: skipped, or failed when CI is set."""
-    path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+def needed(program: str, debian: str, folders: Sequence[str] = ()) -> str:
+    """
+    Return the path of a program; without it: skipped, or failed when CI is set.
+
+    Args:
+        debian: The package that has it.
+        folders: Where it may be besides those of PATH.
+
+    """
+    path = shutil.which(
+        program, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", *folders])
+    )
     return path or missing(f"no {program} on the path (Debian: {debian})")
 
 

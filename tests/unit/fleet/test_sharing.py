@@ -246,6 +246,29 @@ def test_a_store_that_hangs_beyond_the_ttl_makes_all_stand_by_and_come_back(worl
     assert {p.name: set(p.at_work()) for p in world.processes} == before, "each has its own again"
 
 
+def test_a_store_that_holds_the_thread_up_is_reported_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = world.join()
+    world.settle()
+
+    def hang(_: object) -> bool:
+        """The loop looks each second, while the thread waits for an answer."""
+        for _ in range(12):
+            world.clock.now += 1.0
+            process.sharing.report_hang()
+        return True
+
+    world.clock.now += 5.0
+    with monkeypatch.context() as patch:
+        patch.setattr(process.store, "renew", hang)
+        process.step(world.keys)
+    assert process.reports == ["lease: the store has not responded for 6 s"]
+    world.settle()
+    process.sharing.report_hang()
+    assert len(process.reports) == 2, "and the streams that were lost"
+
+
 def test_a_store_that_loses_its_data_is_told_what_is_held(world: World) -> None:
     for _ in range(3):
         world.join()

@@ -1,0 +1,115 @@
+"""A PostgreSQL server of a test's own: started, stopped, killed, started again on the same port."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from .http import free_port
+from .services import needed
+
+__all__ = ["PrivatePostgres"]
+
+# Debian has the server's programs beside the path, by version.
+FOLDERS = [
+    str(folder) for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+]
+START_SECONDS = 30.0
+
+
+class PrivatePostgres:
+    """
+    A ``postgres`` process on a free port of this machine, in a folder of its own; ``with`` runs it.
+
+    It refuses to run as root, so that it is then run as the user ``postgres``. Without the program
+    the test is skipped, or fails when CI is set.
+    """
+
+    def __init__(self) -> None:
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def __enter__(self) -> Self:
+        initdb = needed("initdb", "postgresql", FOLDERS)
+        # Not in the test's folder, which only its user may enter.
+        self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+        self._as: dict[str, Any] = {"cwd": self._folder}
+        if os.geteuid() == 0:
+            shutil.chown(self._folder, "postgres", "postgres")
+            self._as |= {"user": "postgres", "group": "postgres", "extra_groups": []}
+        self._data = str(self._folder / "data")
+        options = ["--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8"]
+        subprocess.run(
+            [initdb, "-D", self._data, *options],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            timeout=60,
+            **self._as,
+        )
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+        shutil.rmtree(self._folder)
+
+    def start(self) -> None:
+        """Return when it accepts connections."""
+        settings = {"port": self.port, "listen_addresses": "127.0.0.1", "fsync": "off"}
+        settings["unix_socket_directories"] = ""
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        self._log = (self._folder / "log").open("a")
+        self._process = subprocess.Popen(
+            [needed("postgres", "postgresql", FOLDERS), "-D", self._data, *options],
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            **self._as,
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while not self._responds():
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                raise TimeoutError(f"postgres did not start: {(self._folder / 'log').read_text()}")
+            time.sleep(0.02)
+
+    def _responds(self) -> bool:
+        import psycopg
+
+        try:
+            psycopg.connect(self.url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """End all connections, and then in order, as a restart for an upgrade does."""
+        self._end(signal.SIGINT)
+
+    def crash(self) -> None:
+        """End at once, without a word to anybody; the next start recovers."""
+        self._end(signal.SIGQUIT)
+
+    def hang(self) -> None:
+        """Stop its processes: what is connected stays so, and nothing responds."""
+        self._signal_all(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        self._signal_all(signal.SIGCONT)
+
+    def _end(self, number: int) -> None:
+        self._process.send_signal(number)
+        self._process.wait(60)
+        self._log.close()
+
+    def _signal_all(self, number: int) -> None:
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        for pid in [self._process.pid, *map(int, children.read_text().split())]:
+            os.kill(pid, number)
