@@ -90,7 +90,14 @@ class Process:
         return found
 
     def send_signal(self, number: int) -> None:
+        """Send a signal; after SIGSTOP, return when the process has stopped."""
         self._popen.send_signal(number)
+        if number == signal.SIGSTOP:
+            self.wait_for(self._is_stopped, "its stop")
+
+    def _is_stopped(self) -> bool:
+        stat = Path(f"/proc/{self.pid}/stat").read_text()
+        return stat.rpartition(") ")[2].startswith("T")
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
