@@ -37,6 +37,7 @@ from .wishes import hang_up
 
 __all__ = ["Lifecycle"]
 
+NO_CLOSE_FRAME = 1006  # RFC 6455 section 7.4.1
 HOOK_GRACE = 0.1  # seconds in which a hook may say why, once the connection is over
 RETRY_SECONDS = 10.0  # how long the user's retry may take to decide
 
@@ -408,8 +409,8 @@ class Lifecycle:
         """Hang up what is not over yet; return the outcome. While closing it is kept."""
         if connection.over.done():
             ended = self._note_end(connection)
-            error = _because(ended.error or _unexplained(ended), failure)
-            return Outcome(error, ended, connection.number, ready_for)
+            error, reported = _because(ended, failure)
+            return Outcome(error, ended, connection.number, ready_for, reported)
         if self.wishes.is_closing:
             return ASKED
         if self.parts.has_lost_lease:
@@ -529,12 +530,30 @@ def _explained(failure: BaseException) -> tuple[Exception, Any]:
     return failure if isinstance(failure, Exception) else DataStreamError(repr(failure)), None
 
 
-def _because(error: Exception, failure: BaseException | None) -> Exception:
-    """Have *error*, the connection's end, keep what a hook raised unless that is its effect."""
-    if failure is not None and error.__cause__ is None:
-        cause, _ = _explained(failure)
-        error.__cause__ = None if isinstance(cause, NotConnectedError) else cause
-    return error
+def _because(ended: Ended, failure: BaseException | None) -> tuple[Exception, Any]:
+    """
+    Return what explains a connection's end, and what is reported in its place.
+
+    A close code says more than the hook that fails on it. A peer that refuses a login and hangs up
+    without one has told the hook why.
+    """
+    error = ended.error or _unexplained(ended)
+    if failure is None:
+        return error, None
+    cause, reported = _explained(failure)
+    if _is_effect(cause):
+        return error, None
+    if isinstance(error, StreamClosedError) and error.code == NO_CLOSE_FRAME:
+        return cause, reported
+    error.__cause__ = error.__cause__ or cause
+    return error, None
+
+
+def _is_effect(cause: BaseException | None) -> bool:
+    """Whether a hook raised because the connection was over."""
+    while cause is not None and not isinstance(cause, NotConnectedError):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
 
 
 def _farewell(error: Exception) -> tuple[int, str]:

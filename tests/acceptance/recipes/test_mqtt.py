@@ -75,9 +75,7 @@ def test_prices_over_three_losses(server: Mosquitto) -> None:
         server.publish(recipe, payload)
         recipe.printed.wait(len(expected))
         acknowledged = len(expected) - first  # by the broker that runs now; what is not comes again
-        eventually(
-            lambda: server.count("Received PUBACK from my-client", start) == acknowledged
-        )
+        eventually(lambda: server.count("Received PUBACK from my-client", start) == acknowledged)
 
     def away(how: Literal["fin", "rst"]) -> None:
         proxy.refuse()

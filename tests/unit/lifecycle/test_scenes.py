@@ -13,6 +13,7 @@ from datastream_ws import (
     DisconnectEvent,
     HandshakeError,
     Message,
+    NotConnectedError,
     SendTimeoutError,
     State,
     StreamClosedError,
@@ -174,20 +175,54 @@ def test_what_a_hook_raises_behind_a_close_frame_is_its_cause(code: int) -> None
     play(scene, retry=seen.append)
 
 
-def test_a_hook_that_fails_because_the_connection_is_over_is_no_cause() -> None:
+def test_a_hook_decides_where_there_is_no_close_frame() -> None:
+    """A peer that refuses the login and hangs up at once."""
+
     async def scene(stream: Stream) -> None:
         @stream.client.on_connect
         async def login() -> None:
-            await stream.client.receive()
+            raise AuthInvalid((await stream.client.receive()).data)
 
         await stream.client.start()
         await asyncio.sleep(5.0)
-        stream.engine.peer_closes(4401, "no")
+        stream.engine.deliver("wrong password")
+        stream.engine.drop()
         await asyncio.sleep(0.2)
-        assert isinstance(stream.client.error, StreamClosedError)
-        assert stream.client.error.__cause__ is None
+        assert stream.state() is State.FAILED
+        assert repr(stream.client.error) == "AuthInvalid('wrong password')"
 
-    play(scene)
+    play(scene, retry=lambda error: False if isinstance(error, AuthInvalid) else None)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("end", ["4401", "cut"])
+def test_a_hook_that_fails_because_the_connection_is_over_is_no_cause(
+    end: str, wrapped: bool
+) -> None:
+    seen: list[BaseException] = []
+
+    async def scene(stream: Stream) -> None:
+        @stream.client.on_connect
+        async def login() -> None:
+            try:
+                await stream.client.receive()
+            except NotConnectedError:
+                if wrapped:
+                    raise AuthInvalid from None
+                raise
+
+        await stream.client.start()
+        await asyncio.sleep(5.0)
+        if end == "cut":
+            stream.engine.drop()
+        else:
+            stream.engine.peer_closes(4401, "no")
+        await asyncio.sleep(0.2)
+        [error] = seen
+        assert isinstance(error, StreamClosedError)
+        assert error.__cause__ is None
+
+    play(scene, retry=seen.append)
 
 
 @pytest.mark.parametrize(

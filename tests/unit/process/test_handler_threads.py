@@ -18,6 +18,7 @@ from datastream_ws.process.handler_threads import (
     HandlerThreads,
     is_handler_thread,
 )
+from kit.seen import eventually
 
 
 @pytest.fixture
