@@ -32,16 +32,26 @@ from .http import free_port
 from .pages import ROOT, Block, steps
 from .seen import FAST, Seen, eventually
 
-__all__ = ["MOST_LINES", "Recipe", "Served", "answering", "code_of", "kill"]
+__all__ = ["MOST_LINES", "Recipe", "Served", "answering", "code_of", "file_of", "kill"]
 
 MOST_LINES = 40
 
 
 def code_of(page: Path) -> Block:
-    """Return the one program of a page."""
+    """Return the one program of a page; files with a title belong to a server to try it with."""
     found = [each for each in steps(str(page.relative_to(ROOT))) if isinstance(each, Block)]
-    [program] = [each for each in found if each.language == "python"]
+    [program] = [each for each in found if each.language == "python" and not each.title]
     return program
+
+
+def file_of(name: str, title: str) -> str:
+    """Return a file of the page ``docs/recipes/NAME.md``."""
+    [text] = [
+        each.text
+        for each in steps(f"docs/recipes/{name}.md")
+        if isinstance(each, Block) and each.title == title
+    ]
+    return text
 
 
 class Recipe:

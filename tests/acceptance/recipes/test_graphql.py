@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from datastream_ws import StreamClosedError
 from kit.faultproxy import FaultProxy
 from kit.http import get
+from kit.pages import ROOT
 from kit.realservers import HERE, needed, node_packages
-from kit.recipes import Recipe, Served
+from kit.recipes import Recipe, Served, file_of
 from kit.seen import eventually
 
 URL = "wss://api.example.com/graphql"
@@ -72,3 +74,20 @@ def test_a_wrong_token(server: Served) -> None:
     failure = recipe.failure()
     assert isinstance(failure, StreamClosedError)
     assert failure.code == 4403
+
+
+def test_with_the_server_of_the_page(tmp_path: Path) -> None:
+    def command(port: int) -> list[str]:
+        text = file_of("graphql", "server.py")
+        assert text.count("8765") == 1
+        (tmp_path / "server.py").write_text(text.replace("8765", str(port)))
+        return [sys.executable, "-u", "server.py"]
+
+    paths = {"PYTHONPATH": str(ROOT)}
+    with (
+        Served(command, "serving ", tmp_path, paths) as server,
+        Recipe("graphql", {URL: f"ws://127.0.0.1:{server.port}"}) as recipe,
+    ):
+        for _ in recipe.connections(recipe.client.reconnect):
+            printed = recipe.printed.wait(len(recipe.printed.all) + 1)
+            assert printed[-1].startswith("acme ")

@@ -12,11 +12,13 @@ import pytest
 
 from kit.faultproxy import FaultProxy
 from kit.http import free_port
+from kit.pages import ROOT
 from kit.realservers import needed
-from kit.recipes import Recipe, Served
+from kit.recipes import Recipe, Served, file_of
 from kit.seen import eventually
 
 URL = "wss://api.example.com/mqtt"
+PUBLISH = "mosquitto_pub -t prices/acme -q 1 -m 42"
 CONFIGURATION = """\
 user root
 log_type all
@@ -135,3 +137,24 @@ def test_packets_need_not_begin_where_messages_do() -> None:
     b = "prices/b 2"
     refusal = "the broker refuses the subscription"
     assert recipe.printed.all == [f"prices/a {'1' * 200}", refusal, b, b, b]
+
+
+def test_with_the_broker_of_the_page(tmp_path: Path) -> None:
+    plain = str(free_port())
+    publish = [needed("mosquitto_pub", "mosquitto-clients"), *PUBLISH.split()[1:], "-p", plain]
+
+    def command(port: int) -> list[str]:
+        text = file_of("mqtt", "mosquitto.conf")
+        for known, free in {"1883": plain, "9001": str(port)}.items():
+            assert text.count(known) == 1
+            text = text.replace(known, free)
+        (tmp_path / "mosquitto.conf").write_text(text)
+        return [needed("mosquitto", "mosquitto"), "-c", "mosquitto.conf"]
+
+    with (
+        Served(command, " running\n", tmp_path) as broker,
+        Recipe("mqtt", {URL: f"ws://127.0.0.1:{broker.port}"}) as recipe,
+    ):
+        assert PUBLISH in (ROOT / "docs" / "recipes" / "mqtt.md").read_text(encoding="utf-8")
+        subprocess.run(publish, check=True, timeout=30)
+        assert recipe.printed.wait() == ["prices/acme 42"]
