@@ -31,7 +31,11 @@ async def dialled(host: str, port: int) -> socket.socket:
 
     """
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        error.strerror = f"{error.strerror} ({host})"  # the system does not say which
+        raise
     addresses = deque(_families_in_turn(found))
     attempts: list[asyncio.Task[socket.socket]] = []
     winner: asyncio.Task[socket.socket] | None = None

@@ -47,6 +47,9 @@ USER_AGENT = f"datastream-ws/{__version__}"
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MOST_REDIRECTS = 5
 
+# Why TLS fails where the answer to its first bytes is not TLS.
+WITHOUT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"})
+
 
 class Connect(connect):
     """
@@ -111,6 +114,9 @@ class Connect(connect):
         arguments["sock"] = await dialling
         try:
             return await super().open_tcp_connection()
+        except OSError as error:
+            _name_tls(error)
+            raise
         finally:
             del arguments["sock"]  # no redirect is followed with one
 
@@ -160,6 +166,17 @@ def request_for(protocol: ClientProtocol, endpoint: Endpoint) -> Request:
 def proxy_for(url: str) -> str | None:
     """Return the proxy that the environment names for a stream's URL; it may hold a password."""
     return get_proxy(parse_uri(url))
+
+
+def _name_tls(error: OSError) -> None:
+    """Have the text say that TLS failed on a socket that was connected, where it does not."""
+    if isinstance(error, ssl.SSLError):
+        if error.reason in WITHOUT_TLS:
+            error.strerror = "the server does not use TLS on this port, which may be for ws://"
+    elif isinstance(error, ConnectionError):
+        error.args = ("the server ended the TLS handshake; the port may be for ws://",)
+        if error.errno:
+            error.strerror = error.args[0]
 
 
 def _name_proxy(error: OSError) -> None:

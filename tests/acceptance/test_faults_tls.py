@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import socket
+import socketserver
 import ssl
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -166,6 +168,46 @@ def test_wss_to_a_plain_port_and_ws_to_a_tls_port() -> None:
             error = failed(Client(url, open_timeout=1.0, **HURRY))
             assert isinstance(error, ReconnectError)
             assert error.attempts == 3
+
+
+class Deaf(socketserver.BaseRequestHandler):
+    """What it has not read becomes a reset."""
+
+    def handle(self) -> None:
+        self.request.recv(1)
+
+
+class Greeting(socketserver.BaseRequestHandler):
+    """A server that speaks first, and not TLS."""
+
+    def handle(self) -> None:
+        self.request.sendall(b"220 feed ready\r\n")
+
+
+@pytest.mark.parametrize(
+    ("server", "says"),
+    [
+        (Deaf, "the server ended the TLS handshake; the port may be for ws://"),
+        (
+            socketserver.BaseRequestHandler,
+            "the server ended the TLS handshake; the port may be for ws://",
+        ),
+        (Greeting, "SSLError: the server does not use TLS on this port, which may be for ws://"),
+    ],
+    ids=["resets", "hangs up", "speaks"],
+)
+def test_wss_to_a_plain_port_says_so(
+    server: type[socketserver.BaseRequestHandler], says: str
+) -> None:
+    """A bare "ConnectionResetError" explains nothing."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), server) as plain:
+        thread = threading.Thread(target=plain.serve_forever, args=(0.05,))
+        thread.start()
+        url = f"wss://127.0.0.1:{plain.server_address[1]}/"
+        error = failed(Client(url, **HURRY | {"max_reconnect_attempts": 1}))
+        plain.shutdown()
+        thread.join()
+    assert str(error) == f"gave up after 1 failed attempt; the last: {says}"
 
 
 # --- proxies ----------------------------------------------------------------------------------

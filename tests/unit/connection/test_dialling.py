@@ -11,6 +11,7 @@ import pytest
 
 from datastream_ws.connection import dialling
 from datastream_ws.connection.dialling import dialled
+from datastream_ws.exceptions import network_text
 
 V6, V4 = socket.AF_INET6, socket.AF_INET
 Connecting = Callable[[str], Coroutine[Any, Any, None]]
@@ -109,3 +110,18 @@ def test_two_that_answer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     loop, sock = dial([found(V6, "a"), found(V4, "b")], connects)
     assert len(loop.sockets) == 2
     assert isinstance(sock, socket.socket)
+
+
+def test_a_name_that_cannot_be_resolved_is_in_the_text() -> None:
+    """The system says only that a name is not known."""
+
+    class Lost(Loop):
+        async def getaddrinfo(self, *args: Any, **kwargs: Any) -> Any:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    loop = Lost([], lambda _: asyncio.sleep(0))
+    with pytest.raises(socket.gaierror) as caught:
+        loop.run_until_complete(dialled("feed.invalid", 80))
+    loop.close()
+    expected = "the host name cannot be resolved: Name or service not known (feed.invalid)"
+    assert network_text(caught.value) == expected
