@@ -46,7 +46,12 @@ class Requests:
         on_wait: Called when somebody begins to wait: reading must go on.
         name: Of the stream, for texts.
 
+    Attributes:
+        were_made: Somebody has waited for a message, if only once.
+
     """
+
+    were_made = False
 
     def __init__(self, most: int, on_wait: Callable[[], None], name: str) -> None:
         self._name = name
@@ -96,6 +101,7 @@ class Requests:
         """
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         pending = Pending(match, future, receives=send is None)
+        self.were_made = True
         if pending.receives:
             self._look_at_kept(pending)
         if future.done():

@@ -40,6 +40,7 @@ __all__ = ["Lifecycle"]
 NO_CLOSE_FRAME = 1006  # RFC 6455 section 7.4.1
 HOOK_GRACE = 0.1  # seconds in which a hook may say why, once the connection is over
 RETRY_SECONDS = 10.0  # how long the user's retry may take to decide
+WITHOUT_HANDLERS_SECONDS = 1.0  # in which a program may make its first request
 
 
 class Lifecycle:
@@ -383,9 +384,16 @@ class Lifecycle:
         if self._is_iterable or self._has_warned or self.parts.handlers.has_message_handlers:
             return
         self._has_warned = True
+        self.loop.call_later(WITHOUT_HANDLERS_SECONDS, self._warn_if_nothing_takes_messages)
+
+    def _warn_if_nothing_takes_messages(self) -> None:
+        """A program that only makes requests needs no handler, nor one that has ended by now."""
+        handles = self.parts.handlers.has_message_handlers or self.intake.requests.were_made
+        if handles or self.wishes.is_closing or self.parts.state.value.is_final:
+            return
         self.parts.reporter.warn(
-            "no handler is registered for its messages: they are only counted. "
-            "Register one with @client.on_message"
+            "no handler is registered for its messages, so they are only counted. Register one "
+            "with @client.on_message (Django: in the module datastreams of an installed app)"
         )
 
     async def _beat(self, connection: Connection, heartbeat: Any) -> None:

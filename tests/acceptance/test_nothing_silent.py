@@ -22,6 +22,7 @@ def test_a_client_without_message_handlers_says_so_once(caplog: pytest.LogCaptur
         client.reconnect()
         server.wait_connected(2)
         until(lambda: client.stats().connections == 2 and client.is_ready, 10)
+        until(lambda: NOBODY in caplog.text, 10)
     assert caplog.text.count(NOBODY) == 1
     assert "Register one with @client.on_message" in caplog.text
 

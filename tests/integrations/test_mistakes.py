@@ -159,8 +159,8 @@ client.run()
     ),
     Mistake(
         "no handler",
-        "with client:\n    client.wait_ready(10)",
-        "stream default: no handler is registered for its messages: they are only counted. "
+        "import time\nwith client:\n    client.wait_ready(10)\n    time.sleep(2)",
+        "stream default: no handler is registered for its messages, so they are only counted. "
         "Register one with @client.on_message",
     ),
     Mistake(

@@ -284,6 +284,8 @@ class Reader:
                 break
             assert ASKS.search(command), f"ended with {code}:\n{printed}"
             assert time.monotonic() < deadline, f"ended with {code}:\n{printed}"
+        if re.fullmatch(r"python \w+\.py", command):
+            assert not re.search("(?m)^stream ", printed), f"a log line not in the page:\n{printed}"
         self.printed = look_at(printed)
         return printed
 

@@ -661,13 +661,32 @@ def test_a_stream_without_handlers_says_so_once() -> None:
             story.client._begin(is_iterable=False)
 
         story.call(start())
-        story.passes(1.0)
+        story.passes(2.0)
         story.happens(story.engine.drop)
         story.passes(5.0)
         story.happens(story.engine.deliver, "x")
-        story.passes(1.0)
+        story.passes(2.0)
         assert story.client.stats().messages_unrouted == 1
     assert sum("no handler is registered" in line for line in log.lines) == 1
+
+
+@pytest.mark.parametrize("what", ["it makes requests", "it has ended"])
+def test_a_program_that_needs_no_handler_is_told_nothing(what: str) -> None:
+    log = Log()
+    with Story(logger=log) as story:
+
+        async def start() -> None:
+            story.client._begin(is_iterable=False)
+
+        async def ask() -> None:
+            with pytest.raises(TimeoutError):
+                await story.client.request("the time?", lambda _: True, timeout=0.2)
+
+        story.call(start())
+        story.passes(0.5)
+        story.call(ask() if what == "it makes requests" else story.client.close())
+        story.passes(5.0)
+    assert not any("no handler is registered" in line for line in log.lines)
 
 
 def test_in_a_fleet_a_dial_waits_for_its_turn() -> None:
