@@ -45,8 +45,8 @@ T = TypeVar("T")
 __all__ = ["AsyncClient"]
 
 HOW_TO_START = (
-    "start it with start(), with run() in a process of its own, or with your framework's "
-    "command or AUTOSTART; a client lives in the process that started it"
+    "Call start() first, or use run(), your framework's command or AUTOSTART. "
+    "A client can only be used in the process that starts it."
 )
 
 
@@ -329,7 +329,7 @@ class AsyncClient(Decorators):
         if self.state is State.FAILED and self.error is not None:
             raise self.error
         if self.state.is_final:
-            raise NotConnectedError(f"stream {self.name} is {self.state.value}: {HOW_TO_START}")
+            raise NotConnectedError(f"stream {self.name} is {self.state.value}. {HOW_TO_START}")
 
     async def wait_closed(self, timeout: float | None = None) -> None:
         """
@@ -361,7 +361,7 @@ class AsyncClient(Decorators):
 
     def _running(self) -> Lifecycle:
         if self._life is None or self.state.is_final:
-            raise NotConnectedError(f"stream {self.name} is {self.state.value}: {HOW_TO_START}")
+            raise NotConnectedError(f"stream {self.name} is {self.state.value}. {HOW_TO_START}")
         return self._life
 
     # --- from any loop and thread ---
@@ -375,7 +375,7 @@ class AsyncClient(Decorators):
             life.loop.call_soon_threadsafe(function)
         except RuntimeError:  # the loop is closed
             raise NotConnectedError(
-                f"stream {self.name}: the event loop it was started on is closed: {HOW_TO_START}"
+                f"stream {self.name}: the event loop it was started on is closed. {HOW_TO_START}"
             ) from None
 
     async def _here(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -503,7 +503,7 @@ class AsyncClient(Decorators):
         """Raise the NotConnectedError that says what to do; after *waited* seconds."""
         if self.state.is_final:
             raise NotConnectedError(
-                f"stream {self.name} is {self.state.value} in this process: {HOW_TO_START}"
+                f"stream {self.name} is {self.state.value} in this process. {HOW_TO_START}"
             )
         if self._open_connection() is not None:
             raise NotConnectedError(

@@ -134,7 +134,7 @@ MISTAKES = [
     Mistake(
         "sending before the start",
         "client.send({'type': 'hello'})",
-        "NotConnectedError: stream default is idle in this process: start it with start()",
+        "NotConnectedError: stream default is idle in this process. Call start() first",
     ),
     Mistake(
         "async with a Client",
