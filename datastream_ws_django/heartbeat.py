@@ -29,6 +29,7 @@ log = logging.getLogger("datastream_ws")
 PRUNE_SECONDS = 3600.0
 KEPT_DAYS = 1  # of a runner that is gone
 FRESH_SECONDS = 15.0  # three heartbeats
+LAST_SECONDS = 5.0  # that the last rows may take; a busy machine needs more than one or two
 
 
 class Heartbeat:
@@ -72,7 +73,7 @@ class Heartbeat:
             self._latest = streams
             self._changed.notify_all()
 
-    def close(self, timeout: float) -> None:
+    def close(self, timeout: float = LAST_SECONDS) -> None:
         """Write what waits, within *timeout* seconds, and end the thread."""
         with self._changed:
             self._closing = True

@@ -11,8 +11,6 @@ from datastream_ws import Client, Fleet
 
 __all__ = ["django_rows"]
 
-LAST_BEAT_SECONDS = 2.0
-
 
 @contextmanager
 def django_rows(clients: Sequence[Client | Fleet]) -> Iterator[Any]:
@@ -27,7 +25,7 @@ def django_rows(clients: Sequence[Client | Fleet]) -> Iterator[Any]:
         yield heartbeat and heartbeat.beat
     finally:
         if heartbeat is not None:
-            heartbeat.close(LAST_BEAT_SECONDS)
+            heartbeat.close()
 
 
 def _heartbeat(clients: Sequence[Client | Fleet]) -> Any:

@@ -43,7 +43,7 @@ class StatusRows:
         self._closing = True
         self._woken.set()
         self._thread.join(LAST_BEAT_SECONDS)
-        self._heartbeat.close(LAST_BEAT_SECONDS)
+        self._heartbeat.close()
 
     def _wake(self, event: Any) -> None:
         self._woken.set()

@@ -164,6 +164,26 @@ def test_a_hung_database_delays_neither_signals_nor_the_exit(
                 assert runner.wait(20) == 0
 
 
+def test_a_database_that_is_busy_for_a_while_has_the_last_rows(
+    tmp_path: Path, postgresql: str
+) -> None:
+    """A machine with much to do is as slow; without them a stream looks ready for half a minute."""
+    with NumberedServer(5) as server:
+        project = Project(tmp_path, server.url, database=postgresql)
+        project.manage("migrate")
+        with project.start("run_datastream") as runner:
+            runner.wait_for(lambda: len(project.numbers()) == 5)
+            with psycopg.connect(postgresql) as connection:
+                connection.execute("LOCK TABLE datastream_streamstatus IN ACCESS EXCLUSIVE MODE")
+                runner.terminate()
+                runner.wait_output("stream default: closed")
+                time.sleep(3.0)
+                assert runner.is_running
+            assert runner.wait() == 0
+    assert project.query("SELECT state FROM datastream_streamstatus") == ["closed"]
+    assert project.query("SELECT sum(handled) FROM datastream_streamminute") == [5]
+
+
 def test_dead_letters_are_kept_and_handled_again(tmp_path: Path, database: str) -> None:
     with NumberedServer(20) as server:
         project = Project(tmp_path, server.url, database=database, HANDLER="failing")

@@ -22,8 +22,6 @@ from ...heartbeat import Heartbeat
 from ...models import StreamLease
 from ...streams import Stream, datastreams
 
-LAST_HEARTBEAT_SECONDS = 2.0
-
 
 class Command(BaseCommand):
     help = (
@@ -86,7 +84,7 @@ class Command(BaseCommand):
         except DataStreamError as error:  # what only shows at the start, as a missing extra
             raise CommandError(str(error)) from error
         finally:
-            heartbeat.close(LAST_HEARTBEAT_SECONDS)
+            heartbeat.close()
 
     def client(self, stream: Stream, options: dict[str, Any]) -> Client | Fleet:
         lease = not options["no_lease"]
