@@ -65,6 +65,16 @@ def test_what_on_error_is_not_told_is_counted() -> None:
         assert client.stats().reports_dropped > 0
 
 
+def test_a_close_that_waits_for_nothing_warns_of_nothing_where_nothing_is_left(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with StreamServer() as server, Client(server.url, **FAST) as client:
+        client.on_message(print)
+        client.wait_ready(30)
+        client.close(0)
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 # --- loops ------------------------------------------------------------------------------------
 
 

@@ -83,7 +83,11 @@ def settled(recipe: Recipe, number: int) -> None:
 
 
 def test_orders_over_three_losses(server: Rabbit) -> None:
-    """Each once; one subscription on every connection; a broker that is killed keeps orders."""
+    """
+    Each once; one subscription on every connection; a broker that is killed keeps orders.
+
+    The broker ends a connection that subscribes before its login, or twice: four are enough.
+    """
     with (
         FaultProxy(f"ws://127.0.0.1:{server.port}/ws") as proxy,
         Recipe("stomp", {URL: proxy.url}) as recipe,
@@ -98,6 +102,7 @@ def test_orders_over_three_losses(server: Rabbit) -> None:
             settled(recipe, number)
         assert recipe.printed.all == [f"/queue/orders {number}: a\nb\n" for number in range(1, 5)]
         assert recipe.client.stats().messages_failed == 0
+        assert recipe.client.stats().connections == 4
 
 
 def test_an_order_whose_handling_was_cut_off_comes_again(server: Rabbit) -> None:
