@@ -1,1 +1,1 @@
-"""A small shop: Django, Celery and Flask on a feed that does not hold. ``make demo`` runs it."""
+"""A small shop: Django, Celery and Flask on a feed that drops regularly. ``make demo`` runs it."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ..exceptions import ConfigurationError, LeaseError
 from ..redaction import hides_arguments, peer_text
 
 __all__ = ["RedisScripts"]
+
+NUMBER = re.compile(r"^Error -?\d+ ")  # of the system's, before redis-py's text
 
 
 class RedisScripts:
@@ -72,8 +75,15 @@ class RedisScripts:
             return self._client.eval(script, len(self.keys), *self.keys, *arguments)
         except (self._redis.RedisError, OSError) as error:
             self._client.connection_pool.disconnect()  # an answer that comes late is not the next
-            what = f"{type(error).__name__}: {peer_text(error)}"
-            raise LeaseError(f"lease: unexpected response from Redis ({what})") from None
+            raise LeaseError(f"lease: {self._said(error)}") from None
+
+    def _said(self, error: Exception) -> str:
+        """Return in words whether Redis is away or has refused; its own have a number before."""
+        redis, text = self._redis, peer_text(error)
+        is_away = isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError)
+        if is_away and not isinstance(error, redis.AuthenticationError):
+            return f"Redis is unavailable ({NUMBER.sub('', text).rstrip('.')})"
+        return f"unexpected response from Redis ({type(error).__name__}: {text})"
 
     def close(self) -> None:
         client, self._client = self._client, None

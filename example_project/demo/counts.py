@@ -73,7 +73,7 @@ def _tasks() -> str:
     stored, newest = Price.objects.count(), Price.objects.first()
     missing = (newest.sequence if newest else 0) - stored
     return (
-        f"{tasks} stored {stored} prices, {missing or 'none'} missing, "
+        f"{tasks} tasks stored {stored} prices, {missing or 'none'} missing, "
         f"and drew {Candle.objects.count()} candles"
     )
 

@@ -66,7 +66,7 @@ class Demo:
         parts, say = self._parts, self._terminal.print
         workers = "one worker" if len(parts.workers) == 1 else f"{len(parts.workers)} workers"
         streams = "datastream/streamstatus/live"
-        say("The shop: Django, Celery and Flask on a feed that does not hold. Ctrl-C ends it.")
+        say("A shop on Django, Celery and Flask. Its feed drops regularly. Ctrl-C stops it.")
         say()
         say(f"  site     {parts.site_url}")
         say(f"  admin    {parts.site_url}admin/  (user admin, password {parts.password})")

@@ -311,7 +311,7 @@ def test_a_redis_that_is_not_there_is_reported_once_and_waited_for(
         redis.start()
         until(lambda: is_ready(fleet, 6), 30)
     assert [type(error) for error in errors] == [LeaseError]
-    assert caplog.text.count("unexpected response from Redis") == 1
+    assert caplog.text.count("Redis is unavailable") == 1
 
 
 def test_close_returns_while_redis_hangs(feed: FleetFeed, redis: PrivateRedis) -> None:

@@ -195,7 +195,7 @@ def test_a_lease_s_store_that_is_away_is_said_once(folder: Path) -> None:
         finally:
             process.terminate()
         _, rest = process.communicate(timeout=60)
-    assert line.startswith("stream default: lease: unexpected response from Redis")
+    assert line.startswith("stream default: lease: Redis is unavailable (connecting to ")
     assert "lease" not in rest
 
 
