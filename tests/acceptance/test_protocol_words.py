@@ -216,6 +216,25 @@ def test_a_server_that_answers_pings_and_sends_nothing_is_left() -> None:
     assert "no message" in str(event.error)
 
 
+def test_pings_and_pongs_go_past_what_waits_for_its_turn() -> None:
+    """Else a paced connection would be given up, by its server or by us."""
+    rate = {"send_rate": (1, 60.0), "ping_interval": 0.1, "pong_timeout": 0.5}
+    with (
+        StreamServer(ping_interval=0.1, ping_timeout=0.5) as server,
+        Client(server.url, **FAST | rate) as client,
+    ):
+        client.subscribe("first")
+        client.subscribe("waits for a minute")
+        server.wait_received(1)
+        began = time.monotonic()
+        eventually(lambda: time.monotonic() > began + 1.5)  # three times what either waits for
+        assert client.state is State.CONNECTED
+        assert client.stats().connections == 1
+        assert client.stats().round_trip_time is not None
+        assert server.received == ["first"]
+        client.close(0)
+
+
 def test_a_reply_never_goes_over_the_next_connection() -> None:
     kept = Seen[Message]()
     with StreamServer() as server, Client(server.url, **FAST) as client:
