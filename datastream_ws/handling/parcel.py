@@ -42,6 +42,11 @@ class Parcel(Sequence[Message]):
         self._is_plain: bool | None = None
 
     @property
+    def contents(self) -> tuple[list[str | bytes], Origin, int, float]:
+        """What it was made of, but for the size."""
+        return self._payloads, self._origin, self._seq, self._received_at
+
+    @property
     def size(self) -> int:
         """Of all payloads, in bytes."""
         if self._size is None:

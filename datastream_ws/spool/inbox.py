@@ -14,41 +14,30 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import islice
+from itertools import chain
 from typing import Any
 
 from ..handling.inbox import Inbox, Portion, Put
+from ..handling.parcel import Parcel
 from ..handling.stores import NO_KEYS, Keys, size_of
-from ..messages import Message, Origin, memory_bytes, payload_bytes
-from .file import Record, Row, fitting
+from ..messages import Message, Origin, memory_bytes
+from .line import Line, space
+from .run import Row, Run, runs_of
 
 __all__ = ["SpooledInbox", "Wanted", "WriteBatch"]
 
 BATCH_ROWS = 5000  # written at once, removed at once, or read ahead at once
+AHEAD_ROWS = 20_000  # kept at hand
 ADVANCE_ROWS = 500  # moved into memory in one step
-REMOVE_SECONDS = 0.05  # how long a handled row may stay in the file while others are written
+REMOVE_SECONDS = 0.05  # how long a handled message may stay in the file while others are written
 BATCH_BYTES = 4 * 2**20
+RUN_BYTES = 2**20  # written at once: their space is free again when all of them are handled
 QUEUE_ROWS = 10_000  # still to be written; beyond, reading stops until the disk has caught up
 QUEUE_BYTES = 16 * 2**20
 ROOMY = 7 / 8  # of spool_bytes: a full file is read from the socket into again below this
-
-PAGE = 4096
-
-
-# As many rows as fit into a page, by the bytes of a row's payload.
-ROW = 40
-IN_PAGE = [PAGE // (PAGE // (size + ROW)) for size in range(PAGE - ROW + 1)]
-
-
-def space(message: Message) -> int:
-    """Return about how many bytes a message takes in the file."""
-    data = message.data
-    size = len(data) if isinstance(data, bytes) or data.isascii() else payload_bytes(data)
-    # A larger row takes pages of its own, and a rest in another.
-    return IN_PAGE[size] if size < len(IN_PAGE) else size + ROW
 
 
 class Spooled(Message):
@@ -65,9 +54,13 @@ class Spooled(Message):
 class WriteBatch:
     """What the file is to take up and let go of next."""
 
-    messages: list[Message] = field(default_factory=list)
+    parts: list[Sequence[Message]] = field(default_factory=list)
     removals: list[int] = field(default_factory=list)
-    last: Message | None = None  # the last one received, when its row is among the removals
+    last: Message | None = None  # the last one received, when it is among the removals
+
+    def __len__(self) -> int:
+        """How many messages are to be written."""
+        return sum(map(len, self.parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,24 +105,25 @@ class SpooledInbox(Inbox):
         self._gate = gate
         self._origin = lru_cache(16)(origin)
         self._queue_bytes_mark = max(1, min(QUEUE_BYTES, (spool_bytes or QUEUE_BYTES * 4) // 4))
-        self._queue: deque[Message] = deque()
+        # Their space in the file is free again when all that were written with them are handled.
+        self._run_bytes = max(1, min(RUN_BYTES, (spool_bytes or RUN_BYTES * 16) // 16))
+        self._queue = Line()
         self._in_flight = 0  # of the queue, from its left: being written now
-        self._queue_bytes = 0
-        self._filed = 0  # rows in the file and not in memory
+        self._filed = 0  # messages in the file and not in memory
         self._file_bytes = 0
-        self._read_to = -1  # no row up to this position is to be read any more
-        # Position -> bytes of rows in the file that are not to be read: in memory, in hand, or
+        self._read_to = -1  # nothing up to this position is to be read any more
+        # Positions of messages in the file that are not to be read: in memory, in hand, or
         # handled but not removed yet.
-        self._loaded: dict[int, int] = {}
-        self._removals: deque[int] = deque()
+        self._loaded: set[int] = set()
+        self._removals: list[int] = []
         self._removing_since = 0.0
         # Of the portion that a worker has, with a journal: positions from the next one handled on.
-        self._portion_rows: deque[int] = deque()
-        self._is_untold = False  # rows of it are to be removed, and the file's thread may sleep
+        self._portion_rows: Sequence[int] = ()
+        self._is_untold = False  # some of it are to be removed, and the file's thread may sleep
         # Of a journal: the oldest of those in the file, with them in _loaded; memory takes these
         # without waiting for the file's thread.
-        self._ahead: deque[tuple[Message, Keys]] = deque()
-        self._ahead_bytes = 0
+        self._ahead = Line()
+        self._ahead_keys: deque[Keys] = deque()  # of each, where messages have keys
         self._base = 0  # position of a message of this process, less its seq
         self._earlier = 0  # messages of earlier processes
         self._reading_stopped = False
@@ -160,10 +154,20 @@ class SpooledInbox(Inbox):
     def spool_share(self) -> float | None:
         if not self._limit:
             return None
-        return min(1.0, (self._file_bytes + self._queue_bytes) / self._limit)
+        return min(1.0, (self._file_bytes + self._queue.bytes) / self._limit)
 
     def _position(self, message: Message) -> int:
         return message.position if isinstance(message, Spooled) else self._base + message.seq
+
+    def _positions(self, messages: Sequence[Message]) -> Sequence[int]:
+        """Return those of messages in the order of receipt."""
+        if isinstance(messages, Parcel):
+            _, _, seq, _ = messages.contents
+            return range(self._base + seq, self._base + seq + len(messages))
+        first, last = self._position(messages[0]), self._position(messages[-1])
+        if last - first == len(messages) - 1:  # nearly always
+            return range(first, last + 1)
+        return list(map(self._position, messages))
 
     # --- the receiving side, on the loop ---
 
@@ -178,12 +182,9 @@ class SpooledInbox(Inbox):
 
     def _put_behind(self, messages: Sequence[Message], start: int, force: bool) -> Put:
         """Put in the queue what comes after *start*."""
-        messages = list(messages)  # made once, not at every look
         with self._lock:
-            taken = start + self._admit_fitting(messages[start:])
-            for message in islice(messages, taken, None):
-                if not self._admit(message, force):
-                    break
+            taken = start + self._admit_fitting(messages[start:] if start else messages)
+            while taken < len(messages) and self._admit(messages[taken], force):
                 taken += 1
             self.changed.notify_all()
             left = taken < len(messages)
@@ -194,15 +195,15 @@ class SpooledInbox(Inbox):
             return Put(taken, self._told - before, self._reading_stopped, disconnect)
 
     def _admit_fitting(self, messages: Sequence[Message]) -> int:
-        """Take all into the queue, in one step, if there is room for them; return how many."""
-        size = sum(map(space, messages))
-        rows, queue = len(self._queue) + len(messages), self._queue_bytes + size
-        if not messages or rows > QUEUE_ROWS or queue > self._queue_bytes_mark:
+        """Take into the queue, in one step, what it has room for; return how many."""
+        room = QUEUE_ROWS - len(self._queue)
+        messages = messages if len(messages) <= room else messages[: max(0, room)]
+        queue = self._queue.bytes + space(messages)
+        if not messages or queue > self._queue_bytes_mark:
             return 0
         if self._limit is not None and self._file_bytes + queue > self._limit:
             return 0
-        self._queue.extend(messages)
-        self._queue_bytes = queue
+        self._queue.append(messages)
         self._note_admitted(len(messages), messages[-1])
         return len(messages)
 
@@ -213,7 +214,7 @@ class SpooledInbox(Inbox):
 
     def _admit(self, message: Message, force: bool) -> bool:
         """Take a message into the queue, or only to drop it; False: it stays with the caller."""
-        size = space(message)
+        size = space([message])
         if not force and not self._fits(size):
             if self._is_slow() or self._policy in ("block", "disconnect"):
                 return False
@@ -222,19 +223,18 @@ class SpooledInbox(Inbox):
                 return True
             if self._broken:
                 self._drop_oldest(size)
-        self._queue.append(message)
-        self._queue_bytes += size
+        self._queue.append([message])
         self._note_admitted(1, message)
         return True
 
     def _fits(self, size: int) -> bool:
         if self._queue_is_long():
             return False
-        total = self._file_bytes + self._queue_bytes
+        total = self._file_bytes + self._queue.bytes
         return self._broken or not total or self._limit is None or total + size <= self._limit
 
     def _queue_is_long(self) -> bool:
-        return len(self._queue) >= QUEUE_ROWS or self._queue_bytes >= self._queue_bytes_mark
+        return len(self._queue) >= QUEUE_ROWS or self._queue.bytes >= self._queue_bytes_mark
 
     def _is_slow(self) -> bool:
         """The file has room, but the disk does not keep up: any policy stops reading for that."""
@@ -250,12 +250,10 @@ class SpooledInbox(Inbox):
         """Make way at the old end, where the file cannot."""
         size = self._drop_from_memory(size)
         while size > 0 and not self._filed and self._in_flight < len(self._queue):
-            oldest = self._queue[self._in_flight]
-            del self._queue[self._in_flight]
-            self._queue_bytes -= space(oldest)
+            oldest = self._queue.pop(self._in_flight)
             self._received += self._journal
             self._dropped["overflow"] += 1
-            size -= space(oldest)
+            size -= space([oldest])
 
     def _drop_from_memory(self, size: int) -> int:
         """Drop the oldest messages there; return how many of *size* bytes are still to go."""
@@ -263,14 +261,15 @@ class SpooledInbox(Inbox):
             oldest = self._store.pop_oldest()
             self._drop(oldest, "overflow")
             self._remove_row(oldest)
-            size -= space(oldest)
+            size -= space([oldest])
         while size > 0 and self._ahead:
-            oldest, _ = self._ahead.popleft()
-            self._ahead_bytes -= space(oldest)
+            oldest = self._ahead.pop()
+            if self._ahead_keys:
+                self._ahead_keys.popleft()
             self._filed -= 1
             self._dropped["overflow"] += 1
             self._remove_row(oldest)
-            size -= space(oldest)
+            size -= space([oldest])
         return size
 
     # --- the handling side ---
@@ -284,7 +283,7 @@ class SpooledInbox(Inbox):
     def done_together(self, messages: Sequence[Message], *, failed: bool = False) -> bool:
         """Rows are removed in the order in which they were handled."""
         room = super().done_together(messages, failed=failed)
-        first = bool(self._loaded) and any([self._remove_row(each) for each in messages])
+        first = bool(self._loaded and messages) and self._remove(self._positions(messages))
         self._tell(room, first)
         return False
 
@@ -301,7 +300,7 @@ class SpooledInbox(Inbox):
 
     def _portion_of(self, taken: list[Message]) -> Portion:
         if self._journal:
-            self._portion_rows = deque(map(self._position, taken))
+            self._portion_rows = self._positions(taken)
         return super()._portion_of(taken)
 
     def _count_of_portion(self, handled: int) -> None:
@@ -309,13 +308,8 @@ class SpooledInbox(Inbox):
         super()._count_of_portion(handled)
         if not handled or not self._journal:
             return
-        if not self._removals:
-            self._removing_since = time.monotonic()
-            self._is_untold = True
-        rows = self._portion_rows
-        done = [rows.popleft() for _ in range(handled)]
-        # A row that is not in the file any more is not to be removed: the file was renewed.
-        self._removals.extend(filter(self._loaded.__contains__, done))
+        done, self._portion_rows = self._portion_rows[:handled], self._portion_rows[handled:]
+        self._is_untold = self._remove(done) or self._is_untold
 
     def settle(self, portion: Portion) -> bool:
         room = super().settle(portion)
@@ -357,12 +351,13 @@ class SpooledInbox(Inbox):
             self._waiting -= 1
             self._bytes -= memory_bytes(message.data)
             self._read_to = min(self._read_to, position - 1)
-            if self._loaded.pop(position, None) is None:
+            if position not in self._loaded:
                 unwritten.append(message)
-            else:
-                self._filed += 1
-                if position in self._removals:
-                    self._removals.remove(position)
+                continue
+            self._loaded.remove(position)
+            self._filed += 1
+            if position in self._removals:
+                self._removals.remove(position)
         if unwritten:
             # Of a journal, their file is lost: they count as received once they are in the new one.
             self._received -= len(unwritten) if self._journal else 0
@@ -370,25 +365,27 @@ class SpooledInbox(Inbox):
         self.changed.notify_all()
 
     def _queue_again(self, messages: list[Message]) -> None:
-        queued = list(self._queue)
+        queued, self._queue = list(self._queue), Line()
         begun, rest = queued[: self._in_flight], queued[self._in_flight :]
-        self._queue = deque([*begun, *sorted([*rest, *messages], key=self._position)])
-        self._queue_bytes += sum(map(space, messages))
+        self._queue.append(begun)
+        self._queue.append(sorted([*rest, *messages], key=self._position))
 
     def _remove_row(self, message: Message) -> bool:
+        return self._remove((self._position(message),))
+
+    def _remove(self, positions: Sequence[int]) -> bool:
         """
-        Have the message's row removed, if it has one; return whether the file's thread must hear.
+        Have messages removed that are in the file; return whether the file's thread must hear.
 
         Needs no lock: that thread looks for removals before it waits.
         """
-        position = self._position(message)
-        if position not in self._loaded:
-            return False
-        self._removals.append(position)
-        if len(self._removals) > 1:
-            return False
-        self._removing_since = time.monotonic()
-        return True
+        # One that is not in the file any more is not to be removed: the file was renewed.
+        found = [each for each in positions if each in self._loaded]
+        is_first = bool(found) and not self._removals
+        if is_first:
+            self._removing_since = time.monotonic()
+        self._removals.extend(found)
+        return is_first
 
     # --- the file's side, on its thread ---
 
@@ -414,164 +411,135 @@ class SpooledInbox(Inbox):
             self._settle()
             run = WriteBatch()
             if not (self._broken and self._removals):
-                run.messages = list(islice(self._queue, most))
-            if self._queue_bytes > BATCH_BYTES:
-                del run.messages[self._within(run.messages, BATCH_BYTES) :]
-            if run.messages:  # one statement: what is left is the next run's
-                del run.messages[fitting(len(run.messages)) :]
-            self._in_flight = len(run.messages)
-            if not run.messages or self._is_removal_due():
+                run.parts = self._queue.first(most, self._run_bytes)
+            self._in_flight = len(run)
+            if not run.parts or self._is_removal_due():
                 count = min(most_removed, len(self._removals))
-                run.removals = [self._removals.popleft() for _ in range(count)]
-            if not run.messages and self._newest is not None:
+                run.removals = self._removals[:count]
+                del self._removals[:count]
+            if not run.parts and self._newest is not None:
                 gone = self._position(self._newest) in run.removals
                 run.last = self._newest if gone else None
             return run
 
     def _is_removal_due(self) -> bool:
-        many = len(self._removals) >= BATCH_ROWS
-        return many or time.monotonic() - self._removing_since > REMOVE_SECONDS
+        is_urgent = len(self._removals) >= BATCH_ROWS or self._is_over_limit
+        return is_urgent or time.monotonic() - self._removing_since > REMOVE_SECONDS
 
-    def _within(self, messages: Sequence[Message], size: int) -> int:
-        """Return how many messages *size* bytes are, one at least."""
-        for index, message in enumerate(messages, 1):
-            size -= payload_bytes(message.data)
-            if size <= 0:
-                return index
-        return len(messages)
+    def runs(self, parts: Sequence[Sequence[Message]]) -> list[Run]:
+        """Return what the file is to keep of messages."""
+        return runs_of(chain.from_iterable(map(self._pieces, parts)))
 
-    def records(self, messages: Sequence[Message]) -> list[Record]:
-        """Return the rows of messages."""
-        base = self._base
-        return [
-            (
-                each.position if isinstance(each, Spooled) else base + each.seq,
-                each.origin.epoch,
-                each.origin.connection,
-                each.seq,
-                each.received_at,
-                each.data,
-            )
-            for each in messages
-        ]
+    def _pieces(self, messages: Sequence[Message]) -> Iterator[Run]:
+        if isinstance(messages, Parcel):
+            payloads, origin, seq, at = messages.contents
+            position, times = self._base + seq, [(len(payloads), at)]
+            yield Run(position, origin.epoch, origin.connection, seq, times, payloads)
+            return
+        for each in messages:
+            position, origin = self._position(each), each.origin
+            times = [(1, each.received_at)]
+            yield Run(position, origin.epoch, origin.connection, each.seq, times, [each.data])
 
-    def stored(self, run: WriteBatch) -> bool:
-        """The run is in the file; return whether memory got something."""
-        keys = self._keys(run.messages) if self._journal else None
+    def row(self, message: Message) -> Row:
+        origin = message.origin
+        numbers = self._position(message), origin.epoch, origin.connection, message.seq
+        return Row(*numbers, message.received_at, message.data)
+
+    def _messages(self, run: Run) -> list[Sequence[Message]]:
+        """Return the messages of a run of the file."""
+        origin = self._origin(run.epoch, run.connection)
+        if run.position - run.seq != self._base:
+            return [[Spooled(row, origin) for row in run.rows()]]
+        found: list[Sequence[Message]] = []
+        start = 0
+        for count, at in run.times:
+            payloads = run.payloads[start : start + count]
+            found.append(Parcel(payloads, origin, run.seq + start, at))
+            start += count
+        return found
+
+    def stored(self, run: WriteBatch, file_bytes: int) -> bool:
+        """The run is in the file, which has *file_bytes*; return whether memory got something."""
+        keys = self._keys_of(run.parts) if self._journal else None
         with self._lock:
             self._broken = False
             self._in_flight = 0
-            for position in run.removals:
-                self._file_bytes -= self._loaded.pop(position, 0)
+            self._loaded.difference_update(run.removals)
             before = self._waiting
-            if self._journal:
-                self._take_journaled(run.messages, keys)
-            else:
-                self._take_spooled(run.messages)
-            if not self._filed and not self._loaded:
-                self._file_bytes = 0
+            if run.parts:
+                self._queue.drop(len(run))
+                self._filed += len(run)
+                if self._journal:
+                    self._take_journaled(run, keys)
+                else:
+                    self._blocked = True  # done() is to say when memory has room for them
+            self._measured(file_bytes)
             return self._waiting > before
 
-    def _take_spooled(self, messages: Sequence[Message]) -> None:
-        if messages:
-            self._leave_queue(messages)
-            self._filed += len(messages)
-            self._blocked = True  # done() is to say when memory has room for them
+    def _keys_of(self, parts: Sequence[Sequence[Message]]) -> list[Keys] | None:
+        return self._keys(list(chain.from_iterable(parts))) if self._plain is None else None
 
-    def _take_journaled(self, messages: Sequence[Message], keys: Sequence[Keys] | None) -> None:
+    def _measured(self, file_bytes: int) -> None:
+        self._file_bytes = file_bytes if self._filed or self._loaded else 0
+
+    def _take_journaled(self, run: WriteBatch, keys: Sequence[Keys] | None) -> None:
         """They count as received now, and wait at hand where nothing older is in the file only."""
-        if not messages:
-            return
-        sizes = self._leave_queue(messages)
-        self._received += len(messages)
-        self._note_newest(messages[-1])
-        near = self._filed == len(self._ahead) and not self._closed
-        self._filed += len(messages)
-        start = self._take_straight(messages, sizes) if near else 0
-        for index, message in enumerate(islice(messages, start, None), start):
-            if near and not self._may_look_ahead():
-                self._advance()
-                near = self._may_look_ahead()
-            if not near:
-                break
-            self._look_ahead(message, keys[index] if keys else NO_KEYS, sizes[index])
+        self._received += len(run)
+        self._note_newest(run.parts[-1][-1])
+        near = self._filed - len(run) == len(self._ahead) and not self._closed
+        if near and len(self._ahead) < AHEAD_ROWS and self._ahead.bytes < BATCH_BYTES:
+            for messages in run.parts:
+                self._look_ahead(messages)
+            self._ahead_keys.extend(keys or ())
         self._advance()
 
-    def _take_straight(self, messages: Sequence[Message], sizes: Sequence[int]) -> int:
-        """Take into memory, in one step, what it has room for; return how many."""
-        if self._ahead:
-            return 0
-        taken = self._push_fitting(messages)
-        if taken:
-            positions = list(map(self._position, islice(messages, taken)))
-            self._loaded.update(zip(positions, sizes, strict=False))
-            self._read_to = positions[-1]
-        return taken
-
-    def _push_fitting(self, messages: Sequence[Message]) -> int:
-        """Move messages of the file into memory in one step, if it keeps no keys; how many."""
-        room = len(messages) if self._size is None else self._size - self._waiting
-        if self._plain is None or room <= 0:
-            return 0
-        fitting = messages[:room]
-        size = size_of(fitting)
+    def _push_fitting(self, messages: Sequence[Message]) -> bool:
+        """Move messages of the file into memory in one step, if it keeps no keys; False: not."""
+        size = size_of(messages)
+        if self._plain is None:
+            return False
         if self._size_bytes is not None and self._bytes + size > self._size_bytes:
-            return 0
-        self._plain.extend(fitting)
-        self._filed -= len(fitting)
-        self._waiting += len(fitting)
+            return False
+        self._plain.extend(messages)
+        self._filed -= len(messages)
+        self._waiting += len(messages)
         self._bytes += size
-        return len(fitting)
+        return True
 
     def _note_newest(self, message: Message) -> None:
         newest = self._newest
         if newest is None or self._position(message) > self._position(newest):
             self._newest = self.last_message = message
 
-    def _leave_queue(self, messages: Sequence[Message]) -> list[int]:
-        """The first of the queue are in the file; return the space they take."""
-        if len(messages) == len(self._queue):
-            self._queue.clear()
-        for _ in messages if self._queue else ():
-            self._queue.popleft()
-        sizes = list(map(space, messages))
-        self._queue_bytes -= sum(sizes)
-        self._file_bytes += sum(sizes)
-        return sizes
-
-    def _may_look_ahead(self) -> bool:
-        return len(self._ahead) < BATCH_ROWS and self._ahead_bytes < BATCH_BYTES
-
-    def _look_ahead(self, message: Message, keys: Keys, size: int) -> None:
-        """Keep a message of the file at hand; all that are older are."""
-        self._read_to = position = self._position(message)
-        self._loaded[position] = size
-        self._ahead.append((message, keys))
-        self._ahead_bytes += size
+    def _look_ahead(self, messages: Sequence[Message]) -> None:
+        """Keep messages of the file at hand; all that are older are."""
+        positions = self._positions(messages)
+        self._loaded.update(positions)
+        self._read_to = positions[-1]
+        self._ahead.append(messages)
 
     def _advance(self) -> None:
         """Move what is at hand into memory, as far as it has room."""
-        ahead = self._ahead
-        while ahead and not self._closed and not self._is_full():
-            some = [message for message, _ in islice(ahead, ADVANCE_ROWS)]
-            together = self._push_fitting(some)
-            for message in some[: together or 1]:
-                _, keys = ahead.popleft()
-                self._ahead_bytes -= self._loaded[self._position(message)]
-                if not together:
-                    self._filed -= 1
-                    self._push(message, keys)
+        while self._ahead and not self._closed and not self._is_full():
+            room = ADVANCE_ROWS if self._size is None else self._size - self._waiting
+            [messages, *_] = self._ahead.first(min(room, ADVANCE_ROWS), BATCH_BYTES)
+            if not self._push_fitting(messages):
+                messages = messages[:1]
+                self._filed -= 1
+                self._push(messages[0], self._ahead_keys.popleft() if self._ahead_keys else NO_KEYS)
+            self._ahead.drop(len(messages))
         if self._filed:
             self._blocked = True  # done() is to say when memory has room for it
 
     def _forget_ahead(self) -> None:
         """These rows are to be read again."""
-        for message, _ in self._ahead:
-            position = self._position(message)
-            del self._loaded[position]
-            self._read_to = min(self._read_to, position - 1)
-        self._ahead.clear()
-        self._ahead_bytes = 0
+        for messages in self._ahead.parts:
+            positions = self._positions(messages)
+            self._loaded.difference_update(positions)
+            self._read_to = min(self._read_to, positions[0] - 1)
+        self._ahead = Line()
+        self._ahead_keys.clear()
 
     def _push(self, message: Message, keys: Keys) -> None:
         self._waiting += 1
@@ -583,7 +551,7 @@ class SpooledInbox(Inbox):
         with self._lock:
             self._broken = True
             self._in_flight = 0
-            self._removals.extendleft(reversed(run.removals))
+            self._removals[:0] = run.removals
 
     def wanted(self) -> Wanted | None:
         """Say which rows memory has room for, once it is half empty."""
@@ -591,7 +559,7 @@ class SpooledInbox(Inbox):
             self._settle()
             if not self.wants_rows:
                 return None
-            before = self._position(self._queue[0]) if self._queue else None
+            before = self._position(self._queue.oldest) if self._queue else None
             if self._journal:
                 return Wanted(self._read_to, before, BATCH_ROWS, BATCH_BYTES)
             count = BATCH_ROWS if self._size is None else self._size - self._waiting
@@ -618,8 +586,7 @@ class SpooledInbox(Inbox):
         with self._lock:
             if not self._is_over_limit:
                 return 0
-            going = sum(self._loaded.get(position, 0) for position in list(self._removals))
-            return self._drop_from_memory(self._file_bytes - going - (self._limit or 0))
+            return self._drop_from_memory(self._file_bytes - (self._limit or 0))
 
     @property
     def _is_over_limit(self) -> bool:
@@ -631,66 +598,75 @@ class SpooledInbox(Inbox):
         with self._lock:
             return Wanted(self._read_to, None, BATCH_ROWS, size)
 
-    def dropped_rows(self, rows: Sequence[Row]) -> None:
-        """Rows are gone from the file, unread."""
+    def dropped_rows(self, runs: Sequence[Run], file_bytes: int) -> None:
+        """Messages are gone from the file, unread."""
         with self._lock:
-            for row in rows:
-                self._filed -= 1
-                self._dropped["overflow"] += 1
-                size = space(Spooled(row, self._origin(row.epoch, row.connection)))
-                self._file_bytes = max(0, self._file_bytes - size)
-                self._read_to = max(self._read_to, row.position)
+            for run in runs:
+                self._filed -= len(run)
+                self._dropped["overflow"] += len(run)
+                self._read_to = max(self._read_to, run.positions[-1])
+            self._measured(file_bytes)
 
-    def unread(self, rows: Sequence[Row]) -> list[Row]:
-        """Return the rows without those that are in memory, or were."""
-        return [row for row in rows if row.position not in self._loaded]
+    def unread(self, runs: Sequence[Run]) -> list[Run]:
+        """Return of the runs what is not in memory, and was not."""
+        found: list[Run] = []
+        for run in runs:
+            if self._loaded.isdisjoint(run.positions):
+                found.append(run)
+            else:
+                marks = "".join(["01"[each in self._loaded] for each in run.positions])
+                found.extend(run.unmarked(marks))
+        return found
 
-    def to_be_moved(self, rows: Sequence[Row]) -> list[int]:
-        """Return the rows to remove before they are filled in: none of a journal."""
-        return [] if self._journal else [row.position for row in self.unread(rows)]
+    def to_be_moved(self, runs: Sequence[Run]) -> list[int]:
+        """Return the positions to remove before they are filled in: none of a journal."""
+        return [] if self._journal else list(chain(*[run.positions for run in self.unread(runs)]))
 
-    def fill(self, rows: Sequence[Row], moved: bool) -> None:
-        """Take rows into memory; *moved*: they are not in the file any more."""
-        messages = [Spooled(row, self._origin(row.epoch, row.connection)) for row in rows]
-        keys = self._keys(messages)
+    def fill(self, wanted: Wanted, runs: Sequence[Run], file_bytes: int, *, moved: bool) -> None:
+        """Take into memory what was wanted; *moved*: it is not in the file any more."""
         with self._lock:
-            for index, message in enumerate(messages):
-                if message.position not in self._loaded:
-                    self._fill_one(message, keys[index] if keys else NO_KEYS, moved)
-                self._read_to = max(self._read_to, message.position)
+            found = list(chain(*map(self._messages, self.unread(runs))))
+        keys = deque(self._keys_of(found) or ())
+        with self._lock:
+            is_next = self._read_to == wanted.after  # nothing was put back meanwhile
+            if self._journal and is_next:
+                for messages in found:
+                    self._look_ahead(messages)
+                self._ahead_keys.extend(keys)
+            if not self._journal:
+                for message in chain(*found):
+                    self._fill_one(message, keys.popleft() if keys else NO_KEYS, moved)
+            if is_next:
+                self._read_to = max(self._read_to, runs[-1].positions[-1])
+            self._measured(file_bytes)
             self._advance()
             self._blocked = True
             if self._closed or not self._gate():  # since it was wanted
                 self._drop_all("shutdown")
 
-    def _fill_one(self, message: Spooled, keys: Keys, moved: bool) -> None:
-        size = space(message)
-        if self._journal:
-            self._look_ahead(message, keys, size)
-            return
+    def _fill_one(self, message: Message, keys: Keys, moved: bool) -> None:
         self._filed -= 1
-        if moved:
-            self._file_bytes = max(0, self._file_bytes - size)
-        else:
-            self._loaded[message.position] = size  # it could not be removed first, as it should
-            self._removals.append(message.position)
+        if not moved:  # it could not be removed first, as it should: once it is handled, then
+            self._loaded.add(self._position(message))
         self._push(message, keys)
 
     def skip_file(self) -> bool:
         """From the queue into memory, where the file has nothing older; return whether any went."""
         with self._lock:
             self._settle()
-            messages = list(islice(self._queue, BATCH_ROWS)) if self._may_skip() else []
+            parts = self._queue.first(BATCH_ROWS, BATCH_BYTES) if self._may_skip() else []
+        messages = list(chain(*parts))
         keys = self._keys(messages)
         with self._lock:
-            for index, message in enumerate(messages):
-                if not self._may_skip() or self._queue[0] is not message:
-                    return index > 0
-                self._queue.popleft()
-                self._queue_bytes -= space(message)
-                self._push(message, keys[index] if keys else NO_KEYS)
+            if not messages or not self._queue or self._queue.oldest != messages[0]:
+                return False
+            taken = 0
+            while taken < len(messages) and self._may_skip():
+                self._push(messages[taken], keys[taken] if keys else NO_KEYS)
                 self._blocked = True
-        return bool(messages)
+                taken += 1
+            self._queue.drop(taken)
+            return taken > 0
 
     def _may_skip(self) -> bool:
         return (
@@ -706,11 +682,10 @@ class SpooledInbox(Inbox):
     def lose_file(self) -> int:
         """The rows in the file are gone; return how many were nowhere else: dropped."""
         with self._lock:
-            at_hand, self._ahead = self._ahead, deque()
-            self._ahead_bytes = 0
+            at_hand, self._ahead = self._ahead, Line()
             lost, self._filed = self._filed - len(at_hand), 0
-            for message, keys in at_hand:  # they are in memory anyway: its limit is no reason now
-                self._push(message, keys)
+            for message in at_hand:  # they are in memory anyway: its limit is no reason now
+                self._push(message, self._ahead_keys.popleft() if self._ahead_keys else NO_KEYS)
             if lost:
                 self._dropped["spool"] += lost
             self._loaded.clear()
@@ -727,9 +702,9 @@ class SpooledInbox(Inbox):
             return True
 
     def _has_room_again(self) -> bool:
-        if len(self._queue) > QUEUE_ROWS // 2 or self._queue_bytes > self._queue_bytes_mark // 2:
+        if len(self._queue) > QUEUE_ROWS // 2 or self._queue.bytes > self._queue_bytes_mark // 2:
             return False
-        total = self._file_bytes + self._queue_bytes
+        total = self._file_bytes + self._queue.bytes
         return self._broken or self._limit is None or total <= self._limit * ROOMY
 
     # --- what the thread waits for; under the lock ---
@@ -753,7 +728,7 @@ class SpooledInbox(Inbox):
         if not self._journal:
             return self._filed > 0 and self._has_room()
         unread = self._filed - len(self._ahead)
-        near = len(self._ahead) <= BATCH_ROWS // 2 and self._ahead_bytes <= BATCH_BYTES // 2
+        near = len(self._ahead) <= BATCH_ROWS // 2 and self._ahead.bytes <= BATCH_BYTES // 2
         return unread > 0 and near and not self._closed and self._gate()
 
     @property
@@ -771,6 +746,8 @@ class SpooledInbox(Inbox):
             found = list(self._in_hand.values())
             if self._portion is not None and (message := self._portion.in_hand) is not None:
                 found.append(message)
+            kept = self._loaded.difference(self._removals)
+            found = [message for message in found if self._position(message) not in kept]
             return sorted(found, key=self._position)
 
     def end(self) -> int:
@@ -778,8 +755,7 @@ class SpooledInbox(Inbox):
         with self._lock:
             self._ended = True
             lost = len(self._queue)
-            self._queue.clear()
-            self._queue_bytes = 0
+            self._queue = Line()
             if lost:
                 self._received += lost if self._journal else 0
                 self._dropped["shutdown"] += lost

@@ -113,7 +113,7 @@ class SpoolThread:
     def _open_file(self) -> SpoolFile:
         file = SpoolFile(path_for(self._option, self._name))
         self.epoch = file.epoch
-        self._inbox.opened(file.rows, file.size, file.end, file.last)
+        self._inbox.opened(file.count, file.size, file.end, file.last)
         if file.set_aside is not None:
             self._report_corrupt(file)
         return file
@@ -159,7 +159,7 @@ class SpoolThread:
     def _write(self) -> bool:
         """Write the next run; return whether there was one."""
         run = self._inbox.next_run(self._most, self._most_removed)
-        if not run.messages and not run.removals:
+        if not run.parts and not run.removals:
             return False
         try:
             self._write_run(run)
@@ -170,42 +170,43 @@ class SpoolThread:
                 raise
             self._failed(error)
             return False
-        if self._inbox.stored(run):
+        assert self._file is not None
+        if self._inbox.stored(run, self._file.size):
             self._wake()
         self._take_more(run)
-        if self._file is not None and time.monotonic() - self._failed_at < EPISODE_SECONDS:
+        if time.monotonic() - self._failed_at < EPISODE_SECONDS:
             self._file.empty_log()  # else it grows until it cannot be emptied any more
         return True
 
     def _take_fewer(self, run: WriteBatch) -> None:
-        if run.messages:
-            self._most = max(1, len(run.messages) // 2)
+        if run.parts:
+            self._most = max(1, len(run) // 2)
         else:
             self._most_removed = max(1, len(run.removals) // 2)
 
     def _take_more(self, run: WriteBatch) -> None:
-        if run.messages:
+        if run.parts:
             self._most = min(BATCH_ROWS, 2 * self._most)
         else:
             self._most_removed = min(BATCH_ROWS, 2 * self._most_removed)
 
     def _write_run(self, run: WriteBatch) -> None:
         assert self._file is not None
-        records = self._inbox.records
-        last = None if run.last is None else records([run.last])[0]
-        self._file.write(records(run.messages), run.removals, last)
+        last = None if run.last is None else self._inbox.row(run.last)
+        self._file.write(self._inbox.runs(run.parts), run.removals, last)
 
     def _refill_if_wanted(self) -> None:
         wanted = self._inbox.wanted()
         if wanted is None or self._file is None:
             return
         try:
-            rows = self._file.read(wanted.after, wanted.before, wanted.count, wanted.size)
+            runs = self._file.read(wanted.after, wanted.before, wanted.count, wanted.size)
         except SpoolError as error:
             self._failed(error)
             return
-        if rows:
-            self._inbox.fill(rows, self._move_out(self._inbox.to_be_moved(rows)))
+        if runs:
+            moved = self._move_out(self._inbox.to_be_moved(runs))
+            self._inbox.fill(wanted, runs, self._file.size, moved=moved)
             self._wake()
         elif wanted.before is None:
             self._missing()
@@ -219,13 +220,13 @@ class SpoolThread:
             return
         first = self._inbox.first_rows(excess)
         try:
-            rows = self._file.read(first.after, first.before, first.count, first.size)
-            gone = self._inbox.unread(rows)
-            self._file.write([], [row.position for row in gone])
+            runs = self._file.read(first.after, first.before, first.count, first.size)
+            gone = self._inbox.unread(runs)
+            self._file.write([], [position for run in gone for position in run.positions])
         except SpoolError as error:
             self._failed(error)
             return
-        self._inbox.dropped_rows(gone)
+        self._inbox.dropped_rows(gone, self._file.size)
 
     def _move_out(self, positions: list[int]) -> bool:
         """Remove rows before they are handed on, so that a crash does not bring them again."""
@@ -282,7 +283,7 @@ class SpoolThread:
 
     def _write_in_hand(self, file: SpoolFile) -> None:
         """Write what handlers still have: the process may end before they do."""
-        file.write(self._inbox.records(self._inbox.in_hand()), [])
+        file.write(self._inbox.runs([self._inbox.in_hand()]), [])
         self.unfinished = self._inbox.counts().waiting
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import sqlite3
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -18,6 +17,7 @@ from datastream_ws.testing import StreamServer
 from kit.celeryproject import CeleryProject, Worker, check_published, ledger, wait_until
 from kit.faultproxy import FaultProxy, Swallow
 from kit.numbered import NumberedServer
+from kit.spoolfile import rows_in
 
 CELERY_SECONDS = 120.0  # its own goodbyes to a broker that hangs, each within a timeout
 
@@ -38,10 +38,7 @@ def sent(server: StreamServer, first: int, last: int) -> None:
 def in_spool(project: CeleryProject) -> int:
     """Return how many messages the spool file holds."""
     [path] = (project.folder / "state").glob("datastream-ws/proj/*.spool")
-    with sqlite3.connect(path) as database:
-        [(count,)] = database.execute("SELECT count(*) FROM messages")
-    database.close()
-    return int(count)
+    return len(rows_in(path))
 
 
 def test_warm_with_500_waiting(tmp_path: Path, server: StreamServer, redis_url: str) -> None:

@@ -19,6 +19,7 @@ import pytest
 from datastream_ws.testing import StreamServer
 from kit.djangoproject import PATIENCE, Process
 from kit.pages import Block, steps
+from kit.spoolfile import rows_in
 from kit.streams import until
 
 needs_tasks = pytest.mark.skipif(django.VERSION < (6, 0), reason="Django 6.0 has Tasks")
@@ -214,14 +215,7 @@ def test_the_page_holds(shop: Callable[[str], Shop], stream_server: StreamServer
 
 def kept(project: Shop) -> int:
     """Return how many messages the spool has that are not handled."""
-    with closing(sqlite3.connect(project.folder / "spool.sqlite3", timeout=10)) as spool:
-        tables = [name for (name,) in spool.execute("SELECT name FROM sqlite_master")]
-        [count] = (
-            spool.execute("SELECT count(*) FROM messages").fetchone()
-            if "messages" in tables
-            else [0]
-        )
-    return int(count)
+    return len(rows_in(project.folder / "spool.sqlite3"))
 
 
 REFUSED = """

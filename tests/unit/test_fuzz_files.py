@@ -20,6 +20,7 @@ from datastream_ws import ConfigurationError, SpoolError
 from datastream_ws.cli.recording import Moment, moments
 from datastream_ws.health import StreamHealth, is_healthy, read_health_file
 from datastream_ws.spool.file import SpoolFile
+from datastream_ws.spool.run import Row, run_of, runs_of
 
 scalars = (
     st.none()
@@ -120,7 +121,7 @@ def test_a_recording_is_read_or_refused(
 
 # --- spool files ------------------------------------------------------------------------------
 
-ROWS: list[tuple[Any, ...]] = [(n, 1, 1, n, 1.7e9, f"payload {n}") for n in range(1, 40)]
+ROWS = [Row(n, 1, 1, n, 1.7e9, f"payload {n}") for n in range(1, 40)]
 
 
 class Shown(bytes):
@@ -135,7 +136,7 @@ def good(folder: Path) -> bytes:
     """A spool of ours, all of it in the file."""
     path = folder / "good"
     file = SpoolFile(str(path))
-    file.write(ROWS, [])
+    file.write(runs_of(map(run_of, ROWS)), [])
     file.close()
     return Shown(path.read_bytes())
 
@@ -152,8 +153,8 @@ def read_spool(folder: Path, content: bytes, **companions: bytes) -> list[Any] |
         except SpoolError:
             return None
         try:
-            rows = file.read(0, None, 1000, 2**20)
-            return None if file.set_aside else [tuple(row) for row in rows]
+            runs = file.read(0, None, 1000, 2**20)
+            return None if file.set_aside else [row for run in runs for row in run.rows()]
         except SpoolError:
             return None
         finally:
@@ -181,7 +182,7 @@ def test_a_damaged_spool_ends_in_no_accident(
 @settings(max_examples=25, deadline=None)
 def test_noise_in_companions_adds_no_row(folder: Path, good: bytes, wal: bytes, shm: bytes) -> None:
     found = read_spool(folder, good, wal=wal, shm=shm)
-    assert found is None or set(found) <= {tuple(row) for row in ROWS}
+    assert found is None or set(found) <= set(ROWS)
 
 
 FOREIGN = [

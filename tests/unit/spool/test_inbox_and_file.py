@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -23,9 +23,11 @@ from datastream_ws.handling.inbox import Portion
 from datastream_ws.messages import Message, Origin
 from datastream_ws.spool import SpooledInbox, SpoolThread
 from datastream_ws.spool import file as module
-from datastream_ws.spool.file import Corrupt, Row, SpoolFile, ranges
+from datastream_ws.spool.file import SpoolFile
 from datastream_ws.spool.file_lock import path_for
-from datastream_ws.spool.inbox import space
+from datastream_ws.spool.line import space
+from datastream_ws.spool.run import Corrupt, Row, run_of, runs_of
+from kit import spoolfile
 
 CODEC = codec_for("json")
 
@@ -46,6 +48,14 @@ def row(position: int, data: str | bytes = "{}") -> Row:
     return Row(position, 1_700_000_000_000, 3, position + 7, 1_763_876_711.1234567, data)
 
 
+def put(file: SpoolFile, rows: Iterable[Row]) -> None:
+    file.write(runs_of(map(run_of, rows)), [])
+
+
+def got(file: SpoolFile, *limits: Any) -> list[Row]:
+    return [found for run in file.read(*limits) for found in run.rows()]
+
+
 # --- the file ---
 
 
@@ -55,65 +65,63 @@ def row(position: int, data: str | bytes = "{}") -> Row:
     ids=["empty", "ascii", "unicode", "escapes", "nul", "no bytes", "bytes", "long"],
 )
 def test_a_row_comes_back_as_it_was(file: SpoolFile, data: str | bytes) -> None:
-    file.write([row(1, data)], [])
-    assert file.read(0, None, 10, 2**20) == [row(1, data)]
+    put(file, [row(1, data)])
+    assert got(file, 0, None, 10, 2**20) == [row(1, data)]
 
 
 def test_any_time_comes_back_exactly(file: SpoolFile) -> None:
     times = [random.Random(1).uniform(1.6e9, 2.2e9) for _ in range(1000)]
-    file.write([row(n)._replace(received_at=at) for n, at in enumerate(times)], [])
-    assert [r.received_at for r in file.read(-1, None, 1000, 2**20)] == times
+    put(file, [row(n)._replace(received_at=at) for n, at in enumerate(times)])
+    assert [r.received_at for r in got(file, -1, None, 1000, 2**20)] == times
 
 
 def test_rows_are_read_in_order_within_limits(file: SpoolFile) -> None:
-    file.write([row(n, "x" * 10) for n in (5, 1, 9, 3, 7)], [])
-    assert [r.position for r in file.read(1, 9, 10, 2**20)] == [3, 5, 7]
-    assert [r.position for r in file.read(0, None, 2, 2**20)] == [1, 3]
-    assert [r.position for r in file.read(0, None, 100, 25)] == [1, 3, 5]
-    assert [r.position for r in file.read(0, None, 100, 1)] == [1], "one at least"
+    put(file, [row(n, "x" * 10) for n in (5, 1, 9, 3, 7)])
+    assert [r.position for r in got(file, 1, 9, 10, 2**20)] == [3, 5, 7]
+    assert [r.position for r in got(file, 0, None, 2, 2**20)] == [1, 3]
+    assert [r.position for r in got(file, 0, None, 100, 25)] == [1, 3, 5]
+    assert [r.position for r in got(file, 0, None, 100, 1)] == [1], "one at least"
 
 
 def test_more_rows_than_one_statement_takes(file: SpoolFile) -> None:
-    file.write([row(n) for n in range(2500)], [])
+    put(file, [row(n) for n in range(2500)])
     file.write([], list(range(0, 2500, 2)))
-    assert [r.position for r in file.read(-1, None, 5000, 2**20)] == list(range(1, 2500, 2))
+    assert [r.position for r in got(file, -1, None, 5000, 2**20)] == list(range(1, 2500, 2))
 
 
 def test_rows_are_removed_in_ranges(file: SpoolFile) -> None:
-    file.write([row(n) for n in range(1, 20)], [])
-    assert list(ranges([])) == []
-    assert list(ranges([1, 2, 3, 7, 9, 10])) == [(1, 3), (7, 7), (9, 10)]
+    put(file, [row(n) for n in range(1, 20)])
     file.write([], [9, 2, 1, 3, 7, 10])
     file.write([], [11, 11, 13])  # twice one of them, and as many as from 11 to 13
     file.write([], [5, 15, 17, 19])
-    assert [r.position for r in file.read(0, None, 100, 2**20)] == [4, 6, 8, 12, 14, 16, 18]
+    assert [r.position for r in got(file, 0, None, 100, 2**20)] == [4, 6, 8, 12, 14, 16, 18]
 
 
 def test_a_run_that_fails_changes_nothing(file: SpoolFile) -> None:
-    file.write([row(1)], [])
+    put(file, [row(1)])
     broken: Any = (2, None, *row(2)[2:])
     with pytest.raises(SpoolError, match="cannot be written"):
-        file.write([row(3), broken], [])
-    assert [r.position for r in file.read(0, None, 10, 2**20)] == [1]
+        put(file, [row(3), broken])
+    assert [r.position for r in got(file, 0, None, 10, 2**20)] == [1]
 
 
 def test_the_next_process_finds_rows_and_the_last_message(path: str) -> None:
     first = SpoolFile(path)
-    first.write([row(4), row(5)], [])
+    put(first, [row(4), row(5)])
     first.close()
     second = SpoolFile(path)
-    assert (second.rows, second.end, second.last) == (2, 5, row(5))
+    assert (second.count, second.end, second.last) == (2, 5, row(5))
     assert second.epoch == row(5).epoch
     second.write([], [4, 5], row(5))
     second.close()
     third = SpoolFile(path)
-    assert (third.rows, third.end, third.last, third.size) == (0, 5, row(5), 0)
+    assert (third.count, third.end, third.last, third.size) == (0, 5, row(5), 0)
     third.close()
 
 
 def test_a_large_file_that_is_empty_gives_its_space_back(path: str) -> None:
     file = SpoolFile(path)
-    file.write([row(n, "x" * 10_000) for n in range(1000)], [])
+    put(file, [row(n, "x" * 10_000) for n in range(1000)])
     file.write([], list(range(1000)))
     file.close()
     assert os.path.getsize(path) < 100_000
@@ -122,9 +130,9 @@ def test_a_large_file_that_is_empty_gives_its_space_back(path: str) -> None:
 @pytest.mark.parametrize("size", [1, 100, 500, 1000, 2100, 3900, 5000, 20_000])
 def test_the_estimate_of_a_row_is_near_what_it_takes(path: str, size: int) -> None:
     file = SpoolFile(path)
-    file.write([row(10_000 + n, "x" * size) for n in range(1000)], [])
+    put(file, [row(10_000 + n, "x" * size) for n in range(1000)])
     file.close()
-    estimate = space(message(1, "x" * size)) * 1000
+    estimate = space([message(1, "x" * size)]) * 1000
     assert 0.6 * os.path.getsize(path) < estimate + 20_000 < 1.5 * os.path.getsize(path) + 40_000
 
 
@@ -158,7 +166,7 @@ def test_no_two_names_have_one_file() -> None:
 
 
 def test_files_are_for_this_user_only(path: str, file: SpoolFile) -> None:
-    file.write([row(1)], [])
+    put(file, [row(1)])
     folder = Path(path).parent
     ends = ("", "-wal", "-shm", "-reserve", ".lock")
     assert {each.name: oct(each.stat().st_mode & 0o777) for each in folder.iterdir()} == {
@@ -172,9 +180,9 @@ def test_room_is_set_aside_while_the_file_is_open(path: str) -> None:
     assert reserve.stat().st_blocks * 512 >= 8 * 2**20
     file._make_do()
     assert not reserve.exists()
-    file.write([row(1)], [])
+    put(file, [row(1)])
     assert reserve.exists()
-    file.write([row(n, "x" * 5000) for n in range(2, 1000)], [])
+    put(file, [row(n, "x" * 5000) for n in range(2, 1000)])
     file.close()
     assert not reserve.exists()
 
@@ -321,7 +329,7 @@ def test_a_companion_that_comes_between_is_noticed(
 def test_another_client_of_this_process_is_refused(path: str, file: SpoolFile) -> None:
     with pytest.raises(SpoolError, match="another client of this process"):
         SpoolFile(path)
-    file.write([row(1)], [])
+    put(file, [row(1)])
 
 
 def test_another_process_is_refused_until_the_first_has_ended(path: str) -> None:
@@ -356,7 +364,7 @@ def test_a_file_of_another_version_is_refused_and_left_alone(path: str) -> None:
         db.execute("PRAGMA user_version = 7")
     db.close()
     before = Path(path).read_bytes()
-    with pytest.raises(SpoolError, match="has format 7, this version of datastream-ws knows 1"):
+    with pytest.raises(SpoolError, match="has format 7, this version of datastream-ws knows 2"):
         SpoolFile(path)
     assert Path(path).read_bytes() == before
 
@@ -378,14 +386,14 @@ def test_a_corrupt_file_is_set_aside(path: str, content: bytes) -> None:
     assert file.set_aside is not None
     assert file.set_aside.startswith(f"{path}.corrupt-")
     assert Path(file.set_aside).read_bytes() == content
-    file.write([row(1)], [])
-    assert file.rows == 0
+    put(file, [row(1)])
+    assert file.count == 0
     file.close()
 
 
 def test_pages_overwritten_in_a_closed_file_are_noticed(path: str) -> None:
     file = SpoolFile(path)
-    file.write([row(n, "x" * 500) for n in range(1000)], [])
+    put(file, [row(n, "x" * 500) for n in range(1000)])
     file.close()
     with open(path, "r+b") as raw:
         raw.seek(3 * 4096)
@@ -494,12 +502,7 @@ def until(fact: Callable[[], bool]) -> None:
 
 
 def rows_in(path: str) -> list[int]:
-    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    try:
-        found = db.execute("SELECT seq FROM messages ORDER BY position").fetchall()
-    finally:
-        db.close()
-    return [seq for (seq,) in found]
+    return [row.seq for row in spoolfile.rows_in(path)]
 
 
 @pytest.mark.parametrize("journal", [False, True])
@@ -837,9 +840,9 @@ def test_a_portion_outlives_a_journal_file_that_is_lost(path: str) -> None:
     inbox = rig.inbox
     inbox.opened(0, 0, 0, None)
     rig.put(1, 30)
-    inbox.stored(inbox.next_run())
-    while inbox.next_run().messages:
-        inbox.stored(inbox.next_run())
+    inbox.stored(inbox.next_run(), 0)
+    while inbox.next_run().parts:
+        inbox.stored(inbox.next_run(), 0)
     portion = inbox.pop_many(10)
     assert portion is not None
     begin(portion, 5)
@@ -876,8 +879,8 @@ def test_what_is_in_memory_outlives_a_journal_file_that_is_lost(path: str) -> No
     inbox = rig.inbox
     inbox.opened(0, 0, 0, None)
     rig.put(1, 100)
-    while (run := inbox.next_run()).messages:
-        inbox.stored(run)
+    while (run := inbox.next_run()).parts:
+        inbox.stored(run, 0)
     in_hand = inbox.pop()
     counts = inbox.counts()
     assert in_hand is not None
@@ -1018,15 +1021,15 @@ def test_after_a_failure_rows_are_removed_first_and_alone(path: str) -> None:
     inbox = (rig := Rig(path, journal=True)).inbox
     inbox.opened(0, 0, 0, None)
     rig.put(1, 10)
-    inbox.stored(inbox.next_run())
-    while inbox.next_run().messages:
-        inbox.stored(inbox.next_run())
+    inbox.stored(inbox.next_run(), 0)
+    while inbox.next_run().parts:
+        inbox.stored(inbox.next_run(), 0)
     rig.handle(5)
     rig.put(11, 20)
     failed = inbox.next_run(1, 1)
-    assert len(failed.messages) == 1
+    assert len(failed) == 1
     inbox.unstorable(failed)
     alone = inbox.next_run(1, 5000)
-    assert (alone.messages, len(alone.removals)) == ([], 5)
-    inbox.stored(alone)
-    assert len(inbox.next_run(1, 5000).messages) == 1
+    assert (alone.parts, len(alone.removals)) == ([], 5)
+    inbox.stored(alone, 0)
+    assert len(inbox.next_run(1, 5000)) == 1

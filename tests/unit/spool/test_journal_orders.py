@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice, pairwise
 from pathlib import Path
@@ -18,8 +19,10 @@ from hypothesis import strategies as st
 
 from datastream_ws.codecs import codec_for
 from datastream_ws.handling.inbox import Portion
+from datastream_ws.handling.parcel import Parcel
 from datastream_ws.messages import Message, Origin
 from datastream_ws.spool import SpooledInbox, SpoolThread
+from datastream_ws.spool.run import decode
 
 CODEC = codec_for("json")
 KEYS = 3
@@ -84,12 +87,14 @@ class Journal:
     # --- what may happen ---
 
     def put(self) -> None:
-        made = []
-        for _ in range(self.chance.randint(1, 12)):
-            self.sent += 1
-            self.seq += 1
-            made.append(Message(str(self.sent), origin(self.epoch, 1), self.seq, 1.0))
-        assert self.inbox.put(made).taken == len(made)
+        count = self.chance.randint(1, 12)
+        texts: list[str | bytes] = [str(self.sent + n) for n in range(1, count + 1)]
+        made: Sequence[Message] = Parcel(texts, origin(self.epoch, 1), self.seq + 1, 1.0)
+        if self.chance.random() < 0.3:  # what a request waits for is made at once
+            made = list(made)
+        self.sent += count
+        self.seq += count
+        assert self.inbox.put(made).taken == count
 
     def step(self) -> None:
         """What the file's thread does when it is woken."""
@@ -160,7 +165,7 @@ class Journal:
             assert not self.rows() & self.handled_here, "handled, and still in the file"
         elif how == "crash after a write":  # the process did not live to know of it
             run = self.inbox.next_run()
-            if run.messages or run.removals:
+            if run.parts or run.removals:
                 self.thread._write_run(run)
         self.note_committed()
         self.die()
@@ -184,16 +189,21 @@ class Journal:
 
     def rows(self) -> set[int]:
         assert self.thread._file is not None
-        return {int(each.data) for each in self.thread._file.read(-1, None, 10_000, 2**30)}
+        return {
+            int(each)
+            for run in self.thread._file.read(-1, None, 10_000, 2**30)
+            for each in run.payloads
+        }
 
     def note_committed(self) -> None:
         assert self.thread._file is not None
         rows = self.rows()
-        last = self.thread._file._db.execute(
-            "SELECT data FROM (SELECT position, data FROM last UNION ALL"
-            " SELECT position, data FROM messages) ORDER BY position DESC LIMIT 1"
-        ).fetchone()
-        self.received = max(self.received, 0 if last is None else int(last[0]))
+        db = self.thread._file._db
+        [kept] = db.execute("SELECT max(position), data FROM last").fetchall()
+        runs = db.execute("SELECT * FROM runs ORDER BY first DESC LIMIT 1").fetchall()
+        newest = [decode(run).rows()[-1] for run in runs]
+        last = max([0, *([int(kept[1])] if kept[1] else []), *[int(each.data) for each in newest]])
+        self.received = max(self.received, last)
         self.forgotten = {each for each in self.handled if each not in rows}
         missing = set(range(1, self.received + 1)) - rows - self.handled
         assert not missing, f"neither handled nor in the file: {sorted(missing)}"
