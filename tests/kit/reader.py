@@ -9,6 +9,7 @@ that exist nowhere (``wss://api.example.com/stream``) and the ports.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import re
 import shlex
@@ -35,7 +36,7 @@ from kit.redisserver import PrivateRedis
 
 __all__ = ["NOT_RUN", "OWN_TESTS", "Reader", "has_own_test"]
 
-# As a package or editable: then nothing else is needed, and a wheel is tried as it is.
+# As a package or editable: then its plugin of pytest is found.
 INSTALLED = any(importlib.metadata.distributions(name="datastream-ws"))
 
 # What is not run, and why. Everything else is.
@@ -330,12 +331,20 @@ class Reader:
         inherited.pop("PYTHONDONTWRITEBYTECODE", None)  # what was loaded is seen by its bytecode
         return inherited | {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "PYTHONPATH": "" if INSTALLED else str(ROOT),
+            "PYTHONPATH": "" if is_wheel() else str(ROOT),
             "PYTHONUNBUFFERED": "1",
             "HOME": str(self.folder),
             "FLASK_RUN_PORT": self.fill["5000"],
             "GUNICORN_CMD_ARGS": f"--bind 127.0.0.1:{self.fill['8000']}",
         }
+
+
+def is_wheel() -> bool:
+    """Tell whether a wheel is installed, which is tried as it is; else it is this checkout."""
+    for installed in importlib.metadata.distributions(name="datastream-ws"):
+        origin = json.loads(installed.read_text("direct_url.json") or "{}")
+        return not origin.get("dir_info", {}).get("editable", False)
+    return False
 
 
 def free_port() -> int:
