@@ -98,6 +98,8 @@ class Routing:
     Attributes:
         every: The handlers, if each of them takes every message; else ``None``.
         all_async, none_async: Whether every handler is a coroutine function, or a plain one.
+        certain: The handlers of each route that alone says which they are; empty where messages
+            need not be decoded for their routes.
 
     """
 
@@ -112,6 +114,10 @@ class Routing:
         self.every = None if conditional else self._routeless[0]
         # Whether nobody will look at the rest of a message, but of a type of its own.
         self._peeks = all(h.decode_as is not None and h.when is None for h in handlers)
+        self.certain: dict[str | int | None, tuple[Handler, ...]] = {}
+        if not self._peeks and self.every is None:
+            found = self._by_route.items()
+            self.certain = {route: those for route, (those, unsure) in found if not unsure}
 
     def match(self, message: Message, taken: bool = False) -> tuple[Handler, ...]:
         """

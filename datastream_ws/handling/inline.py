@@ -11,6 +11,7 @@ from ..handlers import Handler, Handlers
 from ..messages import Message
 from .callers import InlineCaller, LoopCaller, drive
 from .contexts import HandlerRun
+from .direct import DirectCalls
 from .inbox import Inbox
 from .offering import failure_of, keep_failure
 from .timing import Notes, Timings
@@ -26,7 +27,7 @@ class InlineHandlers:
     Calls the inline handlers of messages before these enter the inbox.
 
     Args:
-        is_open: Whether messages may be handed on; looked at before each.
+        is_open: Whether messages may be handed on, looked at before each; ``None``: always.
         report: Given each :class:`HandlerError`, and one of a handler that is slow.
         timings: Told of the calls.
 
@@ -36,7 +37,7 @@ class InlineHandlers:
         self,
         handlers: Handlers,
         inbox: Inbox,
-        is_open: Callable[[], bool],
+        is_open: Callable[[], bool] | None,
         report: Callable[[BaseException], None],
         timings: Timings,
     ) -> None:
@@ -47,68 +48,88 @@ class InlineHandlers:
         self._report = report
         self._reported_at = float("-inf")
         self._keeping: set[asyncio.Task[None]] = set()
-        self._handled = self._failures = 0  # not counted yet
 
     def handle(self, messages: Sequence[Message]) -> Sequence[Message]:
         """Call the inline handlers; return the messages that others are to be given, too."""
         notes = Notes(self._timings)
         run = HandlerRun(self._handlers, InlineCaller(), notes)
         try:
-            rest = [message for message in messages if not self._is_all(run, message)]
+            rest = self._call_for_each(run, notes, messages)
         finally:
-            self._count()
             notes.add_up()
             self._leave(run)
         return messages if len(rest) == len(messages) else rest
 
-    def _is_all(self, run: HandlerRun, message: Message) -> bool:
-        """Call the inline handlers of a message; return whether that is all to do for it."""
-        try:
-            called = self._handlers.inline.match(message) if self._is_open() else ()
-        except Exception:  # of the option route; the workers report it
-            return False
-        if not called:
-            return False
-        succeeded = True
-        for handler in called:
-            succeeded = self._call(run, handler, message) and succeeded
-        if self._has_others(message):
-            return False
-        self._inbox.last_message = message
-        self._handled += succeeded
-        self._failures += not succeeded
-        if self._inbox.is_budgeted:
-            self._count()
-        return True
+    def _call_for_each(
+        self, run: HandlerRun, notes: Notes, messages: Sequence[Message]
+    ) -> list[Message]:
+        """As :meth:`handle`. What stands in the loop is what every message costs."""
 
-    def _count(self) -> None:
-        """Count all messages of a read at once: under the inbox's lock, each would cost as much."""
-        if self._handled or self._failures:
-            self._inbox.count_inline(self._handled, self._failures)
-            self._handled = self._failures = 0
-
-    def _has_others(self, message: Message) -> bool:
-        handlers = self._handlers
-        return bool(handlers.routing.handlers and handlers.match(message, taken=True))
-
-    def _call(self, run: HandlerRun, handler: Handler, message: Message) -> bool:
-        started = time.monotonic()
-        try:
-            run.handler = handler
-            if self._handlers.context_factories:
-                drive(run.enter())
-            run.enclosed(handler)((message,), handler.argument(message))
-        except BaseException as error:
-            self._timings.failed(handler)
-            self._failed(failure_of(handler.name, handler.function, (message,), error))
-            return False
-        finally:
-            seconds = time.monotonic() - started
-            if run.notes is not None:
-                run.notes.call(handler, seconds)
+        def note(handler: Handler, seconds: float) -> None:
+            notes.note(handler, seconds)
             if seconds > SLOW_SECONDS:
                 self._report_slow(handler, message, seconds)
-        return True
+
+        calls = self._direct_calls(run, note)
+        inbox, others = self._inbox, self._handlers.routing.handlers
+        is_budgeted = inbox.is_budgeted
+        call, quickly, failures = calls.timed, calls.call, 0
+        rest: list[Message] = []
+        for message in messages:
+            try:
+                called, failed = call(message), 0
+                call = quickly
+            except BaseException as error:
+                called, failed = self._go_on_after(calls, message, error), 1
+                call = calls.timed  # or what was done about it would count as the next call
+            if not called or (others and self._has_others(calls, message)):
+                rest.append(message)
+                continue
+            inbox.last_message = message
+            failures += failed
+            if is_budgeted:
+                inbox.count_inline(1 - failed, failed)
+        # Together: under the inbox's lock, each would cost as much as all.
+        if (number := len(messages) - len(rest)) and not is_budgeted:
+            inbox.count_inline(number - failures, failures)
+        return rest
+
+    def _direct_calls(self, run: HandlerRun, note: Callable[[Handler, float], None]) -> DirectCalls:
+        routing, is_open = self._handlers.inline, self._is_open
+        if is_open is None:
+            return DirectCalls(self._handlers, run, routing.match, routing, note=note)
+
+        def find(message: Message) -> Sequence[Handler]:
+            return routing.match(message) if is_open() else ()
+
+        return DirectCalls(self._handlers, run, find, note=note)
+
+    def _go_on_after(
+        self, calls: DirectCalls, message: Message, error: BaseException
+    ) -> Sequence[Handler]:
+        """Report what a handler has raised, call those after it, and return all of them."""
+        found = calls.rest
+        if found is None:  # of the option route; the workers report it
+            if not isinstance(error, Exception):
+                raise error
+            return ()
+        failed, *rest = found
+        self._timings.failed(failed)
+        self._failed(failure_of(failed.name, failed.function, (message,), error))
+        if rest:
+            try:
+                calls.call(message, rest)
+            except BaseException as another:
+                self._go_on_after(calls, message, another)
+        return found
+
+    def _has_others(self, calls: DirectCalls, message: Message) -> bool:
+        try:
+            return bool(self._handlers.match(message, taken=True))
+        except Exception:  # of the option route
+            return True
+        finally:
+            calls.since = time.monotonic()
 
     def _leave(self, run: HandlerRun) -> None:
         try:

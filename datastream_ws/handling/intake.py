@@ -53,7 +53,7 @@ class Intake:
         report: Given :class:`InboxOverflowError`, and what inline handlers raise.
         warn: Given a line for the log.
         at_work: Returns the names of the handlers that are called at the moment.
-        is_open: Whether messages may be handed on; for inline handlers.
+        is_open: Whether messages may be handed on, for inline handlers; ``None``: always.
         timings: Told of the calls of inline handlers; ``None``: of its own.
 
     Attributes:
@@ -72,7 +72,7 @@ class Intake:
         report: Callable[[BaseException], None],
         warn: Callable[[str], None] = lambda text: None,
         at_work: Callable[[], Sequence[str]] = list,
-        is_open: Callable[[], bool] = lambda: True,
+        is_open: Callable[[], bool] | None = None,
         timings: Timings | None = None,
     ) -> None:
         self._inbox = inbox

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
 from typing import overload
 
 from ..messages import MESSAGE_BYTES, Message, Origin, memory_bytes, messages_of, payload_bytes
@@ -10,6 +12,7 @@ from ..messages import MESSAGE_BYTES, Message, Origin, memory_bytes, messages_of
 __all__ = ["Parcel"]
 
 SHORT = 500  # bytes
+TOGETHER = 100  # messages that are made at once where one is taken after the other
 
 
 class Parcel(Sequence[Message]):
@@ -86,7 +89,12 @@ class Parcel(Sequence[Message]):
         return len(self._payloads)
 
     def __iter__(self) -> Iterator[Message]:
-        return iter(self.made(0, len(self)))
+        """Make some at a time, and keep none that was taken, as what is decoded is large."""
+        return chain.from_iterable(map(self._taken, range(0, len(self), TOGETHER)))
+
+    def _taken(self, start: int) -> Iterator[Message]:
+        left = deque(self.made(start, start + TOGETHER))
+        return map(deque.popleft, repeat(left, len(left)))
 
     @overload
     def __getitem__(self, at: int) -> Message: ...

@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Any
 
 from ..handlers import Handler, Handlers
 from ..messages import Message
 from ..options import ClientOptions
 from .batches import Batches
-from .callers import Caller, drive
+from .callers import Caller
 from .contexts import HandlerRun
+from .direct import DirectCalls
 from .inbox import Inbox, Portion
 from .offering import Offering, Stopped, match
 from .timing import QUICK_SECONDS, Notes, Timings
@@ -32,7 +32,6 @@ RUN_SECONDS = 0.05
 RUN_MESSAGES = 100  # where the run's contexts are entered, or more than calls is to be done
 LONG_RUN_MESSAGES = 1000
 STRIDE = 8  # messages of QUICK_SECONDS in all, between two looks at the clock
-LONGEST_STRIDE = 32  # the same where messages are taken by portions
 
 
 class Runs:
@@ -104,7 +103,7 @@ class Runs:
     # --- where each handler is only to be called ---
 
     async def _call_directly(self, run: HandlerRun) -> bool:
-        calls = DirectCalls(self._handlers, run, self._inbox.count_unrouted)
+        calls = self._direct_calls(run)
         most = RUN_MESSAGES if self._handlers.has_contexts("run") else LONG_RUN_MESSAGES
         end = time.monotonic() + RUN_SECONDS
         if self._options.concurrency > 1:
@@ -129,6 +128,23 @@ class Runs:
             if time.monotonic() > end or not self._is_open():
                 break
         return not self._is_stopped() and self._is_open()
+
+    def _direct_calls(self, run: HandlerRun) -> DirectCalls:
+        handlers = self._handlers
+        # Without a step in between where no handler is inline: it would cost every message.
+        inline = handlers.inline.handlers
+        find = functools.partial(match, handlers) if inline else handlers.routing.match
+
+        def find_or_count(message: Message) -> Sequence[Handler]:
+            return find(message) or self._unrouted(message)
+
+        return DirectCalls(handlers, run, find_or_count, handlers.routing, only=handlers.only)
+
+    def _unrouted(self, message: Message) -> Sequence[Handler]:
+        """Count a message that no handler takes; raises if its route cannot be read."""
+        match(self._handlers, message)
+        self._inbox.count_unrouted()
+        return ()
 
     async def _call_for_each(
         self, portion: Portion, calls: DirectCalls, end: float
@@ -206,6 +222,7 @@ class Runs:
     ) -> None:
         """Give a message to the handlers from the one on that has raised."""
         rest = calls.rest
+        calls.notes.add_up()  # this may take long
         await self._handle(calls.run, message, rest, error if rest else None)
 
     # --- where there is more to it ---
@@ -287,207 +304,3 @@ def _while_open(gate: Callable[[], bool], portion: Portion) -> Iterator[Message]
     for _ in iter(gate, False):
         yield portion.left.popleft()
     raise IndexError
-
-
-class DirectCalls:
-    """
-    How the handlers of each message are called in one run, with nothing around it.
-
-    Attributes:
-        call: To be given a message; raises what a handler, or ``route`` or ``when``, raises.
-        timed: The same, and notes how long each handler takes; for the first message of a run, and
-            for those that follow a slow one.
-        awaited: Whether they are coroutine functions.
-        next: How the next messages are called, and how many before the next look at the clock.
-
-    """
-
-    def __init__(
-        self, handlers: Handlers, run: HandlerRun, count_unrouted: Callable[[], None]
-    ) -> None:
-        assert run.notes is not None
-        self.run = run
-        self._handlers = handlers
-        self.awaited = run.caller.on_loop
-        self._notes = run.notes
-        # Without a step in between where no handler is inline: it would cost every message.
-        inline = handlers.inline.handlers
-        self._find = functools.partial(match, handlers) if inline else handlers.routing.match
-        self._count_unrouted = count_unrouted
-        self._is_entered = not handlers.has_contexts("run")
-        self._encloses = handlers.has_contexts("call")
-        self._is_special = self._encloses or not self._is_entered
-        self._stride = 1
-        self._matched: Sequence[Handler] = ()
-        self._only = only = handlers.only
-        self.call: Callable[[Message], Any]
-        self.timed: Callable[[Message], Any]
-        self.either: tuple[Callable[[Message], Any], ...]
-        if only is not None:
-            self._matched, run.handler, self.call = (only,), only, run.compiled(only)
-            timed: Callable[[Message], Any] = self._call_only
-            self.timed = self._await_only if self.awaited else timed
-        else:
-            self.call, self.timed = self._awaiting_all() if self.awaited else self._calling_all()
-
-        self.either = self.call, self.timed
-        self.next: tuple[Callable[[Message], Any], int] = self.timed, 1
-
-    @property
-    def rest(self) -> Sequence[Handler] | None:
-        """The handlers still to be called, the failed one first; ``None``: not known yet."""
-        matched, handler = self._matched, self.run.handler
-        if handler is None or handler not in matched:
-            return None
-        return matched[matched.index(handler) :]
-
-    # --- one handler that is given every message ---
-
-    def _call_only(self, message: Message) -> None:
-        started = time.monotonic()
-        try:
-            self._enter()  # here, because a run begins with a call that is timed
-            self.call(message)
-        finally:
-            self._note_only(time.monotonic() - started)
-
-    async def _await_only(self, message: Message) -> None:
-        started = time.monotonic()
-        try:
-            await self.call(message)
-        finally:
-            self._note_only(time.monotonic() - started)
-
-    def _note_only(self, seconds: float) -> None:
-        assert self._only is not None
-        self._notes.timed.append((self._only, seconds))
-
-    def note(self, messages: int) -> None:
-        """So many messages were handed on; hand over what else was noted."""
-        if self._only is None:
-            self._notes.add_up()
-            self.next = self.timed, 1  # another route's handlers may come first
-        else:  # nothing else counts them
-            self._notes.add_up_only(self._only, messages)
-
-    def after_stride(self, seconds: float, messages: int) -> tuple[Callable[[Message], Any], int]:
-        """Return how the next messages are called, and how many before the next look."""
-        if seconds < QUICK_SECONDS:
-            self._stride = min(2 * self._stride, LONGEST_STRIDE)
-            self.next = self.call, self._stride
-        else:
-            self.note_stride(seconds, messages)
-            self._stride = 1
-            self.next = self.timed, 1
-        return self.next
-
-    def note_stride(self, seconds: float, messages: int) -> None:
-        """Note the slow call among *messages* that took *seconds*; a single one was timed."""
-        self._note_slow(seconds, messages if messages > 1 else 0)
-
-    def note_between(self, seconds: float, messages: int) -> None:
-        """As :meth:`note_stride`, where the last one was timed, and what it took is in it."""
-        timed = self._notes.timed
-        self._note_slow(seconds - timed[-1][1] if timed else seconds, messages - 1)
-
-    def note_rest(self, seconds: float, messages: int) -> None:
-        """As :meth:`note_stride`, where none was timed."""
-        self._note_slow(seconds, messages)
-
-    def _note_slow(self, seconds: float, untimed: int) -> None:
-        if self._only is None or untimed < 1 or seconds < QUICK_SECONDS:
-            return
-        timed = self._notes.timed
-        usual = min(timed[-1][1], QUICK_SECONDS) if timed else 0.0
-        timed.append((self._only, max(usual, seconds - (untimed - 1) * usual)))
-
-    # --- several ---
-
-    # Closures: what is looked up in an object would cost every message.
-
-    def _calling_all(self) -> tuple[Callable[[Message], Any], Callable[[Message], Any]]:
-        run, find, clock, is_special = self.run, self._find, time.monotonic, self._is_special
-        count, note = self._notes.called.append, self._notes.note
-        last, limit = clock(), QUICK_SECONDS
-
-        def call(message: Message) -> None:
-            nonlocal last
-            run.handler = None  # finding them may fail
-            matched = self._matched = find(message) or self._unrouted(message)
-            if limit < 0:  # else what finds the handlers counts, too
-                last = clock()
-            for handler in matched:
-                run.handler = handler
-                count(handler)
-                try:
-                    if is_special or handler.decode_as:
-                        self._call_specially(handler, message)
-                    else:
-                        handler.function(message)
-                finally:
-                    before, last = last, clock()
-                    if last - before > limit:
-                        note(handler, last - before)
-
-        def timed(message: Message) -> None:
-            nonlocal limit
-            limit = -1.0
-            try:
-                call(message)
-            finally:
-                limit = QUICK_SECONDS
-
-        return call, timed
-
-    def _call_specially(self, handler: Handler, message: Message) -> None:
-        """Call a plain handler within its contexts, with what it wants to be given."""
-        self._enter()
-        argument = handler.argument(message)
-        if self._encloses:
-            self.run.enclosed(handler)((message,), argument)
-        else:
-            handler.function(argument)
-
-    def _enter(self) -> None:
-        if not self._is_entered:
-            drive(self.run.enter())
-            self._is_entered = True
-
-    def _unrouted(self, message: Message) -> Sequence[Handler]:
-        """Count a message that no handler takes; raises if its route cannot be read."""
-        match(self._handlers, message)
-        self._count_unrouted()
-        return ()
-
-    def _awaiting_all(self) -> tuple[Callable[[Message], Any], Callable[[Message], Any]]:
-        run, find, clock = self.run, self._find, time.monotonic
-        count, note = self._notes.called.append, self._notes.note
-        last, limit = clock(), QUICK_SECONDS
-
-        async def call(message: Message) -> None:
-            nonlocal last
-            run.handler = None  # finding them may fail
-            matched = self._matched = find(message) or self._unrouted(message)
-            if limit < 0:
-                last = clock()
-            for handler in matched:
-                run.handler = handler
-                count(handler)
-                try:
-                    await handler.function(
-                        handler.argument(message) if handler.decode_as else message
-                    )
-                finally:
-                    before, last = last, clock()
-                    if last - before > limit:
-                        note(handler, last - before)
-
-        async def timed(message: Message) -> None:
-            nonlocal limit
-            limit = -1.0
-            try:
-                await call(message)
-            finally:
-                limit = QUICK_SECONDS
-
-        return call, timed

@@ -3,7 +3,7 @@ How often each handler was called, how often it failed, and how long it takes.
 
 A look at the clock costs as much as a quick handler does. So a run notes every call, but the time
 of a few: of a slow call always, and of one quick call in about a hundred, which stands for the
-others. What a run has noted is added up at its end, or after each portion of messages.
+others. What a run has noted is added up at its end, or when a handler has raised.
 """
 
 from __future__ import annotations

@@ -257,7 +257,7 @@ class Parts:
             report=self.reporter.report,
             warn=self.reporter.warn,
             at_work=self._at_work,
-            is_open=self._gate(start.budget) or (lambda: True),
+            is_open=self._gate(start.budget),
             timings=self.timings,
         )
 

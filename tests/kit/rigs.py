@@ -19,6 +19,7 @@ from datastream_ws.handling.budget import Budget
 from datastream_ws.handling.dispatcher import Dispatcher
 from datastream_ws.handling.inbox import Inbox
 from datastream_ws.handling.intake import Intake
+from datastream_ws.handling.timing import Timings
 from datastream_ws.messages import Origin
 from datastream_ws.process.handler_threads import HandlerThreads
 from datastream_ws.stats import Counts, Traffic
@@ -139,7 +140,9 @@ class FakeConnection:
 class Rig:
     """An intake between a connection and an inbox."""
 
-    def __init__(self, budget: Budget | None = None, **options: Any) -> None:
+    def __init__(
+        self, budget: Budget | None = None, *, is_gated: bool = True, **options: Any
+    ) -> None:
         self.options = ClientOptions("ws://localhost", **options)
         self.inbox = Inbox(
             size=self.options.inbox_size,
@@ -153,6 +156,7 @@ class Rig:
         self.warned: list[str] = []
         self.woken = 0
         self.open = True
+        self.timings = Timings()
         self.intake = Intake(
             self.inbox,
             self.traffic,
@@ -162,7 +166,8 @@ class Rig:
             report=self.reported.append,
             warn=self.warned.append,
             at_work=lambda: ["shop.slow"],
-            is_open=lambda: self.open,
+            is_open=(lambda: self.open) if is_gated else None,
+            timings=self.timings,
         )
         self.connection = FakeConnection()
         self.connect()

@@ -233,3 +233,107 @@ async def test_nothing_is_made_without_inline_handlers(monkeypatch: pytest.Monke
     monkeypatch.setattr(rig.inbox, "put", noted)
     rig.take("a", "b")
     assert seen == ["Parcel"]
+
+
+GATED = pytest.mark.parametrize("is_gated", [False, True])
+
+
+@GATED
+async def test_handlers_after_one_that_raises_are_called_once(is_gated: bool) -> None:
+    """Whatever the message before had, and however it was found."""
+    rig = Rig(is_gated=is_gated)
+    log: list[tuple[str, Any]] = []
+
+    def handler(name: str, **when: Any) -> None:
+        def function(message: Message) -> None:
+            log.append((name, message.route))
+            raise ZeroDivisionError(name)
+
+        register: Any = rig.handlers.on_message
+        register(inline=True, **when)(function)
+
+    handler("a", route="a")
+    handler("all", when=lambda message: message.route != "a")
+    handler("b", route="b")
+    handler("b too", route="b")
+    rig.take(*(f'{{"type": "{route}"}}' for route in ("b", "a", "b", "c", "a")))
+    b = [("all", "b"), ("b", "b"), ("b too", "b")]
+    assert log == [*b, ("a", "a"), *b, ("all", "c"), ("a", "a")]
+    assert [str(error.__cause__) for error in rig.reported] == [name for name, _ in log]
+    assert (rig.inbox.counts().failed, rig.inbox.counts().handled) == (5, 0)
+
+
+@GATED
+async def test_handlers_of_a_route_each_that_raise_in_turn(is_gated: bool) -> None:
+    rig = Rig(is_gated=is_gated)
+    for route in "ab":
+
+        @rig.handlers.on_message(route, inline=True)
+        def broken(message: Message) -> None:
+            raise ZeroDivisionError(message.route)
+
+    rig.take(*(f'{{"type": "{route}"}}' for route in "abab"))
+    assert [str(error.__cause__) for error in rig.reported] == list("abab")
+    assert (rig.inbox.counts().failed, rig.inbox.waiting) == (4, 0)
+
+
+@GATED
+async def test_each_inline_handler_has_its_calls_and_times(is_gated: bool) -> None:
+    """A slow one is not taken for the one that is called before or after it."""
+    rig = Rig(is_gated=is_gated)
+
+    @rig.handlers.on_message("quick", inline=True)
+    def quick(message: Message) -> None: ...
+
+    @rig.handlers.on_message("slow", inline=True)
+    def slow(message: Message) -> None:
+        if message.seq == 50:
+            time.sleep(0.02)
+
+    kinds = ["quick", "slow"] * 50
+    rig.take(*(f'{{"type": "{kind}"}}' for kind in kinds))
+    found = {name.rpartition(".")[2]: each for name, each in rig.timings.stats().items()}
+    assert (found["quick"].calls, found["slow"].calls) == (50, 50)
+    assert found["slow"].max is not None
+    assert found["slow"].max >= 0.02
+    assert found["quick"].max is not None
+    assert found["quick"].max < 0.02
+
+
+async def test_what_others_conditions_take_is_no_time_of_an_inline_handler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inline, "SLOW_SECONDS", 0.015)
+    rig = Rig()
+    log_of(rig)
+    rig.handlers.on_message(when=lambda message: time.sleep(0.02))(print)
+    rig.take(PING, PING)
+    assert rig.reported == []
+
+
+async def test_what_is_done_about_a_failure_is_no_time_of_an_inline_handler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inline, "SLOW_SECONDS", 0.015)
+    rig = Rig(is_gated=False)
+
+    @rig.handlers.on_message(inline=True)
+    def broken(message: Message) -> None:
+        raise ZeroDivisionError
+
+    def report(error: BaseException) -> None:
+        time.sleep(0.02)
+        rig.reported.append(error)
+
+    monkeypatch.setattr(rig.intake._inline, "_report", report)
+    rig.take(PING, PING)
+    assert [type(error.__cause__) for error in rig.reported] == [ZeroDivisionError] * 2
+
+
+async def test_a_route_that_raises_for_others_only() -> None:
+    """The inline handler has every message; what the workers cannot tell is theirs to report."""
+    rig = Rig(route=lambda message: message.json()["none"])
+    log = log_of(rig, None)
+    rig.handlers.on_message("data")(print)
+    rig.take(PING)
+    assert (log, rig.inbox.waiting, rig.reported) == ([PING], 1, [])

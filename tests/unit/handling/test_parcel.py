@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from datastream_ws.codecs import JsonCodec
-from datastream_ws.handling.parcel import Parcel
-from datastream_ws.messages import Origin, memory_bytes, payload_bytes
+from datastream_ws.handling.parcel import TOGETHER, Parcel
+from datastream_ws.messages import Message, Origin, memory_bytes, payload_bytes
 
 ORIGIN = Origin("default", 3, 7, JsonCodec(), "type")
 PAYLOADS = st.lists(st.text(max_size=5) | st.binary(max_size=5), max_size=8)
@@ -33,6 +35,17 @@ def test_numbered_in_order_and_alike_each_time() -> None:
 def test_a_slice_keeps_the_numbers() -> None:
     assert [(m.data, m.seq) for m in parcel_of(*"abcde")[1:3]] == [("b", 11), ("c", 12)]
     assert list(parcel_of(*"ab")[5:]) == []
+
+
+def test_no_message_that_was_taken_is_kept() -> None:
+    """What is decoded is large; a read has hundreds."""
+    origin = Origin("default", 3, 7, JsonCodec(), "type")
+    alive = []
+    for number, message in enumerate(Parcel(["x"] * 250, origin, 10, 5.0)):
+        assert message.seq == 10 + number
+        alive.append(sum(isinstance(each, Message) for each in gc.get_referrers(origin)))
+    assert max(alive) <= TOGETHER + 1
+    assert alive[-1] <= 2
 
 
 def test_whether_characters_are_bytes() -> None:

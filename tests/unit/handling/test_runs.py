@@ -248,3 +248,51 @@ async def test_who_is_at_work() -> None:
         await s.drain()
         await until(lambda: s.dispatcher.at_work == [])
         await asyncio.get_running_loop().shutdown_default_executor()
+
+
+@BOTH
+async def test_each_handler_has_its_calls_and_times(is_async: bool) -> None:
+    """One slow call among many quick ones of others is seen, and is its own handler's."""
+    async with stream(inbox_size=None) as s:
+        for name in ("quick", "slow"):
+
+            def plain(message: Message) -> None:
+                if message.route == "slow" and message.seq == 500:
+                    time.sleep(0.02)
+
+            async def coroutine(message: Message, handle: Any = plain) -> None:
+                handle(message)
+
+            function = coroutine if is_async else plain
+            function.__qualname__ = name
+            s.handlers.on_message(name)(function)
+        s.put(*["quick", "slow"] * 500, "none")
+        counts = await s.drain()
+        assert (counts.handled, counts.unrouted) == (1001, 1)
+        found = {
+            name.rpartition(".")[2]: each for name, each in s.dispatcher.timings.stats().items()
+        }
+        assert (found["quick"].calls, found["slow"].calls) == (500, 500)
+        assert found["slow"].max is not None
+        assert found["slow"].max >= 0.02
+        assert found["quick"].max is not None
+        assert found["quick"].max < 0.02
+
+
+async def test_after_a_failure_the_handlers_that_are_left_are_called() -> None:
+    """Those of that message, whether its route alone says which they are or not."""
+    async with stream() as s:
+
+        def broken(message: Message) -> None:
+            s.log.append("broken")
+            raise ZeroDivisionError
+
+        s.handlers.on_message("a")(broken)
+        s.handler(name="a", route="a")
+        s.handlers.on_message("b")(broken)
+        s.put("b", "a", "b", "c", "a")
+        counts = await s.drain()
+        assert s.log == ["broken", "broken", "a", "broken", "broken", "a"]
+        assert (counts.failed, counts.handled, counts.unrouted) == (4, 1, 1)
+        assert s.errors == ["ZeroDivisionError"] * 4
+        assert sum(each.calls for each in s.dispatcher.timings.stats().values()) == 6

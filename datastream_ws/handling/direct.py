@@ -1,0 +1,293 @@
+"""How handlers are called where each is only to be called, and how long their calls take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..handlers import Handler, Handlers
+from ..messages import Message
+from ..routing import Routing
+from .callers import drive
+from .contexts import HandlerRun
+from .timing import QUICK_SECONDS
+
+__all__ = ["DirectCalls"]
+
+LONGEST_STRIDE = 32  # quick messages of one handler between two looks at the clock
+
+
+NO_ROUTING = Routing()
+
+# Given a message, it returns the handlers that were called, if it knows them.
+Function = Callable[..., Any]
+
+
+class DirectCalls:
+    """
+    How the handlers of each message are called in one run, with nothing around it.
+
+    Args:
+        find: The handlers of a message.
+        routing: What *find* looks into, unless it looks at more.
+        note: Told of the first call, and of slow ones; ``None``: the notes of the run.
+        only: The handler, if there is but one that is given every message just as it is, and its
+            calls need not be timed one by one.
+
+    Attributes:
+        call: To be given a message; raises what a handler, or ``route`` or ``when``, raises.
+            Returns the handlers of the message unless there is an *only* one.
+        timed: The same, and notes how long each handler takes; for the first message of a run, and
+            for those that follow a slow one.
+        awaited: Whether they are coroutine functions.
+        notes: Of the run.
+        next: How the next messages are called, and how many before the next look at the clock.
+        since: Where calls are timed one by one: when the last one ended, and the next one begins.
+
+    """
+
+    def __init__(
+        self,
+        handlers: Handlers,
+        run: HandlerRun,
+        find: Callable[[Message], Sequence[Handler]],
+        routing: Routing = NO_ROUTING,
+        *,
+        note: Callable[[Handler, float], None] | None = None,
+        only: Handler | None = None,
+    ) -> None:
+        assert run.notes is not None
+        self.run = run
+        self.awaited = run.caller.on_loop
+        self.notes = run.notes
+        self._note = note or self.notes.note
+        self._find = find
+        self._is_entered = not handlers.has_contexts("run")
+        self._stride = 1
+        self._matched: Sequence[Handler] = ()
+        self._only = only
+        self._functions: dict[Handler, Function] = {}
+        self.since, self._limit = time.monotonic(), QUICK_SECONDS
+        self.call, self.timed = self._ways(routing)
+        self.either = self.call, self.timed
+        self.next: tuple[Function, int] = self.timed, 1
+
+    def _ways(self, routing: Routing) -> tuple[Function, Function]:
+        only, every = self._only, routing.every or ()
+        if only is not None:
+            self._matched, self.run.handler = (only,), only
+            return self.run.compiled(only), self._await_only if self.awaited else self._call_only
+        if self.awaited:
+            return self._awaiting_all()
+        if len(every) == 1 and self._is_entered:
+            return self._compiled(every[0]), self._call_timed
+        return self._by_route(routing.certain) if routing.certain else self._call, self._call_timed
+
+    @property
+    def rest(self) -> Sequence[Handler] | None:
+        """The handlers still to be called, the failed one first; ``None``: not known yet."""
+        matched, handler = self._matched, self.run.handler
+        if handler is None or handler not in matched:
+            return None
+        return matched[matched.index(handler) :]
+
+    # --- one handler that is given every message ---
+
+    def _call_only(self, message: Message) -> None:
+        started = time.monotonic()
+        try:
+            self._enter()  # here, because a run begins with a call that is timed
+            self.call(message)
+        finally:
+            self._note_only(time.monotonic() - started)
+
+    async def _await_only(self, message: Message) -> None:
+        started = time.monotonic()
+        try:
+            await self.call(message)
+        finally:
+            self._note_only(time.monotonic() - started)
+
+    def _note_only(self, seconds: float) -> None:
+        assert self._only is not None
+        self.notes.timed.append((self._only, seconds))
+
+    def note(self, messages: int) -> None:
+        """So many messages were handed on."""
+        if self._only is None:  # their calls are added up at the end of the run
+            self.next = self.timed, 1  # another route's handlers may come first
+        else:  # nothing else counts them
+            self.notes.add_up_only(self._only, messages)
+
+    def after_stride(self, seconds: float, messages: int) -> tuple[Callable[[Message], Any], int]:
+        """Return how the next messages are called, and how many before the next look."""
+        if seconds < QUICK_SECONDS:
+            self._stride = min(2 * self._stride, LONGEST_STRIDE)
+            self.next = self.call, self._stride
+        else:
+            self.note_stride(seconds, messages)
+            self._stride = 1
+            self.next = self.timed, 1
+        return self.next
+
+    def note_stride(self, seconds: float, messages: int) -> None:
+        """Note the slow call among *messages* that took *seconds*; a single one was timed."""
+        self._note_slow(seconds, messages if messages > 1 else 0)
+
+    def note_between(self, seconds: float, messages: int) -> None:
+        """As :meth:`note_stride`, where the last one was timed, and what it took is in it."""
+        timed = self.notes.timed
+        self._note_slow(seconds - timed[-1][1] if timed else seconds, messages - 1)
+
+    def note_rest(self, seconds: float, messages: int) -> None:
+        """As :meth:`note_stride`, where none was timed."""
+        self._note_slow(seconds, messages)
+
+    def _note_slow(self, seconds: float, untimed: int) -> None:
+        if self._only is None or untimed < 1 or seconds < QUICK_SECONDS:
+            return
+        timed = self.notes.timed
+        usual = min(timed[-1][1], QUICK_SECONDS) if timed else 0.0
+        timed.append((self._only, max(usual, seconds - (untimed - 1) * usual)))
+
+    # --- several ---
+
+    def _call(self, message: Message, rest: Sequence[Handler] = ()) -> Sequence[Handler]:
+        """Call the handlers of a message, or the *rest* of them."""
+        self.run.handler = None  # finding them may fail
+        matched = rest or self._find(message)
+        if self._limit < 0:  # else what finds the handlers counts, too
+            self.since = time.monotonic()
+        try:
+            for handler in matched:
+                (self._functions.get(handler) or self._compiled(handler))(message)
+        except BaseException:
+            self._matched = matched
+            raise
+        return matched
+
+    def _call_timed(self, message: Message) -> Sequence[Handler]:
+        self.since, self._limit = time.monotonic(), -1.0
+        try:
+            called: Sequence[Handler] = self.call(message)
+            return called
+        finally:
+            self._limit = QUICK_SECONDS
+
+    # Closures: what is looked up in an object would cost every message.
+
+    def _by_route(self, certain: Mapping[Any, Sequence[Handler]]) -> Function:
+        """Return :meth:`_call` for messages whose route alone says which handlers they have."""
+        run, call, functions = self.run, self._call, ByRoute(certain, self._compiled, self._call)
+
+        def call_by_route(message: Message, rest: Sequence[Handler] = ()) -> Sequence[Handler]:
+            run.handler = None
+            if rest:
+                return call(message, rest)
+            function = functions[message.route]
+            if self._limit < 0:
+                self.since = time.monotonic()
+            called: Sequence[Handler] = function(message)
+            return called
+
+        return call_by_route
+
+    def _compiled(self, handler: Handler) -> Function:
+        """Return a plain handler as a function of a message that notes each call."""
+        run, clock, count, note = self.run, time.monotonic, self.notes.called.append, self._note
+        run.handler = handler
+        alone = self._matched = (handler,)
+        self._enter()
+        function = self._function_of(handler)
+
+        def noted(message: Message) -> Sequence[Handler]:
+            run.handler = handler
+            count(handler)
+            try:
+                function(message)
+            except BaseException:
+                self._matched = alone
+                raise
+            finally:
+                before, self.since = self.since, clock()
+                if self.since - before > self._limit:
+                    note(handler, self.since - before)
+            return alone
+
+        self._functions[handler] = noted
+        return noted
+
+    def _function_of(self, handler: Handler) -> Callable[[Message], Any]:
+        """Return a plain handler as a function of a message, within the contexts per call."""
+        if handler.decode_as is None:
+            return self.run.compiled(handler)
+        enclosed, argument = self.run.enclosed(handler), handler.argument
+        return lambda message: enclosed((message,), argument(message))
+
+    def _enter(self) -> None:
+        if not self._is_entered:
+            drive(self.run.enter())
+            self._is_entered = True
+
+    def _awaiting_all(self) -> tuple[Callable[[Message], Any], Callable[[Message], Any]]:
+        run, find, clock = self.run, self._find, time.monotonic
+        count, note = self.notes.called.append, self._note
+        last, limit = clock(), QUICK_SECONDS
+
+        async def call(message: Message) -> None:
+            nonlocal last
+            run.handler = None  # finding them may fail
+            matched = self._matched = find(message)
+            if limit < 0:
+                last = clock()
+            for handler in matched:
+                run.handler = handler
+                count(handler)
+                try:
+                    await handler.function(
+                        handler.argument(message) if handler.decode_as else message
+                    )
+                finally:
+                    before, last = last, clock()
+                    if last - before > limit:
+                        note(handler, last - before)
+
+        async def timed(message: Message) -> None:
+            nonlocal limit
+            limit = -1.0
+            try:
+                await call(message)
+            finally:
+                limit = QUICK_SECONDS
+
+        return call, timed
+
+
+class ByRoute(dict[Any, Function]):
+    """
+    What calls the handlers of a route, made when the first message with it comes.
+
+    Args:
+        certain: The handlers of a route, where it alone says which.
+        compiled: Makes the function of one handler.
+        call: For all other routes, which are the peer's: made-up ones must not fill memory.
+
+    """
+
+    def __init__(
+        self,
+        certain: Mapping[Any, Sequence[Handler]],
+        compiled: Callable[[Handler], Function],
+        call: Function,
+    ) -> None:
+        self._certain = certain
+        self._compiled = compiled
+        self._call = call
+
+    def __missing__(self, route: Any) -> Function:
+        found = self._certain.get(route)
+        if found is None:
+            return self._call
+        function = self[route] = self._compiled(found[0]) if len(found) == 1 else self._call
+        return function
