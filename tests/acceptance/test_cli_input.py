@@ -242,17 +242,32 @@ def test_it_listens_without_an_input(stdin: str) -> None:
     assert server.received == []
 
 
+# Reads a line itself while the command runs in the background, ends it at the next one. What is
+# in the background outlives the terminal: `timeout` ends it where the test has failed.
+SHELL = """
+timeout 60 "$@" &
+read -r line; echo "the shell got $line"
+read -r line; kill $!; wait $!
+"""
+
+
 def test_a_background_job_leaves_the_keys_to_the_shell_and_is_not_stopped() -> None:
     """A background process that reads its terminal, or changes its modes, is stopped."""
     with (
         StreamServer() as server,
-        terminal("listen", server.url, run_by=["sh", "-mc", '"$@" & wait', "sh"]) as screen,
+        terminal("listen", server.url, run_by=["sh", "-mc", SHELL, "sh"]) as screen,
     ):
         before = modes(screen)
         screen.wait_for(lambda: "● ready" in screen.last)
-        screen.press(b"for the shell\n")
+        screen.press(b"a line\n")
+        screen.wait_for(lambda: b"the shell got a line" in screen.raw)
         server.send("hello")
         screen.wait_for(lambda: is_printed(screen, "hello"))
         assert modes(screen) == before
         assert prompts(screen) == []
+        screen.press(b"\n")
+        [connection] = server.connections
+        assert connection.closed.wait(PATIENCE)
+        assert connection.close_code == 1000
+        screen.end()
     assert server.received == []
