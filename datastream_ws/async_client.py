@@ -507,16 +507,16 @@ class AsyncClient(Decorators):
             )
         if self._open_connection() is not None:
             raise NotConnectedError(
-                f"stream {self.name}: the connection this hook was called for has ended, and it is "
-                "called again for the next one"
+                f"stream {self.name}: the connection that this hook was called for has ended. The "
+                "hook is called again for the next connection."
             )
         if waited > 0:
             raise NotConnectedError(
                 f"stream {self.name} is {self.state.value}: no connection within {waited:g} s"
             )
         raise NotConnectedError(
-            f"stream {self.name} is {self.state.value}: pass wait=SECONDS to send() to wait for "
-            "a connection"
+            f"stream {self.name} is {self.state.value}. Pass wait=SECONDS to send() to wait for "
+            "a connection."
         )
 
     def _encode(self, obj: Any) -> Frame:
@@ -616,8 +616,8 @@ class AsyncClient(Decorators):
         if timeout is None or self.state.is_final:
             return NotConnectedError(f"stream {self.name}: the client closed before the reply")
         return TimeoutError(
-            f"stream {self.name}: no message within {timeout:g} s, and the client's event loop "
-            "does not respond: it is blocked or stopped"
+            f"stream {self.name}: no message within {timeout:g} s, because the client's event loop "
+            "is blocked or stopped"
         )
 
     async def subscribe(self, obj: Any, key: Hashable = None, unsubscribe: Any = None) -> Hashable:
@@ -668,7 +668,7 @@ class AsyncClient(Decorators):
         """
         if self.handlers.has_message_handlers:
             raise ConfigurationError(
-                "on_message: a client has handlers or is iterated over, not both"
+                "on_message: a client that has handlers cannot be iterated over. Use one of them."
             )
         return Messages(self._iterated, self._raise_if_failed)
 

@@ -285,7 +285,7 @@ class Client(Decorators):
             if use.thread.responds(RESPONSE_SECONDS):
                 self._log("warning", "close() returns although the client is still closing")
                 return
-            self._log_blocked(use, "the client is closed without it")
+            self._log_blocked(use, "the client is closed without waiting for it")
             self._abandon(use)
             deadline = 0.0
         if handling.get() is None:
@@ -294,8 +294,8 @@ class Client(Decorators):
     def _log_blocked(self, use: LoopUse, what_follows: str) -> None:
         self._log(
             "error",
-            "user code blocks the event loop; %s. Code that blocks belongs in a plain function, "
-            "which runs on a thread. The loop's thread is here:\n%s",
+            "user code blocks the event loop; %s. Move code that blocks into a synchronous "
+            "handler, which runs on a thread. The event loop is at:\n%s",
             what_follows,
             use.thread.stack(),
         )
@@ -577,8 +577,8 @@ class Client(Decorators):
     def _refuse_on_loop(self, verb: str) -> None:
         if self._is_on_loop():
             raise ConfigurationError(
-                f"{verb}() would block the event loop: in a coroutine handler use "
-                f"await client.aio.{verb}(...)"
+                f"{verb}() would block the event loop. In a coroutine handler, use "
+                f"await client.aio.{verb}(...)."
             )
 
     # --- tests and processes ---
@@ -595,7 +595,10 @@ class Client(Decorators):
 
         """
         if asyncio._get_running_loop() is not None:
-            raise ConfigurationError("deliver() in a coroutine: use await client.aio.deliver(...)")
+            raise ConfigurationError(
+                "deliver() would block the event loop. In a coroutine, use "
+                "await client.aio.deliver(...)."
+            )
         message = self.aio._made_up(data)
         report = self.aio._report_delivered
         drive(deliver(self.handlers, message, InlineCaller(), robust=robust, report=report))

@@ -178,7 +178,7 @@ def codec_for(name: str | Codec) -> Codec:
         return JSON
     makers: dict[str, Callable[[Any], Codec]] = {"orjson": OrjsonCodec, "msgspec": MsgspecCodec}
     if name not in makers:
-        raise ConfigurationError("codec: there are json, orjson and msgspec")
+        raise ConfigurationError("codec: must be 'json', 'orjson' or 'msgspec'")
     return _made(makers[name], _imported(name, "codec"))
 
 
@@ -247,9 +247,9 @@ def _dataclass_converter(type_: type) -> Callable[[Any], Any]:
 
     def convert(obj: Any) -> Any:
         if not isinstance(obj, dict):
-            raise DecodeError(f"{type_.__name__} needs a JSON object, not {type(obj).__name__}")
+            raise DecodeError(f"{type_.__name__} requires a JSON object, not {type(obj).__name__}")
         if missing := required - obj.keys():
-            raise DecodeError(f"{type_.__name__} needs {', '.join(sorted(missing))}")
+            raise DecodeError(f"{type_.__name__} requires {', '.join(sorted(missing))}")
         return type_(**{name: obj[name] for name in parameters if name in obj})
 
     return convert

@@ -244,12 +244,12 @@ def check_stream(given: Any, flask_app: Any, verb: str) -> None:
     if not (hasattr(type(given), "stats") or is_flask or is_stream_of_settings(given)):
         kind = type(given).__name__
         raise ConfigurationError(
-            f"{verb}: needs a Client, or a stream of Django's or Flask's, not {kind}"
+            f"{verb}: must be a Client, or a stream of Django or Flask, not {kind}"
         )
     if is_flask and flask_app is None:
-        raise ConfigurationError(f"{verb}: a Flask stream needs its app: flask_app=…")
+        raise ConfigurationError(f"{verb}: a Flask stream requires its app. Pass flask_app=….")
     if flask_app is not None and not is_flask:
-        raise ConfigurationError(f"{verb}: flask_app goes with a Flask stream only")
+        raise ConfigurationError(f"{verb}: flask_app is only for a Flask stream")
 
 
 # --- messages as tasks ------------------------------------------------------------------------

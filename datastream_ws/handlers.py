@@ -95,7 +95,9 @@ def check_context(context: Any) -> None:
     """Raise TypeError for what is no context, of either kind."""
     if not (hasattr(type(context), "__enter__") or hasattr(type(context), "__aenter__")):
         # A generator function without @contextmanager, for example: nothing of it would run.
-        raise TypeError(f"use(): a factory returned no context but {type(context).__name__}")
+        raise TypeError(
+            f"use: the factory must return a context manager, not {type(context).__name__}"
+        )
 
 
 class Decorators:
@@ -173,7 +175,9 @@ class Decorators:
         function, route = (route, None) if callable(route) else (None, route)
         _check_conditions("on_message", route, when)
         if default and (route is not None or when is not None or inline):
-            raise ConfigurationError("on_message: default=True goes without route, when and inline")
+            raise ConfigurationError(
+                "on_message: default=True cannot be combined with route, when or inline"
+            )
         if decode_as is not None:
             converter_for(decode_as, NO_CODEC)
 

@@ -162,8 +162,8 @@ class Message:
         """
         if self.origin.send is None:
             raise NotConnectedError(
-                f"stream {peer_text(self.stream)}: this message has no connection in this process; "
-                "use client.send() there"
+                f"stream {peer_text(self.stream)}: this message has no connection in this process. "
+                "Use client.send() instead."
             )
         self.origin.send(obj)
 

@@ -171,8 +171,9 @@ class Exported:
                 return
             if other is not None and name_of(other) == name_of(given):
                 raise ConfigurationError(
-                    f"two streams are called {name_of(given)!r}, so their metrics would be mixed: "
-                    "use another name, Client(…, name=…)"
+                    f"two streams have the name {name_of(given)!r}, so their metrics would be "
+                    "mixed. "
+                    "Set another name, Client(…, name=…)."
                 )
         self._sources = (*alive, (weakref.ref(given), flask_app))
 
@@ -189,5 +190,5 @@ def _read(given: Any, flask_app: Any) -> Reading | None:
         return Reading(name_of(given), client.state, client.stats())
     except Exception as error:  # of wrong settings, for example: the others are still of use
         name = name_of(given)
-        log.warning("stream %s: no metrics: %s", name, error, extra=fields(name))
+        log.warning("stream %s: the metrics cannot be read: %s", name, error, extra=fields(name))
         return None

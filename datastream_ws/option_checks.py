@@ -90,7 +90,7 @@ def url_option(value: Any) -> str | None:
     for number, url in enumerate(value):
         if wrong := check_url(url):
             return f"[{number}] {wrong}"
-    return None if value else "must name at least one URL"
+    return None if value else "must have at least one URL"
 
 
 def check_url(value: Any) -> str | None:
@@ -116,17 +116,17 @@ def _check_unix_url(value: str, netloc: str) -> str | None:
     """``ws+unix:///path.sock:/resource``; the resource may be missing."""
     path, _, resource = value.partition("://")[2].partition(":")
     if netloc or not path.strip("/") or (resource and not resource.startswith("/")):
-        return "must name a socket and a resource, as ws+unix:///path/to.sock:/resource"
+        return "must have a socket and a resource, such as ws+unix:///path/to.sock:/resource"
     return "must not contain a fragment (#…)" if "#" in value else None
 
 
 def _check_url_parts(value: str, host: str | None, port: int | None, userinfo: bool) -> str | None:
     if not host:
-        return "names no host"
+        return "has no host"
     if port == 0:
         return "must not name port 0"
     if userinfo:
-        return "must not contain a user or password; send credentials in headers"
+        return "must not contain a user or password. Send credentials in headers."
     if "#" in value:
         return "must not contain a fragment (#…)"
     return None
@@ -149,9 +149,9 @@ def check_headers(value: Any) -> str | None:
         if not isinstance(content, str):
             return f"[{name!r}] must be a string, not {type(content).__name__}"
         if any(c in content for c in "\r\n\0"):
-            return f"[{name!r}] contains a line break or NUL (a secret read with its newline?)"
+            return f"[{name!r}] contains a line break or NUL. Strip it, if it was read from a file."
         if any(ord(c) > 255 for c in content):
-            return f"[{name!r}] has characters that HTTP headers cannot carry"
+            return f"[{name!r}] contains characters that HTTP headers cannot have"
     return None
 
 
@@ -162,7 +162,7 @@ def send_rate_option(value: Any) -> str | None:
         messages, period = value
         if count(messages) is None and seconds(period) is None:
             return None
-    return "must be (messages, seconds), as (5, 1.0): a whole number and a time above 0; or None"
+    return "must be None or (messages, seconds), such as (5, 1.0)"
 
 
 def codec_option(value: Any) -> str | None:
@@ -248,4 +248,4 @@ def optional_text(value: Any) -> str | None:
 def nearest(value: Any, names: Sequence[str]) -> str:
     word = value[:100].lower() if isinstance(value, str) else ""
     near = difflib.get_close_matches(word, names, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f". Did you mean {near[0]!r}?" if near else ""

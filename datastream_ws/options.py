@@ -214,20 +214,20 @@ class ClientOptions:
     def _check_together(self) -> None:
         """Refuse what cannot work in combination."""
         if self.min_reconnect_delay > self.max_reconnect_delay:
-            raise ConfigurationError("min_reconnect_delay: is above max_reconnect_delay")
+            raise ConfigurationError("min_reconnect_delay: must not be above max_reconnect_delay")
         interval, patience = self.ping_interval, self.pong_timeout
         if interval is not None and patience is not None and interval >= patience:
             raise ConfigurationError(
                 "ping_interval: must be below pong_timeout, otherwise a silent server looks dead"
             )
         if self.journal and self.spool is None:
-            raise ConfigurationError("journal: needs a spool to write to")
+            raise ConfigurationError("journal: requires the option spool")
         if self.conflate is not None and self.spool is not None:
             raise ConfigurationError("conflate: cannot be combined with a spool")
         if self.ssl is not None and not callable(self.url):
             urls = (self.url,) if isinstance(self.url, str) else self.url
             if not any(url.lower().startswith("wss:") for url in urls):
-                raise ConfigurationError("ssl: needs a wss:// URL")
+                raise ConfigurationError("ssl: requires a wss:// URL")
 
     @classmethod
     @hides_arguments
@@ -241,10 +241,10 @@ class ClientOptions:
 
         """
         if not isinstance(mapping, Mapping):
-            raise ConfigurationError(f"needs a mapping, not {type(mapping).__name__}")
+            raise ConfigurationError(f"must be a mapping, not {type(mapping).__name__}")
         for key in mapping:
             if key != str(key).upper():
-                raise ConfigurationError(f"{key!r}: names of settings are upper case")
+                raise ConfigurationError(f"{key!r}: must be in upper case")
         given = {key.lower(): value for key, value in mapping.items()}
         options = cls(**(defaults | given))
         options._set("chosen", frozenset(given))
@@ -340,7 +340,7 @@ def _refuse_unknown(cls: type[ClientOptions], options: Mapping[str, Any]) -> Non
     for name, value in options.items():
         if name not in names:
             meant = ELSEWHERE.get(name)
-            hint = f"; did you mean {meant!r}?" if meant else nearest(name, names)
+            hint = f". Did you mean {meant!r}?" if meant else nearest(name, names)
             raise ConfigurationError(
                 f"{name}: is not an option (given: {type(value).__name__}){hint}"
             )

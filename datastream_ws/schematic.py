@@ -420,7 +420,9 @@ class EntityDecorators:
 
         """
         if any(callable(each) for each in entity_types):
-            raise ConfigurationError("on_entity: is called, as @client.on_entity(EntityType.FLAGS)")
+            raise ConfigurationError(
+                "on_entity: requires an entity type, such as @client.on_entity(EntityType.FLAGS)"
+            )
         wanted = frozenset(_entity_type(each) for each in entity_types)
         register: Any = self.on_message(  # type: ignore[attr-defined]
             when=lambda message: _is_about(message, wanted)

@@ -172,7 +172,7 @@ class StreamStatusAdmin(StatusAdmin):
         if not may_control(request):
             raise PermissionDenied
         if verb not in (KEY_VERBS if fleet_of(alias) else VERBS):
-            raise Http404(f"there is no command {verb!r}")
+            raise Http404(f"unknown command {verb!r}")
         page = reverse(f"{self.admin_site.name}:datastream_live", args=[alias])
         if request.method == "POST":
             ask(alias, verb, request.user.get_username())
@@ -184,7 +184,9 @@ class StreamStatusAdmin(StatusAdmin):
 
     def _tell_who_obeys(self, request: HttpRequest, verb: str, alias: str) -> None:
         if cards([alias])[0].living:
-            text = f"Requested to {verb} {alias}. The runner obeys with its next heartbeat."
+            text = (
+                f"Requested to {verb} {alias}. The runner carries it out with its next heartbeat."
+            )
             self.message_user(request, text, messages.SUCCESS)
             return
         text = f"Requested to {verb} {alias}, but no process runs it now."
@@ -200,7 +202,7 @@ class StreamStatusAdmin(StatusAdmin):
         if not self.has_view_permission(request):
             raise PermissionDenied
         if alias not in streams_settings and not is_kept(alias):
-            raise Http404(f"there is no stream {alias!r}")
+            raise Http404(f"unknown stream {alias!r}")
 
 
 def may_control(request: HttpRequest) -> bool:

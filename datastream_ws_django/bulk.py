@@ -88,7 +88,7 @@ class Work:
         """Return what the form carries; raises ValueError."""
         keys = [int(key) for key in str(form.get("left", "")).split(",") if key]
         if not all(0 <= key < MOST_KEYS for key in keys):
-            raise ValueError("no key of a row")
+            raise ValueError("not the key of a row")
         counts = (int(form.get(name, 0)) for name in ("done", "failed", "left_out"))
         return cls(verb, keys[:MOST_AT_ONCE], *counts)
 

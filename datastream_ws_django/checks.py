@@ -57,7 +57,7 @@ def check_stream(alias: str) -> Iterator[CheckMessage]:
         return
     if stream.url is None and not stream.is_fleet:
         yield Warning(
-            str(stream.wrong("URL: is missing; `run_datastream` will refuse")),
+            str(stream.wrong("URL: is missing, so `run_datastream` cannot start")),
             hint='Add "URL": "wss://…", or the dotted path of a callable that returns one.',
             id="datastream.W001",
         )
@@ -87,16 +87,18 @@ def check_databases(stream: StreamSettings) -> Iterator[CheckMessage]:
     handlers = datastreams[stream.alias].handlers
     if stream.atomic is not None and handlers.has_message_handlers and handlers.all_async:
         yield Warning(
-            str(stream.wrong("ATOMIC: does nothing, all handlers are coroutine functions")),
-            hint="Django has no transactions in coroutines; make them synchronous functions.",
+            str(
+                stream.wrong("ATOMIC: has no effect, because all handlers are coroutine functions")
+            ),
+            hint="Django has no transactions in coroutines. Use synchronous handlers.",
             id="datastream.W003",
         )
     for alias, database in settings.DATABASES.items():
         if stream.enabled and database.get("CONN_MAX_AGE", 0) != 0 and _unchecked(database):
             yield Warning(
                 f"database {alias!r} keeps connections (CONN_MAX_AGE) but never checks them",
-                hint='Set "CONN_HEALTH_CHECKS": True: a stream may be silent for hours, and the '
-                "server may have closed the connection meanwhile.",
+                hint='Set "CONN_HEALTH_CHECKS": True, because a stream may be silent for hours '
+                "and the server may close the connection in that time.",
                 id="datastream.W004",
             )
 
@@ -110,7 +112,7 @@ def check_unknown_aliases(configured: list[str]) -> Iterator[CheckMessage]:
         if stream.alias not in configured and stream.has_handlers:
             known = ", ".join(map(repr, configured)) or "none"
             yield Warning(
-                f"there are handlers for the stream {stream.alias!r}, which is not in DATASTREAMS",
+                f"handlers use the stream {stream.alias!r}, which is not in DATASTREAMS",
                 hint=f"Streams in the settings: {known}.",
                 id="datastream.W002",
             )
@@ -139,15 +141,15 @@ def check_url(stream: StreamSettings) -> Iterator[CheckMessage]:
         return
     if parts.scheme == "ws" and not is_local(host):
         yield Warning(
-            str(stream.wrong("URL: ws:// to another machine can be read and changed on its way")),
+            str(stream.wrong("URL: ws:// to another machine is not encrypted")),
             hint="Use wss://.",
             id="datastream.W010",
         )
     names = [name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
     if any(word in name or name == "key" for name in names for word in SECRET_WORDS):
         yield Warning(
-            str(stream.wrong("URL: seems to carry a secret in its query string")),
-            hint="Servers and proxies log URLs: send secrets in HEADERS.",
+            str(stream.wrong("URL: seems to contain a secret in its query string")),
+            hint="Servers and proxies log URLs. Send secrets in HEADERS.",
             id="datastream.W012",
         )
 
@@ -167,7 +169,7 @@ def check_tls(stream: StreamSettings) -> Iterator[CheckMessage]:
         return
     if context.verify_mode != ssl.CERT_REQUIRED or not context.check_hostname:
         yield Warning(
-            str(stream.wrong("SSL: does not verify who the server is")),
+            str(stream.wrong("SSL: does not verify the server's certificate")),
             hint="Load a private CA with load_verify_locations() instead.",
             id="datastream.W011",
         )

@@ -83,7 +83,7 @@ class StreamSettings:
         _refuse_unknown(alias, mapping)
         for key in FLEET_ONLY:
             if key in mapping and mapping.get("SOURCE") is None:
-                raise _wrong(alias, f"{key}: only a stream with SOURCE has it")
+                raise _wrong(alias, f"{key}: is only for a stream with SOURCE")
         own = {key.lower(): mapping[key] for key in OWN if key in mapping}
         return cls(alias, {key: mapping[key] for key in mapping if key not in OWN}, **own)
 
@@ -112,7 +112,7 @@ class StreamSettings:
         if self.source is None:
             return
         if self.url is not None:
-            raise self.wrong("URL: leave it out, because each row of SOURCE has a URL of its own")
+            raise self.wrong("URL: must not be set, because each row of SOURCE has its own URL")
         if not callable(self.source) and not is_dotted_path(self.source):
             raise self.wrong(NO_SOURCE)
 
@@ -160,8 +160,8 @@ class StreamSettings:
         """
         if self.url is None:
             raise self.wrong(
-                'URL: is missing; add "URL": "wss://…" or the dotted path of a callable returning '
-                'one, or take the stream out with "ENABLED": False'
+                'URL: is missing. Add "URL": "wss://…", or the dotted path of a callable that '
+                'returns one, or disable the stream with "ENABLED": False.'
             )
         with self._naming_settings():
             return embedded_options(
@@ -257,12 +257,14 @@ def _refuse_unknown(alias: str, mapping: Mapping[Any, Any]) -> None:
         if key in known:
             continue
         if key == "NAME":
-            raise _wrong(alias, "NAME: a stream's name is its key in DATASTREAMS")
+            raise _wrong(alias, "NAME: must not be set, because the key in DATASTREAMS is the name")
         if key == "HANDLERS":
-            raise _wrong(alias, "HANDLERS: register handlers on datastreams[alias] instead")
+            raise _wrong(
+                alias, "HANDLERS: must not be set. Register handlers on datastreams[alias] instead."
+            )
         nearest = difflib.get_close_matches(str(key).upper(), known, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise _wrong(alias, f"{key!r}: there is no such setting{hint}")
+        hint = f". Did you mean {nearest[0]!r}?" if nearest else ""
+        raise _wrong(alias, f"{key!r}: unknown setting{hint}")
 
 
 def _wrong(alias: str, text: str) -> ImproperlyConfigured:

@@ -232,7 +232,7 @@ def handle_again(stream: Stream, row: FailedMessage) -> None:
     for handler in named or handlers:
         call_handler(stream, handler, message)
     if not handlers:
-        raise LookupError(f"stream {stream.alias} has no handler for this message any more")
+        raise LookupError(f"stream {stream.alias} no longer has a handler for this message")
 
 
 def note_failure(row: FailedMessage, error: Exception) -> None:

@@ -60,9 +60,9 @@ def deliver(stream: Stream, data: Any, *, robust: bool = False, key: Any = None)
     """
     refuse_running_loop()
     if (key is not None) is not stream.settings.is_fleet:
-        cure = "leave out key" if key is not None else "add key=…, the key of one of its rows"
+        cure = "Leave out key." if key is not None else "Pass key=…, the key of one of its rows."
         raise TypeError(
-            f"stream {stream.alias!r} has {'no' if key is not None else 'a'} SOURCE: {cure}"
+            f"stream {stream.alias!r} has {'no' if key is not None else 'a'} SOURCE. {cure}"
         )
     message = message_of(stream, data, key=key)
     caller = InlineCaller(run_coroutine)
@@ -75,7 +75,10 @@ def refuse_running_loop() -> None:
         asyncio.get_running_loop()
     except RuntimeError:
         return
-    raise RuntimeError("deliver() in a coroutine: use await sync_to_async(deliver)(...)")
+    raise RuntimeError(
+        "deliver() would block the event loop. In a coroutine, use "
+        "await sync_to_async(deliver)(...)."
+    )
 
 
 def message_of(

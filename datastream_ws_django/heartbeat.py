@@ -117,7 +117,7 @@ class Heartbeat:
         except Exception as error:
             if not self._failing:
                 log.warning(
-                    "status rows cannot be written (%s: %s); the streams run on. Run `manage.py "
+                    "status rows cannot be written (%s: %s); the streams continue. Run `manage.py "
                     "migrate` if the table is missing",
                     *(type(error).__name__, str(error).partition("\n")[0]),
                 )

@@ -100,7 +100,7 @@ class StreamSignal(Signal):
 
         """
         if sender is not None and not isinstance(sender, Stream):
-            raise TypeError("the sender of a stream's signals is a stream: datastreams['default']")
+            raise TypeError("the sender must be a stream, such as datastreams['default']")
         given = ("sender", "stream", *self.facts)
         check_function(self.name, receiver, "", given)
         if not func_accepts_kwargs(receiver):

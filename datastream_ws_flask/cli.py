@@ -37,7 +37,7 @@ from .streams import AppStream, streams_of
 
 __all__ = ["group"]
 
-group = AppGroup("datastream", help="Run and watch the app's WebSocket streams.")
+group = AppGroup("datastream", help="Run the app's WebSocket streams, and show their status.")
 
 names_argument = click.argument("names", metavar="[NAME]...", nargs=-1)
 health_file_option = click.option(
@@ -70,11 +70,11 @@ verbose_option = click.option(
 @pass_script_info
 def run(info: ScriptInfo, /, names: tuple[str, ...], reload: bool, **words: Any) -> None:
     """
-    Receive streams until SIGINT or SIGTERM; by default all that are enabled.
+    Run streams until SIGINT or SIGTERM, by default all that are enabled.
 
     \b
     Exit codes: 0 stopped, 1 configuration, 2 usage, 3 a stream gave up,
-    4 the shutdown timeout was missed or a second signal came.
+    4 the shutdown took too long, or a second signal.
     """
     app = info.load_app()
     if reload:
@@ -149,7 +149,7 @@ def run_reloading(app: Flask, names: Sequence[str], words: dict[str, Any]) -> No
 @group.command("status", with_appcontext=False)
 @names_argument
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--watch", "again", is_flag=True, help="Print it every 2 s until Ctrl-C.")
+@click.option("--watch", "again", is_flag=True, help="Repeat it every 2 seconds until Ctrl-C.")
 @click.option(
     "--max-age",
     metavar="S",
@@ -172,10 +172,10 @@ def status(
     verbose: bool,
 ) -> None:
     """
-    Show how the streams are that ``run`` keeps, by its health file.
+    Show the status of the streams of ``run``, from its health file.
 
     \b
-    Exit codes: 0 all healthy, 1 one is not, was not seen for --max-age seconds, or never started.
+    Exit codes: 0 all healthy, 1 one is unhealthy, stale or was never started.
     """
     app = info.load_app()
     with refusing(verbose):
@@ -216,13 +216,15 @@ def chosen(app: Flask, names: Sequence[str]) -> list[AppStream]:
         if name not in streams:
             known = ", ".join(streams)
             raise ConfigurationError(
-                f"app {app.name!r} has no stream {name!r} but {known}: DataStream(name={name!r}) "
-                f"and init_app() make one, {NAMED}[{name!r}] configures it"
+                f"app {app.name!r} has no stream {name!r}, only {known}. Create it with "
+                f"DataStream(name={name!r}) and init_app(), and configure {NAMED}[{name!r}]."
             )
     found = [streams[name] for name in dict.fromkeys(names or streams)]
     enabled = [stream for stream in found if stream.is_enabled]
     if not enabled or (names and enabled != found):
-        raise ConfigurationError("nothing to run: ENABLED is False in the config of the stream")
+        raise ConfigurationError(
+            "no stream is enabled. Set ENABLED to True in the config of the stream."
+        )
     return enabled
 
 
@@ -230,8 +232,8 @@ def seen(path: str | None) -> dict[str, StreamHealth]:
     """Return what a runner wrote, by name of the stream; nothing: none has written yet."""
     if not path:
         raise ConfigurationError(
-            f"no health file is known: set app.config['{HEALTH_FILE}'], or give --health-file to "
-            "`flask datastream run` and to this command"
+            f"no health file is set. Set app.config['{HEALTH_FILE}'], or pass --health-file to "
+            "`flask datastream run` and to this command."
         )
     try:
         return {health.name: health for health in read_health_file(os.fspath(path))}
@@ -239,7 +241,7 @@ def seen(path: str | None) -> dict[str, StreamHealth]:
         return {}
     except ValueError as error:
         raise ConfigurationError(
-            f"{path} is not a health file: name the one that `flask datastream run` writes"
+            f"{path} is not a health file. Pass the one that `flask datastream run` writes."
         ) from error
     except OSError as error:
         raise ConfigurationError(f"the health file cannot be read: {error}") from error

@@ -58,8 +58,8 @@ class DataStream(Decorators):
         streams = streams_of(app)
         if self.name in streams:
             raise ConfigurationError(
-                f"app {app.name!r} has a stream {self.name!r} already: call init_app() once per "
-                "app, and give a second stream a name of its own, DataStream(name='prices')"
+                f"app {app.name!r} already has a stream {self.name!r}. Call init_app() once per "
+                "app, and give a second stream another name, DataStream(name='prices')."
             )
         stream = streams[self.name] = AppStream(app, self, self.name, self.handlers)
         app.before_request(stream.autostart)
@@ -141,9 +141,11 @@ class DataStream(Decorators):
         """
         client = self._of(app).client
         if (key is not None) is not isinstance(client, Fleet):
-            cure = "leave out key" if key is not None else "add key=…, the key of one of its rows"
+            cure = (
+                "Leave out key." if key is not None else "Pass key=…, the key of one of its rows."
+            )
             kind = "a" if isinstance(client, Fleet) else "no"
-            raise TypeError(f"stream {self.name!r} has {kind} SOURCE: {cure}")
+            raise TypeError(f"stream {self.name!r} has {kind} SOURCE. {cure}")
         if isinstance(client, Fleet):
             client.deliver(data, robust, key=key)
         else:
@@ -153,7 +155,7 @@ class DataStream(Decorators):
         stream = streams_of(app).get(self.name)
         if stream is None:
             raise ConfigurationError(
-                f"app {app.name!r} has no stream {self.name!r}: call init_app(app) on it"
+                f"app {app.name!r} has no stream {self.name!r}. Call its init_app(app)."
             )
         return stream
 

@@ -71,7 +71,7 @@ class Settings:
         """Return the options of a client in a serving process."""
         if "URL" not in self._mapping:
             raise ConfigurationError(
-                f"stream {self._name} has no URL: set {self._key('URL')} = 'wss://…'"
+                f"stream {self._name} has no URL. Set {self._key('URL')} = 'wss://…'."
             )
         with self._naming_keys():
             return embedded_options(
@@ -113,11 +113,11 @@ class Settings:
     def _check_fleet(self) -> None:
         if self.is_fleet and "URL" in self._mapping:
             raise ConfigurationError(
-                f"{self._key('URL')}: leave it out, because each row of SOURCE has a URL of its own"
+                f"{self._key('URL')}: must not be set, because each row of SOURCE has its own URL"
             )
         for option in () if self.is_fleet else self._fleet:
             raise ConfigurationError(
-                f"{self._key(option.upper())}: only a stream with SOURCE has it"
+                f"{self._key(option.upper())}: is only for a stream with SOURCE"
             )
 
     def _take_share(self) -> float:
@@ -134,12 +134,12 @@ class Settings:
             flat = self._flat()
             if flat and found:
                 raise ConfigurationError(
-                    f"the default stream is set twice: use {PREFIX}… or {NAMED}['default']"
+                    f"the default stream is set twice. Use {PREFIX}… or {NAMED}['default']."
                 )
             self._is_flat = not found
             found = flat or found
         for key in {"NAME", "HANDLERS"} & found.keys():
-            raise ConfigurationError(f"{self._key(key)}: comes from DataStream(name=…)")
+            raise ConfigurationError(f"{self._key(key)}: is set by DataStream(name=…)")
         return found
 
     def _flat(self) -> dict[str, Any]:

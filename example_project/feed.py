@@ -195,12 +195,14 @@ def main() -> None:
     """Serve until SIGTERM or Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m example_project.feed")
     add = parser.add_argument
-    add("--port", type=int, default=0, help="0: a free one")
-    add("--interval", type=float, default=0.05, metavar="S", help="between two prices")
-    add("--limit", type=int, metavar="N", help="number of the last price")
-    add("--seed", type=int, default=0, help="the same seed: the same prices and flags")
+    add(
+        "--port", type=int, default=0, help="Port to listen on, or 0 for any free port (default: 0)"
+    )
+    add("--interval", type=float, default=0.05, metavar="S", help="Seconds between two prices")
+    add("--limit", type=int, metavar="N", help="Stop after N prices")
+    add("--seed", type=int, default=0, help="Seed of the prices and flags")
     add("--began", type=float, default=time.time(), help="UNIX time of the first price")
-    add("--steady", type=float, default=12.0, metavar="S", help="between two drops, on average")
+    add("--steady", type=float, default=12.0, metavar="S", help="Mean seconds between two drops")
     given = parser.parse_args()
 
     market = Market(given.began, given.interval, given.seed, given.limit)

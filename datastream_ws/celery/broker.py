@@ -118,7 +118,7 @@ def _tell_once(missing: dict[str, float], said: set[str]) -> None:
     said |= new
     if new:
         log.info(
-            "broker connections get %s: broker_transport_options set no timeouts, and a silent "
-            "broker would be waited for without end",
+            "broker connections use %s, because broker_transport_options sets no timeouts and a "
+            "silent broker would block the worker indefinitely",
             ", ".join(f"{name}={missing[name]:g}" for name in sorted(new)),
         )

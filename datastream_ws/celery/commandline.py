@@ -101,7 +101,9 @@ def table_in_inspect() -> None:
     if command is None or any(each.name == "watch" for each in command.params):
         return
     command.params.append(
-        click.Option(["--watch"], is_flag=True, help="Of datastream: every 2 s until Ctrl-C.")
+        click.Option(
+            ["--watch"], is_flag=True, help="Repeat datastream every 2 seconds until Ctrl-C."
+        )
     )
     inspect = command.callback
 
@@ -135,7 +137,7 @@ def _look(app: Any, timeout: float, destination: Any) -> tuple[str, bool]:
         replies.update(answer)
     rows = [row for node, reply in sorted(replies.items()) for row in _rows(node, reply)]
     if not rows:
-        return "No worker answered that has a stream.", False
+        return "No worker with a stream responded.", False
     return show(rows, sys.stdout), all(row.is_healthy for row in rows)
 
 

@@ -59,7 +59,7 @@ def _checked(conf: Any) -> Mapping[str, Any]:
         if key not in KEYS:
             near = difflib.get_close_matches(str(key).lower(), KEYS, n=1) or KEYS
             raise ConfigurationError(
-                f"app.conf.datastream: no key {key!r}; did you mean {' or '.join(near)}?"
+                f"app.conf.datastream: unknown key {key!r}. Did you mean {' or '.join(near)}?"
             )
     if not isinstance(conf.get("enabled", False), bool):
         raise ConfigurationError("app.conf.datastream['enabled']: must be True or False")
@@ -94,7 +94,7 @@ def spool_path(app_name: str | None, node: str) -> str | None:
                 part.mkdir(mode=0o700, exist_ok=True)
                 _refuse_strange(part)
         except OSError as error:
-            log.warning("no spool in %s: %s", target, error.strerror)
+            log.warning("cannot keep a spool in %s: %s", target, error.strerror)
             continue
         if os.access(target, os.W_OK):
             return str(target / (re.sub(r"[^\w.@-]", "_", node) + ".{name}.spool"))
@@ -110,13 +110,13 @@ def _refuse_strange(folder: Path) -> None:
     """
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode):
-        raise NotADirectoryError(errno.ENOTDIR, "it is not a directory, or a symbolic link")
+        raise NotADirectoryError(errno.ENOTDIR, "it is a symbolic link, or not a directory")
     if not hasattr(os, "getuid"):
         return
     if found.st_uid != os.getuid():
         raise PermissionError(errno.EPERM, "it belongs to another user")
     if found.st_mode & 0o022:
-        raise PermissionError(errno.EPERM, "others may write to it")
+        raise PermissionError(errno.EPERM, "other users can write to it")
     if found.st_mode & 0o055:
         os.chmod(folder, 0o700)
 

@@ -34,7 +34,7 @@ def _command(verb: str, explained: str) -> None:
     )(command)
 
 
-_command("pause", "Close the connection of a stream, or of all, and stay away.")
+_command("pause", "Close the connection of a stream, or of all, and stay offline.")
 _command("resume", "Come back from datastream_pause.")
 
 

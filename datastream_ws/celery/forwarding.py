@@ -19,10 +19,10 @@ UNSAFE = {"pickle", "yaml", "application/x-python-serialize", "application/x-yam
 OURS = {
     "args": "the message is the argument",
     "task_id": "it is made from stream, epoch and seq",
-    "producer": "forward() has its own",
-    "connection": "forward() has its own",
-    "retry": "forward() tries again until the broker takes the message",
-    "retry_policy": "forward() tries again until the broker takes the message",
+    "producer": "forward() uses its own",
+    "connection": "forward() uses its own",
+    "retry": "forward() retries until the broker accepts the message",
+    "retry_policy": "forward() retries until the broker accepts the message",
 }
 
 # By the object that messages are forwarded from, which stays the same for the whole process: a
@@ -81,7 +81,7 @@ def forward(
 def _batch(batch: Any) -> tuple[int, float]:
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise ConfigurationError(
-            "forward: batch must be (most messages, longest wait in seconds), as in (100, 0.2)"
+            "forward: batch must be (most messages, longest wait in seconds), such as (100, 0.2)"
         )
     return batch[0], batch[1]
 
@@ -98,10 +98,10 @@ class Forwarder:
         for option in options.keys() - {"router"}:  # apply_async has that
             if near := difflib.get_close_matches(option, ("batch", "route"), n=1, cutoff=0.8):
                 raise ConfigurationError(
-                    f"forward: no option {option!r}; did you mean {near[0]!r}?"
+                    f"forward: unknown option {option!r}. Did you mean {near[0]!r}?"
                 )
         for option in OURS.keys() & options.keys():
-            raise ConfigurationError(f"forward: {option} cannot be set: {OURS[option]}")
+            raise ConfigurationError(f"forward: {option} cannot be set, because {OURS[option]}")
         _refuse_unsafe(options.get("serializer"), "forward(serializer=…)")
         self.task = name
         self._own = None if isinstance(task, str) else task
@@ -161,7 +161,7 @@ class Forwarder:
 def _refuse_unsafe(serializer: Any, where: str) -> None:
     if serializer in UNSAFE:
         raise ConfigurationError(
-            f"{where} is {serializer}, which can carry programs: use serializer='json'"
+            f"{where} is {serializer}, which can execute code. Use serializer='json'."
         )
 
 
@@ -193,7 +193,7 @@ def app_of(client: Any, task: Any = None) -> Any:
         app = next(iter(_installed))
     if app is None:
         raise ConfigurationError(
-            "forward: it is not known with which Celery app to publish: call install(app, client)"
+            "forward: no Celery app is known for this stream. Call install(app, client)."
         )
     return app
 

@@ -55,7 +55,7 @@ def _install_step(app: Any) -> None:
             CeleryOption(
                 ("--datastream/--no-datastream",),
                 default=None,
-                help="Keep the installed WebSocket streams in this worker.",
+                help="Run the installed WebSocket streams in this worker.",
                 help_group="Datastream Options",
             ),
             CeleryOption(

@@ -80,7 +80,7 @@ class Publisher:
             job = worker.submit(send)
             if (waited := self._wait(job)) is not None:
                 self._abandon(worker)
-                raise self._postponed(TimeoutError(f"no answer within {waited:.1f} s"))
+                raise self._postponed(TimeoutError(f"no response within {waited:.1f} s"))
             if job.error is None:
                 if self._failures:
                     self._recovered()
@@ -124,8 +124,8 @@ class Publisher:
         if self._failures == 1 or now - self._warned_at >= LOG_EVERY:
             self._warned_at = now
             log.warning(
-                "stream %s: the broker does not take messages (%s: %s); they wait, and are "
-                "published in order when it does",
+                "stream %s: the broker is unavailable (%s: %s); messages wait, and are published "
+                "in order when it is available again",
                 self._name,
                 type(error).__name__,
                 peer_text(error),
@@ -141,7 +141,12 @@ class Publisher:
     def _recovered(self) -> None:
         seconds = time.monotonic() - self._failing_since
         extra = fields(self._name)
-        log.info("stream %s: the broker is back after %.1f s", self._name, seconds, extra=extra)
+        log.info(
+            "stream %s: the broker is available again after %.1f s",
+            self._name,
+            seconds,
+            extra=extra,
+        )
         self._failures = 0
 
     def close(self, timeout: float) -> None:

@@ -69,8 +69,8 @@ def django_streams() -> Iterable[Any]:
     """Return the enabled streams of ``DATASTREAMS``."""
     if "DJANGO_SETTINGS_MODULE" not in os.environ:
         raise ConfigurationError(
-            "install(app): which streams? Give it clients, install(app, client); without any it "
-            "takes those of Django's DATASTREAMS, but DJANGO_SETTINGS_MODULE is not set"
+            "install(app): no client is given, and DJANGO_SETTINGS_MODULE is not set. Pass a "
+            "client, install(app, client), or set DJANGO_SETTINGS_MODULE to use DATASTREAMS."
         )
     from datastream_ws_django import datastreams
 
@@ -130,10 +130,12 @@ class Installation:
         for name in wanted:
             if name not in streams:
                 raise ConfigurationError(
-                    f"--datastream-streams: no stream {name!r}; known: {known}"
+                    f"--datastream-streams: unknown stream {name!r}. Use one of: {known}"
                 )
         if not wanted:
-            raise ConfigurationError("--datastream: no stream is installed and enabled")
+            raise ConfigurationError(
+                "--datastream: no stream is installed and enabled. Call install(app, client)."
+            )
         return [streams[name] for name in wanted]
 
 
@@ -143,14 +145,16 @@ installations: weakref.WeakKeyDictionary[Any, Installation] = weakref.WeakKeyDic
 
 def _check(given: Any, flask_app: Any) -> None:
     if isinstance(given, AsyncClient):
-        raise ConfigurationError("install: needs a Client, not an AsyncClient")
+        raise ConfigurationError("install: must be a Client, not an AsyncClient")
     if given is not None:
         check_stream(given, flask_app, "install")
     elif flask_app is not None:
-        raise ConfigurationError("install: name the stream, install(app, datastream, flask_app=…)")
+        raise ConfigurationError(
+            "install: flask_app is only for a stream. Use install(app, datastream, flask_app=…)."
+        )
 
 
 def _two_of(name: str) -> ConfigurationError:
     return ConfigurationError(
-        f"install: two streams are called {name!r}; use another name, Client(…, name=…)"
+        f"install: two streams have the name {name!r}. Set another name, Client(…, name=…)."
     )

@@ -160,8 +160,8 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
             defaults["spool"] = spool_path(worker.app.main, worker.hostname)
             if defaults["spool"] is None:
                 log.warning(
-                    "stream %s: nowhere to write a spool, so while the broker is away messages "
-                    "wait in memory only: set the option spool",
+                    "stream %s: no directory is available for a spool, so messages wait in memory "
+                    "while the broker is unavailable; set the option spool",
                     stream.name,
                     extra=fields(stream.name),
                 )
@@ -173,7 +173,9 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
 def stop_when_failed(event: StateEvent) -> None:
     """Have the worker stop, as after SIGTERM, and exit with 3."""
     if event.state is State.FAILED:
-        log.error("a stream has failed for good: the worker stops (on_fatal is 'shutdown')")
+        log.error(
+            "a stream has failed permanently; the worker stops, because on_fatal is 'shutdown'"
+        )
         setattr(worker_state, "should_stop", EXIT_FAILED)  # noqa: B010  # stubs say None
 
 
@@ -182,9 +184,9 @@ def _refuse_green_pool(pool_cls: Any) -> None:
     pool = module.rpartition(".")[2]
     if pool in ("gevent", "eventlet"):
         raise ConfigurationError(
-            f"--datastream does not work with the {pool} pool: its patched threads share one "
-            "thread with the stream's event loop. Start this worker with -P prefork, -P threads "
-            "or -P solo; others of the app may keep theirs."
+            f"--datastream does not work with the {pool} pool, because its patched threads share "
+            "one thread with the stream's event loop. Start this worker with -P prefork, "
+            "-P threads or -P solo. Other workers of the app can keep their pool."
         )
 
 

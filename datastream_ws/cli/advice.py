@@ -26,40 +26,40 @@ DAY = 86_400.0
 # Of X509_V_ERR_… (OpenSSL, x509_vfy.h).
 NOT_YET_VALID, EXPIRED, SELF_SIGNED, SELF_SIGNED_ROOT, NO_ISSUER = 9, 10, 18, 19, 20
 OTHER_HOST, OTHER_ADDRESS = 62, 64
-UNTRUSTED = "give its authority's certificate with --cacert FILE (in programs: the option ssl)"
+UNTRUSTED = "pass its CA certificate with --cacert FILE (in programs: the option ssl)"
 PROXY_UNTRUSTED = (
-    "give its authority's certificate with --proxy-cacert FILE (in programs: the option proxy_ssl)"
+    "pass its CA certificate with --proxy-cacert FILE (in programs: the option proxy_ssl)"
 )
 CERTIFICATE_ADVICE = {
-    NOT_YET_VALID: "it begins later: is this machine's clock right?",
-    EXPIRED: "the server needs a new one; or this machine's clock is wrong",
+    NOT_YET_VALID: "it isn't valid yet; check the clock of this machine",
+    EXPIRED: "renew it on the server, or check the clock of this machine",
     SELF_SIGNED: UNTRUSTED,
     SELF_SIGNED_ROOT: UNTRUSTED,
-    NO_ISSUER: f"{UNTRUSTED}; if it is a public one, the server does not send its whole chain",
-    OTHER_HOST: "use the host name that the certificate is for, or have the server get another",
-    OTHER_ADDRESS: "use the host name that the certificate is for, not an address",
+    NO_ISSUER: f"{UNTRUSTED}; if the CA is public, have the server send its whole chain",
+    OTHER_HOST: "use the host name of the certificate, or have the server use another certificate",
+    OTHER_ADDRESS: "use the host name of the certificate, not an address",
 }
 # Alerts by which a server refuses a client, by OpenSSL's names.
 CLIENT_CERTIFICATE = {
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the server requires a client certificate",
     "TLSV1_ALERT_UNKNOWN_CA": "the server does not trust the client certificate's authority",
-    "SSLV3_ALERT_BAD_CERTIFICATE": "the server does not accept the client certificate",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "the server refuses the client certificate",
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the client certificate has expired",
     "SSLV3_ALERT_CERTIFICATE_REVOKED": "the client certificate is revoked",
-    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the server does not accept the client certificate",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the server refuses the client certificate",
 }
 CLIENT_CERTIFICATE_ADVICE = (
-    "pass one that it accepts with --cert FILE --key FILE (in programs: the option ssl)"
+    "pass a valid one with --cert FILE --key FILE (in programs: the option ssl)"
 )
 STATUS_ADVICE = {
-    400: "the server does not like the request: look at path, query, headers and --subprotocol",
-    401: "send credentials, -H 'Authorization: Bearer …'; if you do, they are wrong or too old",
-    403: "the credentials do not allow this stream, or the server wants a certain Origin header",
-    404: "look at the path of the URL",
-    405: "check the path of the URL: this one is not a WebSocket",
-    407: "the proxy wants a user and password: HTTPS_PROXY=http://user:password@host:port",
-    426: "the server wants another protocol version: is it a WebSocket server?",
-    429: "too many attempts; wait, then try again",
+    400: "check the path, query, headers and --subprotocol",
+    401: "send valid credentials, such as -H 'Authorization: Bearer …'",
+    403: "check that the credentials allow this stream, or send the Origin header that it requires",
+    404: "check the path of the URL",
+    405: "check the path of the URL, because this one is not a WebSocket",
+    407: "set a valid user and password, HTTPS_PROXY=http://user:password@host:port",
+    426: "check that this is a WebSocket server, because it requires another protocol version",
+    429: "wait, then retry, because there were too many attempts",
 }
 
 
@@ -76,13 +76,17 @@ def lookup_trouble(host: str, error: BaseException) -> Trouble:
     """A name that cannot be looked up."""
     name = peer_text(host)
     if isinstance(error, TimeoutError):
-        return Trouble(f"no answer on {name}", "the name server is away: look at your network")
+        return Trouble(
+            f"no response for {name}", "check the network, because no name server responds"
+        )
     if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
         return Trouble(
-            f"{name} cannot be looked up now",
-            "the name server does not answer: is this machine online, is a VPN needed?",
+            f"{name} cannot be resolved now",
+            "check that this machine is online, and whether it needs a VPN",
         )
-    return Trouble(f"there is no host {name}", "look at the spelling; is a VPN needed?")
+    return Trouble(
+        f"the host {name} does not exist", "check the spelling, and whether you need a VPN"
+    )
 
 
 def reach_trouble(address: str, port: int, error: OSError, *, via_proxy: bool) -> Trouble:
@@ -91,14 +95,17 @@ def reach_trouble(address: str, port: int, error: OSError, *, via_proxy: bool) -
     what = "the proxy" if via_proxy else "the server"
     if isinstance(error, ConnectionRefusedError):
         return Trouble(
-            f"{where} refuses the connection: no server is listening there",
-            f"is {what} running, is the port right?",
+            f"connection refused by {where}; no server is listening there",
+            f"check that {what} is running, and the port",
         )
     if isinstance(error, TimeoutError):
-        return Trouble(f"{where} does not answer", "a firewall may be in between, or it is down")
+        return Trouble(f"{where} does not respond", f"check firewalls, and that {what} is running")
     if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-        return Trouble(f"there is no way to {where}", "is this machine online, is a VPN needed?")
-    return Trouble(f"{where}: {error.strerror or said(error)}", "look at your network")
+        return Trouble(
+            f"{where} is unreachable",
+            "check that this machine is online, and whether it needs a VPN",
+        )
+    return Trouble(f"{where}: {error.strerror or said(error)}", "check the network")
 
 
 def tls_trouble(host: str, error: BaseException) -> Trouble:
@@ -109,24 +116,29 @@ def tls_trouble(host: str, error: BaseException) -> Trouble:
     if reason in CLIENT_CERTIFICATE:
         return Trouble(CLIENT_CERTIFICATE[reason], CLIENT_CERTIFICATE_ADVICE)
     if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"):
-        return Trouble("the server does not speak TLS on this port", "is it ws:// there?")
+        return Trouble("the server does not use TLS on this port", "check the port, or use ws://")
     if isinstance(error, ssl.SSLEOFError):
-        return Trouble("the server hung up on TLS", "is it ws:// there, is the port right?")
+        return Trouble(
+            "the server closed the connection during the TLS handshake",
+            "check the port, or use ws://",
+        )
     if isinstance(error, ssl.SSLError):
-        return Trouble(f"no agreement on TLS: {reason or said(error)}", "is the port right?")
+        return Trouble(f"the TLS handshake failed: {reason or said(error)}", "check the port")
     if isinstance(error, TimeoutError):
-        return Trouble("no answer to the TLS handshake", "is it the right port?")
+        return Trouble("no response to the TLS handshake", "check the port")
     text = peer_text(error)
     if "407" in text:
-        return Trouble("the proxy wants credentials (407)", STATUS_ADVICE[407])
+        return Trouble("the proxy requires credentials (407)", STATUS_ADVICE[407])
     if text.startswith("Tunnel"):
-        return Trouble(f"the proxy refuses to connect: {text}", "does it allow this host?")
-    return Trouble(f"the server hung up: {said(error)}", "is it the right port?")
+        return Trouble(
+            f"the proxy refuses to connect: {text}", "check that the proxy allows this host"
+        )
+    return Trouble(f"the server closed the connection: {said(error)}", "check the port")
 
 
 def hung_up_trouble() -> Trouble:
     """A connection that ended right behind the TLS handshake, without an alert."""
-    text = "the server hung up after the TLS handshake"
+    text = "the server closed the connection after the TLS handshake"
     return Trouble(text, f"if it requires a client certificate, {CLIENT_CERTIFICATE_ADVICE}")
 
 
@@ -136,7 +148,7 @@ def _certificate_trouble(error: ssl.SSLCertVerificationError) -> Trouble:
     advice = CERTIFICATE_ADVICE.get(error.verify_code, UNTRUSTED)
     if of_proxy:
         advice = advice.replace(UNTRUSTED, PROXY_UNTRUSTED).replace("the server", "the proxy")
-    return Trouble(f"{whose} is not accepted: {error.verify_message}", advice)
+    return Trouble(f"{whose} is not trusted: {error.verify_message}", advice)
 
 
 def certificate_text(certificate: Mapping[str, Any], now: float) -> str:
@@ -148,7 +160,7 @@ def certificate_text(certificate: Mapping[str, Any], now: float) -> str:
     if not isinstance(with_end, str):
         return text
     days = int((ssl.cert_time_to_seconds(with_end) - now) // DAY)
-    return f"{text}, good for {days} day{'' if days == 1 else 's'}"
+    return f"{text}, valid for {days} day{'' if days == 1 else 's'}"
 
 
 def _name(parts: Any) -> str:
@@ -164,26 +176,28 @@ def handshake_trouble(url: str, error: BaseException | None) -> Trouble:
     if isinstance(error, HandshakeError):
         return Trouble(text, _handshake_advice(url, error))
     if isinstance(error, StreamClosedError):
-        why = f"the server ended the connection at once: {text}"
-        advice = "its reason, if any, says why; often it is the credentials"
+        why = f"the server closed the connection immediately: {text}"
+        advice = "check the reason, if there is one, and the credentials"
         return Trouble(why, advice)
     if isinstance(error, ssl.SSLError):
         return tls_trouble(url, error)
     if isinstance(error, TimeoutError):
-        return Trouble("no answer to the handshake", "the server accepts, and says nothing: is it "
-                       "a WebSocket server, is it overloaded?")  # fmt: skip
-    return Trouble(text, "is it the right port?")
+        return Trouble("no response to the handshake", "check that this is a WebSocket "
+                       "server, and that it isn't overloaded")  # fmt: skip
+    return Trouble(text, "check the port")
 
 
 def _handshake_advice(url: str, error: HandshakeError) -> str:
     status = error.status
     if status is None or status == 400:
-        other = "is it wss:// there?" if url.startswith("ws:") else "is it a WebSocket server?"
+        other = "try wss://" if url.startswith("ws:") else "check that this is a WebSocket server"
         return f"{STATUS_ADVICE[400]}; {other}" if status else other
     if status in STATUS_ADVICE:
         return STATUS_ADVICE[status]
     if status < 300:
-        return "an ordinary web page is there, no WebSocket: look at host and path"
+        return "check the host and the path, because this is a web page"
     if status < 400:
-        return "write the URL that it is redirected to"
-    return "the server has trouble of its own; try again later" if status >= 500 else "ask for help"
+        return "use the URL that the server redirects to"
+    if status >= 500:
+        return "retry later, because the server has a problem"
+    return "check the request with the operator of the server"

@@ -44,33 +44,38 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return what is wanted; ``run`` is the command's function. Exits on ``--help`` and errors."""
     parser, commands = _parser()
     if not arguments:
-        parser.error(f"say one of {', '.join(COMMANDS)}")
+        parser.error(f"no command given. Use {_commands()}.")
     first = next((each for each in arguments if not each.startswith("-")), None)
     if first is not None and first not in COMMANDS:
         near = difflib.get_close_matches(first[:20], COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"say one of {', '.join(COMMANDS)} first"
-        parser.error(f"no such command; {hint}")
+        hint = f"Did you mean {near[0]}?" if near else f"Use {_commands()}."
+        parser.error(f"unknown command. {hint}")
     wanted, rest = parser.parse_known_args(arguments)
     if rest:
         commands[wanted.command].error(_too_much(rest, commands[wanted.command]))
     return wanted
 
 
+def _commands() -> str:
+    *most, last = COMMANDS
+    return f"{', '.join(most)} or {last}"
+
+
 def _too_much(rest: Sequence[str], parser: argparse.ArgumentParser) -> str:
     unknown = next((each for each in rest if each.startswith("-")), None)
     if unknown is None:
-        return "there is an argument too many; quote what has spaces in it, -H 'Name: value'"
+        return "too many arguments. Quote values with spaces, such as -H 'Name: value'."
     option = unknown.partition("=")[0]
     if option in parser._option_string_actions:
-        return f"{option} goes behind the command: {parser.prog} … {option}"
+        return f"{option} must follow the command: {parser.prog} … {option}"
     near = difflib.get_close_matches(option, parser._option_string_actions, n=1)
-    return f"no option {option}" + (f"; did you mean {near[0]}?" if near else "")
+    return f"unknown option {option}." + (f" Did you mean {near[0]}?" if near else "")
 
 
 def _parser() -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(
         prog="datastream-ws",
-        description="Listen to a WebSocket stream, record and replay it, check why it fails.",
+        description="Print, record and replay a WebSocket stream, or find out why it fails.",
     )
     parser.add_argument("--version", action="version", version=f"datastream-ws {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -84,71 +89,79 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
 def _listen(commands: Any) -> Parser:
     parser: Parser = commands.add_parser(
         "listen",
-        help="print what a stream sends, and stay connected",
-        description="Prints what a stream sends, and reconnects: on a terminal with a live status "
-        "line,\nin a pipe as JSON lines, with words on what happens on stderr. Sends each line of "
-        "stdin, typed\nor piped, as a text message; the end of stdin doesn't end it.",
+        help="Print a stream and keep reconnecting",
+        description="Print a stream and keep reconnecting. On a terminal, the last line shows the "
+        "state.\nIn a pipe, each message is a line of JSON, and events go to stderr. Each line of "
+        "stdin,\ntyped or piped, is sent as a text message. The command continues after the end of "
+        "stdin.",
         epilog=LISTEN_EXITS,
     )
     _add_connection(parser)
     add = parser.add_argument
     add("--send", metavar="JSON", type=_json, action="append", default=[],
-        help="sent on each connection; may be repeated; @FILE: what is in the file")  # fmt: skip
+        help="Send JSON, or the content of @FILE, on each connection (repeatable)")  # fmt: skip
     add("--send-text", metavar="TEXT", dest="send", action="append",
-        help="the same for a text that is not JSON")  # fmt: skip
+        help="Send a text that is not JSON on each connection (repeatable)")  # fmt: skip
     add("--no-input", dest="input", action="store_false",
         help="Don't send the lines of stdin")  # fmt: skip
     add("--route", metavar="NAME", dest="routes", action="append", default=[],
-        help="Print only messages with this route, the field `type`; may be repeated")  # fmt: skip
+        help="Print only messages whose field `type` is NAME (repeatable)")  # fmt: skip
     add("--filter", metavar="TEXT", dest="filters", action="append", default=[],
-        help="Print only messages that contain TEXT; if repeated, all of them")  # fmt: skip
-    add("--record", metavar="FILE", help="write a recording for `datastream-ws replay`")
+        help="Print only messages that contain TEXT; if repeated, all the texts")  # fmt: skip
+    add("--record", metavar="FILE", help="Write a recording for `datastream-ws replay`")
     add("--max-messages", metavar="N", type=_count,
-        help="end after N messages, those that are not printed included")  # fmt: skip
+        help="Stop after N messages, including those that are not printed")  # fmt: skip
     add("--max-size", metavar="BYTES", type=_count, default=2**20,
-        help="largest message that is taken (default: %(default)s)")  # fmt: skip
+        help="Accept messages of up to this size (default: %(default)s)")  # fmt: skip
     add("--max-reconnect-attempts", metavar="N", type=_count,
-        help="give up after N failed attempts in a row (default: never)")  # fmt: skip
+        help="Give up after N failed attempts in a row (default: no limit)")  # fmt: skip
     add("--min-reconnect-delay", metavar="S", type=_seconds, default=1.0,
-        help="(default: %(default)g)")  # fmt: skip
+        help="Seconds before the first retry, at least (default: %(default)g)")  # fmt: skip
     add("--max-reconnect-delay", metavar="S", type=_seconds, default=30.0,
-        help="(default: %(default)g)")  # fmt: skip
+        help="Seconds between two attempts, at most (default: %(default)g)")  # fmt: skip
     return _finish(parser, "listening", "listen")
 
 
 def _replay(commands: Any) -> Parser:
     parser: Parser = commands.add_parser(
         "replay",
-        help="serve a recording, with its timing and its drops",
-        description="Serves a recording of `listen --record`: to each client from its beginning, "
-        "with its timing;\nwhere the connection was lost it is dropped again, and goes on when the "
-        "client comes back.",
+        help="Serve a recording with its timing and its drops",
+        description="Serve a recording of `listen --record` to each client, with its timing. Where "
+        "the connection\nwas lost, it is dropped again. A client that reconnects continues there.",
     )
     add = parser.add_argument
     add("file", metavar="FILE")
-    add("--port", metavar="P", type=_port, default=8765, help="0: any (default: %(default)s)")
+    add(
+        "--port",
+        metavar="P",
+        type=_port,
+        default=8765,
+        help="Port to listen on, or 0 for any free port (default: %(default)s)",
+    )
     add("--host", metavar="ADDRESS", default="127.0.0.1",
-        help="to listen on (default: %(default)s, this machine only)")  # fmt: skip
+        help="Address to listen on (default: %(default)s, only this machine)")  # fmt: skip
     add("--speed", metavar="X", type=_speed, default=1.0,
-        help="2: twice as fast; inf: without waiting")  # fmt: skip
+        help="Play X times as fast; inf plays without waiting (default: %(default)g)")  # fmt: skip
     ending = parser.add_mutually_exclusive_group()
-    ending.add_argument("--once", action="store_true", help="exit once a client has had it all")
-    ending.add_argument("--loop", action="store_true", help="begin again at the end")
+    ending.add_argument(
+        "--once", action="store_true", help="Exit once a client has received everything"
+    )
+    ending.add_argument("--loop", action="store_true", help="Start again at the end")
     return _finish(parser, "replaying", "replay")
 
 
 def _check(commands: Any) -> Parser:
     parser: Parser = commands.add_parser(
         "check",
-        help="test step by step whether a stream can be reached",
-        description="Looks the host up, connects, checks the certificate, does the handshake and a "
-        "ping, and says in\nplain words what is wrong and what to do.",
-        epilog="exit codes: 0 all is well, 1 it is not, 2 usage",
+        help="Find out step by step why a stream cannot be reached",
+        description="Test the connection step by step, from the URL to a ping, and explain how to "
+        "fix a problem.",
+        epilog="exit codes: 0 passed, 1 failed, 2 usage",
     )
     _add_connection(parser, checked=False)
     add = parser.add_argument
     add("--timeout", metavar="S", type=_seconds, default=10.0,
-        help="seconds for each step (default: %(default)g)")  # fmt: skip
+        help="Seconds to wait for each step (default: %(default)g)")  # fmt: skip
     add("--json", dest="as_json", action="store_true", help="Print one JSON object at the end")
     return _finish(parser, "checking", "check")
 
@@ -156,22 +169,22 @@ def _check(commands: Any) -> Parser:
 def _add_connection(parser: Parser, *, checked: bool = True) -> None:
     add = parser.add_argument
     add("url", metavar="URL", type=_url if checked else _from_file,
-        help="ws:// or wss://; @FILE: the one in the file, unseen by `ps`")  # fmt: skip
+        help="A ws:// or wss:// URL, or @FILE to hide it from `ps`")  # fmt: skip
     add("-H", "--header", metavar="'NAME: VALUE'", dest="headers", action=_Headers, default={},
-        help="of the handshake; may be repeated; @FILE: one a line, unseen by `ps`")  # fmt: skip
+        help="Send a header, or those of @FILE, one per line (repeatable)")  # fmt: skip
     add("--subprotocol", metavar="NAME", dest="subprotocols", action="append", default=[],
-        help="may be repeated")  # fmt: skip
+        help="Offer a subprotocol (repeatable)")  # fmt: skip
     # The names that curl has.
     add("--cacert", "--cafile", metavar="FILE", dest="cacert",
-        help="trust this authority's certificate (PEM)")  # fmt: skip
-    add("--cert", metavar="FILE", help="show the server this client certificate (PEM)")
-    add("--key", metavar="FILE", help="its private key (default: in the file of --cert)")
+        help="Trust the CA certificate in FILE (PEM)")  # fmt: skip
+    add("--cert", metavar="FILE", help="Use the client certificate in FILE (PEM)")
+    add("--key", metavar="FILE", help="Use the private key in FILE (default: the file of --cert)")
     add("--proxy-cacert", metavar="FILE",
-        help="trust this authority's certificate of an https:// proxy")  # fmt: skip
+        help="Trust the CA certificate in FILE for an https:// proxy (PEM)")  # fmt: skip
 
 
 def _finish(parser: Parser, module: str, function: str) -> Parser:
-    parser.add_argument("-v", "--verbose", action="store_true", help="the log, and tracebacks")
+    parser.add_argument("-v", "--verbose", action="store_true", help="Show the log and tracebacks")
 
     def run(wanted: argparse.Namespace) -> int:
         from importlib import import_module
@@ -229,7 +242,7 @@ def _json(text: str) -> str:
         json.loads(text)
     except (ValueError, RecursionError):
         raise argparse.ArgumentTypeError(
-            "is not JSON; put it into single quotes, or use --send-text"
+            "is not valid JSON. Put it in single quotes, or use --send-text."
         ) from None
     return text
 

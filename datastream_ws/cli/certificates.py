@@ -25,7 +25,7 @@ def server_context(wanted: argparse.Namespace) -> ssl.SSLContext | None:
 
     """
     if wanted.key and not wanted.cert:
-        raise ConfigurationError("--key: pass the certificate that belongs to it with --cert FILE")
+        raise ConfigurationError("--key: requires the certificate of the key. Pass --cert FILE.")
     if not (wanted.cacert or wanted.cert):
         return None
     context = _trusting("--cacert", wanted.cacert)
@@ -47,7 +47,7 @@ def _trusting(option: str, cacert: str | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=cacert)
     except ssl.SSLError as error:
-        raise ConfigurationError(f"{option}: {cacert}: holds no certificate (PEM)") from error
+        raise ConfigurationError(f"{option}: {cacert}: contains no PEM certificate") from error
 
 
 def _load_client_certificate(context: ssl.SSLContext, cert: str, key: str | None) -> None:
@@ -62,7 +62,7 @@ def _load_client_certificate(context: ssl.SSLContext, cert: str, key: str | None
     except ConfigurationError:
         raise
     except ValueError as error:  # OpenSSL's limit for a passphrase
-        raise ConfigurationError(f"{holder}: the passphrase is not accepted") from error
+        raise ConfigurationError(f"{holder}: the passphrase is too long") from error
 
 
 def _unusable(cert: str, key: str | None, holder: str, error: ssl.SSLError) -> str:
@@ -70,11 +70,11 @@ def _unusable(cert: str, key: str | None, holder: str, error: ssl.SSLError) -> s
     if reason == "KEY_VALUES_MISMATCH":
         return f"{holder}: the key does not belong to the certificate"
     if "DECRYPT" in reason:
-        return f"{holder}: wrong passphrase"
+        return f"{holder}: invalid passphrase"
     if _has_pem(cert, b"CERTIFICATE-----"):
-        missing = "pass its file with --key FILE" if key is None else "it must be PEM"
-        return f"{holder}: holds no private key; {missing}"
-    return f"--cert: {cert}: holds no certificate (PEM)"
+        missing = "Pass its file with --key FILE." if key is None else "It must be PEM."
+        return f"{holder}: contains no private key. {missing}"
+    return f"--cert: {cert}: contains no PEM certificate"
 
 
 def _has_pem(path: str, label: bytes) -> bool:
@@ -97,7 +97,7 @@ def _passphrase_of(holder: str) -> Callable[[], str]:
         if not sys.stdin.isatty():
             raise ConfigurationError(
                 f"{holder}: the key is encrypted, and there is no terminal to ask for its "
-                "passphrase; pass a file with the decrypted key"
+                "passphrase. Pass a file with the decrypted key."
             )
         return getpass.getpass(f"Passphrase for {holder.partition(': ')[2]}: ")
 

@@ -87,11 +87,11 @@ class Checking:
 
     def url(self) -> str:
         if wrong := check_url(self._url):
-            raise Trouble(f"the URL {wrong}", "write it as wss://host/path, in quotes")
+            raise Trouble(f"the URL {wrong}", "use the form wss://host/path, in quotes")
         secure = self._url.startswith("wss:")
         how = "encrypted" if secure else "not encrypted"
         if not secure and self._target[0] not in ("localhost", "127.0.0.1", "::1"):
-            how += ": anybody on the way can read and change it"
+            how += ", so others can read and change it"
         return f"{shown_url(self._url)}, port {self._target[1]}, {how}"
 
     def proxy(self) -> str:
@@ -99,8 +99,8 @@ class Checking:
             self._proxy = proxy_for(self._url)
         except Exception as error:
             raise Trouble(
-                "the proxy that the environment names cannot be used",
-                "look at HTTPS_PROXY, HTTP_PROXY and ALL_PROXY; NO_PROXY names hosts without",
+                "the proxy in the environment is not valid",
+                "check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, or exclude the host with NO_PROXY",
             ) from error
         if self._proxy is None:
             return "none"
@@ -130,8 +130,8 @@ class Checking:
             except OSError as error:
                 failures[address] = error
             else:
-                dead = "".join(f"; {each} does not, the client copes" for each in failures)
-                return f"{address} answers on port {port}{took(began)}{dead}"
+                dead = "".join(f"; {each} does not, but the client copes" for each in failures)
+                return f"{address} responds on port {port}{took(began)}{dead}"
         first, why = next(iter(failures.items()))
         raise reach_trouble(first, port, why, via_proxy=self._proxy is not None) from why
 
@@ -140,7 +140,7 @@ class Checking:
             return "not used with ws://"
         scheme = urlsplit(self._proxy).scheme if self._proxy else ""
         if scheme not in ("", "http"):
-            return f"through the {scheme} proxy; comes with the handshake"
+            return f"through the {scheme} proxy; tested with the handshake"
         host = self._target[0]
         context = self._context or ssl.create_default_context()
         try:
@@ -179,7 +179,7 @@ class Checking:
             client.wait_ready(self._timeout + 1.0)
         except Exception as error:
             raise handshake_trouble(self._url, error) from error
-        return f"the server speaks WebSocket{took(began)}"
+        return f"the server accepted the connection{took(began)}"
 
     def ping(self) -> str:
         client = self._client
@@ -193,9 +193,9 @@ class Checking:
                 raise handshake_trouble(self._url, client.error)
             time.sleep(0.01)
         raise Trouble(
-            f"no answer within {self._timeout:g} s",
-            "the protocol demands one; with ping_interval=None the client does without, and "
-            "a connection that dies silently is noticed by pong_timeout alone",
+            f"no response within {self._timeout:g} s",
+            "the protocol requires one; to use the server anyway, set ping_interval=None, and "
+            "silent connections are only detected by pong_timeout",
         )
 
     def close(self) -> None:

@@ -269,12 +269,16 @@ class Listener:
 
     def _gap(self, event: GapEvent) -> None:
         self._away += event.seconds
-        self._say("gap", f"{event.seconds:.1f} s without a connection; what was sent is missed")
+        self._say(
+            "gap", f"{event.seconds:.1f} s without a connection; messages sent meanwhile are lost"
+        )
 
     def _state(self, event: StateEvent) -> None:
         if event.state is State.FAILED and event.error is not None:
             gave_up = "" if isinstance(event.error, ReconnectError) else "gave up: "
-            self._say("failed", f"{gave_up}{said(event.error)} (`datastream-ws check` tells more)")
+            self._say(
+                "failed", f"{gave_up}{said(event.error)} (run `datastream-ws check` for details)"
+            )
         elif event.state is State.WAITING and not event.previous.is_connected:
             self._say("waiting", f"{said(event.error)}; next attempt in {event.delay:.1f} s")
         elif event.state is State.CONNECTING and self._ended:  # Ctrl-C came before the start

@@ -84,7 +84,7 @@ class Recorder:
             self._file = os.open(path, flags, 0o600)  # payloads may be anything
         except FileExistsError:
             raise ConfigurationError(
-                f"--record: {path} exists; remove it, or name another file"
+                f"--record: {path} already exists. Remove it, or pass another file."
             ) from None
         self._size = 0
         started = datetime.fromtimestamp(self._began, UTC).isoformat(timespec="milliseconds")
@@ -187,7 +187,9 @@ def moments(path: str) -> Iterator[Moment]:
             try:
                 yield _moment(json.loads(line))
             except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
-                raise ConfigurationError(f"{path}: line {number} is none of a recording") from None
+                raise ConfigurationError(
+                    f"{path}: line {number} is not a valid line of a recording"
+                ) from None
 
 
 def _check_head(path: str, line: bytes) -> None:
@@ -199,10 +201,10 @@ def _check_head(path: str, line: bytes) -> None:
         good, version = False, 0
     if not good:
         raise ConfigurationError(
-            f"{path}: is not a recording; `listen URL --record FILE` makes one"
+            f"{path}: is not a recording. Make one with `listen URL --record FILE`."
         )
     if version > VERSION:
-        raise ConfigurationError(f"{path}: was recorded by a newer datastream-ws: upgrade this one")
+        raise ConfigurationError(f"{path}: was recorded by a newer version. Upgrade datastream-ws.")
 
 
 def _moment(line: dict[str, Any]) -> Moment:

@@ -38,11 +38,11 @@ def replay(wanted: argparse.Namespace) -> int:
             server.start()
         except OSError as error:
             raise ConfigurationError(
-                f"cannot listen on {wanted.host} port {wanted.port}: {reason(error)}; "
-                "--port 0 takes any that is free"
+                f"cannot listen on {wanted.host} port {wanted.port}: {reason(error)}. "
+                "Use --port 0 for any free port."
             ) from error
         try:
-            say(f"serving {wanted.file} at {server.url} (Ctrl-C ends)")
+            say(f"serving {wanted.file} at {server.url} (Ctrl-C to stop)")
             if not sys.stdout.isatty():  # for scripts that say --port 0
                 write_all(sys.stdout.fileno(), f"{server.url}\n".encode())
             failure = words.get()
@@ -86,7 +86,7 @@ class Replay:
     async def serve(self, connection: StreamConnection) -> None:
         """Play to one connection until it ends."""
         rest = self._rest_of_dropped()
-        how = "from the beginning" if rest is None else "goes on after the drop"
+        how = "from the beginning" if rest is None else "continues after the drop"
         say(f"connection {connection.number}: {how}")
         try:
             while await self._play(connection, moments(self._path) if rest is None else rest):
@@ -160,7 +160,7 @@ def hang_up(connection: StreamConnection, moment: Moment) -> None:
 def heard(connection: StreamConnection, data: str | bytes) -> None:
     """Show what a client sends; nothing answers it."""
     what = peer_text(data) if isinstance(data, str) else f"{len(data)} bytes"
-    say(f"connection {connection.number} says: {what}")
+    say(f"connection {connection.number} sent: {what}")
 
 
 def say(text: str) -> None:

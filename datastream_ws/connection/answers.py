@@ -101,7 +101,7 @@ def tls_refusal(error: BaseException) -> ssl.SSLError | None:
     if not isinstance(error, ssl.SSLError) or "ALERT" not in str(reason):
         return None
     if reason == "TLSV13_ALERT_CERTIFICATE_REQUIRED":
-        text = "the server requires a client certificate: pass ssl=… with one loaded"
+        text = "the server requires a client certificate. Load one into the context for ssl=…."
         error.args = (error.errno, text)
         error.strerror = text
     return error
@@ -109,11 +109,13 @@ def tls_refusal(error: BaseException) -> ssl.SSLError | None:
 
 def status_error(status: int, retry_after: str | None, now: datetime) -> HandshakeError:
     """Return the error of an HTTP answer that is no upgrade."""
-    text = f"the server answered HTTP {status} to the handshake"
+    text = f"the server responded to the handshake with HTTP {status}"
     if status in (401, 403):
-        return UnauthorizedError(f"{text}: check the credentials in headers or url", status=status)
+        return UnauthorizedError(f"{text}. Check the credentials in headers or url.", status=status)
     if 300 <= status < 400:
-        text += ": a redirect to another origin is not followed, headers would go there, too"
+        text += (
+            ", a redirect to another origin, which is not followed because it would get the headers"
+        )
     wait = retry_after_seconds(retry_after, now) if retry_after is not None else None
     return HandshakeError(text, status=status, retry_after=wait)
 

@@ -198,10 +198,10 @@ def our_error(error: Exception, lost_with: BaseException | None) -> Exception:
     if isinstance(error, InvalidURI):
         return ConfigurationError("url: is not a WebSocket URL")
     if isinstance(error, InvalidProxy):
-        return ConfigurationError("proxy: is not a proxy URL that can be used")
+        return ConfigurationError("proxy: is not a valid proxy URL")
     if isinstance(error, ImportError):
         return ConfigurationError(
-            "proxy: a SOCKS proxy needs python-socks: pip install python-socks"
+            "proxy: a SOCKS proxy requires python-socks: pip install python-socks"
         )
     if isinstance(error, OSError):
         return tls_refusal(error) or _in_words(error)
@@ -209,7 +209,7 @@ def our_error(error: Exception, lost_with: BaseException | None) -> Exception:
         return refusal  # in TLS 1.3 it comes behind the handshake
     if isinstance(error, InvalidHandshake):
         return _handshake_error(error)
-    return HandshakeError("the server hung up during the handshake")
+    return HandshakeError("the server closed the connection during the handshake")
 
 
 def _in_words(error: OSError) -> OSError:
@@ -231,7 +231,7 @@ def _handshake_error(error: InvalidHandshake) -> Exception:
     if isinstance(error, InvalidUpgrade):
         return HandshakeError("the response is not a WebSocket upgrade")
     if isinstance(error, NegotiationError | InvalidHeader):
-        return HandshakeError(f"the server broke the handshake: {_broken(error)}", status=101)
+        return HandshakeError(f"the server's handshake is invalid: {_broken(error)}", status=101)
     if isinstance(error, SecurityError) or isinstance(error.__cause__, SecurityError):
         return HandshakeError("the response to the handshake is too large")
     return HandshakeError("the response to the handshake is not valid HTTP")
@@ -242,19 +242,22 @@ def _broken(error: NegotiationError | InvalidHeader) -> str:
     if isinstance(error, InvalidHeader):
         return error.name
     if "subprotocol" in str(error).partition(":")[0]:
-        return "it selected a subprotocol that was not offered; see the option subprotocols"
-    return "it uses an extension that was not agreed on; compression=None offers none"
+        return "it selected a subprotocol that was not offered. Check the option subprotocols."
+    return "it uses an extension that was not negotiated. Try compression=None."
 
 
 def _proxy_error(error: ProxyError) -> Exception:
     if isinstance(error, InvalidProxyStatus):
         status = error.response.status_code
-        cure = {403: ": it does not allow this host", 407: ": it wants other credentials in proxy"}
-        text = f"the proxy answered HTTP {status}{cure.get(status, '')}"
+        cure = {
+            403: ". It does not allow this host.",
+            407: ". Check the user and password in proxy.",
+        }
+        text = f"the proxy responded with HTTP {status}{cure.get(status, '')}"
         return HandshakeError(text, status=status)
     if isinstance(error, InvalidProxyMessage):
         return HandshakeError("the proxy's response is not valid HTTP")
     why = str(error.__cause__)  # of python-socks: its own words, or a fixed one for each code
     if "uthentication" in why:
-        return ConfigurationError("proxy: the SOCKS proxy does not accept the user and password")
-    return HandshakeError(f"the SOCKS proxy does not connect: {why}")
+        return ConfigurationError("proxy: the SOCKS proxy refused the user and password")
+    return HandshakeError(f"the SOCKS proxy cannot connect: {why}")

@@ -89,7 +89,7 @@ class WriteQueue:
             if not self.is_open:
                 raise NotConnectedError("the connection has just been lost")
             if self._bytes > LIMIT:
-                raise SendTimeoutError("the write queue is full: await what send() returns")
+                raise SendTimeoutError("the write queue is full. Await send() to wait for room.")
             if self._gated is None or passes_gate:
                 self._frames.append(frame)
                 self._put += 1

@@ -110,7 +110,9 @@ class Fleet(Decorators):
         _check("limit", limit, or_none(count))
         given: Any = {**DEFAULTS, **options}
         if given.get("spool") is not None and "{name}" not in str(given["spool"]):
-            raise ConfigurationError("spool: each stream needs its own. Put {name} into the path.")
+            raise ConfigurationError(
+                "spool: each stream requires its own file. Put {name} into the path."
+            )
         # The URL comes with each row; this one is never dialled.
         self.options = ClientOptions("ws://localhost", **given)
         shared_lease(self.options)
@@ -343,8 +345,9 @@ class Fleet(Decorators):
             return
         work.log.say(
             "error",
-            "user code blocks the event loop; the fleet is closed without it. Code that blocks "
-            "belongs in a plain function, which runs on a thread. The loop's thread is here:\n%s",
+            "user code blocks the event loop; the fleet is closed without waiting for it. Move "
+            "code that blocks into a synchronous handler, which runs on a thread. The event loop "
+            "is at:\n%s",
             use.thread.stack(),
         )
         self._abandon(use, work)
@@ -695,7 +698,7 @@ def shared_lease(options: ClientOptions) -> SharedLease | None:
         found: SharedLease | None = lease
         return found
     raise ConfigurationError(
-        "lease: the streams of a fleet cannot share this object. Use a redis:// URL, or a lease "
+        "lease: a fleet cannot be shared with this object. Use a redis:// URL, or a lease "
         "that has shared_store()."
     )
 

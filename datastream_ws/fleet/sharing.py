@@ -270,7 +270,7 @@ class Sharing:
         elif self._store.has_lost_data:
             self._put_back()
         elif not renewed:
-            self._end_term("another process has taken this one for dead")
+            self._end_term("another process considers this one dead")
         elif self._term.left > 0:  # the answer must not come too late
             self._extend(asked)
 
@@ -315,7 +315,7 @@ class Sharing:
             self._put_back()
             return
         if self._term.token not in view.members:
-            self._end_term("another process has taken this one for dead")
+            self._end_term("another process considers this one dead")
             return
         self._view = view
         is_leaving = view.members[self._term.token].is_leaving
@@ -402,7 +402,7 @@ class Sharing:
             lost = [self._held.pop(key) for key in keys if key in self._held]
             self._giving -= set(keys)
         if lost:
-            self._report(LeaseError(f"lease lost: the store has {len(lost)} streams as another's"))
+            self._report(LeaseError(f"lease lost: {len(lost)} streams belong to another process"))
         for holding in lost:
             holding.end()
         if lost:

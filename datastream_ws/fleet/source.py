@@ -102,7 +102,7 @@ def compare(
     for key, options in given.items():
         name = str(key)
         if name in rows or name in errors:
-            raise ConfigurationError(f"source: two keys are written {peer_text(name)!r}")
+            raise ConfigurationError(f"source: two keys have the text {peer_text(name)!r}")
         old = before.get(name)
         try:
             if old is not None and isinstance(options, Mapping) and old.says(options):

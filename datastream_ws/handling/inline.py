@@ -160,7 +160,7 @@ class InlineHandlers:
             still_running=True,
         )
         failure.__cause__ = TimeoutError(
-            f"an inline handler took {seconds:.3f} s, and nothing is received meanwhile; "
-            "keep it short, or leave out inline=True"
+            f"an inline handler took {seconds:.3f} s, and nothing was received meanwhile. "
+            "Make it faster, or remove inline=True."
         )
         self._report(failure)

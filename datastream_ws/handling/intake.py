@@ -196,7 +196,9 @@ class Intake:
             self._wake()
 
     def _disconnect(self) -> None:
-        error = InboxOverflowError("the inbox is full: connection dropped, see option overflow")
+        error = InboxOverflowError(
+            "the inbox is full; the connection is closed, because overflow is 'disconnect'"
+        )
         if self._connection is not None:
             self._connection.fail(error)
 
@@ -206,15 +208,18 @@ class Intake:
             self._reported_at = now
             lost, self._lost = self._lost, 0
             self._report(
-                InboxOverflowError(f"the inbox is full: {lost} messages dropped, see overflow")
+                InboxOverflowError(
+                    f"the inbox is full: {lost} messages dropped. Make the handlers faster, or set "
+                    "another overflow or a spool."
+                )
             )
 
     def _warn_untaken(self) -> None:
         if not self._has_warned_untaken:
             self._has_warned_untaken = True
             self._warn(
-                "no handler takes the received messages, so the oldest are dropped; register "
-                "an on_message handler, or use 'async for message in client'"
+                "no handler takes the received messages, so the oldest are dropped. Register "
+                "an on_message handler, or use 'async for message in client'."
             )
 
     # --- back pressure ---
@@ -266,10 +271,9 @@ class Intake:
         """Said once for each time that reading has been stopped for long."""
         names = ", ".join(self._at_work()) or "no handler"
         self._warn(
-            f"the inbox is full, and nothing has been read for {WARN_SECONDS:g} s, at work: "
-            f"{names}; the server's pings cannot be answered meanwhile, and it may close the "
-            "connection; make the handler faster, raise concurrency, or see the options overflow "
-            "and spool"
+            f"the inbox is full, and nothing has been read for {WARN_SECONDS:g} s; running: "
+            f"{names}. Pings are not answered meanwhile, so the server may close the connection. "
+            "Make the handler faster, raise concurrency, or set another overflow or a spool."
         )
 
     @property

@@ -204,8 +204,8 @@ def undecodable_failure(message: Message, error: DecodeError, count: int = 1) ->
     """Return what is reported for messages without a route that can be read."""
     which = "a message has" if count == 1 else f"{count} messages have"
     failure = HandlerError(
-        f"{which} no route that can be read, and no handler takes messages without one: "
-        "see the option codec, or register a bare on_message handler",
+        f"{which} no readable route, and no handler takes messages without a route. Check the "
+        "option codec, or register an on_message handler without a route.",
         handler=None,
         messages=(message,),
     )

@@ -38,7 +38,9 @@ class Unpacking:
                 if whole is None:
                     continue
                 if not isinstance(whole, str | bytes):
-                    raise TypeError(f"it returned {type(whole).__name__}, not str or bytes")
+                    raise TypeError(
+                        f"the unpacker returned {type(whole).__name__}, not str or bytes"
+                    )
             except Exception as error:
                 self._unpack = None
                 self._fail(_failure(error))

@@ -38,7 +38,7 @@ class RedisScripts:
         try:
             redis.ConnectionPool.from_url(url)
         except Exception:
-            raise ConfigurationError("lease: redis-py cannot read this URL") from None
+            raise ConfigurationError("lease: is not a valid Redis URL") from None
         self._url = url
         self.keys = keys
         self._client: Any = None

@@ -219,7 +219,7 @@ class LeaseRenewal:
 
     def _end_tenure(self, why: str) -> None:
         self._deadline = float("-inf")
-        self._report(LeaseError(f"lease lost: {why}; handing over"))
+        self._report(LeaseError(f"lease lost: {why}; standing by"))
         self._on_change()
         self._release()
 

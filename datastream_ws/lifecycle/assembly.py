@@ -287,7 +287,7 @@ def reply_over(connection: Connection, options: ClientOptions) -> Callable[[Any]
         connection = found()
         if connection is None or not connection.is_open:
             raise NotConnectedError(
-                f"stream {peer_text(options.name)}: the connection this message came over has ended"
+                f"stream {peer_text(options.name)}: the connection of this message has ended"
             )
         connection.send(frame, passes_gate=True)
 

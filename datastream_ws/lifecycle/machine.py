@@ -139,7 +139,7 @@ class Lifecycle:
     def _drop_lost(self) -> None:
         if dropped := self.inbox.drop("lease_lost"):
             self.parts.reporter.log(
-                "warning", "the lease is lost: %d unhandled messages dropped", dropped
+                "warning", "the lease is lost; %d unhandled messages dropped", dropped
             )
         self.dispatcher.shed()
 
@@ -255,7 +255,9 @@ class Lifecycle:
         """A peer that has said goodbye has had its time to end the socket."""
         lingering, self._lingering = self._lingering, None
         if lingering is not None and not lingering.gone.done():
-            lingering.fail(DataStreamError("the server has closed and keeps its socket open"))
+            lingering.fail(
+                DataStreamError("the server has sent a close frame but keeps its socket open")
+            )
             await asyncio.wait([lingering.gone])
 
     async def _is_interrupted_before(self, turns: Turns) -> bool:
@@ -296,7 +298,7 @@ class Lifecycle:
         except TimeoutError:
             if not opening.expired():
                 raise  # the network's own
-            raise TimeoutError(f"not open within open_timeout ({limit} s)") from None
+            raise TimeoutError(f"no connection within open_timeout ({limit} s)") from None
 
     # --- serving ---
 

@@ -167,7 +167,7 @@ class Attempts:
             "1 failed attempt" if self._failures == 1 else f"{self._failures} failed attempts"
         )
         gave_up = ReconnectError(
-            f"gave up after {attempts}; the last: {said(error)}", attempts=self._failures
+            f"gave up after {attempts}; last error: {said(error)}", attempts=self._failures
         )
         gave_up.__cause__ = error
         return gave_up

@@ -49,7 +49,7 @@ class LoopThread:
                 # may end the streams of others.
                 self.loop.run_forever()
             except BaseException:
-                log.exception("the event loop goes on after an exception")
+                log.exception("the event loop continues after an exception")
         self._wind_up()
 
     def _wind_up(self) -> None:
@@ -114,7 +114,7 @@ async def _end_leftovers(loop: asyncio.AbstractEventLoop) -> None:
     if tasks:
         _, stuck = await asyncio.wait(tasks, timeout=LEFTOVER_SECONDS)
         for task in stuck:
-            log.warning("the event loop ends with a task that ignores its cancellation: %r", task)
+            log.warning("the event loop stops with a task that ignores its cancellation: %r", task)
     with suppress(TimeoutError):
         async with asyncio.timeout(LEFTOVER_SECONDS):
             await loop.shutdown_asyncgens()

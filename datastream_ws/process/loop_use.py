@@ -98,7 +98,7 @@ def end_loop_use(use: LoopUse, deadline: float | None = None) -> None:
             process.loop_thread = None
     if not thread.stop(deadline - time.monotonic()) and is_current:
         logging.getLogger("datastream_ws").warning(
-            "user code blocks the event loop, which ends once it returns; it is here:\n%s",
+            "user code blocks the event loop, which stops once the code returns. It is at:\n%s",
             thread.stack(),
         )
     process.pool.join(deadline - time.monotonic())

@@ -176,10 +176,10 @@ def _depth_of_task() -> int | None:
 
 def _advice(handler: Handler | None) -> str:
     if handler is None:
-        return "call what blocks with asyncio.to_thread()"
+        return "run blocking calls with asyncio.to_thread()"
     if handler.inline:
-        return "keep it short, or leave out inline=True"
-    return "await what waits, or define it with def: it runs on a thread then"
+        return "make it faster, or remove inline=True"
+    return "use await, or define it with def, so that it runs on a thread"
 
 
 class Watches:

@@ -400,8 +400,8 @@ def _prepare(db: sqlite3.Connection, path: str) -> None:
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if version not in (1, VERSION) and (version or tables):
         raise SpoolError(
-            f"spool {path}: has format {version}, this version of datastream-ws knows {VERSION}; "
-            "run the version that wrote it until it is empty, or name another path"
+            f"spool {path}: has format {version}, and this version reads format {VERSION}. Run the "
+            "version that wrote it until it is empty, or set another path."
         )
     if fcntl is None:
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -466,5 +466,5 @@ def _set_aside(path: str) -> str:
                 os.rename(path + end, aside + end)
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        raise SpoolError(f"spool {path}: is corrupt and cannot be set aside ({reason})") from None
+        raise SpoolError(f"spool {path}: is corrupt and cannot be renamed ({reason})") from None
     return aside

@@ -107,8 +107,8 @@ def _lock(path: str) -> int | None:
 
 def taken(path: str, by: str) -> SpoolError:
     return SpoolError(
-        f"spool {path}: in use by {by}; a spool belongs to one process at a time, "
-        "{pid}, {host} or {name} in the path give each its own"
+        f"spool {path}: in use by {by}. Stop it, or put {{pid}}, {{host}} or {{name}} into the "
+        "path, so that each process has its own file."
     )
 
 
@@ -116,9 +116,9 @@ def refused(path: str, error: OSError) -> SpoolError:
     """Say what the system has against the file, with the cure where there is one."""
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
-        return SpoolError(f"spool {path}: the directory {folder} does not exist; create it")
+        return SpoolError(f"spool {path}: the directory {folder} does not exist. Create it.")
     if error.errno == errno.ELOOP:
-        return SpoolError(f"spool {path}: is a symbolic link; name the file itself")
+        return SpoolError(f"spool {path}: is a symbolic link. Set the path of the file itself.")
     return SpoolError(f"spool {path}: cannot be opened ({os.strerror(error.errno or 0)})")
 
 
@@ -160,14 +160,14 @@ def check_folder(path: str) -> None:
         return
     if found.st_uid not in (0, os.geteuid()):
         raise SpoolError(
-            f"spool {path}: the directory {folder} belongs to another user (id {found.st_uid}); "
-            "name a path in a directory of this user"
+            f"spool {path}: the directory {folder} belongs to another user (id {found.st_uid}). "
+            "Set a path in a directory of this user."
         )
     # Who else is in its group was given the right to write on purpose, by volumes for instance.
     if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
         raise SpoolError(
-            f"spool {path}: everybody may write to the directory {folder}; "
-            "name a path in a directory of this user, or take that right away (chmod o-w)"
+            f"spool {path}: every user can write to the directory {folder}. "
+            "Set a path in a directory of this user, or run chmod o-w."
         )
 
 
@@ -199,10 +199,10 @@ def check_own(path: str, found: os.stat_result) -> None:
         return
     if found.st_uid != os.geteuid():
         raise SpoolError(
-            f"spool {path}: belongs to another user (id {found.st_uid}); name another path"
+            f"spool {path}: belongs to another user (id {found.st_uid}). Set another path."
         )
     if found.st_mode & stat.S_IWOTH or found.st_nlink > 1:
         raise SpoolError(
-            f"spool {path}: others may have written to it (everybody may, or it has another name); "
-            "remove it, or name another path"
+            f"spool {path}: other users may have written to it, because its mode allows it or "
+            "it has another name. Remove it, or set another path."
         )

@@ -243,7 +243,9 @@ class SpoolThread:
     def _missing(self) -> None:
         lost = self._inbox.lose_file()
         self._wake()
-        self._failed(SpoolError(f"spool: {lost} messages are missing from the file: dropped"))
+        self._failed(
+            SpoolError(f"spool: {lost} messages are missing from the file and count as dropped")
+        )
 
     def _failed(self, error: SpoolError) -> None:
         now = time.monotonic()
@@ -277,7 +279,9 @@ class SpoolThread:
         lost = self._inbox.end()
         if lost:
             self._report(
-                SpoolError(f"spool {file.path}: {lost} messages not written at exit: dropped")
+                SpoolError(
+                    f"spool {file.path}: {lost} messages not written at exit count as dropped"
+                )
             )
         return lost
 

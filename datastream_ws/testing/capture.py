@@ -98,8 +98,8 @@ class _Capture:
                 self._replies.remove(reply)
                 return reply
         raise LookupError(
-            "capture_sent: there is no server to answer this request, and none of the replies "
-            f"left ({len(self._replies)}) matches: capture_sent(client, replies=[...])"
+            f"capture_sent: no reply matches this request ({len(self._replies)} left). "
+            "Pass one with capture_sent(client, replies=[...])."
         )
 
     def subscribe(self, obj: Any, key: Hashable = None, unsubscribe: Any = None) -> Hashable:

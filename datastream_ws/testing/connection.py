@@ -173,4 +173,4 @@ def check_close(code: int, reason: str) -> None:
     except ProtocolError as error:
         raise ValueError(f"{code} cannot be sent in a close frame: {error}") from None
     if size > 125:
-        raise ValueError("a close reason has 123 bytes at most")
+        raise ValueError("a close reason must have at most 123 bytes")

@@ -83,13 +83,13 @@ class LoopOnThread:
         """Raise if waiting here would block the very loop that is waited for."""
         if self.is_current:
             raise RuntimeError(
-                f"{self.name}: this call waits, and its own event loop cannot: "
-                "call it from another thread"
+                f"{self.name}: this call would block the event loop that it waits for. "
+                "Call it from another thread."
             )
 
     def _refuse_stopped(self) -> None:
         if self._thread is None:
-            raise RuntimeError(f"{self.name} is not running: call start()")
+            raise RuntimeError(f"{self.name} is not running. Call start().")
 
 
 async def _called(function: Callable[..., T], args: tuple[Any, ...]) -> T:

@@ -118,7 +118,7 @@ class StreamServer:
     def port(self) -> int:
         """The port it listens on, also while stopped."""
         if not self._port:
-            raise RuntimeError("StreamServer has no port yet: call start() first")
+            raise RuntimeError("StreamServer has no port yet. Call start() first.")
         return self._port
 
     @property
@@ -233,7 +233,7 @@ class StreamServer:
 
         """
         if status == 101:
-            raise ValueError("101 is the upgrade itself: call accept()")
+            raise ValueError("101 is the upgrade itself. Call accept() instead.")
         content = body.encode() if isinstance(body, str) else body
         pairs = headers.items() if isinstance(headers, Mapping) else headers or ()
         self._serving.refusal = Refusal(status, list(pairs), content, times)

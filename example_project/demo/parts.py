@@ -117,8 +117,8 @@ class Parts:
                 connection.ensure_connection(max_retries=1, interval_start=0)
             except Exception as error:
                 raise DemoError(
-                    f"{self.broker}: no broker answers ({error}). Start it, correct the address, "
-                    f"or unset {self.broker}: the demo brings a broker of its own"
+                    f"{self.broker}: no broker responds ({error}). Start it, correct the address, "
+                    f"or unset {self.broker} to use the demo's own broker."
                 ) from None
 
     def services(self) -> list[Service]:

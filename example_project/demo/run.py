@@ -47,11 +47,20 @@ def _parser() -> argparse.ArgumentParser:
         prog="make demo", usage="make demo ARGS='[OPTIONS]'", description=__doc__
     )
     add = parser.add_argument
-    add("--messages", type=_positive(int), metavar="N", help="end after N prices, with a summary")
-    add("--rate", type=_positive(float), metavar="R", default=20.0, help="prices a second (20)")
-    add("--seed", type=int, metavar="N", default=0, help="other prices, other flags")
-    add("--port", type=_port, metavar="P", help="of the site, and the next one of the kiosk (8000)")
-    add("--state", type=Path, metavar="DIR", help="keep database and logs in this new folder")
+    add("--messages", type=_positive(int), metavar="N", help="Stop after N prices, with a summary")
+    add(
+        "--rate",
+        type=_positive(float),
+        metavar="R",
+        default=20.0,
+        help="Prices per second (default: 20)",
+    )
+    add(
+        "--seed", type=int, metavar="N", default=0, help="Seed of the prices and flags (default: 0)"
+    )
+    add("--port", type=_port, metavar="P",
+        help="Port of the site; the kiosk has the next one (default: 8000)")  # fmt: skip
+    add("--state", type=Path, metavar="DIR", help="Keep the database and logs in this new folder")
     return parser
 
 
@@ -85,8 +94,8 @@ def _listener(port: int | None, offset: int) -> Iterator[socket.socket]:
     except OSError as error:
         if port is not None:
             raise DemoError(
-                f"port {wanted} cannot be had ({error.strerror}): name another with --port, or "
-                "say --port 0 for free ones"
+                f"port {wanted} is not available ({error.strerror}). Pass another --port, or "
+                "--port 0 for any free port."
             ) from None
         listening = socket.create_server(("127.0.0.1", 0))
     with listening:
@@ -103,7 +112,7 @@ def _state_folder(wanted: Path | None) -> Iterator[Path]:
     try:
         wanted.mkdir(parents=True, exist_ok=True)
         if any(wanted.iterdir()):
-            raise DemoError(f"--state: {wanted} is not empty; name a new folder, or remove it")
+            raise DemoError(f"--state: {wanted} is not empty. Pass a new folder, or remove it.")
     except OSError as error:
         raise DemoError(f"--state: {wanted} cannot be used: {error.strerror}") from None
     yield wanted.resolve()

@@ -126,7 +126,7 @@ class Demo:
         """Start again what has ended; False: it ends again and again."""
         for service in self._services:
             if ended := service.revive():
-                self._terminal.tell(service.name, "restarted", f"it was gone: {ended}")
+                self._terminal.tell(service.name, "restarted", f"it had exited: {ended}")
             if service.early_ends == STARTS:
                 self._terminal.print(f"{service.name} does not start; the end of its log:")
                 for line in service.last_lines(10):
@@ -141,7 +141,7 @@ class Demo:
             self._progress = (prices, now)
         if self._limit is None or now - self._progress[1] < PATIENCE:
             return False
-        self._terminal.print(f"no new price for {PATIENCE:.0f} s: see the logs")
+        self._terminal.print(f"no new price for {PATIENCE:.0f} s. Check the logs.")
         return True
 
     def _visit_kiosk(self) -> None:

@@ -100,7 +100,9 @@ def test_a_server_that_refuses_without_a_word(files: dict[str, str], server: Str
     """Servers on asyncio send no alert."""
     checked = run("check", server.url, "--cacert", files["ca"])
     assert checked.returncode == 1
-    assert "✗  TLS        the server hung up after the TLS handshake" in checked.stdout
+    assert (
+        "✗  TLS        the server closed the connection after the TLS handshake" in checked.stdout
+    )
     assert "if it requires a client certificate" in checked.stdout
 
 
@@ -108,14 +110,14 @@ def test_a_server_that_refuses_without_a_word(files: dict[str, str], server: Str
     ("options", "says"),
     [
         ("--cacert nowhere", "--cacert: {nowhere}: No such file or directory"),
-        ("--cacert text", "--cacert: {text}: holds no certificate (PEM)"),
-        ("--proxy-cacert text", "--proxy-cacert: {text}: holds no certificate (PEM)"),
-        ("--key key", "--key: pass the certificate that belongs to it with --cert FILE"),
+        ("--cacert text", "--cacert: {text}: contains no PEM certificate"),
+        ("--proxy-cacert text", "--proxy-cacert: {text}: contains no PEM certificate"),
+        ("--key key", "--key: requires the certificate of the key. Pass --cert FILE."),
         ("--cert nowhere", "--cert: {nowhere}: No such file or directory"),
-        ("--cert text", "--cert: {text}: holds no certificate (PEM)"),
-        ("--cert cert", "--cert: {cert}: holds no private key; pass its file with --key FILE"),
+        ("--cert text", "--cert: {text}: contains no PEM certificate"),
+        ("--cert cert", "--cert: {cert}: contains no private key. Pass its file with --key FILE."),
         ("--cert cert --key nowhere", "--key: {nowhere}: No such file or directory"),
-        ("--cert cert --key text", "--key: {text}: holds no private key; it must be PEM"),
+        ("--cert cert --key text", "--key: {text}: contains no private key. It must be PEM."),
         ("--cert cert --key foreign_key", "--key: {foreign_key}: the key does not belong to the"),
         ("--cert cert --key locked", "--key: {locked}: the key is encrypted, and there is no"),
     ],
@@ -140,6 +142,6 @@ def test_the_proxys_certificate_is_the_proxys(files: dict[str, str]) -> None:
         untrusted = run(*command, "--cacert", files["ca"], env=asked)
         trusted = run(*command, "--proxy-cacert", files["ca"], env=asked)
     assert untrusted.returncode == trusted.returncode == 1
-    assert "✗  Handshake  the proxy's certificate is not accepted" in untrusted.stdout
+    assert "✗  Handshake  the proxy's certificate is not trusted" in untrusted.stdout
     assert "--proxy-cacert FILE" in untrusted.stdout
-    assert "✗  Handshake  the proxy answered HTTP 407" in trusted.stdout
+    assert "✗  Handshake  the proxy responded with HTTP 407" in trusted.stdout

@@ -62,7 +62,7 @@ def test_sends_again_on_each_connection_and_goes_on_after_a_drop() -> None:
         (2, "b"),
     ]
     assert "code 1001: back\\x1b[2J soon; next attempt in" in err
-    assert "without a connection; what was sent is missed" in err
+    assert "without a connection; messages sent meanwhile are lost" in err
     assert SECRET not in err + out
     assert "\x1b" not in err + out
     assert [c.headers["Authorization"] for c in connections] == [f"Bearer {SECRET}"] * 2
@@ -130,7 +130,7 @@ def test_gives_up_with_3_and_says_why() -> None:
         server.refuse(401)
         done = run("listen", server.url)
     assert done.returncode == 3
-    assert "gave up: the server answered HTTP 401" in done.stderr
+    assert "gave up: the server responded to the handshake with HTTP 401" in done.stderr
     assert "datastream-ws check" in done.stderr
     assert "Traceback" not in done.stderr
 

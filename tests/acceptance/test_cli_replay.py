@@ -72,7 +72,7 @@ async def test_plays_messages_with_their_timing_and_drops_to_every_client(record
         codes = [error.code for error in errors if isinstance(error, StreamClosedError)]
         assert codes == [1006, 1001]
     assert err.count("from the beginning") == 2
-    assert err.count("goes on after the drop") == 4
+    assert err.count("continues after the drop") == 4
 
 
 async def test_a_later_client_begins_at_the_beginning(recording: Path) -> None:
@@ -104,7 +104,7 @@ async def test_a_broken_line_ends_it_with_its_number(recording: Path) -> None:
         _, err = process.communicate(timeout=20)
     assert len(found) == 4
     assert process.returncode == 1
-    assert err.splitlines()[-1].endswith("line 11 is none of a recording")
+    assert err.splitlines()[-1].endswith("line 11 is not a valid line of a recording")
     assert "Traceback" not in err
 
 
@@ -114,7 +114,7 @@ def test_what_a_client_sends_is_shown_and_escaped(recording: Path) -> None:
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=20)
     assert process.returncode == 0
-    assert r"connection 1 says: hi \x1b[2J" in err
+    assert r"connection 1 sent: hi \x1b[2J" in err
     assert "\x1b" not in err
 
 
@@ -123,7 +123,7 @@ def test_a_port_that_is_taken(recording: Path) -> None:
         done = run("replay", str(recording), "--port", url.rpartition(":")[2])
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "Address already in use; --port 0 takes any that is free" in done.stderr
+    assert "Address already in use. Use --port 0 for any free port" in done.stderr
 
 
 def test_what_is_no_recording_is_said_at_once(tmp_path: Path) -> None:

@@ -145,8 +145,8 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         wrong = {
-            f"port {port} cannot be had": ["--port", str(port)],
-            "is not empty; name a new folder": ["--state", str(tmp_path / "full")],
+            f"port {port} is not available": ["--port", str(port)],
+            "is not empty. Pass a new folder": ["--state", str(tmp_path / "full")],
             "--messages: must be above 0": ["--messages", "0"],
             "--port: must be 0 to 65534": ["--port", "99999"],
         }
@@ -160,6 +160,6 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path: Path) -> None:
 def test_a_broker_that_is_not_there(tmp_path: Path) -> None:
     with Demo(tmp_path, REDIS_URL="redis://:secret@127.0.0.1:1/0") as demo:
         assert demo.exit_code() == 1
-    assert demo.output.startswith("REDIS_URL: no broker answers")
+    assert demo.output.startswith("REDIS_URL: no broker responds")
     assert demo.output.count("\n") == 1
     assert "secret" not in demo.output

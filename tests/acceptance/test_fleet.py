@@ -273,7 +273,7 @@ def test_each_stream_has_a_spool_of_its_own(server: StreamServer, tmp_path: Path
     with fleet:
         until(lambda: is_ready(fleet, 2), 20)
     assert {path.name for path in tmp_path.iterdir()} >= {"default%2F1", "default%2F2"}
-    with pytest.raises(ConfigurationError, match="each stream needs its own"):
+    with pytest.raises(ConfigurationError, match="each stream requires its own file"):
         Fleet(source, spool=str(tmp_path / "one"))
 
 

@@ -288,8 +288,8 @@ class NotShared:
     ("options", "text"),
     [
         ({"lease": "ftp://localhost"}, "redis:// URL"),
-        ({"lease": "redis://localhost:port"}, "cannot read this URL"),
-        ({"lease": NotShared()}, "cannot share this object. Use a redis:// URL"),
+        ({"lease": "redis://localhost:port"}, "is not a valid Redis URL"),
+        ({"lease": NotShared()}, "cannot be shared with this object. Use a redis:// URL"),
         ({"lease": "redis://localhost", "lease_ttl": 0}, "lease_ttl"),
     ],
 )

@@ -77,7 +77,7 @@ def test_a_refused_connection_is_told_in_words_and_giving_up_once(
     client.start()
     with pytest.raises(
         ReconnectError,
-        match=r"^gave up after 1 failed attempt; the last: connection refused by 127",
+        match=r"^gave up after 1 failed attempt; last error: connection refused by 127",
     ):
         client.wait_closed(10)
     assert client.state is State.FAILED

@@ -123,7 +123,7 @@ def test_two_streams_of_one_name_are_refused_unless_one_is_gone() -> None:
     registry = CollectorRegistry()
     first = Client(URL)
     expose(first, registry)
-    with pytest.raises(ConfigurationError, match="two streams are called 'default'"):
+    with pytest.raises(ConfigurationError, match="two streams have the name 'default'"):
         expose(Client(URL), registry)
     del first
     gc.collect()
@@ -135,7 +135,7 @@ def test_two_streams_of_one_name_are_refused_unless_one_is_gone() -> None:
 
 @pytest.mark.parametrize("wrong", ["ws://x", None, object()])
 def test_what_is_no_stream_is_refused(wrong: Any) -> None:
-    with pytest.raises(ConfigurationError, match="needs a Client"):
+    with pytest.raises(ConfigurationError, match="must be a Client"):
         expose(wrong, CollectorRegistry())
 
 

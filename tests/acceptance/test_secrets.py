@@ -370,7 +370,7 @@ def test_error_collectors_find_nothing_of_a_fleets_source(
     fleet = Fleet(lambda: SOURCES[what], **SHORT)
     fleet.on_error(errors)
     with fleet:
-        text = "two keys are written" if what == "a key twice" else "not "
+        text = "two keys have the text" if what == "a key twice" else "not "
         told = eventually(lambda: [line for line in shown().splitlines() if text in line])
         if "row" not in what:
             errors.wait()

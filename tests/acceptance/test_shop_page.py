@@ -51,7 +51,7 @@ def test_page_and_admin_go_on_while_feed_and_worker_are_killed(tmp_path: Path) -
 
         demo.kill("example_project.feed")
         eventually(lambda: "prices waiting" in texts(browser, ".streams li"))
-        demo.wait_for(r"feed +restarted +it was gone: killed by SIGKILL")
+        demo.wait_for(r"feed +restarted +it had exited: killed by SIGKILL")
         eventually(lambda: any("prices gap" in text for text in texts(browser, ".events li")))
         eventually(lambda: texts(browser, ".chart .gap"))
 

@@ -134,7 +134,7 @@ def test_a_second_process_is_refused(spool: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda path: path.parent.rmdir(), "does not exist; create it"),
+        (lambda path: path.parent.rmdir(), "does not exist. Create it"),
         (lambda path: path.symlink_to("/dev/null"), "is a symbolic link"),
         (lambda path: path.mkdir(), "cannot be opened"),
     ],

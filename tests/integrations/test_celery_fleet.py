@@ -128,9 +128,9 @@ def test_while_the_broker_is_away_all_streams_wait(
             server.wait_connected(3, 60)
             for n in range(20):
                 server.send({"n": n})
-            worker.wait_log("the broker does not take messages")
+            worker.wait_log("the broker is unavailable")
             proxy.accept()
-            worker.wait_log("the broker is back")
+            worker.wait_log("the broker is available again")
             worker.wait_log("ready.")
             assert worker.stop() == 0
         tasks = [task.argument for task in project.published(redis_url)]

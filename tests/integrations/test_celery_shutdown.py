@@ -52,7 +52,7 @@ def test_warm_with_500_waiting(tmp_path: Path, server: StreamServer, redis_url: 
             proxy.sever()
             sent(server, 1, 500)
             worker.wait_stats(lambda stats: stats["messages_received"] == 500)
-            worker.wait_log("the broker does not take messages")
+            worker.wait_log("the broker is unavailable")
             worker.signal(SIGTERM)
             worker.wait_log("Warm shutdown")
             proxy.accept()

@@ -114,7 +114,7 @@ def test_chosen_streams(tmp_path: Path, server: StreamServer, redis_url: str) ->
     assert len(server.attempts) == 2
     with project.worker("--datastream", "--datastream-streams", "a,x") as worker:
         assert worker.process.wait(60) == 1
-    assert "no stream 'x'; known: a, b, c" in worker.log
+    assert "unknown stream 'x'. Use one of: a, b, c" in worker.log
 
 
 @pytest.mark.parametrize("pool", ["gevent", "eventlet"])
@@ -203,7 +203,7 @@ def test_broker_down_at_start(tmp_path: Path, server: StreamServer, redis_url: s
             sent(server, *range(1, 101))
             stats = worker.wait_stats(lambda stats: stats["messages_received"] == 100)
             assert (stats["messages_handled"], stats["messages_failed"]) == (0, 0)
-            worker.wait_log("the broker does not take messages")
+            worker.wait_log("the broker is unavailable")
             proxy.accept()
             worker.wait_stats(lambda stats: stats["messages_handled"] == 100)
             worker.wait_log("ready.")

@@ -259,7 +259,7 @@ def test_what_a_killed_process_was_retrying_can_be_retried_later(
     with project.start("datastream_retry_failed", MENDED="600") as killed:
         killed.wait_for(lambda: project.query(claims) != [None], "the claim")
         told = project.manage("datastream_retry_failed", MENDED="0.01")
-        assert "0 handled, 0 failed again, 1 left to others" in told
+        assert "0 handled, 0 failed again, 1 left out" in told
         killed.send_signal(signal.SIGKILL)
         killed.wait()
     project.manage("shell", "-c", LATER)

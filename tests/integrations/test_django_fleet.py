@@ -87,7 +87,7 @@ def all_ready(number: int) -> bool:
 @pytest.mark.parametrize(
     ("fleet", "text"),
     [
-        ({"URL": "wss://x"}, "URL: leave it out, because each row of SOURCE has a URL of its own"),
+        ({"URL": "wss://x"}, "URL: must not be set, because each row of SOURCE has its own URL"),
         ({"SOURCE": 5}, "SOURCE: must be a function that returns {key: {"),
         ({"SOURCE": "accounts"}, "SOURCE: must be a function that returns {key: {"),
         ({"SOURCE": "no.such.module"}, "SOURCE: 'no.such.module' cannot be imported"),
@@ -98,9 +98,12 @@ def all_ready(number: int) -> bool:
         ({"START_RATE": 50}, "START_RATE: must be"),
         ({"REFRESH": -1}, "REFRESH: must be"),
         ({"LIMIT": 0}, "LIMIT: must be"),
-        ({"SPOOL": "/tmp/one"}, "SPOOL: each stream needs its own. Put {name} into the path."),
+        (
+            {"SPOOL": "/tmp/one"},
+            "SPOOL: each stream requires its own file. Put {name} into the path.",
+        ),
         ({"PONG_TIMEOUT": "x"}, "PONG_TIMEOUT: must be"),
-        ({"HEALTHY": 1}, "did you mean 'HEALTHY_SHARE'?"),
+        ({"HEALTHY": 1}, "Did you mean 'HEALTHY_SHARE'?"),
     ],
 )
 def test_wrong_settings_are_named(fleet: dict[str, Any], text: str) -> None:
@@ -117,7 +120,7 @@ def test_wrong_settings_are_named(fleet: dict[str, Any], text: str) -> None:
 def test_what_only_fleets_have_needs_a_source(key: str) -> None:
     with override_settings(DATASTREAMS={"accounts": {"URL": "wss://x", key: 1}}):
         [found] = [each for each in check_settings() if each.level >= 40]
-    assert f"{key}: only a stream with SOURCE has it" in str(found.msg)
+    assert f"{key}: is only for a stream with SOURCE" in str(found.msg)
 
 
 def test_right_settings_pass_and_arrive() -> None:
@@ -270,11 +273,11 @@ def test_deliver_needs_the_key_and_hands_it_on() -> None:
         with settings():
             deliver("accounts", {"type": "order"}, key=42)
             assert got == [(42, "accounts/42")]
-            with pytest.raises(TypeError, match="add key="):
+            with pytest.raises(TypeError, match="Pass key="):
                 deliver("accounts", {"type": "order"})
         with (
             override_settings(DATASTREAMS={"accounts": {"URL": "wss://x"}}),
-            pytest.raises(TypeError, match="leave out key"),
+            pytest.raises(TypeError, match="Leave out key"),
         ):
             deliver("accounts", {"type": "order"}, key=0)
     finally:

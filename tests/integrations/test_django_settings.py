@@ -138,12 +138,12 @@ def test_a_class_given_as_handler_is_made_once_and_gets_the_messages() -> None:
 WRONG: list[tuple[Any, str]] = [
     ([], "DATASTREAMS: must be a dict of dicts"),
     ({"default": "wss://x"}, "must be a dict, not str"),
-    ({"default": {}}, "URL: is missing; add"),
+    ({"default": {}}, "URL: is missing. Add"),
     ({"default": {"URL": "https://x"}}, "URL: must start with ws:// or wss://"),
     ({"default": {"URL": "wss://u:hunter2@x"}}, "URL: must not contain a user or password"),
     ({"default": {"URL": "no.such.module"}}, "URL: 'no.such.module' cannot be imported"),
-    ({"default": {"URL": URL, "PONG_TIMOUT": 3}}, "did you mean 'PONG_TIMEOUT'?"),
-    ({"default": {"URL": URL, "url": "x"}}, "did you mean 'URL'?"),
+    ({"default": {"URL": URL, "PONG_TIMOUT": 3}}, "Did you mean 'PONG_TIMEOUT'?"),
+    ({"default": {"URL": URL, "url": "x"}}, "Did you mean 'URL'?"),
     ({"default": {"URL": URL, "PONG_TIMEOUT": "3"}}, "PONG_TIMEOUT: must be a number"),
     ({"default": {"URL": URL, "HEADERS": {"A": "hunter2\n"}}}, "HEADERS: ['A'] contains a line"),
     ({"default": {"URL": URL, "ENABLED": "yes"}}, "ENABLED: must be True or False"),
@@ -254,7 +254,7 @@ def test_check_deploy_names_each_mistake(tmp_path: Path) -> None:
         assert key in about[0].replace(alias, ""), about
     assert "hidden" not in said
     # The stream that shop/datastreams.py has handlers for is not configured here.
-    assert "(datastream.W002) there are handlers for the stream 'default'" in said
+    assert "(datastream.W002) handlers use the stream 'default'" in said
 
 
 def test_good_settings_pass_every_check(tmp_path: Path) -> None:

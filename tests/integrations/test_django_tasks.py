@@ -240,7 +240,7 @@ from django.tasks import task
         ),
         (
             "forward(datastream, shop.tasks.one, batch=3)",
-            "forward: batch must be (most messages, longest wait in seconds), as in (100, 0.2)",
+            "forward: batch must be (most messages, longest wait in seconds), such as (100, 0.2)",
         ),
         ("forward(datastream, shop.tasks.one, 5)", "forward: the route must be a string"),
     ],

@@ -155,7 +155,7 @@ def test_a_missing_url_exits_with_1_and_the_cure(project: FlaskProject) -> None:
     del project.config["FLASK_DATASTREAM_URL"]
     with project.datastream("run") as running:
         assert running.exit_code() == 1
-    assert "set app.config['DATASTREAM_URL'] = 'wss://…'" in running.output
+    assert "Set app.config['DATASTREAM_URL'] = 'wss://…'" in running.output
     assert "Traceback" not in running.output
 
 
@@ -164,8 +164,8 @@ def test_a_missing_url_exits_with_1_and_the_cure(project: FlaskProject) -> None:
     [
         (["run", "--no-such-option"], 2, "No such option"),
         (["run", "--max-messages", "0"], 2, "max-messages"),
-        (["run", "prices"], 1, r"has no stream 'prices' but default"),
-        (["status", "prices"], 1, r"has no stream 'prices' but default"),
+        (["run", "prices"], 1, r"has no stream 'prices', only default"),
+        (["status", "prices"], 1, r"has no stream 'prices', only default"),
     ],
 )
 def test_wrong_words(project: FlaskProject, words: list[str], code: int, text: str) -> None:

@@ -118,12 +118,12 @@ def test_deliver_needs_the_key(stream: DataStream) -> None:
     app = app_of(stream, dict)
     stream.deliver(app, "x", key=("a", 1))
     assert got == [(("a", 1), "accounts/('a', 1)", "shop")]
-    with pytest.raises(TypeError, match="add key="):
+    with pytest.raises(TypeError, match="Pass key="):
         stream.deliver(app, "x")
     single = DataStream()
     app.config["DATASTREAM_URL"] = "wss://x"
     single.init_app(app)
-    with pytest.raises(TypeError, match="leave out key"):
+    with pytest.raises(TypeError, match="Leave out key"):
         single.deliver(app, "x", key=0)
     with app.app_context(), pytest.raises(TypeError, match="not a fleet"):
         _ = single.fleet
@@ -132,14 +132,17 @@ def test_deliver_needs_the_key(stream: DataStream) -> None:
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        ({"URL": "wss://x"}, "['URL']: leave it out"),
+        ({"URL": "wss://x"}, "['URL']: must not be set"),
         ({"SOURCE": 5}, "['SOURCE']: must be a function"),
         ({"SOURCE": "no.such.module"}, "['SOURCE']: 'no.such.module' cannot be imported"),
         ({"HEALTHY_SHARE": 2}, "['HEALTHY_SHARE']: must be a number above 0, and at most 1"),
         ({"START_RATE": [1, 0]}, "['START_RATE']: "),
         ({"LIMIT": 0}, "['LIMIT']: "),
         ({"NOTHING": 0}, "['NOTHING']: is not an option"),
-        ({"SOURCE": None, "URL": "wss://x", "LIMIT": 3}, "['LIMIT']: only a stream with SOURCE"),
+        (
+            {"SOURCE": None, "URL": "wss://x", "LIMIT": 3},
+            "['LIMIT']: is only for a stream with SOURCE",
+        ),
     ],
 )
 def test_wrong_config_is_named(stream: DataStream, config: dict[str, Any], text: str) -> None:

@@ -91,8 +91,8 @@ def test_headers_are_made_in_an_application_context(
 
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
-    ({}, "default", r"no URL: set app\.config\['DATASTREAM_URL'\]"),
-    ({"DATASTREAMS": {"prices": {}}}, "prices", r"set app\.config\['DATASTREAMS'\]\['prices'\]"),
+    ({}, "default", r"no URL\. Set app\.config\['DATASTREAM_URL'\]"),
+    ({"DATASTREAMS": {"prices": {}}}, "prices", r"Set app\.config\['DATASTREAMS'\]\['prices'\]"),
     ({"DATASTREAM_URL": "https://feed.example"}, "default", r"_URL'\]: must start with ws://"),
     ({"DATASTREAM_URL": URL, "DATASTREAM_PONG_TIME": 1}, "default", "_PONG_TIME'.*pong_timeout"),
     ({"DATASTREAM_URL": URL, "DATASTREAM_NAME": "x"}, "default", r"DataStream\(name=…\)"),

@@ -118,13 +118,13 @@ MISTAKES = [
     Mistake(
         "a handler as an option",
         "Client('ws://x', on_message=print)",
-        "on_message: is not an option (given: builtin_function_or_method); "
-        "did you mean '@client.on_message'?",
+        "on_message: is not an option (given: builtin_function_or_method). "
+        "Did you mean '@client.on_message'?",
     ),
     Mistake(
         "an option that there is not",
         "Client('ws://x', reconnect_delay=1)",
-        "reconnect_delay: is not an option (given: int); did you mean 'min_reconnect_delay'?",
+        "reconnect_delay: is not an option (given: int). Did you mean 'min_reconnect_delay'?",
     ),
     Mistake(
         "a URL of HTTP",
@@ -154,7 +154,7 @@ async def hello():
     client.request({"type": "hello"}, lambda message: True)
 client.run()
 """,
-        "stream default: gave up: request() would block the event loop: in a coroutine handler "
+        "stream default: gave up: request() would block the event loop. In a coroutine handler, "
         "use await client.aio.request(...)",
     ),
     Mistake(
@@ -185,7 +185,8 @@ with client:
         "on_entity without its parentheses",
         "from datastream_ws import schematic\n"
         "api = schematic.Client('key')\n@api.on_entity\ndef flags(response): ...",
-        "ConfigurationError: on_entity: is called, as @client.on_entity(EntityType.FLAGS)",
+        "ConfigurationError: on_entity: requires an entity type, such as "
+        "@client.on_entity(EntityType.FLAGS)",
     ),
     Mistake(
         "a handler of entities with two parameters",
@@ -221,7 +222,7 @@ def test_a_program_is_told_its_mistake(mistake: Mistake, folder: Path) -> None:
 )
 def test_a_server_that_is_not_there_is_told_in_words(url: str, words: str, folder: Path) -> None:
     said = run(folder, ["-c", LOGGED + "client.on_message(print); client.run()", url])
-    assert f"stream default: gave up after 1 failed attempt; the last: {words}" in said
+    assert f"stream default: gave up after 1 failed attempt; last error: {words}" in said
     assert "Errno" not in said
     assert said.count("connecting to") == 1
     assert len(said.splitlines()) < 30
@@ -260,11 +261,13 @@ def test_every_command_of_django_refuses_an_unknown_alias_alike(command: str, fo
         ),
         (
             ["flask", "--app", "app", "datastream", "run", "price"],
-            "app 'app' has no stream 'price' but default: DataStream(name='price')",
+            "app 'app' has no stream 'price', only default. Create it with "
+            "DataStream(name='price')",
         ),
         (
             ["flask", "--app", "app", "datastream", "status", "price"],
-            "app 'app' has no stream 'price' but default: DataStream(name='price')",
+            "app 'app' has no stream 'price', only default. Create it with "
+            "DataStream(name='price')",
         ),
     ],
 )

@@ -178,7 +178,7 @@ class FakeRenewal:
 
     def end(self, at: float) -> None:
         self._ends_at = at
-        self._report(LeaseError("lease lost: another process holds it; handing over"))
+        self._report(LeaseError("lease lost: another process holds it; standing by"))
         self._on_change()
 
     def close(self) -> Future[None]:

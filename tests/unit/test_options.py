@@ -289,7 +289,7 @@ def test_unknown_option_like_no_other(name: str) -> None:
 )
 def test_unknown_choice_suggests_the_nearest(name: str, value: str, nearest: str) -> None:
     """So is a choice that is not quite one of those there are."""
-    with pytest.raises(ConfigurationError, match=f"{name}: .*did you mean '{nearest}'"):
+    with pytest.raises(ConfigurationError, match=f"{name}: .*Did you mean '{nearest}'"):
         options_of(**{name: value})
 
 
@@ -309,7 +309,7 @@ def test_unknown_choice_suggests_the_nearest(name: str, value: str, nearest: str
 )
 def test_what_other_libraries_call_it_suggests_our_name(name: str, meant: str) -> None:
     """Whoever comes from websocket-client or websockets need not search."""
-    with pytest.raises(ConfigurationError, match=rf"^{name}: .*did you mean '{meant}'\?$"):
+    with pytest.raises(ConfigurationError, match=rf"^{name}: .*Did you mean '{meant}'\?$"):
         options_of(**{name: SECRET})
 
 
@@ -434,10 +434,10 @@ def test_from_mapping() -> None:
 @pytest.mark.parametrize(
     ("mapping", "match"),
     [
-        ({"url": URL}, "'url': names of settings are upper case"),
+        ({"url": URL}, "'url': must be in upper case"),
         ({"URL": URL, "Pong_Timeout": 5}, "Pong_Timeout"),
-        ({"URL": URL, 5: 5}, "5: names of settings are upper case"),
-        ({"URL": URL, "PONG_TIMOUT": 5}, "did you mean 'pong_timeout'"),
+        ({"URL": URL, 5: 5}, "5: must be in upper case"),
+        ({"URL": URL, "PONG_TIMOUT": 5}, "Did you mean 'pong_timeout'"),
         ({}, "url: is required"),
         (None, "mapping.*NoneType"),
         (URL, "mapping.*str"),
@@ -473,7 +473,7 @@ def test_replaced_pong_timeout_takes_the_ping_interval_along() -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"pong_timout": 1}, "did you mean 'pong_timeout'"),
+        ({"pong_timout": 1}, "Did you mean 'pong_timeout'"),
         ({"concurrency": 0}, "concurrency"),
         ({"journal": True}, "journal"),
     ],

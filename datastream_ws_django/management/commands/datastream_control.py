@@ -21,9 +21,9 @@ LOOK_SECONDS = 0.2
 
 class Command(BaseCommand):
     help = (
-        "Asks the processes that run a stream to pause, resume or reconnect it. They obey with "
-        "their next heartbeat. A pause stands until a resume, also for processes started later. "
-        "Exit codes: 0 requested, 1 not carried out in time, or no process runs the stream."
+        "Pauses, resumes or reconnects a stream in the processes that run it, with their next "
+        "heartbeat. A pause lasts until a resume, also for processes that start later. Exit "
+        "codes: 0 requested, 1 not carried out in time, or no process runs the stream."
     )
     requires_system_checks = ()
 

@@ -20,9 +20,9 @@ from ...models import FailedMessage
 
 class Command(BaseCommand):
     help = (
-        "Gives failed messages to their handlers again, oldest first; those that are handled "
-        "leave the table. What another process is retrying is left to it. Exit codes: 0 all "
-        "handled, 1 some failed again."
+        "Passes failed messages to their handlers again, oldest first. Messages that are handled "
+        "are removed from the table. Messages that another process is retrying are left out. Exit "
+        "codes: 0 all handled, 1 some failed again."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -33,7 +33,7 @@ class Command(BaseCommand):
             "--since",
             type=moment,
             metavar="TIME",
-            help="Retry what failed since then (2026-07-31T12:00)",
+            help="Retry only messages that failed since then (2026-07-31T12:00)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -44,10 +44,10 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         except (DatabaseError, InterfaceError) as error:
             raise CommandError(
-                f"failed messages cannot be read ({type(error).__name__}); was `manage.py "
-                "migrate` run?"
+                f"failed messages cannot be read ({type(error).__name__}). Run `manage.py "
+                "migrate` if the table is missing."
             ) from error
-        others = f", {outcome.left_out} left to others" if outcome.left_out else ""
+        others = f", {outcome.left_out} left out" if outcome.left_out else ""
         self.stdout.write(f"{outcome.handled} handled, {outcome.failed} failed again{others}")
         if outcome.failed:
             sys.exit(1)
@@ -67,5 +67,5 @@ def moment(text: str) -> datetime:
     if found is None and (day := parse_date(text)) is not None:
         found = datetime(day.year, day.month, day.day)
     if found is None:
-        raise ArgumentTypeError("must be a date or a time, as 2026-07-31 or 2026-07-31T12:00")
+        raise ArgumentTypeError("must be a date or a time, such as 2026-07-31T12:00")
     return timezone.make_aware(found) if timezone.is_naive(found) else found

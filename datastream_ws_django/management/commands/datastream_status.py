@@ -46,7 +46,9 @@ class Command(BaseCommand):
         )
         parser.add_argument("--key", metavar="KEY", help="Key of one stream of a fleet")
         parser.add_argument("--json", action="store_true", help="Print JSON")
-        parser.add_argument("--watch", action="store_true", help="Print it every 2 s until Ctrl-C")
+        parser.add_argument(
+            "--watch", action="store_true", help="Repeat it every 2 seconds until Ctrl-C"
+        )
         parser.add_argument(
             "--max-age",
             type=float,
@@ -89,7 +91,8 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         except (DatabaseError, InterfaceError) as error:
             raise CommandError(
-                f"the status cannot be read ({type(error).__name__}); was `manage.py migrate` run?"
+                f"the status cannot be read ({type(error).__name__}). Run `manage.py migrate` "
+                "if the table is missing."
             ) from error
         if options["json"]:
             text = json.dumps({"streams": [asdict(stream) for stream in streams]})
@@ -140,7 +143,7 @@ def age_of(moment: str | None) -> float | None:
 def one_stream(aliases: list[str], key: str) -> str:
     """Return the name of a fleet's stream; raises CommandError."""
     if len(aliases) != 1 or not is_fleet(aliases[0]):
-        raise CommandError("--key goes with the name of one fleet, a stream with SOURCE.")
+        raise CommandError("--key requires the name of one fleet, which is a stream with SOURCE.")
     return f"{aliases[0]}/{key}"
 
 
@@ -149,7 +152,7 @@ def of_runners() -> list[str]:
     found = [stream.alias for stream in datastreams.enabled if not stream.settings.autostart]
     if not found:
         raise CommandError(
-            "DATASTREAMS has no enabled stream for run_datastream; those with AUTOSTART are shown "
-            "by the health views of the processes that serve"
+            "DATASTREAMS has no enabled stream without AUTOSTART. For streams with AUTOSTART, use "
+            "the health views."
         )
     return found

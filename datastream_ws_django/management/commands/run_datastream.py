@@ -25,9 +25,9 @@ from ...streams import Stream, datastreams
 
 class Command(BaseCommand):
     help = (
-        "Runs streams until SIGTERM or SIGINT. Handlers then finish what was received. A second "
-        "signal ends the process at once. Exit codes: 0 graceful, 1 configuration, 2 usage, 3 a "
-        "stream gave up, 4 shutdown deadline missed or second signal."
+        "Runs streams until SIGTERM or SIGINT, then handles what was received. A second signal "
+        "stops immediately. Exit codes: 0 stopped, 1 configuration, 2 usage, 3 a stream gave up, "
+        "4 the shutdown took too long, or a second signal."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -121,8 +121,8 @@ def chosen(aliases: list[str]) -> list[Stream]:
         raise CommandError(f'stream {disabled[0]!r} has "ENABLED": False in DATASTREAMS')
     if not streams:
         raise CommandError(
-            "there is no stream to run: add one to the settings, for example "
-            'DATASTREAMS = {"default": {"URL": "wss://…"}}'
+            "no stream is enabled. Add one to the settings, for example "
+            'DATASTREAMS = {"default": {"URL": "wss://…"}}.'
         )
     return streams
 
@@ -134,7 +134,7 @@ def refuse_missing_table(stream: Stream) -> None:
     except (DatabaseError, InterfaceError) as error:
         raise CommandError(
             f'stream {stream.alias!r} has "LEASE": "database", but the table cannot be read '
-            f"({type(error).__name__}): run `manage.py migrate`, or use --no-lease"
+            f"({type(error).__name__}). Run `manage.py migrate`, or use --no-lease."
         ) from error
 
 

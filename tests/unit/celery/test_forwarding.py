@@ -126,8 +126,8 @@ def test_task_ids_are_stable_and_differ_by_task(app: Any, calls: list[Any]) -> N
         ({"batch": (0, 1)}, "max_size"),
         ({"route": 7}, "route"),
         ({"task": ""}, "task"),
-        ({"bacth": 5}, "no option 'bacth'; did you mean 'batch'?"),
-        ({"routes": "a"}, "did you mean 'route'?"),
+        ({"bacth": 5}, "unknown option 'bacth'. Did you mean 'batch'?"),
+        ({"routes": "a"}, "Did you mean 'route'?"),
     ],
 )
 def test_forward_refuses(arguments: dict[str, Any], match: str) -> None:
@@ -141,7 +141,7 @@ def test_a_worker_refuses_an_unsafe_serializer(app: Any) -> None:
     install(app, client)
     forward(client, "unit.unknown")
     app.conf.task_serializer = "pickle"
-    with pytest.raises(ConfigurationError, match="use serializer='json'"):
+    with pytest.raises(ConfigurationError, match="Use serializer='json'"):
         step(app).create(worker_of(app))
 
 
@@ -149,7 +149,7 @@ def test_forward_without_install_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(forwarding, "_installed", set())
     client = Client(URL)
     forward(client, "unit.ingest")
-    with pytest.raises(ConfigurationError, match=r"call install\(app, client\)"):
+    with pytest.raises(ConfigurationError, match=r"Call install\(app, client\)"):
         client.deliver("x")
 
 
@@ -168,7 +168,7 @@ def test_install_twice_changes_nothing(app: Any) -> None:
 
 def test_two_clients_of_one_name(app: Any) -> None:
     install(app, [Client(URL, name="a"), Client(URL, name="b")])
-    with pytest.raises(ConfigurationError, match="two streams are called 'a'"):
+    with pytest.raises(ConfigurationError, match="two streams have the name 'a'"):
         install(app, Client(URL, name="a"))
 
 
@@ -271,7 +271,7 @@ def test_who_says_whether_it_runs(
 @pytest.mark.parametrize(
     ("conf", "match"),
     [
-        ({"enabld": True}, "did you mean enabled"),
+        ({"enabld": True}, "Did you mean enabled"),
         ({"enabled": "yes"}, "True or False"),
         ({"on_fatal": "die"}, "'log' or 'shutdown'"),
         ("on", "must be a dict"),
@@ -387,8 +387,8 @@ def test_the_log_says_so_once(app: Any, caplog: pytest.LogCaptureFixture) -> Non
     publisher.publish(app, lambda *_: None)
     publisher.close(2.0)
     texts = [record.getMessage() for record in caplog.records]
-    assert texts[0].startswith("stream s: the broker does not take messages (Connection")
-    assert texts[1].startswith("stream s: the broker is back after")
+    assert texts[0].startswith("stream s: the broker is unavailable (Connection")
+    assert texts[1].startswith("stream s: the broker is available again after")
     assert len(texts) == 2
 
 

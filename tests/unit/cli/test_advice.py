@@ -26,9 +26,12 @@ def said(trouble: Trouble) -> str:
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (socket.gaierror(socket.EAI_NONAME, "x"), "there is no host feed: look at the spelling"),
-        (socket.gaierror(socket.EAI_AGAIN, "x"), "the name server does not answer"),
-        (TimeoutError(), "the name server is away"),
+        (
+            socket.gaierror(socket.EAI_NONAME, "x"),
+            "the host feed does not exist: check the spelling",
+        ),
+        (socket.gaierror(socket.EAI_AGAIN, "x"), "cannot be resolved now"),
+        (TimeoutError(), "no name server responds"),
     ],
 )
 def test_lookup(error: OSError, says: str) -> None:
@@ -38,15 +41,15 @@ def test_lookup(error: OSError, says: str) -> None:
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (ConnectionRefusedError(), "is the server running, is the port right?"),
-        (TimeoutError(), "a firewall"),
-        (OSError(errno.ENETUNREACH, "x"), "is this machine online"),
+        (ConnectionRefusedError(), "check that the server is running, and the port"),
+        (TimeoutError(), "check firewalls"),
+        (OSError(errno.ENETUNREACH, "x"), "check that this machine is online"),
         (OSError(errno.EACCES, "Permission denied"), "Permission denied"),
     ],
 )
 def test_reach(error: OSError, says: str) -> None:
     assert says in said(reach_trouble("192.0.2.1", 443, error, via_proxy=False))
-    assert "is the proxy running" in said(
+    assert "check that the proxy is running" in said(
         reach_trouble("192.0.2.1", 3128, ConnectionRefusedError(), via_proxy=True)
     )
 
@@ -55,11 +58,11 @@ def test_reach(error: OSError, says: str) -> None:
     ("error", "says"),
     [
         (OSError("Tunnel connection failed: 407 Auth"), "HTTPS_PROXY=http://user:password@"),
-        (OSError("Tunnel connection failed: 403 No"), "does it allow this host?"),
-        (ssl.SSLError("x"), "no agreement on TLS"),
-        (ssl.SSLEOFError("x"), "is it ws:// there"),
-        (TimeoutError(), "no answer to the TLS handshake"),
-        (ConnectionResetError(), "hung up"),
+        (OSError("Tunnel connection failed: 403 No"), "check that the proxy allows this host"),
+        (ssl.SSLError("x"), "the TLS handshake failed"),
+        (ssl.SSLEOFError("x"), "or use ws://"),
+        (TimeoutError(), "no response to the TLS handshake"),
+        (ConnectionResetError(), "the server closed the connection"),
     ],
 )
 def test_tls(error: OSError, says: str) -> None:
@@ -69,18 +72,18 @@ def test_tls(error: OSError, says: str) -> None:
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (UnauthorizedError("HTTP 401", status=401), "send credentials"),
-        (UnauthorizedError("HTTP 403", status=403), "credentials do not allow"),
-        (HandshakeError("HTTP 404", status=404), "look at the path"),
-        (HandshakeError("HTTP 200", status=200), "an ordinary web page"),
-        (HandshakeError("HTTP 302", status=302), "the URL that it is redirected to"),
-        (HandshakeError("HTTP 407", status=407), "the proxy wants a user"),
+        (UnauthorizedError("HTTP 401", status=401), "send valid credentials"),
+        (UnauthorizedError("HTTP 403", status=403), "check that the credentials allow"),
+        (HandshakeError("HTTP 404", status=404), "check the path"),
+        (HandshakeError("HTTP 200", status=200), "this is a web page"),
+        (HandshakeError("HTTP 302", status=302), "the URL that the server redirects to"),
+        (HandshakeError("HTTP 407", status=407), "set a valid user"),
         (HandshakeError("HTTP 429", status=429), "too many attempts"),
-        (HandshakeError("HTTP 503", status=503), "trouble of its own"),
-        (HandshakeError("none", status=None), "is it wss:// there?"),
+        (HandshakeError("HTTP 503", status=503), "the server has a problem"),
+        (HandshakeError("none", status=None), "try wss://"),
         (StreamClosedError(4401, "bad token"), "4401: bad token"),
-        (TimeoutError("late"), "no answer to the handshake"),
-        (ConnectionResetError("reset"), "is it the right port?"),
+        (TimeoutError("late"), "no response to the handshake"),
+        (ConnectionResetError("reset"), "check the port"),
     ],
 )
 def test_handshake(error: Exception, says: str) -> None:
@@ -98,6 +101,6 @@ def test_certificate() -> None:
     }
     now = ssl.cert_time_to_seconds("Jan  1 00:00:00 2030 GMT")
     assert certificate_text(certificate, now) == (
-        "certificate of feed.example by An Authority, good for 10 days"
+        "certificate of feed.example by An Authority, valid for 10 days"
     )
     assert certificate_text({}, now) == "certificate of no name by unknown"

@@ -96,7 +96,7 @@ def test_our_own_goodbye_is_no_drop(path: Path) -> None:
 
 def test_nothing_is_overwritten(path: Path) -> None:
     path.write_text("precious")
-    with pytest.raises(ConfigurationError, match="exists; remove it, or name another"):
+    with pytest.raises(ConfigurationError, match=r"already exists\. Remove it, or pass another"):
         Recorder(str(path), "")
     assert path.read_text() == "precious"
 
@@ -111,15 +111,15 @@ def test_a_cut_last_line_is_left_out(path: Path, cut: int) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("nonsense", "line 2 is none"),
-        ("{}", "line 2 is none"),
-        ('{"at":"x","text":"a"}', "line 2 is none"),
-        ('{"at":-1,"text":"a"}', "line 2 is none"),
-        ('{"at":NaN,"text":"a"}', "line 2 is none"),
-        ('{"at":1,"binary":"%"}', "line 2 is none"),
-        ('{"at":1,"event":"exploded"}', "line 2 is none"),
-        ('{"at":1,"event":"disconnected","code":"x"}', "line 2 is none"),
-        ("[" * 100_000, "line 2 is none"),
+        ("nonsense", "line 2 is not a valid line"),
+        ("{}", "line 2 is not a valid line"),
+        ('{"at":"x","text":"a"}', "line 2 is not a valid line"),
+        ('{"at":-1,"text":"a"}', "line 2 is not a valid line"),
+        ('{"at":NaN,"text":"a"}', "line 2 is not a valid line"),
+        ('{"at":1,"binary":"%"}', "line 2 is not a valid line"),
+        ('{"at":1,"event":"exploded"}', "line 2 is not a valid line"),
+        ('{"at":1,"event":"disconnected","code":"x"}', "line 2 is not a valid line"),
+        ("[" * 100_000, "line 2 is not a valid line"),
     ],
 )
 def test_a_line_that_is_none_is_named(path: Path, line: str, says: str) -> None:
@@ -135,7 +135,7 @@ def test_a_line_that_is_none_is_named(path: Path, line: str, says: str) -> None:
         ("root:x:0:0\n", "is not a recording"),
         ("[]\n", "is not a recording"),
         ('{"recording":"other","version":1}\n', "is not a recording"),
-        ('{"recording":"datastream-ws","version":2}\n', "newer datastream-ws: upgrade"),
+        ('{"recording":"datastream-ws","version":2}\n', "newer version. Upgrade"),
     ],
 )
 def test_what_is_no_recording(path: Path, head: str, says: str) -> None:

@@ -170,10 +170,10 @@ def test_headers_by_any_spelling_and_no_value_in_the_repr() -> None:
 @pytest.mark.parametrize(
     ("status", "kind", "text"),
     [
-        (401, UnauthorizedError, "HTTP 401 to the handshake: check the credentials"),
-        (403, UnauthorizedError, "check the credentials in headers or url"),
-        (302, HandshakeError, "a redirect to another origin is not followed"),
-        (503, HandshakeError, "HTTP 503 to the handshake"),
+        (401, UnauthorizedError, "to the handshake with HTTP 401. Check the credentials"),
+        (403, UnauthorizedError, "Check the credentials in headers or url."),
+        (302, HandshakeError, "a redirect to another origin, which is not followed"),
+        (503, HandshakeError, "to the handshake with HTTP 503"),
     ],
 )
 def test_a_status_in_words(status: int, kind: type, text: str) -> None:

@@ -39,9 +39,9 @@ def caused(error: Exception, cause: Exception) -> Exception:
     ("error", "kind", "text"),
     [
         (InvalidURI(CANARY, CANARY), ConfigurationError, "url: is not a WebSocket URL"),
-        (InvalidProxy(CANARY, CANARY), ConfigurationError, "proxy: is not a proxy URL"),
-        (ImportError(CANARY), ConfigurationError, "needs python-socks"),
-        (EOFError(CANARY), HandshakeError, "hung up during the handshake"),
+        (InvalidProxy(CANARY, CANARY), ConfigurationError, "proxy: is not a valid proxy URL"),
+        (ImportError(CANARY), ConfigurationError, "requires python-socks"),
+        (EOFError(CANARY), HandshakeError, "closed the connection during the handshake"),
         (InvalidUpgrade("Upgrade", CANARY), HandshakeError, "not a WebSocket upgrade"),
         (InvalidMessage(CANARY), HandshakeError, "the response to the handshake is not valid HTTP"),
         (caused(InvalidMessage(CANARY), SecurityError(CANARY)), HandshakeError, "too large"),
@@ -54,12 +54,12 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (
             caused(ProxyError(CANARY), Exception("Username and password authentication failure")),
             ConfigurationError,
-            "proxy: the SOCKS proxy does not accept",
+            "proxy: the SOCKS proxy refused",
         ),
         (
             caused(ProxyError(CANARY), Exception("Network unreachable")),
             HandshakeError,
-            "the SOCKS proxy does not connect: Network unreachable",
+            "the SOCKS proxy cannot connect: Network unreachable",
         ),
     ],
 )
@@ -88,7 +88,7 @@ def test_an_alert_behind_the_handshake_is_the_reason() -> None:
     required = alert("TLSV13_ALERT_CERTIFICATE_REQUIRED")
     error = our_error(InvalidMessage(""), required)
     assert error is required
-    assert str(error).startswith("the server requires a client certificate: pass ssl=")
+    assert str(error).startswith("the server requires a client certificate. Load one")
 
 
 # --- proxies ----------------------------------------------------------------------------------
@@ -123,9 +123,9 @@ def test_through_a_proxy() -> None:
 @pytest.mark.parametrize(
     ("answer", "status", "text"),
     [
-        (b"HTTP/1.1 403 No\r\n\r\n", 403, "it does not allow this host"),
-        (b"HTTP/1.0 407 No\r\n\r\n", 407, "it wants other credentials"),
-        (b"HTTP/1.1 502 No\r\n\r\n", 502, "the proxy answered HTTP 502"),
+        (b"HTTP/1.1 403 No\r\n\r\n", 403, "It does not allow this host"),
+        (b"HTTP/1.0 407 No\r\n\r\n", 407, "Check the user and password"),
+        (b"HTTP/1.1 502 No\r\n\r\n", 502, "the proxy responded with HTTP 502"),
         (b"220 smtp\r\n\r\n", None, "the proxy's response is not valid HTTP"),
     ],
 )

@@ -180,8 +180,8 @@ PATH = "HTTP/1.1 101 Switching Protocols\r\n"
     [
         ("Sec-WebSocket-Protocol: other", "subprotocol that was not offered"),
         ("Sec-WebSocket-Protocol: extension", "subprotocol that was not offered"),
-        ("Sec-WebSocket-Extensions: other", "compression=None offers none"),
-        ("Sec-WebSocket-Extensions: permessage-deflate; x=1", "compression=None offers none"),
+        ("Sec-WebSocket-Extensions: other", "Try compression=None"),
+        ("Sec-WebSocket-Extensions: permessage-deflate; x=1", "Try compression=None"),
         ("Sec-WebSocket-Protocol: v1, v2", "Sec-WebSocket-Protocol"),
     ],
 )

@@ -51,7 +51,7 @@ def test_a_row_that_cannot_work_leaves_the_others_and_its_own_stream_alone() -> 
     assert changes.changed == ("2",)
     assert changes.gone == changes.added == ()
     assert sorted(changes.errors) == ["1", "3", "4", "5"]
-    assert "did you mean 'url'" in str(changes.errors["4"])
+    assert "Did you mean 'url'" in str(changes.errors["4"])
     assert rows["1"].says(row("a"))
 
 
@@ -62,7 +62,7 @@ def test_what_is_no_mapping_is_refused(given: object) -> None:
 
 
 def test_keys_that_are_written_alike_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="two keys are written '1'"):
+    with pytest.raises(ConfigurationError, match="two keys have the text '1'"):
         compare({}, {1: row("a"), "1": row("b")}, check)
 
 

@@ -116,7 +116,8 @@ async def test_drops_are_reported_once_a_second(monkeypatch: pytest.MonkeyPatch)
     rig.take(*"abc")
     rig.take(*"de")
     assert [str(error) for error in rig.reported] == [
-        "the inbox is full: 2 messages dropped, see overflow"
+        "the inbox is full: 2 messages dropped. Make the handlers faster, or set "
+        "another overflow or a spool."
     ]
     monkeypatch.setattr(intake, "REPORT_SECONDS", 0.0)
     rig.take("f")
@@ -146,7 +147,7 @@ async def test_a_long_stop_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> N
             await asyncio.sleep(0.001)
     await asyncio.sleep(0.03)
     [text] = rig.warned
-    for words in ("0.01 s", "shop.slow", "pings", "concurrency", "overflow"):
+    for words in ("0.01 s", "shop.slow", "Pings", "concurrency", "overflow"):
         assert words in text
 
 

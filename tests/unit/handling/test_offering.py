@@ -177,7 +177,7 @@ async def test_undecodable_messages_are_told_again_a_second_later(
         monkeypatch.setattr("datastream_ws.handling.offering.REPORT_SECONDS", 0.0)
         put_raw(s, GZIP)
         await s.drain()
-        assert [str(error).split(" no route")[0] for error in s.reported] == [
+        assert [str(error).split(" no readable route")[0] for error in s.reported] == [
             "a message has",
             "3 messages have",
         ]

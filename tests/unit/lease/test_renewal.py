@@ -199,7 +199,7 @@ def test_a_renewal_that_is_no_bool_is_an_error_and_no_renewal(renewed: object) -
         running.until(lambda: len(running.errors) == 2)
         assert list(map(str, running.errors)) == [
             f"lease: renew() must return a bool, not {type(renewed).__name__}",
-            "lease lost: it could not be renewed in time; handing over",
+            "lease lost: it could not be renewed in time; standing by",
         ]
 
 

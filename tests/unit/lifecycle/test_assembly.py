@@ -40,7 +40,7 @@ def test_never_on_the_next_one() -> None:
         await stream.start()
         message = await ask(stream, "ping")
         stream.world.engines[-1].drop()
-        with pytest.raises(NotConnectedError, match="the connection this message came over"):
+        with pytest.raises(NotConnectedError, match="the connection of this message"):
             message.reply("between the two")
         await asyncio.sleep(5.0)
         assert stream.state() is State.READY

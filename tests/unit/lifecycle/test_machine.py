@@ -483,7 +483,7 @@ def test_open_timeout_and_the_networks_own() -> None:
         story.world.is_hanging = True
         story.start()
         story.passes(2.5)
-        assert "error not open within open_timeout (3.0 s)" in story.told
+        assert "error no connection within open_timeout (3.0 s)" in story.told
         story.world.is_hanging = False
         story.world.opens.append(TimeoutError("the network's"))
         story.passes(20.0)
@@ -511,7 +511,7 @@ def test_lease_lost_while_ready() -> None:
         lease.take_away()
         story.passes(1.0)
         assert story.news()[3:] == [
-            "error lease lost: another process holds it; handing over",
+            "error lease lost: another process holds it; standing by",
             "disconnect 1: 1006 (the lease is lost)",
             "standby",
         ]

@@ -108,7 +108,7 @@ def test_user_code_cannot_end_the_loop(
 
     thread.loop.call_soon_threadsafe(leave)
     assert thread.run(answer(), 5) == 42
-    assert ("goes on after an exception" in caplog.text) == (how == "exit")
+    assert ("continues after an exception" in caplog.text) == (how == "exit")
 
 
 def test_an_exit_while_the_loop_is_shut_down() -> None:

@@ -86,7 +86,7 @@ def test_it_is_told_once_a_block_with_the_handlers_name_and_line(stage: Stage) -
     begin = f"{name} has blocked the event loop for 0.8 s, at {__file__}:{line}, in threading."
     assert stage.lines[0].startswith(begin)
     assert stage.lines[0].endswith(
-        "; await what waits, or define it with def: it runs on a thread then"
+        "; use await, or define it with def, so that it runs on a thread"
     )
 
 
@@ -122,7 +122,7 @@ def test_an_inline_handler_is_told_what_to_leave_out(stage: Stage) -> None:
         stage.watch.look(0.0, late=False)
         stage.watch.look(1.0, late=False)
     assert ".<locals>.tick has blocked" in stage.lines[0]
-    assert stage.lines[0].endswith("; keep it short, or leave out inline=True")
+    assert stage.lines[0].endswith("; make it faster, or remove inline=True")
 
 
 def test_what_is_no_handler_is_told_by_the_functions_name(stage: Stage) -> None:
@@ -133,7 +133,7 @@ def test_what_is_no_handler_is_told_by_the_functions_name(stage: Stage) -> None:
         stage.watch.look(0.0, late=False)
         stage.watch.look(1.0, late=False)
     assert ".<locals>.poll has blocked" in stage.lines[0]
-    assert stage.lines[0].endswith("; call what blocks with asyncio.to_thread()")
+    assert stage.lines[0].endswith("; run blocking calls with asyncio.to_thread()")
 
 
 def test_a_process_that_did_not_run_was_not_blocked(stage: Stage) -> None:

@@ -210,7 +210,7 @@ def test_a_link_in_the_place_of_the_lock_is_refused(path: str, tmp_path: Path) -
 
 
 def test_a_missing_directory(tmp_path: Path) -> None:
-    with pytest.raises(SpoolError, match=r"directory .*/none does not exist; create it"):
+    with pytest.raises(SpoolError, match=r"directory .*/none does not exist. Create it"):
         SpoolFile(str(tmp_path / "none" / "spool.db"))
 
 
@@ -270,7 +270,7 @@ def test_no_companion_is_reached_through_a_link(path: str, end: str, tmp_path: P
 def test_what_everybody_could_write_to_is_refused(path: str, end: str) -> None:
     Path(path + end).touch()
     Path(path + end).chmod(0o602)
-    with pytest.raises(SpoolError, match="others may have written to it"):
+    with pytest.raises(SpoolError, match="other users may have written to it"):
         SpoolFile(path)
 
 
@@ -294,7 +294,7 @@ def test_a_directory_that_everybody_may_write_to(tmp_path: Path) -> None:
         if fine:
             SpoolFile(str(folder / "spool.db")).close()
         else:
-            with pytest.raises(SpoolError, match="everybody may write to the directory"):
+            with pytest.raises(SpoolError, match="every user can write to the directory"):
                 SpoolFile(str(folder / "spool.db"))
 
 
@@ -342,7 +342,7 @@ def test_another_process_is_refused_until_the_first_has_ended(path: str) -> None
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "open\n"
-        with pytest.raises(SpoolError, match=f"in use by process {holder.pid}; "):
+        with pytest.raises(SpoolError, match=f"in use by process {holder.pid}. Stop it"):
             SpoolFile(path)
         holder.kill()
     SpoolFile(path).close()
@@ -364,7 +364,7 @@ def test_a_file_of_another_version_is_refused_and_left_alone(path: str) -> None:
         db.execute("PRAGMA user_version = 7")
     db.close()
     before = Path(path).read_bytes()
-    with pytest.raises(SpoolError, match="has format 7, this version of datastream-ws knows 2"):
+    with pytest.raises(SpoolError, match="has format 7, and this version reads format 2"):
         SpoolFile(path)
     assert Path(path).read_bytes() == before
 

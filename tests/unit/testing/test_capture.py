@@ -131,7 +131,7 @@ def test_request_takes_the_first_reply_that_matches() -> None:
     with capture_sent(client, replies=replies) as sent:
         assert client.request("ping", is_pong).json()["n"] == 1
         assert client.request("ping", match=is_pong, timeout=1).json()["n"] == 2
-        with pytest.raises(LookupError, match=r"replies left \(1\)"):
+        with pytest.raises(LookupError, match=r"\(1 left\)"):
             client.request("ping", is_pong)
     assert sent == ["ping"] * 3
 
