@@ -9,9 +9,9 @@ BENCH   := .venv-bench# what we are compared with, apart from what the tests run
 DOCS    := .venv-docs# Sphinx, apart from what the tests run with
 SOURCES := $(wildcard datastream_ws datastream_ws_django datastream_ws_flask tests example_project benchmarks)
 
-# make PYTHON=… names another interpreter; WORKERS: how many tests at once (logical: one per core).
+# make PYTHON=… names another interpreter; WORKERS: how many tests at once (auto: two more than cores).
 PYTHON  ?=
-WORKERS ?= logical
+WORKERS ?= auto
 ARGS    ?=
 
 .DEFAULT_GOAL := help

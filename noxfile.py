@@ -84,5 +84,5 @@ def lower_bound(requirement: Requirement) -> str:
 
 
 def run_pytest(session: nox.Session, *default: str) -> None:
-    arguments = session.posargs or ["-n", "logical", "--dist", "loadgroup", *default]
+    arguments = session.posargs or ["-n", "auto", "--dist", "loadgroup", *default]
     session.run("python", "-m", "pytest", *arguments)
