@@ -85,6 +85,9 @@ class Holding:
     def start(self) -> None:
         """Nothing: the fleet's thread runs."""
 
+    def look_for_hang(self) -> None:
+        """Nothing: the fleet looks, once for all."""
+
     def campaign(self) -> None:
         """Nothing: what is over has ended."""
 

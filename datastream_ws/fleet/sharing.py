@@ -14,7 +14,16 @@ from typing import TypeVar
 
 from ..exceptions import LeaseError
 from ..lease.clock import clock
-from ..lease.renewal import LIFE, LOOK, LOOK_SECONDS, RENEWAL_SHARE, TENURE, lease_error
+from ..lease.renewal import (
+    ANSWER_SECONDS,
+    LIFE,
+    LOOK,
+    LOOK_SECONDS,
+    RENEWAL_SHARE,
+    TENURE,
+    hang_error,
+    lease_error,
+)
 from ..lease.shared import MemberRecord, SharedStore, SharedView
 from .holding import Holding, Term
 from .membership import Membership, Mine, Plan
@@ -24,7 +33,6 @@ __all__ = ["Sharing"]
 T = TypeVar("T")
 
 BUSY_SECONDS = 0.1  # between two looks while streams move
-ANSWER_SECONDS = 2.0  # without an answer of the store, after which nothing is handed over
 
 
 class Sharing:
@@ -134,7 +142,7 @@ class Sharing:
         """Report a store that holds the thread up while nothing is held; from the loop's thread."""
         waited = clock() - self._asked_at
         if waited >= ANSWER_SECONDS and self._term.left <= 0:
-            self._report_once(LeaseError(f"lease: the store has not responded for {waited:.0f} s"))
+            self._report_once(hang_error(waited))
 
     # --- what the fleet wants ---
 

@@ -14,7 +14,7 @@ from ..protocols import Lease
 from ..redaction import peer_text
 from .clock import clock
 
-__all__ = ["LeaseRenewal", "Renewal", "lease_error"]
+__all__ = ["LeaseRenewal", "Renewal", "hang_error", "lease_error"]
 
 T = TypeVar("T")
 
@@ -25,6 +25,7 @@ TENURE = 0.7  # a holder stops by itself: time to end its connection, and for cl
 RENEWAL_SHARE = 0.2
 LOOK = 1 / 30  # the longest between two looks of those who stand by, and no longer than
 LOOK_SECONDS = 0.5  # an orderly end is followed within a second
+ANSWER_SECONDS = 2.0  # without an answer, after which the store is said to hang
 
 
 class Renewal(Protocol):
@@ -41,6 +42,7 @@ class Renewal(Protocol):
     @property
     def slack(self) -> float: ...
     def start(self) -> None: ...
+    def look_for_hang(self) -> None: ...
     def campaign(self) -> None: ...
     def rest(self) -> None: ...
     def close(self) -> Future[None]: ...
@@ -85,6 +87,7 @@ class LeaseRenewal:
         self._wanted = False
         self._closing = False
         self._failing = False
+        self._asked_at = float("inf")
         self._changed = threading.Condition()
         self._closed: Future[None] = Future()
 
@@ -109,6 +112,13 @@ class LeaseRenewal:
     def slack(self) -> float:
         """Seconds between the end of a tenure and that of the lease."""
         return self._ttl * (LIFE - TENURE)
+
+    def look_for_hang(self) -> None:
+        """Report a store that holds the thread up; from any other thread."""
+        waited = clock() - self._asked_at
+        if waited >= ANSWER_SECONDS:
+            self.is_refused = True
+            self._report_once(hang_error(waited))
 
     # --- what the client wants ---
 
@@ -228,12 +238,15 @@ class LeaseRenewal:
 
     def _ask(self, call: Callable[[], T]) -> T | None:
         """Call the store; ``None``, and a report, when it does not answer, or not as it should."""
+        self._asked_at = clock()
         try:
             answer = call()
         except BaseException as error:
             text = f"the store does not respond ({type(error).__name__}: {peer_text(error)})"
             self._report_once(lease_error(text, error))
             return None
+        finally:
+            self._asked_at = float("inf")
         self._failing = False
         return answer
 
@@ -257,6 +270,10 @@ def _is_renewed(answer: object) -> bool:
 
 def _wrong(method: str, expected: str, answer: object) -> LeaseError:
     return LeaseError(f"lease: {method}() must return {expected}, not {type(answer).__name__}")
+
+
+def hang_error(waited: float) -> LeaseError:
+    return LeaseError(f"lease: the store has not responded for {waited:.0f} s")
 
 
 def lease_error(text: str, error: BaseException) -> LeaseError:

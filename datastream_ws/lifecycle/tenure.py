@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MakeRenewal", "Tenure"]
 
+LOOK_SECONDS = 1.0  # between two looks at whether the store answers
+
 
 class MakeRenewal(Protocol):
     """Makes what acquires and renews a lease, on a thread; it calls both functions from there."""
@@ -75,7 +77,10 @@ class Tenure:
                 self._renewal.campaign()
                 if self._renewal.is_refused:
                     on_standby()
-                await self._news.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await self._news.wait()
+                self._renewal.look_for_hang()
         except asyncio.CancelledError:
             self._renewal.rest()
             raise

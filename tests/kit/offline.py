@@ -135,6 +135,7 @@ class FakeRenewal:
         self.slack = ttl / 10
         self.epoch = 0
         self.is_refused = False
+        self.looks = 0
         self._lease = lease
         self._ttl = ttl
         self._ends_at: float | None = float("-inf")  # None: it is renewed in time, for ever
@@ -143,6 +144,8 @@ class FakeRenewal:
         self._report = report
 
     def start(self) -> None: ...
+    def look_for_hang(self) -> None:
+        self.looks += 1
 
     @property
     def left(self) -> float:

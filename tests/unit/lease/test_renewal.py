@@ -11,6 +11,7 @@ import pytest
 
 from datastream_ws.exceptions import ConfigurationError, LeaseError
 from datastream_ws.lease import Lease, LeaseRenewal, RedisLease, lease_for, liveness
+from datastream_ws.lease import renewal as module
 from datastream_ws.lease.liveness import Liveness
 
 
@@ -120,6 +121,31 @@ def test_a_grant_that_comes_too_late_is_given_back() -> None:
         assert running.renewal.tenure() == 0
         store.during = lambda: None
         late.set()
+
+
+def test_a_store_that_hangs_is_reported_once_by_who_looks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.05)
+    store, hangs = Store(), threading.Event()
+    store.during = lambda: hangs.wait(10)
+    with Renewing(store, 30.0) as running:
+        running.renewal.look_for_hang()
+        running.renewal.campaign()
+
+        def is_reported() -> bool:
+            running.renewal.look_for_hang()
+            return bool(running.errors)
+
+        running.until(is_reported)
+        assert running.renewal.is_refused
+        running.renewal.look_for_hang()
+        assert list(map(str, running.errors)) == ["lease: the store has not responded for 0 s"]
+        store.during = lambda: None
+        hangs.set()
+        running.until(lambda: running.renewal.is_held)
+        running.renewal.look_for_hang()
+        assert len(running.errors) == 1
 
 
 def test_a_store_that_fails_is_reported_once() -> None:

@@ -72,6 +72,20 @@ def test_stands_by_while_another_has_it() -> None:
     play(scene, is_free=False)
 
 
+def test_looks_whether_the_store_hangs_while_it_waits() -> None:
+    async def scene(s: Scene) -> None:
+        waiting = asyncio.ensure_future(s.acquire())
+        await asyncio.sleep(10.5)
+        assert 9 <= s.renewal.looks <= 12
+        s.renewal.is_refused = True  # it does
+        await asyncio.sleep(1.0)
+        assert set(s.told) == {"standby"}
+        s.lease.grant()
+        await waiting
+
+    play(scene, is_free=False)
+
+
 def test_whoever_stops_waiting_campaigns_no_more() -> None:
     async def scene(s: Scene) -> None:
         waiting = asyncio.ensure_future(s.acquire())
