@@ -54,16 +54,16 @@ class AsyncClient(Decorators):
     """
     A WebSocket stream that stays connected, on the event loop that starts it.
 
-    Make it in any thread, before or after the loop; :meth:`start` binds it to the running loop.
-    Every verb may be called from another loop, too. Facts and decorators may be used from any
-    thread.
+    You can create it in any thread, before or after the loop. :meth:`start` binds it to the
+    running loop. Its coroutines can also be awaited on other loops. Properties, ``stats()`` and
+    decorators can be used from any thread.
 
     Args:
-        url: The option ``url``, or :class:`ClientOptions` that the others are changes to.
+        url: The option ``url``, or :class:`ClientOptions` that the other options override.
         **options: See :class:`ClientOptions`.
 
     Raises:
-        ConfigurationError: If an option is unknown or cannot work.
+        ConfigurationError: If an option is unknown or invalid.
 
     Example::
 
@@ -101,7 +101,7 @@ class AsyncClient(Decorators):
 
     @property
     def key(self) -> Any:
-        """The key of a fleet's stream, as its source returned it; ``None`` without a fleet."""
+        """The key of a fleet's stream, as its source returned it. ``None`` without a fleet."""
         return None if self._place is None else self._place.key
 
     @property
@@ -389,16 +389,16 @@ class AsyncClient(Decorators):
         """
         Drop the connection, or the wait for the next attempt, and connect again.
 
-        Never waits, neither for the end of this connection nor for the next one, so an inline
-        handler may call it. No failed attempt is counted, and the next one follows at once.
+        It doesn't wait for the end of this connection or for the next one, so an inline handler
+        may call it. It counts as no failed attempt, and has no effect while the client is paused.
 
         Args:
-            code: Of the close frame: 1000, 1001, or from 3000 to 4999.
-            reason: Of the close frame, at most 123 bytes in UTF-8.
+            code: The close code that the server receives: 1000, 1001, or from 3000 to 4999.
+            reason: The reason that the server receives, at most 123 bytes in UTF-8.
 
         Raises:
-            ConfigurationError: If *code* or *reason* cannot be sent.
-            NotConnectedError: If the client is not running.
+            ConfigurationError: If *code* or *reason* can't be sent.
+            NotConnectedError: If the client isn't running.
 
         """
         self._ask_reconnect(code, reason)
@@ -408,7 +408,16 @@ class AsyncClient(Decorators):
         self._on_loop(life, lambda: life.wishes.reconnect(how))
 
     async def pause(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection and stay offline until :meth:`resume`; a lease is kept."""
+        """
+        Close the connection and stay offline until :meth:`resume` is called. A lease is kept.
+
+        Never waits. Calling it again has no effect.
+
+        Args:
+            code: The close code that the server receives.
+            reason: The reason that the server receives.
+
+        """
         self._ask_pause(code, reason)
 
     def _ask_pause(self, code: int, reason: str) -> None:
@@ -416,7 +425,7 @@ class AsyncClient(Decorators):
         self._on_loop(life, lambda: life.wishes.pause(how))
 
     async def resume(self) -> None:
-        """Connect again after :meth:`pause`."""
+        """Connect again after :meth:`pause`. Never waits."""
         self._ask_resume()
 
     def _ask_resume(self) -> None:
@@ -427,7 +436,7 @@ class AsyncClient(Decorators):
 
     async def send(self, obj: Any, wait: float = 0.0) -> None:
         """
-        Queue a message for sending.
+        Queue a message for sending, and keep the order of each task.
 
         Waits, at most ``write_timeout``, only while the write queue is above its mark or
         ``send_rate`` holds it back.
@@ -525,7 +534,7 @@ class AsyncClient(Decorators):
 
     async def flush(self, timeout: float | None = None) -> None:
         """
-        Wait until everything queued is written.
+        Wait until every queued message is written.
 
         Raises:
             TimeoutError: After *timeout* seconds. ``None`` means no limit.
@@ -557,7 +566,7 @@ class AsyncClient(Decorators):
         """
         Send *obj* and return the first message from then on for which ``match(message)`` holds.
 
-        The message reaches the handlers too. *match* runs on the loop's thread: keep it short.
+        The message reaches the handlers, too. *match* runs on the loop's thread, so keep it short.
 
         Raises:
             TimeoutError: After *timeout* seconds. ``None`` means as long as the connection lives.
@@ -581,7 +590,7 @@ class AsyncClient(Decorators):
         Return the next message for which ``match(message)`` holds, without sending anything.
 
         In ``on_connect`` and ``on_ready`` it sees every message of that connection from its first.
-        The message reaches the handlers too. *match* runs on the loop's thread: keep it short.
+        The message reaches the handlers, too. *match* runs on the loop's thread, so keep it short.
 
         Args:
             match: ``None`` takes any message.
@@ -624,8 +633,8 @@ class AsyncClient(Decorators):
         """
         Send *obj* now and again on every connection, between ``on_connect`` and ``on_ready``.
 
-        Never waits; the messages are written as the connection takes them. May be called before
-        :meth:`start`. The same subscription again, under the same key, is not sent again.
+        Never waits. The messages are written as the connection accepts them. You can call it
+        before :meth:`start`. The same subscription with the same key is sent only once.
 
         Args:
             obj: As for :meth:`send`, or a callable that returns such an object. It's called for
@@ -651,19 +660,19 @@ class AsyncClient(Decorators):
         return key
 
     async def unsubscribe(self, key: Hashable) -> None:
-        """End a subscription; an unknown key is no error."""
+        """End a subscription. An unknown key has no effect."""
         self._subscriptions.remove(key)
 
     # --- receiving ---
 
     def __aiter__(self) -> AsyncIterator[Message]:
         """
-        Iterate over the messages, across reconnections, in the place of handlers.
+        Iterate over the messages of all connections, instead of using handlers.
 
-        Ends when the client closes; raises its error once it has failed.
+        The iteration ends when the client closes. If the client has failed, it raises the error.
 
         Raises:
-            ConfigurationError: If message handlers are registered too.
+            ConfigurationError: If message handlers are registered.
 
         """
         if self.handlers.has_message_handlers:
@@ -678,11 +687,11 @@ class AsyncClient(Decorators):
 
     async def deliver(self, data: Any, robust: bool = False) -> None:
         """
-        Give a message to the handlers, here and now, without any network; for tests.
+        Pass a message to the handlers on this event loop, without a network. For tests.
 
         Args:
-            data: str or bytes as received, or an object to be encoded first.
-            robust: Report what a handler raises, as in production, instead of raising it.
+            data: A str or bytes as received. Any other object is encoded first.
+            robust: ``True`` reports a handler's exception, as in production. ``False`` raises it.
 
         """
         message = self._made_up(data)
@@ -709,7 +718,7 @@ class AsyncClient(Decorators):
     # --- the process ---
 
     def forget_parent(self) -> None:
-        """In a forked child: be idle again, without touching what is the parent's."""
+        """Reset this client to idle in a forked child, without touching the parent's connection."""
         life, self._life = self._life, None
         self._begin_anew()
         self._subscriptions.renew_lock()

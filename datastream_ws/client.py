@@ -107,7 +107,7 @@ class Client(Decorators):
 
     @property
     def key(self) -> Any:
-        """The key of a fleet's stream, as its source returned it; ``None`` without a fleet."""
+        """The key of a fleet's stream, as its source returned it. ``None`` without a fleet."""
         return self.aio.key
 
     @property
@@ -422,7 +422,7 @@ class Client(Decorators):
 
         Blocks, at most ``write_timeout``, only while the write queue is above its mark or
         ``send_rate`` holds it back. On the loop's own thread (coroutine handlers) it never
-        blocks; await what it returns there.
+        blocks. Await its result there.
 
         Args:
             obj: A str becomes a text frame, and bytes become a binary frame. The codec encodes
@@ -483,8 +483,8 @@ class Client(Decorators):
         """
         Send *obj* and return the first message from then on for which ``match(message)`` holds.
 
-        Blocks. The message reaches the handlers too. *match* runs on the loop's thread: keep it
-        short.
+        Blocks. The message reaches the handlers, too. *match* runs on the loop's thread, so keep
+        it short.
 
         Raises:
             TimeoutError: After *timeout* seconds. ``None`` means as long as the connection lives.
@@ -505,8 +505,8 @@ class Client(Decorators):
         Return the next message for which ``match(message)`` holds, without sending anything.
 
         Blocks. In ``on_connect`` and ``on_ready`` it sees every message of that connection from
-        its first. The message reaches the handlers too. *match* runs on the loop's thread: keep it
-        short.
+        its first. The message reaches the handlers, too. *match* runs on the loop's thread, so
+        keep it short.
 
         Args:
             match: ``None`` takes any message.
@@ -550,8 +550,8 @@ class Client(Decorators):
         """
         Send *obj* now and again on every connection, between ``on_connect`` and ``on_ready``.
 
-        Never blocks; the messages are written as the connection takes them. May be called before
-        :meth:`start`. The same subscription again, under the same key, is not sent again.
+        Never blocks. The messages are written as the connection accepts them. You can call it
+        before :meth:`start`. The same subscription with the same key is sent only once.
 
         Args:
             obj: As for :meth:`send`, or a callable that returns such an object. It's called for
@@ -587,7 +587,7 @@ class Client(Decorators):
         """
         Pass a message to the handlers in this thread, without a network. For tests.
 
-        Coroutine handlers run on an event loop of their own meanwhile.
+        Coroutine handlers run on a temporary event loop.
 
         Args:
             data: A str or bytes as received. Any other object is encoded first.

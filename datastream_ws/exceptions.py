@@ -76,8 +76,8 @@ class HandshakeError(DataStreamError):
     The opening handshake failed.
 
     Attributes:
-        status: HTTP status of the answer; ``None`` when it was no HTTP answer at all.
-        retry_after: Seconds the server asked to wait, at most 300; ``None`` when it did not.
+        status: The HTTP status of the response. ``None`` if there was no HTTP response.
+        retry_after: Seconds that the server asked the client to wait, at most 300, or ``None``.
 
     """
 
@@ -90,7 +90,7 @@ class HandshakeError(DataStreamError):
 
 
 class UnauthorizedError(HandshakeError):
-    """The server answered the handshake with 401 or 403."""
+    """The server responded to the handshake with 401 or 403."""
 
 
 class StreamClosedError(DataStreamError):
@@ -98,9 +98,10 @@ class StreamClosedError(DataStreamError):
     A connection ended.
 
     Attributes:
-        code: Close code of the peer (RFC 6455 section 7.4); 1006 when there was none. For an
-            error of the peer that ended the connection from our side: our code (1002, 1007, 1009).
-        reason: The peer's reason, escaped and cut; may be empty.
+        code: The server's close code (RFC 6455 section 7.4), or 1006 if there was none. If the
+            client ended the connection because of an error of the server, the client's code
+            (1002, 1007, 1009).
+        reason: The server's reason, escaped and shortened. It may be empty.
 
     """
 
@@ -113,10 +114,10 @@ class StreamClosedError(DataStreamError):
 
 class ReconnectError(DataStreamError):
     """
-    The client gave up after as many failed attempts as it may make.
+    The client gave up after ``max_reconnect_attempts`` failed attempts.
 
     Attributes:
-        attempts: Consecutive failed attempts, the first dial included.
+        attempts: The number of consecutive failed attempts, including the first one.
 
     The last failure is the ``__cause__``.
     """
@@ -128,16 +129,14 @@ class ReconnectError(DataStreamError):
 
 class HandlerError(DataStreamError):
     """
-    A handler raised.
+    A handler or hook raised an exception, which is the ``__cause__``.
 
     Attributes:
-        message: The message it was given, the first one for a batch; ``None`` for a hook.
-        messages: All messages of a batch, else the one message, or nothing for a hook.
-        handler: The callable that raised.
-        still_running: It has not raised: it runs longer than ``handler_timeout``, and may yet
-            succeed. The cause says where it is.
-
-    The handler's own error is the ``__cause__``.
+        message: The message that it handled, or the first one of a batch. ``None`` for a hook.
+        messages: All messages of a batch, or the one message. Empty for a hook.
+        handler: The callable that raised the exception.
+        still_running: Whether it has raised nothing, but runs longer than ``handler_timeout``. It
+            may still succeed. The cause shows where it is.
     """
 
     def __init__(
@@ -167,15 +166,15 @@ class SpoolError(DataStreamError):
 
 
 class LeaseError(DataStreamError):
-    """The lease store does not answer, or refuses."""
+    """The lease is lost, or its store is unavailable."""
 
 
 class Postponed(Exception):
     """
-    Raised by a handler that wants the same message again, before any other.
+    Raise it in a handler to get the same message again, before any other.
 
     Args:
-        delay: Seconds until then.
+        delay: Seconds until the handler is called again.
 
     """
 

@@ -78,9 +78,8 @@ def in_child(callback: Callback) -> None:
     """
     Have *callback* called in every forked child, before anything else of this package runs there.
 
-    For whoever has a lock that outlives calls: another thread of the parent may have held it, and
-    is not there to release it. A bound method is called as long as its object lives; the registry
-    holds no reference to it.
+    Use it for a lock that outlives calls, because a thread of the parent may hold it during the
+    fork. A bound method is called as long as its object lives. The registry keeps no reference.
     """
     _renewals.add(callback)
 

@@ -53,11 +53,11 @@ LONGEST_WAIT = 1e9  # seconds; what timers can wait for ends at about 9e9
 @dataclass(frozen=True, slots=True)
 class Call:
     """
-    A call of a handler, as a factory of ``use()`` that takes an argument is given it.
+    A call of a handler or hook, which a factory of ``use()`` with a parameter gets.
 
     Attributes:
-        messages: What the handler is called with; more than one for a batch, none for a hook.
-        hook: ``"on_ready"``, …; empty: it handles messages.
+        messages: The messages that the handler is called with. A hook has none.
+        hook: The kind of hook, such as ``"on_ready"``. Empty for a handler of messages.
 
     """
 
@@ -102,9 +102,9 @@ def check_context(context: Any) -> None:
 
 class Decorators:
     """
-    The decorators of a registry, on whatever has one as its attribute ``handlers``.
+    The decorators that register handlers and hooks.
 
-    They may be used from any thread and at any time, also while messages are handled.
+    You can use them from any thread and at any time, also while messages are handled.
     """
 
     handlers: Handlers
@@ -154,22 +154,22 @@ class Decorators:
         inline: bool = False,
     ) -> Any:
         """
-        Register a handler of messages; a decorator, with or without arguments.
+        Register a handler of messages. Use it as a decorator, with or without arguments.
 
         Args:
-            route: Only messages with this route, a string or a whole number. ``None``: every
-                message.
-            when: Only messages for which ``when(message)`` is true. If it raises, this handler
-                has failed for the message; the others are called.
-            default: Only messages that no other handler took.
-            decode_as: A dataclass or ``msgspec.Struct`` the payload is decoded into; the handler
-                is given that instead of the message.
-            inline: Call the function on the event loop's thread the moment a message is received,
-                before those that wait. It must not be a coroutine function, nor block.
+            route: Handle only messages with this route, a string or a whole number. ``None``
+                means every message.
+            when: Handle only messages for which ``when(message)`` is true. If it raises an
+                exception, this handler has failed for the message, and the others are called.
+            default: Handle only messages that no other handler takes.
+            decode_as: A dataclass or ``msgspec.Struct`` to decode the payload into. The handler
+                gets the result instead of the message.
+            inline: Call the function on the event loop's thread when a message is received,
+                before messages that wait in the inbox. It must be synchronous and must not block.
 
         Raises:
-            ConfigurationError: If *decode_as* is neither, *default* has another condition, or
-                the function cannot be called with one argument.
+            ConfigurationError: If *decode_as* is another type, if *default* is combined with
+                another condition, or if the function can't be called with one argument.
 
         """
         function, route = (route, None) if callable(route) else (None, route)
@@ -214,10 +214,10 @@ class Decorators:
         Register a handler of lists of messages, in order of arrival.
 
         Args:
-            max_size: Most messages in a list.
-            max_wait: Longest wait of the first one for more, in seconds.
-            route: Only messages with this route; ``None``: every message.
-            when: Only messages for which ``when(message)`` is true.
+            max_size: The maximum number of messages in a list.
+            max_wait: The maximum number of seconds that the first message waits for more.
+            route: Handle only messages with this route. ``None`` means every message.
+            when: Handle only messages for which ``when(message)`` is true.
 
         """
         function, max_size = (max_size, 100) if callable(max_size) else (None, max_size)
@@ -237,42 +237,42 @@ class Decorators:
 
     def on_connect(self, function: Hook) -> Hook:
         """
-        Register a hook called without arguments after each opening handshake.
+        Register a hook that is called without arguments after each opening handshake.
 
-        It is the place to log in: nothing else is sent before it has returned. One that raises,
-        or takes longer than ``ready_timeout``, makes the attempt a failed one. The connection is
-        closed with 1000 then, or with the code of the ``StreamClosedError`` that it raises.
+        Log in here, because nothing else is sent before the hook returns. If it raises an exception
+        or takes longer than ``ready_timeout``, the attempt fails. The connection is then closed
+        with 1000, or with the code of the ``StreamClosedError`` that the hook raises.
         """
         return self.handlers.add_hook("on_connect", function)
 
     def on_ready(self, function: Hook) -> Hook:
         """
-        Register a hook called without arguments on each connection before it counts as ready.
+        Register a hook that is called without arguments on each connection, before it is ready.
 
-        Messages are handled meanwhile, so it may wait for replies. One that raises, or takes
-        longer than ``ready_timeout``, makes the attempt a failed one, as with :meth:`on_connect`.
+        Messages are handled while it runs, so it can wait for replies. If it raises an exception
+        or takes longer than ``ready_timeout``, the attempt fails as with :meth:`on_connect`.
         """
         return self.handlers.add_hook("on_ready", function)
 
     def on_closing(self, function: Hook) -> Hook:
         """
-        Register a hook called without arguments when the client begins to close.
+        Register a hook that is called without arguments when the client begins to close.
 
-        It is called while there is still a connection, and awaited within ``close_timeout``;
-        messages are still received. It is the place to say goodbye.
+        It's called only while there is a connection, and awaited within ``close_timeout``.
+        Messages are still received. Sign off here.
         """
         return self.handlers.add_hook("on_closing", function)
 
     def on_disconnect(self, function: DisconnectHook) -> DisconnectHook:
-        """Register a hook given a :class:`DisconnectEvent`."""
+        """Register a hook that gets a :class:`DisconnectEvent` when a connection has ended."""
         return self.handlers.add_hook("on_disconnect", function)
 
     def on_gap(self, function: GapHook) -> GapHook:
-        """Register a hook given a :class:`GapEvent` once there is a connection again."""
+        """Register a hook that gets a :class:`GapEvent` when there is a connection again."""
         return self.handlers.add_hook("on_gap", function)
 
     def on_state(self, function: StateHook) -> StateHook:
-        """Register a hook given a :class:`StateEvent`."""
+        """Register a hook that gets a :class:`StateEvent` when the state has changed."""
         return self.handlers.add_hook("on_state", function)
 
     def on_error(self, function: ErrorHook) -> ErrorHook:
@@ -281,7 +281,7 @@ class Decorators:
 
     def use(self, factory: Factory, per: Per = "call") -> Factory:
         """
-        Enter what ``factory()`` returns around handlers, in the thread that handles.
+        Enter the context that ``factory()`` returns around handlers, in their thread.
 
         A context manager is entered around every handler, and an asynchronous one around coroutine
         handlers only. If an object is both, each kind of handler uses its own kind.
@@ -307,9 +307,9 @@ class Decorators:
 
 class Handlers(Decorators):
     """
-    The handlers of a stream; the decorators of a client, before any client exists.
+    A registry of handlers and hooks, with the decorators of a client.
 
-    Pass it as the option ``handlers``; several clients may share one. Registration is allowed
+    Pass it as the option ``handlers``. Several clients can share one. You can register handlers
     from any thread and at any time, also while messages are handled.
 
     Attributes:

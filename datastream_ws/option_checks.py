@@ -1,4 +1,4 @@
-"""What may stand in an option: each check returns what is wrong, or ``None``."""
+"""The checks of options. Each returns what is wrong, or ``None``."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def url_option(value: Any) -> str | None:
 
 
 def check_url(value: Any) -> str | None:
-    """Say what is wrong with a stream URL, without showing it; ``None``: nothing."""
+    """Say what is wrong with a stream URL, without showing it, or return ``None``."""
     if not isinstance(value, str):
         return "must be a ws:// or wss:// URL, a list of them, or a callable returning one"
     if not value.isprintable() or " " in value:
@@ -212,7 +212,7 @@ def subprotocols_option(value: Any) -> str | None:
 
 
 def check_subprotocols(value: Any) -> str | None:
-    """Say what is wrong with a list of subprotocols; ``None``: nothing."""
+    """Say what is wrong with a list of subprotocols, or return ``None``."""
     good = isinstance(value, Sequence) and not isinstance(value, str | bytes) and value
     if good and all(isinstance(p, str) and TOKEN.fullmatch(p) for p in value):
         return None

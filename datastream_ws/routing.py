@@ -123,11 +123,11 @@ class Routing:
         """
         Return the handlers of *message*, in order of registration, each once.
 
-        One whose ``when`` raised is among them, under its name, with a function that raises the
-        same error: it fails as a handler does, and the others are called.
+        If ``when`` of a handler raised an error, the handler is replaced by a function that raises
+        it again. It fails like any handler, and the others are called.
 
         Args:
-            taken: Another handler has the message, so that ``default`` ones have not.
+            taken: Whether another handler has the message, so that ``default`` ones have not.
 
         Raises:
             Exception: Whatever the user's callable ``route`` raised.

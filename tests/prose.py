@@ -1,12 +1,12 @@
 """
 The English of the pages, by a few rules that a program can check; run by ``make lint``.
 
-    python tests/prose.py                    # the pages and modules below
+    python tests/prose.py                    # all pages and modules
     python tests/prose.py docs/cli.md        # any page: what would have to change
 
-Every page is held to these rules, and so are the modules in MODULES. The rules: words
-that the field has other words for, American spelling, one idea a sentence (at most 25 words, one
-colon or semicolon), no "we" and no "nobody", and on the pages of users nothing that only
+Every page is held to these rules, and so is every module that NOT_YET does not list. The rules:
+words that the field has other words for, American spelling, one idea a sentence (at most 25 words,
+one colon or semicolon), no "we" and no "nobody", and on the pages of users nothing that only
 contributors know.
 """
 
@@ -26,40 +26,82 @@ PAGES = sorted(
     {"README.md", "SECURITY.md", "CHANGELOG.md"}
     | {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("**/*.md")}
 )
-MODULES = [
-    "datastream_ws/async_client.py",
-    "datastream_ws/client.py",
-    "datastream_ws/codecs.py",
-    "datastream_ws/events.py",
-    "datastream_ws/exceptions.py",
-    "datastream_ws/handlers.py",
-    "datastream_ws/messages.py",
-    "datastream_ws/metrics.py",
-    "datastream_ws/option_types.py",
-    "datastream_ws/options.py",
-    "datastream_ws/prometheus.py",
-    "datastream_ws/opentelemetry.py",
-    "datastream_ws/protocols.py",
-    "datastream_ws/runner.py",
-    "datastream_ws/schematic.py",
-    "datastream_ws/stats.py",
-    "datastream_ws/health.py",
-    "datastream_ws/fleet/fleet.py",
-    "datastream_ws/lease/redis.py",
-    "datastream_ws/lease/shared.py",
-    "datastream_ws/celery/forwarding.py",
-    "datastream_ws/celery/installation.py",
-    "datastream_ws/testing/capture.py",
-    "datastream_ws/testing/connection.py",
-    "datastream_ws/testing/loop.py",
-    "datastream_ws/testing/record.py",
-    "datastream_ws/testing/server.py",
-    "datastream_ws_django/streams.py",
-    "datastream_ws_django/signals.py",
-    "datastream_ws_django/testing.py",
-    "datastream_ws_flask/extension.py",
-    "datastream_ws_flask/signals.py",
-]
+# Modules whose docstrings do not follow the rules yet. None may be added.
+NOT_YET = {
+    "datastream_ws/celery/broker.py",
+    "datastream_ws/celery/publisher.py",
+    "datastream_ws/celery/sources.py",
+    "datastream_ws/celery/step.py",
+    "datastream_ws/cli/__init__.py",
+    "datastream_ws/cli/checking.py",
+    "datastream_ws/cli/editor.py",
+    "datastream_ws/cli/lines.py",
+    "datastream_ws/cli/listening.py",
+    "datastream_ws/cli/recording.py",
+    "datastream_ws/cli/standard_input.py",
+    "datastream_ws/connection/answers.py",
+    "datastream_ws/connection/connection.py",
+    "datastream_ws/connection/deflate.py",
+    "datastream_ws/connection/endpoint.py",
+    "datastream_ws/connection/engine.py",
+    "datastream_ws/connection/frames.py",
+    "datastream_ws/connection/pacing.py",
+    "datastream_ws/connection/subscriptions.py",
+    "datastream_ws/connection/write_queue.py",
+    "datastream_ws/fleet/membership.py",
+    "datastream_ws/fleet/shares.py",
+    "datastream_ws/fleet/sharing.py",
+    "datastream_ws/fleet/summary.py",
+    "datastream_ws/fleet/totals.py",
+    "datastream_ws/handling/batches.py",
+    "datastream_ws/handling/contexts.py",
+    "datastream_ws/handling/direct.py",
+    "datastream_ws/handling/hooks.py",
+    "datastream_ws/handling/inbox.py",
+    "datastream_ws/handling/intake.py",
+    "datastream_ws/handling/iteration.py",
+    "datastream_ws/handling/parcel.py",
+    "datastream_ws/handling/requests.py",
+    "datastream_ws/handling/stores.py",
+    "datastream_ws/handling/timing.py",
+    "datastream_ws/handling/watchdog.py",
+    "datastream_ws/lease/liveness.py",
+    "datastream_ws/lease/renewal.py",
+    "datastream_ws/lifecycle/assembly.py",
+    "datastream_ws/lifecycle/reporter.py",
+    "datastream_ws/lifecycle/tenure.py",
+    "datastream_ws/lifecycle/wishes.py",
+    "datastream_ws/process/futures.py",
+    "datastream_ws/process/handler_threads.py",
+    "datastream_ws/process/loop_use.py",
+    "datastream_ws/process/loop_watch.py",
+    "datastream_ws/process/user_calls.py",
+    "datastream_ws/spool/file_lock.py",
+    "datastream_ws/spool/inbox.py",
+    "datastream_ws/status_table.py",
+    "datastream_ws_django/admin.py",
+    "datastream_ws_django/checks.py",
+    "datastream_ws_django/conf.py",
+    "datastream_ws_django/db.py",
+    "datastream_ws_django/deadletters.py",
+    "datastream_ws_django/heartbeat.py",
+    "datastream_ws_django/history.py",
+    "datastream_ws_django/lease.py",
+    "datastream_ws_django/management/commands/run_datastream.py",
+    "datastream_ws_django/models.py",
+    "datastream_ws_django/overview.py",
+    "datastream_ws_django/rows.py",
+    "datastream_ws_django/tasks.py",
+    "datastream_ws_flask/cli.py",
+    "datastream_ws_flask/health.py",
+    "datastream_ws_flask/streams.py",
+}
+MODULES = sorted(
+    path
+    for package in ("datastream_ws", "datastream_ws_django", "datastream_ws_flask")
+    for module in (ROOT / package).rglob("*.py")
+    if (path := module.relative_to(ROOT).as_posix()) not in NOT_YET
+)
 # Pages for contributors, and the part of a page that is an appendix for them.
 CONTRIBUTORS = {"CONTRIBUTING.md", "docs/architecture.md", "docs/fault-tests.md"}
 APPENDIX = re.compile(r"^## How (these guarantees are|this is) tested$", re.MULTILINE)

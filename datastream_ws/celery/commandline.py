@@ -51,11 +51,11 @@ def _wrong() -> tuple[type[Exception], ...]:
 
 def refuse_in_import() -> None:
     """
-    Have ``celery -A proj`` print one line for what ``proj`` configures wrongly in its import.
+    Have ``celery -A proj`` print one line for a configuration error in the import of ``proj``.
 
-    Whatever that import raises, the command fails with a traceback as its message. Called when
-    ``proj`` imports this package: the command that is just running gets another ``fail``; there is
-    no other hook. Where no such command runs, nothing is done.
+    Without this, the command shows a traceback for each exception of that import. Called when
+    ``proj`` imports this package. There is no hook, so it replaces ``fail`` of the running command.
+    It has no effect if no such command runs.
     """
     context = click.get_current_context(silent=True)
     command = getattr(sys.modules.get("celery.bin.celery"), "celery", None)

@@ -80,10 +80,9 @@ def _from_environment() -> bool | None:
 
 def spool_path(app_name: str | None, node: str) -> str | None:
     """
-    Return where a worker keeps what waits for the broker; ``None``: nowhere can be written.
+    Return where a worker keeps messages for the broker, or ``None`` if no directory is writable.
 
-    One file for each node and stream: two workers of one node name on a machine would share it,
-    and the second would be refused.
+    There is one file for each node and stream, because two processes can't share a file.
     """
     folder = re.sub(r"[^\w.-]", "_", app_name or "celery")
     for base in _state_directories():

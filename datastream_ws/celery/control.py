@@ -44,7 +44,7 @@ _command("resume", "Come back from datastream_pause.")
 def datastream_reconnect(
     state: Any, name: str | None = None, key: str | None = None, **_: Any
 ) -> dict[str, Any]:
-    """Drop the connection of a stream, of one stream of a fleet, or of all, and dial anew."""
+    """Drop the connection of a stream, of one stream of a fleet, or of all, and connect again."""
     if key is None:
         return _each(state, name, lambda client: client.reconnect())
     try:

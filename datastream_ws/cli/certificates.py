@@ -16,7 +16,7 @@ __all__ = ["proxy_context", "server_context"]
 
 def server_context(wanted: argparse.Namespace) -> ssl.SSLContext | None:
     """
-    Return the context for the server; ``None``: the usual one.
+    Return the context for the server, or ``None`` for the default one.
 
     It asks for the passphrase of an encrypted key on a terminal.
 
@@ -35,7 +35,7 @@ def server_context(wanted: argparse.Namespace) -> ssl.SSLContext | None:
 
 
 def proxy_context(wanted: argparse.Namespace) -> ssl.SSLContext | None:
-    """Return the context for an ``https://`` proxy; ``None``: the usual one."""
+    """Return the context for an ``https://`` proxy, or ``None`` for the default one."""
     if not wanted.proxy_cacert:
         return None
     return _trusting("--proxy-cacert", wanted.proxy_cacert)

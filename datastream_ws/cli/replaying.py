@@ -164,6 +164,6 @@ def heard(connection: StreamConnection, data: str | bytes) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line; nobody has to read it."""
+    """Print a line, even if stderr is closed."""
     with suppress(OSError):
         print(f"{COMMAND}: {text}", file=sys.stderr, flush=True)

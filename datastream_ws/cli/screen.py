@@ -83,7 +83,7 @@ class Screen:
         self._live.refresh()
 
     def watch(self, client: Client) -> None:
-        """Show this client's state and figures in the status line."""
+        """Show this client's state and counters in the status line."""
         self._client = client
         client.on_state(self._note)
 

@@ -235,8 +235,8 @@ def payload_at(data: bytes, position: int) -> tuple[int, int]:
     """
     Return where the payload of the frame at *position* starts, and its length.
 
-    A length of 0 with a start beyond the data: the header is cut. -1: masked, which a server
-    must not do.
+    A length of 0 with a start beyond the data means that the header is incomplete. -1 means that
+    the frame is masked, which a server must not do.
     """
     start = position + 2
     if start > len(data):

@@ -189,7 +189,7 @@ def _name_proxy(error: OSError) -> None:
 
 def our_error(error: Exception, lost_with: BaseException | None) -> Exception:
     """
-    Say why an attempt failed in our words: the library's may show a header or a password.
+    Return the error of a failed attempt without the library's text, which may show secrets.
 
     Args:
         lost_with: What ended the connection, if it was made.

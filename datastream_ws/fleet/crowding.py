@@ -14,10 +14,10 @@ MOST_EVENTS = 50
 
 class Crowding:
     """
-    One warning for each stretch in which streams run nowhere, and one line when it is over.
+    One warning for each period in which streams run nowhere, and one line when it ends.
 
     Args:
-        patience: Seconds that it may last unsaid: in a rolling deploy a process comes back.
+        patience: Seconds before the warning, because a rolling deploy ends such a period soon.
         is_shared: Whether other processes can take streams.
         say: Given a level and a text, which is to be logged.
 

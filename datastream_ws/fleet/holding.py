@@ -89,7 +89,7 @@ class Holding:
         """Nothing: the fleet looks, once for all."""
 
     def campaign(self) -> None:
-        """Nothing: what is over has ended."""
+        """Do nothing, because a holding that has ended stays so."""
 
     def rest(self) -> None:
         """Nothing: it is renewed as long as the fleet holds it."""

@@ -69,7 +69,7 @@ class Share:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def place(self, row: Row) -> Place | None:
-        """Return a row's place; ``None``: its stream is not held, or by a client that has ended."""
+        """Return a row's place, or ``None`` if no running client can hold its stream here."""
         holding = self.sharing.held().get(str(row.key))
         if holding is None or holding.is_used:
             return None

@@ -22,7 +22,8 @@ class Row:
     """
     One stream of the source: its key and its options as they were given.
 
-    Opaque, because the options hold secrets. What the caller may change later is copied.
+    Opaque, because the options hold secrets. Mappings and lists are copied, so that the caller can
+    change its own.
     """
 
     __slots__ = ("_given", "key")

@@ -64,7 +64,7 @@ class Streams:
 
     @property
     def beyond_limit(self) -> int:
-        """How many rows have no client, for there are as many as there may be."""
+        """How many rows have no client because of the limit."""
         return 0 if self._limit is None else max(0, len(self.rows) - self._limit)
 
     def apply(self, rows: Rows, changes: Changes) -> None:

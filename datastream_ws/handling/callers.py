@@ -40,7 +40,7 @@ class Caller(Protocol):
         """Run the coroutine that *make* returns on an event loop; return its result."""
 
     async def call_blocking(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a plain function that may block, on whichever thread that is allowed."""
+        """Call a synchronous function on a thread that it may block."""
 
     async def sleep(self, seconds: float) -> bool:
         """Wait; return False at once when the dispatcher stops."""

@@ -49,7 +49,7 @@ handling = Handling()
 
 
 class CalledFor(NamedTuple):
-    """Whose hook runs here, for which connection; *place*: in which task or thread."""
+    """The client whose hook runs here, the connection, and the task or thread as *place*."""
 
     owner: object
     connection: object

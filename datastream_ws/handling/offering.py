@@ -195,7 +195,7 @@ def _task_of(caller: Caller) -> asyncio.Task[Any] | None:
 
 
 def match(handlers: Handlers, message: Message) -> tuple[Handler, ...]:
-    """Return the handlers of a message but for inline ones. See :meth:`Handlers.match`."""
+    """Return the handlers of a message, without inline ones. See :meth:`Handlers.match`."""
     inline = handlers.inline
     return handlers.match(message, bool(inline.handlers and inline.match(message)))
 

@@ -49,7 +49,7 @@ class Unpacking:
 
 
 def unpacking_of(codec: Any, fail: Callable[[Exception], None]) -> Unpacking | None:
-    """Return what a new connection's payloads go through; ``None``: they are the messages."""
+    """Return what unpacks a new connection's payloads, or ``None`` if they are the messages."""
     make = getattr(codec, "unpacker", None)
     if make is None:
         return None

@@ -520,7 +520,7 @@ class Lifecycle:
         )
 
     def abandon(self) -> list[int]:
-        """In a forked child: stop whatever goes on here; return the parent's descriptors."""
+        """Stop all work in a forked child, and return the parent's descriptors."""
         self.inbox.abandon()
         self.dispatcher.abandon()
         connections = filter(None, (self.connection, self._lingering))

@@ -53,7 +53,7 @@ ASKED = Outcome(None)
 @dataclass(frozen=True, slots=True)
 class Plan:
     """
-    What follows an outcome.
+    The consequence of an outcome.
 
     Attributes:
         delay: Seconds until the next attempt.
@@ -103,13 +103,13 @@ class Attempts:
 
     def plan(self, outcome: Outcome, decided: bool | None = None) -> Plan:
         """
-        Say what follows *outcome*.
+        Return what follows *outcome*.
 
-        Only a connection that was ready for ``stable_after``, and that the peer did not end by
-        breaking the protocol, resets the counts; every other end is a failed attempt.
+        A connection that was ready for ``stable_after`` resets the counts, unless the server ended
+        it by breaking the protocol. Every other end is a failed attempt.
 
         Args:
-            decided: What the user's ``retry`` has decided; ``None``: nothing.
+            decided: The decision of the user's ``retry``, or ``None`` if there is none.
 
         """
         assert outcome.error is not None

@@ -2,7 +2,7 @@
 How long to wait before the next attempt, and whether to make one. Pure: no clock, no network.
 
 Source: RFC 6455 section 7.2.3 (a first wait of 0–5 s spread at random, then truncated binary
-exponential back-off); the fatal close codes are those of Centrifugo's clients and of the Go
+exponential backoff); the fatal close codes are those of Centrifugo's clients and of the Go
 client (4001), the IANA registry's 3000 and the usual 44xx.
 """
 
@@ -50,12 +50,12 @@ PATIENT_CLOSE_CODES = {1012: 5.0, 1013: 10.0}
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """
-    What an error means for the next attempt.
+    The consequence of an error for the next attempt.
 
     Attributes:
         retry: Whether there is one.
-        floor: Shortest wait in seconds (still within the longest back-off).
-        retry_after: Seconds the server asked for; may exceed the longest back-off.
+        floor: Shortest wait in seconds (still within the longest backoff).
+        retry_after: Seconds the server asked for. It may exceed the longest backoff.
 
     """
 

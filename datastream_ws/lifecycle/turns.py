@@ -24,7 +24,7 @@ class Turns:
         self._timer: asyncio.TimerHandle | None = None
 
     def next(self) -> asyncio.Future[None]:
-        """Return what is done when it is the caller's turn; cancelled, it takes none."""
+        """Return a future that is done when it is the caller's turn. Canceled, it takes none."""
         turn: asyncio.Future[None] = self._loop.create_future()
         self._waiting.append(turn)
         if self._timer is None:
@@ -33,7 +33,7 @@ class Turns:
 
     @property
     def waiting(self) -> int:
-        """How many wait, those included that were cancelled a moment ago; from any thread."""
+        """How many wait, including those that were just canceled. From any thread."""
         return len(self._waiting)
 
     def _grant(self) -> None:

@@ -347,10 +347,10 @@ def _is_corrupt(error: sqlite3.Error | UnicodeDecodeError | Corrupt) -> bool:
 
 def fitting(count: int) -> int:
     """
-    Return how many of so many runs go into the next statement: a power of two.
+    Return how many of so many runs go into the next statement, a power of two.
 
-    So there are few different statements, and SQLite keeps them all: for as many runs as it has
-    not seen yet it would take longer to compile the statement than to carry it out.
+    There are few different statements then, and SQLite keeps them all compiled. Compiling a
+    statement takes longer than executing it.
     """
     return 1 << min(count, MOST).bit_length() - 1
 

@@ -79,7 +79,7 @@ class SpoolThread:
         return self._file is not None
 
     def close(self) -> Future[int]:
-        """Write what is left and close the file; the result: how many could not be written."""
+        """Write the rest and close the file. The result is the number of unwritten messages."""
         with self._inbox.changed:
             self._closing = True
             self._inbox.changed.notify_all()
