@@ -207,7 +207,7 @@ def test_wss_to_a_plain_port_says_so(
         error = failed(Client(url, **HURRY | {"max_reconnect_attempts": 1}))
         plain.shutdown()
         thread.join()
-    assert str(error) == f"gave up after 1 failed attempt; the last: {says}"
+    assert str(error) == f"gave up after 1 failed attempt; last error: {says}"
 
 
 # --- proxies ----------------------------------------------------------------------------------
