@@ -135,6 +135,17 @@ def _check_url_parts(value: str, host: str | None, port: int | None, userinfo: b
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
 
 
+# A second line of these breaks the opening handshake (RFC 6455 section 4.1).
+SET_ELSEWHERE = {
+    "connection": "the client itself",
+    "sec-websocket-extensions": "the option compression",
+    "sec-websocket-key": "the client itself",
+    "sec-websocket-protocol": "the option subprotocols",
+    "sec-websocket-version": "the client itself",
+    "upgrade": "the client itself",
+}
+
+
 def headers_option(value: Any) -> str | None:
     return None if callable(value) else check_headers(value)
 
@@ -146,6 +157,8 @@ def check_headers(value: Any) -> str | None:
     for name, content in value.items():
         if not isinstance(name, str) or not TOKEN.fullmatch(name):
             return "has a header name that HTTP does not allow"
+        if (setter := SET_ELSEWHERE.get(name.lower())) is not None:
+            return f"[{name!r}] is set by {setter}"
         if not isinstance(content, str):
             return f"[{name!r}] must be a string, not {type(content).__name__}"
         if any(c in content for c in "\r\n\0"):

@@ -48,7 +48,8 @@ class StreamOptions(TypedDict, total=False):
 
     headers: Headers
     """Headers of the opening handshake. A callable, sync or async, returns them and is called
-    before every attempt. A ``Host`` header replaces the client's own."""
+    before every attempt. A ``Host`` header replaces the client's own. Other headers of the
+    upgrade raise ``ConfigurationError``."""
     message_handler: MessageHandler | Callable[[Message], object] | None
     """A handler of every message. It's a callable, or an object with ``handle_message(message)``.
     ``None`` registers none."""

@@ -171,6 +171,11 @@ BAD_HEADERS = [
     {f"Bearer {SECRET}": "Authorization"},
     {"": SECRET},
     {5: SECRET},
+    {"Connection": SECRET},
+    {"Upgrade": "websocket"},
+    {"Sec-WebSocket-Key": SECRET},
+    {"sec-websocket-version": "13"},
+    {"Sec-WebSocket-Extensions": "permessage-deflate"},
     [("Authorization", SECRET)],
     SECRET,
     None,
@@ -403,6 +408,13 @@ def test_ping_interval_follows_pong_timeout(pong: float | None, ping: float) -> 
 def test_white_space_around_header_values_is_cut() -> None:
     """HTTP does not send it; a line break is refused instead, as it may hide a second header."""
     assert ClientOptions(URL, headers={"X-Key": " key\t"}).headers == {"X-Key": "key"}
+
+
+def test_a_header_that_an_option_sets_names_it() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        ClientOptions(URL, headers={"Sec-WebSocket-Protocol": "v1"})
+    text = "headers: ['Sec-WebSocket-Protocol'] is set by the option subprotocols"
+    assert text in str(caught.value)
 
 
 def test_headers_are_copied() -> None:
