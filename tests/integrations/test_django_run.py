@@ -93,7 +93,7 @@ def test_a_missing_url_ends_with_1_and_the_cure(tmp_path: Path) -> None:
     project = Project(tmp_path, "")
     printed = project.manage("run_datastream", code=1)
     assert "DATASTREAMS['default']: URL: is missing" in printed
-    assert 'add "URL": "wss://…"' in printed
+    assert 'Add "URL": "wss://…", or' in printed
     assert "Traceback" not in printed
 
 
