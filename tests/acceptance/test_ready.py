@@ -260,7 +260,7 @@ async def test_a_coroutine_hook_that_outlives_its_connection() -> None:
             received = await asyncio.to_thread(server.wait_received, 1, 30)
             await asyncio.to_thread(eventually, lambda: refused)
     assert received == ["of a task"]
-    assert "called again for the next one" in refused[0]
+    assert "called again for the next connection" in refused[0]
 
 
 def test_several_on_ready_run_in_order_on_each_connection() -> None:

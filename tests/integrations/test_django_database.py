@@ -209,4 +209,4 @@ def test_dead_letters_are_kept_and_handled_again(tmp_path: Path, database: str) 
 
 def test_a_lease_in_the_database_needs_its_table(tmp_path: Path) -> None:
     project = Project(tmp_path, "ws://127.0.0.1:1/", stream={"LEASE": "database"})
-    assert "run `manage.py migrate`" in project.manage("run_datastream", code=1)
+    assert "Run `manage.py migrate`" in project.manage("run_datastream", code=1)

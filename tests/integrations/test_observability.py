@@ -61,7 +61,7 @@ def test_wrong_settings_cost_one_stream_s_figures(caplog: pytest.LogCaptureFixtu
     with override_settings(DATASTREAMS=settings):
         assert value(registry, "right", "idle") == 1
         assert value(registry, "broken", "idle") is None
-    assert "stream broken: no metrics" in caplog.text
+    assert "stream broken: the metrics cannot be read" in caplog.text
 
 
 def test_a_stream_of_flask_s(spans: Any) -> None:
@@ -71,7 +71,7 @@ def test_a_stream_of_flask_s(spans: Any) -> None:
     app.config["DATASTREAM_URL"] = URL
     stream = DataStream(app)
     stream.on_message(lambda message: None)
-    with pytest.raises(ConfigurationError, match="needs its app"):
+    with pytest.raises(ConfigurationError, match="requires its app"):
         expose(stream, registry)
     expose(stream, registry, flask_app=app)
     instrument(stream, tracer_provider=provider, flask_app=app)

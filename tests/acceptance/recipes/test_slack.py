@@ -23,14 +23,19 @@ class Slack:
     def __init__(self) -> None:
         self.server = StreamServer(on_connect=self.hello, on_message=self.acknowledged)
         self.waiting: dict[str, dict[str, Any]] = {}
+        self.greeted = 0
+        self.turn = threading.Condition()
         self.tickets = 0
         self.tokens: list[str] = []
 
     def hello(self, connection: StreamConnection) -> None:
-        connection.send({"type": "hello", "num_connections": 1})
-        for envelope in self.waiting.values():
-            envelope["retry_attempt"] += 1
-            connection.send(envelope)
+        with self.turn:
+            connection.send({"type": "hello", "num_connections": 1})
+            for envelope in self.waiting.values():
+                envelope["retry_attempt"] += 1
+                connection.send(envelope)
+            self.greeted += 1
+            self.turn.notify_all()
 
     def acknowledged(self, connection: StreamConnection, data: str | bytes) -> None:
         del self.waiting[json.loads(data)["envelope_id"]]
@@ -39,8 +44,11 @@ class Slack:
         payload = {"event_id": f"Ev{text}", "event": {"type": "message", "text": text}}
         name = f"envelope of {text}"
         envelope: dict[str, Any] = {"type": "events_api", "envelope_id": name, "payload": payload}
-        self.waiting[name] = envelope | {"accepts_response_payload": False, "retry_attempt": 0}
-        self.server.send(self.waiting[name])
+        envelope |= {"accepts_response_payload": False, "retry_attempt": 0}
+        with self.turn:  # else what is sent now might be sent again behind the greeting
+            self.turn.wait_for(lambda: self.greeted == len(self.server.connections), 30)
+            self.waiting[name] = envelope
+            self.server.send(envelope)
 
     def open(self, authorization: str) -> dict[str, Any]:
         self.tokens.append(authorization)
