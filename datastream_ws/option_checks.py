@@ -154,17 +154,21 @@ def check_headers(value: Any) -> str | None:
     """Say what is wrong with handshake headers, naming the header but never its value."""
     if not isinstance(value, Mapping):
         return "must be a mapping of names to values, or a callable returning one"
-    for name, content in value.items():
-        if not isinstance(name, str) or not TOKEN.fullmatch(name):
-            return "has a header name that HTTP does not allow"
-        if (setter := SET_ELSEWHERE.get(name.lower())) is not None:
-            return f"[{name!r}] is set by {setter}"
-        if not isinstance(content, str):
-            return f"[{name!r}] must be a string, not {type(content).__name__}"
-        if any(c in content for c in "\r\n\0"):
-            return f"[{name!r}] contains a line break or NUL. Strip it, if it was read from a file."
-        if any(ord(c) > 255 for c in content):
-            return f"[{name!r}] contains characters that HTTP headers cannot have"
+    faults = (_header_fault(name, content) for name, content in value.items())
+    return next(filter(None, faults), None)
+
+
+def _header_fault(name: Any, content: Any) -> str | None:
+    if not isinstance(name, str) or not TOKEN.fullmatch(name):
+        return "has a header name that HTTP does not allow"
+    if (setter := SET_ELSEWHERE.get(name.lower())) is not None:
+        return f"[{name!r}] is set by {setter}"
+    if not isinstance(content, str):
+        return f"[{name!r}] must be a string, not {type(content).__name__}"
+    if any(c in content for c in "\r\n\0"):
+        return f"[{name!r}] contains a line break or NUL. Strip it, if it was read from a file."
+    if any(ord(c) > 255 for c in content):
+        return f"[{name!r}] contains characters that HTTP headers cannot have"
     return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http
 import inspect
 import logging
 import socket
@@ -11,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from http import HTTPStatus
 from typing import Any, cast
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -55,6 +55,7 @@ class Wire(ServerConnection):
         self.owner = owner
         self.attempt = Attempt(time.monotonic())
         self.connection: StreamConnection | None = None
+        self.is_served = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -161,23 +162,27 @@ class Serving:
         return refusal.response()
 
     def _answered(self, wire: ServerConnection, request: Request, response: Response) -> None:
+        """Before the client has it: whoever waits for the client finds the connection."""
         self.record.answer(cast(Wire, wire).attempt, response.status_code)
+        if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            self._admit(cast(Wire, wire))
 
     async def _handle(self, websocket: ServerConnection) -> None:
         handler = cast("asyncio.Task[Any]", asyncio.current_task())
         self._handlers.add(handler)
-        connection = self._admit(cast(Wire, websocket))
+        wire = cast(Wire, websocket)
+        connection = cast(StreamConnection, wire.connection)
+        wire.is_served = True
         try:
             await self._converse(connection)
         finally:
             connection.finish()
             self._handlers.discard(handler)
 
-    def _admit(self, wire: Wire) -> StreamConnection:
+    def _admit(self, wire: Wire) -> None:
         number = len(self.record.connections) + 1
         wire.connection = StreamConnection(self._loop, wire, number)
         self.record.add_connection(wire.connection)
-        return wire.connection
 
     async def _converse(self, connection: StreamConnection) -> None:
         greeting = asyncio.create_task(self._call_back(connection, self._on_connect, connection))
@@ -212,10 +217,12 @@ class Serving:
 
     def ended(self, wire: Wire) -> None:
         self._wires.discard(wire)
+        if wire.connection is not None and not wire.is_served:  # it left before the answer
+            wire.connection.finish()
 
 
 def _phrase(status: int) -> str:
     try:
-        return http.HTTPStatus(status).phrase
+        return HTTPStatus(status).phrase
     except ValueError:
         return "Refused"

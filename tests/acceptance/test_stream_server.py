@@ -18,6 +18,7 @@ from websockets.asyncio.client import connect as asyncio_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from datastream_ws import Client
 from datastream_ws.testing import StreamServer
 from datastream_ws.testing.connection import StreamConnection
 
@@ -636,3 +637,10 @@ def test_keepalive_of_the_server() -> None:
         assert sock.recv(1) == b"\x89"
         assert server.connections[0].closed.wait(5)
         assert server.connections[0].close_code == 1006
+
+
+def test_a_client_that_is_ready_has_its_connection_on_record(server: StreamServer) -> None:
+    for number in range(1, 101):
+        with Client(server.url) as client:
+            client.wait_ready(10)
+            assert len(server.connections) == number
