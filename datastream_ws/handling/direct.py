@@ -16,6 +16,7 @@ from .timing import QUICK_SECONDS
 __all__ = ["DirectCalls"]
 
 LONGEST_STRIDE = 32  # quick messages of one handler between two looks at the clock
+FEW_ROUTES = 50  # of more, hardly one comes twice in a run: a function for it would not pay
 
 
 NO_ROUTING = Routing()
@@ -64,6 +65,7 @@ class DirectCalls:
         self._note = note or self.notes.note
         self._find = find
         self._is_entered = not handlers.has_contexts("run")
+        self._is_bare = self._is_entered and not handlers.has_contexts("call")
         self._stride = 1
         self._matched: Sequence[Handler] = ()
         self._only = only
@@ -82,7 +84,10 @@ class DirectCalls:
             return self._awaiting_all()
         if len(every) == 1 and self._is_entered:
             return self._compiled(every[0]), self._call_timed
-        return self._by_route(routing.certain) if routing.certain else self._call, self._call_timed
+        certain = routing.certain
+        if len(certain) > FEW_ROUTES:
+            return self._one_by_one(), self._call_timed
+        return self._by_route(certain) if certain else self._call, self._call_timed
 
     @property
     def rest(self) -> Sequence[Handler] | None:
@@ -192,6 +197,33 @@ class DirectCalls:
             return called
 
         return call_by_route
+
+    def _one_by_one(self) -> Function:
+        """Return :meth:`_call` without functions made for the handlers."""
+        run, find, clock = self.run, self._find, time.monotonic
+        count, note, is_bare = self.notes.called.append, self._note, self._is_bare
+
+        def call(message: Message, rest: Sequence[Handler] = ()) -> Sequence[Handler]:
+            run.handler = None  # finding them may fail
+            matched = self._matched = rest or find(message)
+            if self._limit < 0:
+                self.since = clock()
+            for handler in matched:
+                run.handler = handler
+                count(handler)
+                try:
+                    if is_bare and handler.decode_as is None:
+                        handler.function(message)
+                    else:
+                        self._enter()
+                        self._function_of(handler)(message)
+                finally:
+                    before, self.since = self.since, clock()
+                    if self.since - before > self._limit:
+                        note(handler, self.since - before)
+            return matched
+
+        return call
 
     def _compiled(self, handler: Handler) -> Function:
         """Return a plain handler as a function of a message that notes each call."""

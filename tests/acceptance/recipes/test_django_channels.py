@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,11 @@ from kit.recipes import Recipe, Served
 from kit.seen import eventually
 
 URL = "wss://api.example.com"
+
+pytestmark = pytest.mark.skipif(
+    sys.version_info >= (3, 15) and find_spec("daphne") is None,
+    reason="autobahn, which daphne needs, has no wheel for Python 3.15",
+)
 
 
 @pytest.fixture

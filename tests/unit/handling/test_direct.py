@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import pytest
 
 from datastream_ws import Handlers, Message
 from datastream_ws.codecs import JsonCodec
+from datastream_ws.handling import direct as module
 from datastream_ws.handling.callers import InlineCaller
 from datastream_ws.handling.contexts import HandlerRun
 from datastream_ws.handling.direct import ByRoute, DirectCalls
@@ -17,6 +21,17 @@ from datastream_ws.messages import Origin
 from kit.rigs import Rig
 
 ORIGIN = Origin("default", 1, 1, JsonCodec(), lambda message: str(message.data))
+
+
+@dataclass
+class Nothing:
+    """What ``{}`` is decoded as."""
+
+
+@pytest.fixture(params=["few", "many"])
+def routes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there were few routes, or more than functions are made for."""
+    monkeypatch.setattr(module, "FEW_ROUTES", 50 if request.param == "few" else 0)
 
 
 def message(route: str) -> Message:
@@ -39,6 +54,7 @@ def broken(message: Message) -> None:
 def quiet(message: Message) -> None: ...
 
 
+@pytest.mark.usefixtures("routes")
 def test_a_call_returns_the_handlers_that_were_called() -> None:
     handlers = Handlers()
     handlers.on_message("one")(quiet)
@@ -51,6 +67,7 @@ def test_a_call_returns_the_handlers_that_were_called() -> None:
         assert names(call(message("none"))) == []
 
 
+@pytest.mark.usefixtures("routes")
 def test_what_is_left_after_a_failure_is_of_that_message() -> None:
     """Also where the same function has been among other handlers before."""
     handlers = Handlers()
@@ -64,6 +81,7 @@ def test_what_is_left_after_a_failure_is_of_that_message() -> None:
         assert names(calls.rest) == left
 
 
+@pytest.mark.usefixtures("routes")
 def test_a_route_that_cannot_be_found_leaves_nothing() -> None:
     handlers = Handlers()
     handlers.on_message("one")(quiet)
@@ -73,6 +91,53 @@ def test_a_route_that_cannot_be_found_leaves_nothing() -> None:
     with pytest.raises(KeyError):
         calls.call(Message("{}", origin, 1, 0.0))
     assert calls.rest is None
+
+
+@pytest.mark.usefixtures("routes")
+def test_each_call_is_counted_and_a_slow_one_is_its_handlers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, decoded = 100.0, list[Nothing]()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def slow(message: Message) -> None:
+        nonlocal now
+        now += 3.0
+
+    handlers = Handlers()
+    handlers.on_message("one")(quiet)
+    handlers.on_message("two")(slow)
+    handlers.on_message("{}", decode_as=Nothing)(decoded.append)
+    calls = calls_of(handlers)
+    calls.timed(message("one"))
+    for route in ("one", "two", "one", "{}", "two", "none"):
+        calls.call(message(route))
+    called = names(calls.notes.called)
+    assert called == ["quiet", "quiet", "slow", "quiet", "append", "slow"]
+    assert decoded == [Nothing()]
+    slowest = [(handler.function, seconds) for handler, seconds in calls.notes.timed if seconds]
+    assert slowest == [(slow, 3.0), (slow, 3.0)]
+
+
+@pytest.mark.usefixtures("routes")
+@pytest.mark.parametrize("per", ["call", "run"])
+def test_contexts_are_entered(per: Literal["call", "run"]) -> None:
+    entered: list[str] = []
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        entered.append("in")
+        yield
+        entered.append("out")
+
+    handlers = Handlers()
+    handlers.on_message("one")(quiet)
+    handlers.on_message("two")(quiet)
+    handlers.use(context, per=per)
+    calls = calls_of(handlers)
+    for route in ("one", "two", "one"):
+        calls.call(message(route))
+    assert entered == (["in"] if per == "run" else ["in", "out"] * 3)
 
 
 async def test_routes_that_the_server_makes_up_are_not_kept(
