@@ -89,7 +89,7 @@ def _refuse_older_django() -> None:
 def _checked(batch: Any) -> tuple[int, float]:
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise ConfigurationError(
-            "forward: batch must be (most messages, longest wait in seconds), as in (100, 0.2)"
+            "forward: batch must be (most messages, longest wait in seconds), such as (100, 0.2)"
         )
     return batch[0], batch[1]
 

@@ -17,6 +17,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
+from websockets.protocol import State
 
 from .connection import GRACE, StreamConnection
 from .loop import LoopOnThread
@@ -60,6 +61,12 @@ class Wire(ServerConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.owner.begun(self)
+
+    def send_data(self) -> None:
+        """With the answer it goes on record: whoever waits for the client finds it there."""
+        if self.connection is None and self.state is State.OPEN:
+            self.owner.admit(self)
+        super().send_data()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -162,10 +169,7 @@ class Serving:
         return refusal.response()
 
     def _answered(self, wire: ServerConnection, request: Request, response: Response) -> None:
-        """Before the client has it: whoever waits for the client finds the connection."""
         self.record.answer(cast(Wire, wire).attempt, response.status_code)
-        if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
-            self._admit(cast(Wire, wire))
 
     async def _handle(self, websocket: ServerConnection) -> None:
         handler = cast("asyncio.Task[Any]", asyncio.current_task())
@@ -179,7 +183,7 @@ class Serving:
             connection.finish()
             self._handlers.discard(handler)
 
-    def _admit(self, wire: Wire) -> None:
+    def admit(self, wire: Wire) -> None:
         number = len(self.record.connections) + 1
         wire.connection = StreamConnection(self._loop, wire, number)
         self.record.add_connection(wire.connection)

@@ -189,7 +189,7 @@ def test_piped_lines_wait_for_the_connection_and_the_end_of_them_ends_nothing() 
             assert process.stdout is not None
             lines = [json.loads(process.stdout.readline())["data"] for _ in range(3)]
             server.abort()
-            server.wait_connected(2)[-1].write("again")
+            server.wait_connected(2)[-1].send("again")
             lines.append(json.loads(process.stdout.readline())["data"])
             _, words = ended(process)
     assert server.received == ['{"a": 1}', "b", "without a line feed"]

@@ -49,6 +49,8 @@ def test_tasks_get_the_key(tmp_path: Path, server: StreamServer, redis_url: str)
     project = CeleryProject(tmp_path, broker=redis_url, feed=server.url, module=MODULE)
     with project.worker("--datastream") as worker:
         server.wait_connected(3, 60)
+        for key in (1, 2, "shop"):
+            worker.wait_log(f"stream accounts/{key}: ready")
         server.send({"n": 1})
         server.send({"n": 2})
         worker.wait_log("ready.")
