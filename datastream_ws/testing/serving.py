@@ -63,7 +63,7 @@ class Wire(ServerConnection):
         self.owner.begun(self)
 
     def send_data(self) -> None:
-        """With the answer it goes on record: whoever waits for the client finds it there."""
+        """With the answer it goes on record, so it is there once the client is ready."""
         if self.connection is None and self.state is State.OPEN:
             self.owner.admit(self)
         super().send_data()
