@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from django.db import connections
 from django.utils import timezone
 
 from datastream_ws import Client, Fleet, Stats
 from datastream_ws.embedding import DEAD, StreamHealth, fields
 
 from . import control, deadletters, history
-from .db import NAME_LENGTH
+from .db import NAME_LENGTH, close_all
 from .models import StreamStatus
 from .rows import FleetRows, Rows, write
 
@@ -125,7 +124,7 @@ class Heartbeat:
         else:
             self._failing = False
         finally:
-            connections.close_all()
+            close_all()
 
     def _write_history(self, streams: list[StreamHealth]) -> None:
         seen = {stream.name: self._stats(stream.name) for stream in streams}
