@@ -116,9 +116,13 @@ class LeaseRenewal:
     def look_for_hang(self) -> None:
         """Report a store that holds the thread up; from any other thread."""
         waited = clock() - self._asked_at
-        if waited >= ANSWER_SECONDS:
+        if waited < ANSWER_SECONDS:
+            return
+        with self._changed:  # the answer may come just now, and with it the lease
+            if self.is_held:
+                return
             self.is_refused = True
-            self._report_once(hang_error(waited))
+        self._report_once(hang_error(waited))
 
     # --- what the client wants ---
 

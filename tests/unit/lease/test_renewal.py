@@ -148,6 +148,16 @@ def test_a_store_that_hangs_is_reported_once_by_who_looks(
         assert len(running.errors) == 1
 
 
+def test_who_has_the_lease_is_not_told_of_a_hang() -> None:
+    """The look and the answer may come at once."""
+    with Renewing(Store(), 30.0) as running:
+        running.renewal.campaign()
+        running.until(lambda: running.renewal.is_held)
+        running.renewal._asked_at = float("-inf")  # as a look saw it just before the answer
+        running.renewal.look_for_hang()
+        assert (running.renewal.is_refused, running.errors) == (False, [])
+
+
 def test_a_store_that_fails_is_reported_once() -> None:
     store = Store()
     store.fails = OSError("refused")
