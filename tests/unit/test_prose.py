@@ -60,12 +60,21 @@ def test_the_line_of_a_remark_is_that_of_its_paragraph() -> None:
     assert lines["It waits for ever."] == 10
 
 
-def test_docstrings_stand_where_the_reader_is(
+def test_docstrings_and_comments(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path_factory.mktemp("modules")
-    code = 'def run():\n    """See :meth:`AsyncClient.run`; blocks."""\n'
-    code += 'def _within():\n    """Dial anew."""\ndef outside():\n    """Dial anew."""\n'
+    code = """
+def run():
+    \"\"\"See :meth:`AsyncClient.run`; blocks.\"\"\"
+def _within():
+    \"\"\"Dial anew.\"\"\"
+    # It waits
+    # for ever.
+    return 1  # noqa: for ever
+x = 1  # Good.
+# Good.
+"""
     (folder / "module.py").write_text(code, encoding="utf-8")
     monkeypatch.setattr(prose, "ROOT", folder)
-    assert [each.line for each in prose.of_module("module.py")] == [1, 5]
+    assert [each.line for each in prose.of_module("module.py")] == [2, 4, 7]
