@@ -1,4 +1,4 @@
-"""The contexts entered around handlers: what ``use()`` registers."""
+"""Enter the context managers that ``use()`` registers around handlers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def enclosed(
     handler: Handler, context_factories: Sequence[ContextFactory], hook: str = ""
 ) -> Callable[..., Any]:
     """
-    Return a plain handler as a function that calls it within the ``per="call"`` contexts.
+    Return a synchronous handler as a function that calls it within the ``per="call"`` contexts.
 
-    Its first argument is what the contexts may be told the handler is called with: a tuple of
-    messages.
+    The function's first argument is the tuple of messages that the context factories receive. The
+    other arguments go to the handler.
     """
 
     def call(messages: tuple[Message, ...], *arguments: Any) -> Any:
@@ -39,7 +39,8 @@ def _entering(
 ) -> Callable[..., Any]:
     def call(messages: tuple[Message, ...], *arguments: Any) -> Any:
         context = unit.context(Call(handler, messages, hook) if unit.takes_call else None)
-        if not hasattr(type(context), "__enter__"):  # for coroutine handlers only
+        if not hasattr(type(context), "__enter__"):
+            # It is only asynchronous, so it applies to coroutine handlers.
             return function(messages, *arguments)
         with context:
             return function(messages, *arguments)
@@ -51,10 +52,10 @@ def compiled(
     handler: Handler, context_factories: Sequence[ContextFactory]
 ) -> Callable[[Message], Any]:
     """
-    Return a plain handler as a function of a message that is all that calling it takes.
+    Return a synchronous handler, within the ``per="call"`` contexts, as a function of a message.
 
-    What :func:`enclosed` decides at each call is decided here, as far as it can be: it would
-    cost every message.
+    It prepares once what :func:`enclosed` checks at each call, because every message pays for a
+    check.
     """
     call: Callable[[Message], Any] = handler.function
     for unit in reversed(context_factories):
@@ -71,7 +72,7 @@ def _entering_once(
     def call(message: Message) -> Any:
         context = factory(Call(handler, (message,))) if takes_call else factory()
         if not hasattr(type(context), "__enter__"):
-            check_context(context)  # for coroutine handlers only, unless it is none at all
+            check_context(context)  # raises if it is not a context manager at all
             return function(message)
         with context:
             return function(message)
@@ -81,15 +82,16 @@ def _entering_once(
 
 class HandlerRun:
     """
-    Some handler calls in one place, within one entry of the ``per="run"`` contexts.
+    Consecutive handler calls within one entry of the ``per="run"`` contexts.
 
-    They are entered before the first call; :meth:`leave` leaves them, and the next call
-    enters them anew.
+    The contexts are entered before the first call. After :meth:`leave`, the next call enters them
+    again. An instance belongs to one thread or task.
 
     Attributes:
-        handler: The one that was called last.
-        portion, message: What it takes messages from, or the one it is at; for the watchdog.
-        notes: Of the calls; ``None``: none are taken, of hooks for example.
+        handler: The handler that was called last.
+        portion, message: The source of the current messages, or the current message. The watchdog
+            reads them.
+        notes: Receives the calls. ``None`` means that calls are not recorded, for example of hooks.
 
     """
 
@@ -105,7 +107,7 @@ class HandlerRun:
 
     @property
     def in_hand(self) -> Message | None:
-        """The message that handlers are called with, one straight after another; any thread."""
+        """The message that is being handled by a direct call. Thread-safe."""
         portion = self.portion
         return self.message if portion is None else portion.in_hand
 
@@ -117,10 +119,10 @@ class HandlerRun:
         hook: str = "",
     ) -> Any:
         """
-        Call a handler within its contexts; raises what it raises.
+        Call a handler within its contexts, and propagate what it or a context raises.
 
         Args:
-            messages, hook: What the contexts may be told, see :class:`Call`.
+            messages, hook: Passed to context factories that take a :class:`Call`.
 
         """
         self.handler = handler
@@ -131,13 +133,17 @@ class HandlerRun:
         return self.enclosed(handler, hook)(messages, *arguments)
 
     def enclosed(self, handler: Handler, hook: str = "") -> Callable[..., Any]:
-        """Return a plain handler's function as one that enters the contexts per call."""
+        """
+        Return a synchronous handler's function wrapped in the ``per="call"`` contexts; cached.
+        """
         if handler not in self._enclosed:
             self._enclosed[handler] = enclosed(handler, self._handlers.context_factories, hook)
         return self._enclosed[handler]
 
     def compiled(self, handler: Handler) -> Callable[[Message], Any]:
-        """Return a plain handler's function as one of a message, within the contexts per call."""
+        """
+        Return a synchronous handler as a function of a message, within the ``per="call"`` contexts.
+        """
         return compiled(handler, self._handlers.context_factories)
 
     async def _call_async(self, call: Call, arguments: tuple[Any, ...]) -> Any:
@@ -146,13 +152,13 @@ class HandlerRun:
             return await handler.function(*arguments)
         async with AsyncExitStack() as stack:
             if not self.caller.on_loop:
-                # The run is a thread's: its asynchronous contexts are entered here instead.
+                # A thread cannot enter asynchronous run contexts, so enter them per call.
                 await self._enter("run", stack, for_async=True, only_async=True)
             await self._enter("call", stack, for_async=True, call=call)
             return await handler.function(*arguments)
 
     async def enter(self) -> None:
-        """Enter the contexts of the run, unless it has been done; raises what they raise."""
+        """Enter the run's contexts unless they are entered, and propagate what they raise."""
         if self._handlers.context_factories and self._stack is None:
             await self._enter_run()
 
@@ -184,7 +190,7 @@ class HandlerRun:
                 stack.enter_context(context)
 
     async def leave(self) -> None:
-        """Leave the contexts of the run; raises what they raise."""
+        """Leave the run's contexts, and propagate what they raise."""
         stack, self._stack = self._stack, None
         if stack is not None:
             await stack.aclose()

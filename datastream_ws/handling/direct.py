@@ -1,4 +1,4 @@
-"""How handlers are called where each is only to be called, and how long their calls take."""
+"""Call handlers with as little overhead per message as possible, and time the calls."""
 
 from __future__ import annotations
 
@@ -15,36 +15,41 @@ from .timing import QUICK_SECONDS
 
 __all__ = ["DirectCalls"]
 
-LONGEST_STRIDE = 32  # quick messages of one handler between two looks at the clock
-FEW_ROUTES = 50  # of more, hardly one comes twice in a run: a function for it would not pay
+LONGEST_STRIDE = 32  # most quick messages between two clock readings
+FEW_ROUTES = 50  # with more, few routes repeat in a run, so compiling each would not pay off
 
 
 NO_ROUTING = Routing()
 
-# Given a message, it returns the handlers that were called, if it knows them.
+# Takes a message; returns the handlers that it called, if it can name them.
 Function = Callable[..., Any]
 
 
 class DirectCalls:
     """
-    How the handlers of each message are called in one run, with nothing around it.
+    The functions that call each message's handlers during one run, without retries or batches.
+
+    Used only where :meth:`Handlers.is_direct` holds. An instance belongs to the thread or task of
+    its run.
 
     Args:
-        find: The handlers of a message.
-        routing: What *find* looks into, unless it looks at more.
-        note: Told of the first call, and of slow ones; ``None``: the notes of the run.
-        only: The handler, if there is but one that is given every message just as it is, and its
-            calls need not be timed one by one.
+        find: Returns the handlers of a message.
+        routing: The routing table, if *find* consults nothing else.
+        note: Called with a handler and the seconds of its first call, and of each slow call.
+            ``None`` adds them to the run's notes.
+        only: The handler, if a single one takes every message undecoded and its calls need no
+            individual timing.
 
     Attributes:
-        call: To be given a message; raises what a handler, or ``route`` or ``when``, raises.
-            Returns the handlers of the message unless there is an *only* one.
-        timed: The same, and notes how long each handler takes; for the first message of a run, and
-            for those that follow a slow one.
-        awaited: Whether they are coroutine functions.
-        notes: Of the run.
-        next: How the next messages are called, and how many before the next look at the clock.
-        since: Where calls are timed one by one: when the last one ended, and the next one begins.
+        call: Takes a message and calls its handlers. Raises what a handler, ``route`` or ``when``
+            raises. Returns the handlers, unless there is an *only* one.
+        timed: As *call*, and measures each handler. Used for the first message of a run, and after
+            a slow one.
+        awaited: Whether *call* and *timed* are coroutine functions.
+        notes: The notes of the run.
+        next: The function for the next messages, and how many of them come before the next clock
+            reading.
+        since: When the call that is being timed began, of ``time.monotonic()``.
 
     """
 
@@ -91,7 +96,11 @@ class DirectCalls:
 
     @property
     def rest(self) -> Sequence[Handler] | None:
-        """The handlers still to be called, the failed one first; ``None``: not known yet."""
+        """
+        The handlers still to be called, beginning with the one that failed.
+
+        ``None`` means that finding the handlers has failed, so they are unknown.
+        """
         matched, handler = self._matched, self.run.handler
         if handler is None or handler not in matched:
             return None
@@ -102,7 +111,7 @@ class DirectCalls:
     def _call_only(self, message: Message) -> None:
         started = time.monotonic()
         try:
-            self._enter()  # here, because a run begins with a call that is timed
+            self._enter()  # the first call of a run is always timed
             self.call(message)
         finally:
             self._note_only(time.monotonic() - started)
@@ -119,14 +128,21 @@ class DirectCalls:
         self.notes.timed.append((self._only, seconds))
 
     def note(self, messages: int) -> None:
-        """So many messages were handed on."""
-        if self._only is None:  # their calls are added up at the end of the run
-            self.next = self.timed, 1  # another route's handlers may come first
-        else:  # nothing else counts them
+        """Record that *messages* messages were passed to handlers."""
+        if self._only is None:  # their calls are recorded one by one, see Notes.called
+            self.next = self.timed, 1  # the next portion may begin with another route
+        else:  # these calls are not recorded one by one
             self.notes.add_up_only(self._only, messages)
 
     def after_stride(self, seconds: float, messages: int) -> tuple[Callable[[Message], Any], int]:
-        """Return how the next messages are called, and how many before the next look."""
+        """
+        Choose the function for the next messages, and their number before the next clock reading.
+
+        Args:
+            seconds: The duration of the stride that has ended.
+            messages: The number of messages in it.
+
+        """
         if seconds < QUICK_SECONDS:
             self._stride = min(2 * self._stride, LONGEST_STRIDE)
             self.next = self.call, self._stride
@@ -137,16 +153,22 @@ class DirectCalls:
         return self.next
 
     def note_stride(self, seconds: float, messages: int) -> None:
-        """Note the slow call among *messages* that took *seconds*; a single one was timed."""
+        """
+        Record the slow call among *messages* calls that took *seconds* in total.
+
+        A stride of one message is skipped, because its call was timed.
+        """
         self._note_slow(seconds, messages if messages > 1 else 0)
 
     def note_between(self, seconds: float, messages: int) -> None:
-        """As :meth:`note_stride`, where the last one was timed, and what it took is in it."""
+        """
+        Record the slow call in a stride whose last call was timed; *seconds* includes that call.
+        """
         timed = self.notes.timed
         self._note_slow(seconds - timed[-1][1] if timed else seconds, messages - 1)
 
     def note_rest(self, seconds: float, messages: int) -> None:
-        """As :meth:`note_stride`, where none was timed."""
+        """Record the slow call in a stride without any timed call."""
         self._note_slow(seconds, messages)
 
     def _note_slow(self, seconds: float, untimed: int) -> None:
@@ -156,13 +178,13 @@ class DirectCalls:
         usual = min(timed[-1][1], QUICK_SECONDS) if timed else 0.0
         timed.append((self._only, max(usual, seconds - (untimed - 1) * usual)))
 
-    # --- several ---
+    # --- several handlers ---
 
     def _call(self, message: Message, rest: Sequence[Handler] = ()) -> Sequence[Handler]:
         """Call the handlers of a message, or the *rest* of them."""
         self.run.handler = None  # finding them may fail
         matched = rest or self._find(message)
-        if self._limit < 0:  # else what finds the handlers counts, too
+        if self._limit < 0:  # exclude the time that finding the handlers took
             self.since = time.monotonic()
         try:
             for handler in matched:
@@ -180,10 +202,10 @@ class DirectCalls:
         finally:
             self._limit = QUICK_SECONDS
 
-    # Closures: what is looked up in an object would cost every message.
+    # Closures, because attribute lookups would be paid for every message.
 
     def _by_route(self, certain: Mapping[Any, Sequence[Handler]]) -> Function:
-        """Return :meth:`_call` for messages whose route alone says which handlers they have."""
+        """Return :meth:`_call` for messages whose route alone determines their handlers."""
         run, call, functions = self.run, self._call, ByRoute(certain, self._compiled, self._call)
 
         def call_by_route(message: Message, rest: Sequence[Handler] = ()) -> Sequence[Handler]:
@@ -199,7 +221,7 @@ class DirectCalls:
         return call_by_route
 
     def _one_by_one(self) -> Function:
-        """Return :meth:`_call` without functions made for the handlers."""
+        """Return :meth:`_call` without compiling a function per handler."""
         run, find, clock = self.run, self._find, time.monotonic
         count, note, is_bare = self.notes.called.append, self._note, self._is_bare
 
@@ -226,7 +248,9 @@ class DirectCalls:
         return call
 
     def _compiled(self, handler: Handler) -> Function:
-        """Return a plain handler as a function of a message that notes each call."""
+        """
+        Return a function that calls a synchronous handler with a message and records the call.
+        """
         run, clock, count, note = self.run, time.monotonic, self.notes.called.append, self._note
         run.handler = handler
         alone = self._matched = (handler,)
@@ -251,7 +275,9 @@ class DirectCalls:
         return noted
 
     def _function_of(self, handler: Handler) -> Callable[[Message], Any]:
-        """Return a plain handler as a function of a message, within the contexts per call."""
+        """
+        Return a synchronous handler within its ``per="call"`` contexts, as a function of a message.
+        """
         if handler.decode_as is None:
             return self.run.compiled(handler)
         enclosed, argument = self.run.enclosed(handler), handler.argument
@@ -298,12 +324,13 @@ class DirectCalls:
 
 class ByRoute(dict[Any, Function]):
     """
-    What calls the handlers of a route, made when the first message with it comes.
+    The function for each route, compiled when the first message with that route arrives.
 
     Args:
-        certain: The handlers of a route, where it alone says which.
-        compiled: Makes the function of one handler.
-        call: For all other routes, which are the peer's: made-up ones must not fill memory.
+        certain: The handlers of each route that alone determines them.
+        compiled: Returns the function for one handler.
+        call: Serves all other routes. They come from the server, so they are not stored: unbounded
+            routes would exhaust memory.
 
     """
 

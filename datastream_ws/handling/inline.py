@@ -1,4 +1,4 @@
-"""Handlers that are called the moment a message is received, on the loop's thread."""
+"""Call inline handlers on the loop's thread as soon as a message is received."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ REPORT_SECONDS = 1.0  # at most one report of slow handlers in this time
 
 class InlineHandlers:
     """
-    Calls the inline handlers of messages before these enter the inbox.
+    Calls the inline handlers of messages before the messages enter the inbox.
+
+    Used on the loop's thread only. A slow handler delays receiving, and is reported.
 
     Args:
-        is_open: Whether messages may be handed on, looked at before each; ``None``: always.
-        report: Given each :class:`HandlerError`, and one of a handler that is slow.
-        timings: Told of the calls.
+        is_open: Whether messages may be handled, checked before each one. ``None`` means always.
+        report: Receives a :class:`HandlerError` for each failure and each slow handler.
+        timings: Receives call counts and durations.
 
     """
 
@@ -50,7 +52,7 @@ class InlineHandlers:
         self._keeping: set[asyncio.Task[None]] = set()
 
     def handle(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """Call the inline handlers; return the messages that others are to be given, too."""
+        """Call the inline handlers; return the messages that still need the inbox."""
         notes = Notes(self._timings)
         run = HandlerRun(self._handlers, InlineCaller(), notes)
         try:
@@ -63,7 +65,7 @@ class InlineHandlers:
     def _call_for_each(
         self, run: HandlerRun, notes: Notes, messages: Sequence[Message]
     ) -> list[Message]:
-        """As :meth:`handle`. What stands in the loop is what every message costs."""
+        """Do the work of :meth:`handle`; every message pays for each statement in the loop."""
 
         def note(handler: Handler, seconds: float) -> None:
             notes.note(handler, seconds)
@@ -81,7 +83,7 @@ class InlineHandlers:
                 call = quickly
             except BaseException as error:
                 called, failed = self._go_on_after(calls, message, error), 1
-                call = calls.timed  # or what was done about it would count as the next call
+                call = calls.timed  # otherwise the time of error handling would count as a call
             if not called or (others and self._has_others(calls, message)):
                 rest.append(message)
                 continue
@@ -89,7 +91,7 @@ class InlineHandlers:
             failures += failed
             if is_budgeted:
                 inbox.count_inline(1 - failed, failed)
-        # Together: under the inbox's lock, each would cost as much as all.
+        # Count them together, because taking the inbox's lock costs as much as a message.
         if (number := len(messages) - len(rest)) and not is_budgeted:
             inbox.count_inline(number - failures, failures)
         return rest
@@ -107,9 +109,9 @@ class InlineHandlers:
     def _go_on_after(
         self, calls: DirectCalls, message: Message, error: BaseException
     ) -> Sequence[Handler]:
-        """Report what a handler has raised, call those after it, and return all of them."""
+        """Report a handler's exception, call the remaining handlers, and return all of them."""
         found = calls.rest
-        if found is None:  # of the option route; the workers report it
+        if found is None:  # the option route has raised, and the workers report that
             if not isinstance(error, Exception):
                 raise error
             return ()
@@ -124,9 +126,10 @@ class InlineHandlers:
         return found
 
     def _has_others(self, calls: DirectCalls, message: Message) -> bool:
+        """Return whether handlers that are not inline take the message, too."""
         try:
             return bool(self._handlers.match(message, taken=True))
-        except Exception:  # of the option route
+        except Exception:  # the option route has raised, and the workers report that
             return True
         finally:
             calls.since = time.monotonic()
@@ -139,7 +142,7 @@ class InlineHandlers:
 
     def _failed(self, failure: HandlerError) -> None:
         if self._handlers.on_failure:
-            # Whoever keeps it may block: not here.
+            # on_failure may block, so it must not run here
             keeping = keep_failure(
                 self._handlers, LoopCaller(asyncio.Event()), failure, self._report
             )

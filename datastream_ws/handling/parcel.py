@@ -11,19 +11,21 @@ from ..messages import MESSAGE_BYTES, Message, Origin, memory_bytes, messages_of
 
 __all__ = ["Parcel"]
 
-SHORT = 500  # bytes
-TOGETHER = 100  # messages that are made at once where one is taken after the other
+SHORT = 500  # bytes; payloads of up to this mean length are joined to test for ASCII
+TOGETHER = 100  # messages that iteration creates at once
 
 
 class Parcel(Sequence[Message]):
     """
-    Messages that came together; each is made when it is taken.
+    The messages of one read, created on demand.
 
-    The garbage collector would look at every one that waits (docs/performance.md).
+    Waiting payloads are strings and bytes, which the garbage collector does not traverse, unlike
+    messages (docs/performance.md).
 
     Args:
-        seq: Of the first one.
-        size: Of all payloads, in bytes; ``None``: not known.
+        seq: The sequence number of the first message.
+        received_at: When they were received, as a Unix timestamp.
+        size: The bytes of all payloads. ``None`` means that they are measured when needed.
 
     """
 
@@ -46,12 +48,12 @@ class Parcel(Sequence[Message]):
 
     @property
     def contents(self) -> tuple[list[str | bytes], Origin, int, float]:
-        """What it was made of, but for the size."""
+        """The constructor's arguments, except the size."""
         return self._payloads, self._origin, self._seq, self._received_at
 
     @property
     def size(self) -> int:
-        """Of all payloads, in bytes."""
+        """The bytes of all payloads."""
         if self._size is None:
             measure = len if self._is_plain else payload_bytes
             self._size = sum(map(measure, self._payloads))
@@ -59,29 +61,29 @@ class Parcel(Sequence[Message]):
 
     @property
     def is_plain(self) -> bool:
-        """Whether characters are bytes: there is no text but ASCII."""
+        """Whether every character is one byte, so that ``len()`` measures the payloads."""
         if self._is_plain is None:
             self._is_plain = self._is_ascii() or self.size == sum(map(len, self._payloads))
         return self._is_plain
 
     def _is_ascii(self) -> bool:
-        """Whether many short texts are ASCII; to join them takes less than to look at each."""
+        """Return whether many short texts are ASCII; joining them is faster than testing each."""
         if len(self._payloads) * SHORT < self.size:
             return False
         try:
             return "".join(self._payloads).isascii()  # type: ignore[arg-type]
-        except TypeError:  # some are bytes
+        except TypeError:  # some payloads are bytes
             return False
 
     @property
     def memory(self) -> int:
-        """What the messages take while they wait, in bytes; see :func:`memory_bytes`."""
+        """The bytes of memory that the messages use while they wait; see :func:`memory_bytes`."""
         if self.is_plain:
             return self.size + MESSAGE_BYTES * len(self._payloads)
         return sum(map(memory_bytes, self._payloads))
 
     def made(self, start: int, stop: int) -> list[Message]:
-        """Return the messages from number *start* to *stop*, counted from 0."""
+        """Create the messages from index *start* up to *stop*."""
         payloads = self._payloads[start:stop]
         return messages_of(payloads, self._origin, self._seq + start, self._received_at)
 
@@ -89,7 +91,9 @@ class Parcel(Sequence[Message]):
         return len(self._payloads)
 
     def __iter__(self) -> Iterator[Message]:
-        """Make some at a time, and keep none that was taken, as what is decoded is large."""
+        """
+        Yield the messages; create some at a time, and keep no reference to those already taken.
+        """
         return chain.from_iterable(map(self._taken, range(0, len(self), TOGETHER)))
 
     def _taken(self, start: int) -> Iterator[Message]:

@@ -1,9 +1,9 @@
 """
-A run: what one worker handles in one go.
+Handle messages in runs: the loop of one worker.
 
-It is a loop in the thread that handles, or in a task where all handlers are coroutine functions.
-It takes one message after another until the inbox is empty, or enough messages or 50 ms have gone
-by; the contexts of ``use(per="run")`` are entered around it.
+A run takes messages until the inbox is empty, or until enough messages or 50 ms have passed. It
+executes on a handler thread, or in a task if all handlers are coroutine functions. The contexts of
+``use(per="run")`` are entered around it.
 """
 
 from __future__ import annotations
@@ -29,20 +29,22 @@ from .timing import QUICK_SECONDS, Notes, Timings
 __all__ = ["Runs"]
 
 RUN_SECONDS = 0.05
-RUN_MESSAGES = 100  # where the run's contexts are entered, or more than calls is to be done
+RUN_MESSAGES = 100  # limit if there are run contexts, or retries and batches to serve
 LONG_RUN_MESSAGES = 1000
-STRIDE = 8  # messages of QUICK_SECONDS in all, between two looks at the clock
+STRIDE = 8  # quick messages between two clock readings
 
 
 class Runs:
     """
-    Makes the runs of one dispatcher; from any of its workers.
+    The runs of one dispatcher. Every worker calls it from its own thread or task.
 
     Args:
-        gate: Looked at before each message; False holds everything back; ``None``: nothing does.
-        done, discard: Told what became of a message.
-        is_stopped: No worker is to take another message.
-        timings: Told of the calls.
+        gate: Checked before each message. False pauses handling. ``None`` means always open.
+        on_room: Called when the inbox has room again.
+        done: Called with a message, whether it failed, and whether it had no handler.
+        discard: Called with a message that must not be handled anymore.
+        is_stopped: Whether workers must take no more messages.
+        timings: Receives call counts and durations.
 
     """
 
@@ -76,11 +78,11 @@ class Runs:
 
     @property
     def at_work(self) -> list[str]:
-        """The names of the handlers that are called; from any thread."""
+        """The names of the handlers that are being called. Thread-safe."""
         return sorted({run.handler.name for run in list(self._running) if run.handler})
 
     async def run(self, caller: Caller) -> bool:
-        """Handle messages for a while; return whether there may be more."""
+        """Handle messages for a while, and return whether there may be more."""
         notes = Notes(self._timings)
         run = HandlerRun(self._handlers, caller, notes)
         self._running.add(run)
@@ -100,7 +102,7 @@ class Runs:
     def _is_open(self) -> bool:
         return self._gate is None or self._gate()
 
-    # --- where each handler is only to be called ---
+    # --- direct calls: no retries, no batches ---
 
     async def _call_directly(self, run: HandlerRun) -> bool:
         calls = self._direct_calls(run)
@@ -131,7 +133,7 @@ class Runs:
 
     def _direct_calls(self, run: HandlerRun) -> DirectCalls:
         handlers = self._handlers
-        # Without a step in between where no handler is inline: it would cost every message.
+        # Without inline handlers, skip match(), which would be paid for every message.
         inline = handlers.inline.handlers
         find = functools.partial(match, handlers) if inline else handlers.routing.match
 
@@ -141,7 +143,7 @@ class Runs:
         return DirectCalls(handlers, run, find_or_count, handlers.routing, only=handlers.only)
 
     def _unrouted(self, message: Message) -> Sequence[Handler]:
-        """Count a message that no handler takes; raises if its route cannot be read."""
+        """Count a message without a handler; raises DecodeError if its route cannot be read."""
         match(self._handlers, message)
         self._inbox.count_unrouted()
         return ()
@@ -152,13 +154,13 @@ class Runs:
         """
         Handle messages of a portion until *end*; return what a handler has raised.
 
-        What stands in the loop is what every message costs: as little as can be beside the
-        handler's own call (docs/performance.md).
+        Every message pays for each statement in the loop, so it does as little as possible
+        (docs/performance.md). IndexError from the iterator ends it.
         """
         awaited, taken = calls.awaited, self._taken(portion)
         call, stride = calls.next
         now = time.monotonic()
-        with suppress(IndexError):  # nothing is left
+        with suppress(IndexError):  # the portion is empty, or the gate closed
             while now < end:
                 for message in islice(taken, stride):
                     portion.in_hand = message
@@ -173,15 +175,15 @@ class Runs:
                 before, now = now, time.monotonic()
                 call, stride = calls.after_stride(now - before, stride)
         portion.in_hand = None
-        calls.note_stride(time.monotonic() - now, stride)  # one that ended with the portion
+        calls.note_stride(time.monotonic() - now, stride)  # the stride that ended with the portion
         return None
 
     def _taken(self, portion: Portion) -> Iterator[Message]:
-        """Take the messages of a portion, each while the gate is open; see Portion.taken."""
+        """Return an iterator that takes messages while the gate is open; see Portion.taken."""
         return portion.taken() if self._gate is None else _while_open(self._gate, portion)
 
     async def _call_singly(self, calls: DirectCalls, most: int, end: float) -> bool:
-        """As with portions, but each message is popped once the one before it is handled."""
+        """Handle messages one by one, popping each after the previous one; for several workers."""
         run, message = calls.run, self._pop()
         number, look_at, looked, seen = 0, 1, time.monotonic(), 0
         while message is not None:
@@ -220,12 +222,12 @@ class Runs:
     async def _go_on_after(
         self, calls: DirectCalls, message: Message, error: BaseException
     ) -> None:
-        """Give a message to the handlers from the one on that has raised."""
+        """Pass a message to its remaining handlers, with retries for the one that has raised."""
         rest = calls.rest
-        calls.notes.add_up()  # this may take long
+        calls.notes.add_up()  # a retry may take long, so publish the counts now
         await self._handle(calls.run, message, rest, error if rest else None)
 
-    # --- where there is more to it ---
+    # --- with retries, batches or postponing ---
 
     async def _offer_one_by_one(self, run: HandlerRun) -> bool:
         end = time.monotonic() + RUN_SECONDS
@@ -244,7 +246,9 @@ class Runs:
         return not self._is_stopped()
 
     async def _add_together(self, run: HandlerRun, batch: Handler, end: float) -> None:
-        """Give a batch what waits, a slice at a time, until *end*; the rest is popped singly."""
+        """
+        Move waiting messages into *batch* in slices until *end*; the rest is popped one by one.
+        """
         while not self._is_stopped() and self._is_open():
             messages = self._inbox.pop_together(min(batch.max_size, LONG_RUN_MESSAGES))
             if not messages:
@@ -262,11 +266,11 @@ class Runs:
         raised: BaseException | None = None,
     ) -> None:
         """
-        Give a message to its handlers and count it.
+        Pass a message to its handlers and count it.
 
         Args:
-            rest: The handlers still to be called; ``None``: all that match.
-            raised: What the first of them has raised already.
+            rest: The handlers still to be called. ``None`` means all that match.
+            raised: The exception that the first of them has already raised.
 
         """
         failed = False
@@ -295,12 +299,12 @@ class Runs:
         self._inbox.release(message)
         if is_due:
             await self._batches.flush(run)
-        elif self._options.concurrency > 1:  # this worker may be busy when they are due
+        elif self._options.concurrency > 1:  # this worker may be busy when the batch falls due
             self._batches.arm_timer()
 
 
 def _while_open(gate: Callable[[], bool], portion: Portion) -> Iterator[Message]:
-    """Take one message of a portion after the other; IndexError when it must not."""
+    """Yield the messages of a portion; raise IndexError when it is empty or the gate is closed."""
     for _ in iter(gate, False):
         yield portion.left.popleft()
     raise IndexError

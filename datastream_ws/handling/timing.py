@@ -1,9 +1,9 @@
 """
-How often each handler was called, how often it failed, and how long it takes.
+Count and time the calls of each handler.
 
-A look at the clock costs as much as a quick handler does. So a run notes every call, but the time
-of a few: of a slow call always, and of one quick call in about a hundred, which stands for the
-others. What a run has noted is added up at its end, or when a handler has raised.
+Reading the clock costs as much as a quick handler. A run therefore records every call, but times
+only slow calls and about one in a hundred quick ones. A timed quick call represents the untimed
+ones. Runs publish their notes at their end, and after a handler has raised.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from ..stats import HandlerStats
 
 __all__ = ["Notes", "Timings"]
 
-QUICK_SECONDS = 0.001  # a call that takes longer is noted by itself
-STEPS = 4  # buckets for each doubling: a percentile is right to 10 %
-SHORTEST = 1e-7  # seconds; what is shorter is in the first bucket
-FADE_SECONDS = 300.0  # after so long, what was seen before counts half: percentiles are recent ones
+QUICK_SECONDS = 0.001  # a longer call is recorded individually
+STEPS = 4  # buckets per doubling, so percentiles are exact to 10 %
+SHORTEST = 1e-7  # seconds; shorter calls count in the first bucket
+FADE_SECONDS = 300.0  # half-life of the weights, so that percentiles follow recent calls
 
 
 class Times:
-    """The times of one handler, as weights of buckets whose width grows with the time."""
+    """A histogram of one handler's call times, with buckets that double every STEPS."""
 
     __slots__ = ("calls", "failures", "longest", "typical", "weights")
 
     def __init__(self) -> None:
         self.calls = self.failures = 0
         self.longest = 0.0
-        self.typical: int | None = None  # the bucket of the quick call that was timed last
+        self.typical: int | None = None  # bucket of the last timed quick call
         self.weights: dict[int, float] = {}
 
     def add(self, seconds: float, weight: float = 1.0) -> None:
@@ -45,17 +45,21 @@ class Times:
             self.typical = bucket
 
     def count(self, calls: int, untimed: int) -> None:
-        """Count calls; so many of them were quick: as long as the one that was timed last."""
+        """Count *calls* calls; *untimed* of them were as quick as the last timed quick call."""
         self.calls += calls
         if self.typical is not None and untimed > 0:
             self.weights[self.typical] = self.weights.get(self.typical, 0.0) + untimed
 
     def fade(self) -> None:
-        # Weights below a tenth of a call would never be gone.
+        # Drop negligible weights, because halving would never remove them.
         self.weights = {at: weight / 2 for at, weight in self.weights.items() if weight > 0.1}
 
     def percentile(self, share: float) -> float | None:
-        """Return the time that *share* of the calls do not exceed; ``None``: none is known."""
+        """
+        Return the seconds that *share* of the calls do not exceed.
+
+        ``None`` means that no call was timed.
+        """
         left = share * sum(self.weights.values())
         for bucket, weight in sorted(self.weights.items()):
             left -= weight
@@ -75,10 +79,10 @@ class Times:
 
 class Timings:
     """
-    The times of the handlers of one ``start()``; from any thread.
+    The call counts and times of all handlers during one ``start()``. Thread-safe.
 
     Args:
-        clock: Seconds; for fading only.
+        clock: Returns seconds; used for fading only.
 
     """
 
@@ -97,11 +101,11 @@ class Timings:
 
     def add(self, called: Mapping[Handler, int], timed: Sequence[tuple[Handler, float]]) -> None:
         """
-        Add up what a run has noted.
+        Add the notes of a run.
 
         Args:
-            called: How often each handler was called.
-            timed: Calls among these, and how many seconds they took.
+            called: The number of calls of each handler.
+            timed: Handlers and seconds of those calls that were timed.
 
         """
         with self._lock:
@@ -114,12 +118,12 @@ class Timings:
             self._fade()
 
     def count(self, handler: Handler, calls: int) -> None:
-        """Add calls of one handler that were quick."""
+        """Add *calls* untimed quick calls of one handler."""
         with self._lock:
             self._of(handler).count(calls, calls)
 
     def failed(self, handler: Handler) -> None:
-        """A call has raised for good."""
+        """Count a call that failed finally, after any retry."""
         with self._lock:
             self._of(handler).failures += 1
 
@@ -131,22 +135,22 @@ class Timings:
                 times.fade()
 
     def stats(self) -> dict[str, HandlerStats]:
-        """Return the figures of each handler that was called, by its name."""
+        """Return the statistics of each handler that was called, by name."""
         with self._lock:
             return {name: times.stats() for name, times in self._times.items()}
 
     def abandon(self) -> None:
-        """After a fork: the lock may be held by a thread that is gone."""
+        """Replace the lock after a fork, because a thread of the parent may hold it."""
         self._lock = threading.Lock()
 
 
 class Notes:
     """
-    What one run notes of its calls; in its own thread or task, without a lock.
+    The calls that one run has recorded, without a lock; used by the run's thread or task only.
 
     Attributes:
-        called: A handler for each call whose number is not given to :meth:`add_up_only`.
-        timed: Calls and their seconds.
+        called: One entry per call, except calls reported to :meth:`add_up_only`.
+        timed: Handlers and seconds of the timed calls.
 
     """
 
@@ -159,18 +163,18 @@ class Notes:
         self.timed: list[tuple[Handler, float]] = []
 
     def call(self, handler: Handler, seconds: float) -> None:
-        """Note a call; its time if it was slow, or the first of this handler here."""
+        """Record a call, and its time if it was slow or the first of this handler."""
         if seconds > QUICK_SECONDS or handler not in self._seen:
             self._seen.add(handler)
             self.note(handler, seconds)
         self.called.append(handler)
 
     def note(self, handler: Handler, seconds: float) -> None:
-        """Note how long a call took; the call itself is noted elsewhere."""
+        """Record the seconds of a call that is counted elsewhere."""
         self.timed.append((handler, seconds))
 
     def add_up_only(self, handler: Handler, calls: int) -> None:
-        """Hand over what was noted, where only *handler* was called; begin anew."""
+        """Publish and clear the notes of a run in which only *handler* was called."""
         if self.timed:
             self._timings.add({handler: calls}, self.timed)
             self.timed.clear()
@@ -178,7 +182,7 @@ class Notes:
             self._timings.count(handler, calls)
 
     def add_up(self) -> None:
-        """Hand over what was noted so far, and begin anew."""
+        """Publish and clear the notes."""
         if self.called:
             self._timings.add(Counter(self.called), self.timed)
             for noted in (self.called, self.timed, self._seen):
