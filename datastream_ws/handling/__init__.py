@@ -1,1 +1,1 @@
-"""From received payloads to handlers; knows no socket."""
+"""Pass received payloads to handlers; this package does not depend on any socket."""

@@ -1,4 +1,4 @@
-"""The lists of messages that ``on_batch`` handlers are given."""
+"""Collect messages for ``on_batch`` handlers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ __all__ = ["Batches"]
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """A message that waits in several batches, or failed elsewhere; done once it has left all."""
+    """
+    A message in several batches, or one that has failed in another handler.
+
+    Attributes:
+        batches: How many batches it is still in. At 0, the message is done.
+        failed: Whether any handler has failed with it.
+
+    """
 
     message: Message
     batches: int
@@ -28,7 +35,7 @@ class Entry:
 
 
 Waiting = Message | Entry
-"""What waits in a batch; a message by itself waits in no other."""
+"""An item of a batch. A bare message is in this batch only."""
 
 
 def message_of(waiting: Waiting) -> Message:
@@ -36,7 +43,14 @@ def message_of(waiting: Waiting) -> Message:
 
 
 class Batch:
-    """What a batch handler will be given next; guarded by the lock of :class:`Batches`."""
+    """
+    The next batch of one handler; guarded by the lock of :class:`Batches`.
+
+    Attributes:
+        due: When the batch must be handled however small it is, of ``time.monotonic()``.
+        busy: Whether a worker is calling the handler.
+
+    """
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
@@ -61,14 +75,18 @@ class Batch:
 
 class Batches:
     """
-    What waits in the batches of one dispatcher; from any of its workers.
+    The batches of one dispatcher. Thread-safe.
 
     Args:
-        tenure: What the owner holds the stream by; ``None``: it does not, and none is handed on.
-        done: Given messages that have left all their batches, and whether one of them failed.
-        discard: Given a message that is not to be handled any more.
+        tenure: Returns the current tenure of the stream. ``None`` means that there is none, so no
+            batch is handled.
+        done: Called with messages that have left all their batches, and whether one of them failed.
+        discard: Called with a message that must not be handled anymore.
         on_loop: Calls a function on the loop's thread.
-        wake: Has a worker look for what is due.
+        wake: Makes a worker handle the batches that are due.
+
+    Attributes:
+        draining: Whether every batch is due, however small it is.
 
     """
 
@@ -95,7 +113,6 @@ class Batches:
         self._timer_at = float("inf")
         self._stopped = False
         self.draining = False
-        """Each is due, however few messages it has."""
 
     def add(self, handlers: Sequence[Handler], message: Message, failed: bool) -> bool:
         """Add a message to the batches of *handlers*; return whether one of them is ready."""
@@ -115,7 +132,7 @@ class Batches:
                 batch = self._batches.setdefault(handler, Batch(handler))
                 batch.add(messages, now)
                 return batch.is_ready(now)
-        for message in messages:  # nobody would take them out again
+        for message in messages:  # stop() has emptied the batches already
             self._discard(message)
         return False
 
@@ -125,7 +142,7 @@ class Batches:
 
     @property
     def has_ready(self) -> bool:
-        """Whether there is something to flush."""
+        """Whether :meth:`flush` has anything to do."""
         now = time.monotonic()
         return any(self._is_ready(batch, now) for batch in list(self._batches.values()))
 
@@ -135,7 +152,7 @@ class Batches:
         return self.draining or batch.is_ready(now)
 
     async def flush(self, run: HandlerRun) -> None:
-        """Give the batches that are full or due to their handlers."""
+        """Call the handlers of all batches that are full or due."""
         while (claimed := self._claim()) is not None:
             batch, entries = claimed
             try:
@@ -145,7 +162,7 @@ class Batches:
                     batch.busy = False
 
     def _claim(self) -> tuple[Batch, list[Waiting]] | None:
-        """Take the next batch that is full or due; one worker at a time per handler."""
+        """Claim the next batch that is full or due, for one worker at a time per handler."""
         if not self._batches:
             return None
         now = time.monotonic()
@@ -175,7 +192,7 @@ class Batches:
             self._done(alone, not succeeded)
 
     def _done_shared(self, entries: Sequence[Entry], succeeded: bool) -> None:
-        """They have left one batch; those that have left all are done."""
+        """Note that entries have left one batch, and finish those that have left all."""
         with self._lock:
             for entry in entries:
                 entry.batches -= 1
@@ -186,9 +203,10 @@ class Batches:
 
     def arm_timer(self) -> None:
         """
-        Have a worker come back when the next batch is due.
+        Wake a worker when the next batch is due.
 
-        One that is due already is for the next free worker: another timer would only spin.
+        A batch that is due already waits for the next free worker. A timer for it would only repeat
+        itself.
         """
         if not self._batches:
             return
@@ -207,10 +225,10 @@ class Batches:
     def _timer_ended(self) -> None:
         self._timer_at = float("inf")
         self.arm_timer()
-        self._wake()  # after arming: what falls due in between is seen here
+        self._wake()  # after arming, so that a batch that fell due in between is not missed
 
     def shed(self) -> None:
-        """Give up what waits; at the end, or of a tenure."""
+        """Discard all batched messages; at the end of the client, or of a tenure."""
         with self._lock:
             entries = {id(e): e for b in self._batches.values() for e in b.entries}
             self._batches.clear()
@@ -218,11 +236,11 @@ class Batches:
             self._discard(message_of(entry))
 
     def stop(self) -> None:
-        """Give up what waits, start no more timers."""
+        """Discard all batched messages, and start no more timers."""
         self._stopped = True
         self.shed()
 
     def abandon(self) -> None:
-        """After a fork: the lock may be held by a thread that is gone."""
+        """Stop after a fork; the lock is replaced, because a thread of the parent may hold it."""
         self._lock = threading.Lock()
         self._stopped = True

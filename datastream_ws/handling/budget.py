@@ -1,4 +1,4 @@
-"""How many messages may be handled in all."""
+"""Limit the number of messages that are handled in total."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ __all__ = ["Budget"]
 
 
 class Budget:
-    """How many messages may be handled in all, by whatever inboxes share it."""
+    """
+    A number of messages that several inboxes may handle together. Thread-safe.
+
+    Args:
+        messages: How many messages may be handled.
+        on_spent: Called once, on the thread that spends the last one.
+
+    """
 
     def __init__(self, messages: int, on_spent: Callable[[], None]) -> None:
         self._lock = threading.Lock()
@@ -24,7 +31,7 @@ class Budget:
         return self._left <= 0
 
     def pop(self, store: Store) -> Message | None:
-        """Pop from *store* while something is left; *on_spent* is told of the last one."""
+        """Pop from *store*, unless the budget is spent."""
         with self._lock:
             message = store.pop() if self._left > 0 else None
             spent = message is not None and self._spend()
@@ -33,13 +40,13 @@ class Budget:
         return message
 
     def spend(self) -> None:
-        """A message was handled that no store has had."""
+        """Count a message that was handled without passing through a store."""
         with self._lock:
             spent = self._spend()
         if spent:
             self._on_spent()
 
     def _spend(self) -> bool:
-        """Return whether this was the last one."""
+        """Return whether this was the last message."""
         self._left -= 1
         return self._left == 0

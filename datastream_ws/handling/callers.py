@@ -1,9 +1,8 @@
 """
-How a handler is called: the contexts entered around it, in a thread or on the loop.
+Call handlers in a thread, on the loop, or inline.
 
-The steps are coroutines written once. On the loop they are awaited. In a thread
-:func:`drive` runs them to their end in one go: there, whatever they await has already
-happened when it returns (a plain handler, a blocking wait for a coroutine handler).
+Each step of handling is written once, as a coroutine. On the loop it is awaited. On a thread,
+:func:`drive` runs it in one go: whatever it awaits there completes before it returns.
 """
 
 from __future__ import annotations
@@ -21,7 +20,13 @@ T = TypeVar("T")
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never suspends."""
+    """
+    Run a coroutine that never suspends, and return its result.
+
+    Raises:
+        RuntimeError: If the coroutine suspends after all.
+
+    """
     try:
         coroutine.send(None)
     except StopIteration as stop:
@@ -32,7 +37,13 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 class Caller(Protocol):
-    """Where handlers are called."""
+    """
+    The place where handlers are called.
+
+    Attributes:
+        on_loop: Whether that is a task on the client's loop.
+
+    """
 
     on_loop: bool
 
@@ -43,12 +54,12 @@ class Caller(Protocol):
         """Call a synchronous function on a thread that it may block."""
 
     async def sleep(self, seconds: float) -> bool:
-        """Wait; return False at once when the dispatcher stops."""
+        """Wait for *seconds*; return False at once when the dispatcher stops."""
         ...
 
 
 class LoopCaller:
-    """In a task on the client's loop."""
+    """Calls handlers in a task on the client's loop."""
 
     on_loop = True
 
@@ -71,7 +82,13 @@ class LoopCaller:
 
 
 class ThreadCaller:
-    """In a handler thread; coroutine handlers run on the client's loop meanwhile."""
+    """
+    Calls handlers on a handler thread. Coroutine handlers run on the client's loop meanwhile.
+
+    Attributes:
+        is_postponing: Whether it waits with a postponed message, or was stopped while it waited.
+
+    """
 
     on_loop = False
 
@@ -79,12 +96,13 @@ class ThreadCaller:
         self._loop = loop
         self._stopped = stopped
         self._waiting: Future[Any] | None = None
-        self.is_postponing = False  # it sleeps with a message, or was told to stop meanwhile
+        self.is_postponing = False
 
     async def await_(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        # The thread's context goes along: what its contexts have set is seen by the coroutine.
+        # The task copies this thread's context, so the coroutine sees the variables that contexts
+        # have set.
         self._waiting = waiting = asyncio.run_coroutine_threadsafe(make(), self._loop)
-        if self._stopped.is_set():  # cancel() may have come a moment before there was one
+        if self._stopped.is_set():  # cancel() may have run just before _waiting was set
             waiting.cancel()
         try:
             return waiting.result()
@@ -102,13 +120,19 @@ class ThreadCaller:
         return True
 
     def cancel(self) -> None:
-        """End the coroutine handler this thread waits for."""
+        """Cancel the coroutine handler that this thread waits for."""
         if (waiting := self._waiting) is not None:
             waiting.cancel()
 
 
 class InlineCaller:
-    """In whatever thread calls; coroutine handlers run on *run*, ``asyncio.run`` unless told."""
+    """
+    Calls handlers on the calling thread.
+
+    Args:
+        run: Runs a coroutine handler to its end.
+
+    """
 
     on_loop = False
 

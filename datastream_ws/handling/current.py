@@ -1,4 +1,4 @@
-"""Whose handler runs here, and for which connection."""
+"""Identify the client and connection whose handler or hook is running here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Place = asyncio.Task[Any] | int | None
 
 
 def here() -> Place:
-    """Return the task at work, or the thread; what a handler starts is another one."""
+    """Return the current task, or the thread if no event loop runs here."""
     if asyncio._get_running_loop() is None:
         return threading.get_ident()
     return asyncio.current_task()
@@ -23,9 +23,10 @@ def here() -> Place:
 
 class Handling:
     """
-    The client whose handler is running here; a ``close()`` in there must not wait for itself.
+    The client whose handler is running here.
 
-    Tasks and threads that a handler has started live on their own: they may wait for the end.
+    ``close()`` inside a handler must not wait for that handler. Tasks and threads that a handler
+    has started may wait, although they inherit its context.
     """
 
     def __init__(self) -> None:
@@ -40,7 +41,7 @@ class Handling:
         self._variable.reset(token)
 
     def get(self) -> object:
-        """Return the client; ``None`` where no handler runs."""
+        """Return the client. ``None`` means that no handler runs here."""
         found = self._variable.get()
         return found[0] if found is not None and found[1] == here() else None
 
@@ -49,7 +50,16 @@ handling = Handling()
 
 
 class CalledFor(NamedTuple):
-    """The client whose hook runs here, the connection, and the task or thread as *place*."""
+    """
+    The hook that is running here.
+
+    Attributes:
+        owner: The client.
+        connection: The connection that the hook was called for.
+        is_login: Whether it is an ``on_connect`` hook.
+        place: The hook's task or thread.
+
+    """
 
     owner: object
     connection: object
@@ -62,7 +72,7 @@ _called_for: ContextVar[CalledFor | None] = ContextVar("datastream_called_for", 
 
 @contextmanager
 def called_for(owner: object, connection: object, *, is_login: bool = False) -> Iterator[None]:
-    """A hook of *owner* runs here; what it sends belongs to *connection*."""
+    """Mark the code within as a hook of *owner*, so that it sends over *connection* only."""
     token = _called_for.set(CalledFor(owner, connection, is_login, here()))
     try:
         yield
@@ -71,17 +81,21 @@ def called_for(owner: object, connection: object, *, is_login: bool = False) -> 
 
 
 def belongs_here(owner: object, connection: object) -> bool:
-    """Tell whether *connection* may be used here: not by a hook that outlived an earlier one."""
+    """
+    Return whether the caller may use *connection*.
+
+    A hook that has outlived its own connection may not use a later one of the same client.
+    """
     hook = _called_for.get()
     if hook is None or hook.connection is connection or hook.owner is not owner:
         return True
-    # What a hook has started lives on its own, though a task has the hook's context.
+    # A task that the hook has started is independent, although it inherits the hook's context.
     if isinstance(hook.place, asyncio.Task):
         return hook.place is not here()
     return asyncio._get_running_loop() is None and hook.place != threading.get_ident()
 
 
 def passes_gate(owner: object) -> bool:
-    """Tell whether this is the login: an ``on_connect`` hook of *owner*, or what it has started."""
+    """Return whether the caller is an ``on_connect`` hook of *owner*, or was started by one."""
     hook = _called_for.get()
     return hook is not None and hook.owner is owner and hook.is_login

@@ -1,4 +1,4 @@
-"""A message through the handlers without a network: for tests."""
+"""Pass a message to the handlers without a network, for tests."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ async def deliver(
     report: Callable[[BaseException], None] = lambda error: None,
 ) -> None:
     """
-    Give *message* to its handlers, inline ones first, one after the other.
+    Pass *message* to its handlers one after the other, inline handlers first.
 
-    To be driven (:func:`~.callers.drive`) unless *caller* is one on the loop.
+    Use :func:`~.callers.drive` to run it, unless *caller* calls on the loop.
 
     Args:
-        robust: Go on after a handler that fails, and report each as in production; the
-            ``on_error`` hooks are called here, too.
-        report: Given the :class:`HandlerError` of each, if *robust*.
+        robust: Continue after a handler that fails, and report each failure, as in production. The
+            ``on_error`` hooks are called, too.
+        report: Receives the :class:`HandlerError` of each failure, if *robust*.
 
     Raises:
         Exception: What the first failing handler raises, unless *robust*.
@@ -94,5 +94,7 @@ async def _tell(
 
 
 def _is_end(error: BaseException) -> bool:
-    """Whether it is meant for the caller: an interrupt, or the end of its task."""
+    """
+    Return whether the caller must see the exception: an interrupt, or its task's cancellation.
+    """
     return isinstance(error, KeyboardInterrupt | SystemExit | asyncio.CancelledError)

@@ -1,8 +1,8 @@
 """
-The workers that empty an inbox.
+Run the workers that empty an inbox.
 
-A worker is a function on a handler thread or, where all handlers are coroutine functions, a task
-on the loop; it makes one run after another until there is nothing left to do.
+A worker is a function on a handler thread. If all handlers are coroutine functions, it is a task on
+the loop. It makes one run after another until there is nothing left to do.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ __all__ = ["Dispatcher"]
 
 class Dispatcher:
     """
-    Hands messages of an inbox to handlers, on at most ``concurrency`` workers.
+    Passes the messages of an inbox to handlers, on at most ``concurrency`` workers.
 
     Args:
-        owner: The client; a ``close()`` of it inside a handler must not wait.
+        owner: The client. Its ``close()`` must not wait inside a handler.
         spawn: Runs a function on a handler thread.
-        report: Given every :class:`HandlerError`, from any thread.
+        report: Receives every :class:`HandlerError`, from any thread.
         on_room: Called, from any thread, when reading may resume.
-        on_death: Given what ended a worker that must not end.
-        gate: Looked at before each message; False holds everything back until :meth:`wake`;
-            ``None``: nothing does.
-        tenure: What the owner holds the stream by, a number per tenure of a lease; ``None``: it
-            does not. Closes the gate, and holds back what is in hand but not handed on yet.
-        is_iterable: Whether messages wait in the inbox while there are no handlers at all.
-        timings: Told of the calls of handlers; ``None``: of its own.
+        on_death: Receives the exception that ended a worker unexpectedly.
+        gate: Checked before each message. False pauses handling until :meth:`wake`. ``None`` means
+            always open.
+        tenure: Returns a number for each tenure of the lease, or ``None`` without a tenure.
+            ``None`` closes the gate and stops retries, postponed messages and batches.
+        is_iterable: Whether messages wait for an iterator while there are no handlers.
+        timings: Receives the calls of handlers. ``None`` means a private instance.
 
     """
 
@@ -122,7 +122,7 @@ class Dispatcher:
         self._spawn(functools.partial(watchdog.watch, self._stopped))
         return watchdog
 
-    # Made at need, and on the loop: a thousand clients have them, and few use them.
+    # Created when first used, and on the loop. With a thousand clients, most are never needed.
 
     @functools.cached_property
     def _drained(self) -> asyncio.Event:
@@ -134,14 +134,14 @@ class Dispatcher:
 
     @functools.cached_property
     def iteration(self) -> Iteration:
-        """For those who iterate instead of registering handlers."""
+        """The source of messages for ``async for``."""
         return Iteration(
             self._inbox, self._loop, self._is_open, self._on_room, self._note_iteration
         )
 
     @property
     def at_work(self) -> list[str]:
-        """The names of the handlers that are called at the moment."""
+        """The names of the handlers that are being called."""
         return self._runs.at_work
 
     def _is_open(self) -> bool:
@@ -150,7 +150,7 @@ class Dispatcher:
     # --- workers ---
 
     def wake(self) -> None:
-        """Start the workers that there is work for; from any thread."""
+        """Start as many workers as there is work for. Thread-safe."""
         if self._is_iterated:
             self._on_the_loop(self._note_iteration)
             return
@@ -199,7 +199,7 @@ class Dispatcher:
         except asyncio.CancelledError:
             raise
         except BaseException as death:
-            # A bug of ours: never silence, and never the same worker again and again.
+            # This is an internal error. Report it, and start no worker that would fail again.
             self._stopped.set()
             self._on_death(death)
         finally:
@@ -213,7 +213,7 @@ class Dispatcher:
         if last and self._draining and self._is_idle():
             self._on_the_loop(lambda: self._drained.set())
         self._batches.arm_timer()
-        self.wake()  # something may have come since the last pop
+        self.wake()  # a message may have arrived since the last pop
 
     def _done(self, message: Message, failed: bool = False, unrouted: bool = False) -> None:
         if self._inbox.done(message, failed=failed, unrouted=unrouted):
@@ -231,15 +231,15 @@ class Dispatcher:
 
     @property
     def _is_iterated(self) -> bool:
-        """Whether messages are for those who iterate, now or later."""
+        """Whether messages go to iterators instead of handlers."""
         return self._is_iterable and not self._handlers.has_message_handlers
 
     def _is_untaken(self) -> bool:
-        """Whether messages wait for an iterator that is not there."""
+        """Whether messages wait for iterators, and there is none."""
         return self._is_iterated and not self.iteration.is_used
 
     def _note_iteration(self) -> None:
-        """Messages have come, or iterators, or gone."""
+        """Wake the iterators, and check whether draining has finished."""
         self.iteration.note_arrival()
         if self._draining:
             self._drop_untaken()
@@ -247,7 +247,7 @@ class Dispatcher:
                 self._drained.set()
 
     def _drop_untaken(self) -> None:
-        """At the end: nobody will come any more."""
+        """Drop the messages without a taker at the end, because no iterator can come anymore."""
         self._inbox.settle_finished()
         if self._is_untaken():
             self._inbox.drop("untaken")
@@ -255,7 +255,7 @@ class Dispatcher:
     # --- the end ---
 
     async def drain(self) -> None:
-        """Wait until everything received is handled, as far as the gate allows; on the loop."""
+        """Wait until every received message is handled, or the gate closes; on the loop."""
         self._draining = self._batches.draining = True
         self._drop_untaken()
         self.wake()
@@ -263,13 +263,18 @@ class Dispatcher:
             await self._drained.wait()
 
     def _is_idle(self) -> bool:
-        """Nothing is left, or what is left may not be handed out any more."""
+        """Return whether nothing is left, or the rest must not be handled."""
         if not self._inbox.waiting:
             return True
         return not self._workers and self._batches.are_empty and not self._is_open()
 
     async def stop(self) -> None:
-        """Let no worker take another message, end postponed ones and coroutine handlers."""
+        """
+        Let no worker take another message; end postponed messages and coroutine handlers.
+
+        Blocks the loop's task for at most 1.5 seconds. Synchronous handlers that are running are
+        not interrupted.
+        """
         self._stopped.set()
         self._stopped_async.set()
         self._batches.stop()
@@ -282,20 +287,22 @@ class Dispatcher:
             await asyncio.wait(self._tasks, timeout=1.0)
 
     async def _take_back_postponed(self) -> None:
-        """Wait for the threads that give a postponed message back: it may belong into a spool."""
+        """
+        Wait until threads have returned their postponed messages, which may belong into a spool.
+        """
         for _ in range(100):
             if not any(caller.is_postponing for caller in list(self._callers)):
                 return
             await asyncio.sleep(0.005)
 
     def shed(self) -> None:
-        """Give up what waits in batches; at the end, or of a tenure. On the loop."""
+        """Discard batched messages at the end of the client, or of a tenure; on the loop."""
         self._batches.shed()
         if self._draining and self._is_idle():
             self._drained.set()
 
     def abandon(self) -> None:
-        """After a fork: a worker that goes on here as the child's only thread must stop."""
+        """Stop after a fork, even if the child's only thread is a worker."""
         self._lock = threading.Lock()
         self._batches.abandon()
         self.timings.abandon()

@@ -1,9 +1,10 @@
 """
-The hooks of a connection and the reports: two lanes that never wait for each other.
+Call connection hooks and report hooks, in two lanes that never wait for each other.
 
-The hooks of a connection (``on_connect``, ``on_ready``, ``on_closing``) are awaited by whoever
-serves it, and end with it. Reports (``on_state``, ``on_error``, …) are queued and called one after
-the other. Plain functions run on a handler thread, coroutine functions on the loop.
+The hooks of a connection are ``on_connect``, ``on_ready`` and ``on_closing``. The task that serves
+the connection awaits them, and they end with it. Reports such as ``on_state`` and ``on_error`` are
+queued and called one after the other. Synchronous hooks run on a handler thread, coroutine
+functions on the loop.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from .watchdog import task_stack
 
 __all__ = ["ConnectionHooks", "HookFailure", "Reports"]
 
-MOST_REPORTS = 1000  # that may wait for a slow one
-CANCEL_SECONDS = 1.0  # that a cancelled hook may take to end
-GIVE_UP_SECONDS = 0.1  # that a cancelled report may take: it is at the very end of close()
+MOST_REPORTS = 1000  # most reports that wait behind a slow one
+CANCEL_SECONDS = 1.0  # time for a canceled hook to end
+GIVE_UP_SECONDS = 0.1  # time for a canceled report; short, because close() waits for it last
 
 Submit = Callable[[Callable[[], Any]], Future[Any]]
 
 
 class HookFailure(Exception):
     """
-    A hook of a connection has raised.
+    A connection hook has raised an exception.
 
     Attributes:
-        report: What ``on_error`` is given; its cause is what the hook raised.
+        report: The error for ``on_error``. Its cause is the exception.
 
     """
 
@@ -56,7 +57,7 @@ def failure_of(kind: str, handler: Handler, error: BaseException) -> HandlerErro
 
 
 class HookCalls:
-    """How both lanes call a hook, for one owner; on the loop's thread."""
+    """Calls single hooks for both lanes of one client."""
 
     def __init__(self, *, owner: object, handlers: Handlers, submit: Submit) -> None:
         self._owner = owner
@@ -64,7 +65,7 @@ class HookCalls:
         self._submit = submit
         self._loop = asyncio.get_running_loop()
 
-    # Made at need: a thousand clients have them, and few use them.
+    # Created when first used: with a thousand clients, most are never needed.
 
     @functools.cached_property
     def _stopped(self) -> asyncio.Event:
@@ -75,6 +76,7 @@ class HookCalls:
         return threading.Event()
 
     async def call_on_loop(self, kind: str, handler: Handler, *arguments: Any) -> None:
+        """Call a coroutine hook in the current task."""
         token = handling.set(self._owner)
         try:
             run = HandlerRun(self._handlers, LoopCaller(self._stopped))
@@ -83,6 +85,7 @@ class HookCalls:
             handling.reset(token)
 
     def call_in_thread(self, kind: str, handler: Handler, *arguments: Any) -> None:
+        """Call a synchronous hook in the current thread, and block until it returns."""
         token = handling.set(self._owner)
         try:
             run = HandlerRun(self._handlers, ThreadCaller(self._loop, self._thread_stopped))
@@ -105,13 +108,14 @@ async def _call_and_leave(
 
 class ConnectionHooks:
     """
-    Calls the hooks of connections, one after the other; whoever awaits it may cancel it.
+    Calls the hooks of one connection after the other; the awaiting task may be canceled.
 
-    A plain hook cannot be stopped. One that is still running when the next connection wants it
-    is waited for, so that it holds one thread, not one for each connection.
-    A coroutine hook is a task of its own: one that ignores its cancellation holds up nothing.
+    A synchronous hook cannot be stopped. If it is still running when the next connection needs it,
+    that call waits. So a hook blocks one thread at most, not one per connection. A coroutine hook
+    runs in its own task, so one that ignores its cancellation delays nothing.
 
     Args:
+        submit: Runs a function on a handler thread.
         warn: Logs a line.
 
     """
@@ -124,14 +128,21 @@ class ConnectionHooks:
         self._warn = warn
         self._loop = asyncio.get_running_loop()
         self._calls = HookCalls(owner=owner, handlers=handlers, submit=submit)
-        self._cancelled: dict[asyncio.Task[Any], str] = {}  # tasks that have not ended yet: names
+        # names of canceled tasks that have not ended
+        self._cancelled: dict[asyncio.Task[Any], str] = {}
         self._running: dict[tuple[str, Handler], Future[None]] = {}
 
     def has(self, kind: str) -> bool:
         return bool(self._handlers.hooks[kind])
 
     async def call(self, kind: str, connection: object) -> None:
-        """Call the hooks of *kind*; raises HookFailure from what the first failing one raised."""
+        """
+        Call the hooks of *kind* in order.
+
+        Raises:
+            HookFailure: From the exception of the first hook that fails.
+
+        """
         for handler in self._handlers.hooks[kind]:
             try:
                 await self._call(kind, handler, connection)
@@ -166,7 +177,7 @@ class ConnectionHooks:
                     await self._calls.call_on_loop(kind, handler)
             except asyncio.CancelledError:
                 raise
-            except BaseException as error:  # SystemExit would leave a task, and end the loop
+            except BaseException as error:  # SystemExit in a task would end the loop
                 return error
             return None
 
@@ -180,7 +191,7 @@ class ConnectionHooks:
             raise error
 
     async def _cancel(self, task: asyncio.Task[Any], name: str) -> None:
-        """Cancel a hook, and log it if that does not end it soon."""
+        """Cancel a hook; log a warning if it does not end soon."""
         if task.done():
             return
         self._cancelled[task] = name
@@ -194,7 +205,7 @@ class ConnectionHooks:
             self._warn(f"{self._cancelled[task]} {what}; it is at\n{task_stack(task)}")
 
     async def finish(self, timeout: float) -> None:
-        """Give hooks that were cancelled *timeout* seconds to end; log those that do not."""
+        """Give canceled hooks *timeout* seconds to end, and log those that do not."""
         tasks = list(self._cancelled)
         for task in tasks:
             task.cancel()
@@ -204,14 +215,14 @@ class ConnectionHooks:
             self._warn_of(task, "ignores its cancellation and outlives the client")
 
     async def _previous(self, kind: str, handler: Handler) -> None:
-        """Wait until the last call of a plain hook is over."""
+        """Wait until the previous call of a synchronous hook has returned."""
         running = self._running.get((kind, handler))
         if running is not None:
             await asyncio.wait([asyncio.wrap_future(running)])
 
 
 def _is_own_cancellation() -> bool:
-    """Tell the end of all hooks from one that let a CancelledError of its own escape."""
+    """Return whether the current task is canceled, rather than a hook leaking a CancelledError."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
@@ -224,17 +235,18 @@ class Report(NamedTuple):
 
 class Reports:
     """
-    Calls reports in order, beside everything else; on the loop's thread.
+    Calls report hooks in order, independently of everything else; on the loop's thread.
 
-    A report that hangs or is slow delays later reports only. The queue is bounded.
+    A slow hook delays later reports only. At most MOST_REPORTS reports wait.
 
     Args:
-        report: Given every :class:`HandlerError` but those of ``on_error`` itself.
-        log: Given the latter.
+        submit: Runs a function on a handler thread.
+        report: Receives every :class:`HandlerError`, except those of ``on_error`` hooks.
+        log: Receives the errors of ``on_error`` hooks.
         warn: Logs a line.
 
     Attributes:
-        dropped: How many calls the queue could not take, and those given up at the end.
+        dropped: How many calls found the queue full, or were given up at the end.
 
     """
 
@@ -265,7 +277,7 @@ class Reports:
         return deque()
 
     def put(self, kind: str, argument: object) -> None:
-        """Have the reports of *kind* called soon."""
+        """Schedule the hooks of *kind*, or count them as dropped if the queue is full."""
         for handler in self._handlers.hooks[kind]:
             if self._is_over or len(self._waiting) >= MOST_REPORTS:
                 self.dropped += 1
@@ -304,7 +316,7 @@ class Reports:
             self._report(failure)
 
     async def finish(self, timeout: float) -> None:
-        """Wait until every report is made, at most *timeout* seconds; then give up the rest."""
+        """Wait at most *timeout* seconds for all reports, then drop the rest."""
         task = self._task
         if task is not None:
             await asyncio.wait([task], timeout=timeout)
@@ -315,11 +327,11 @@ class Reports:
             await self._give_up(task)
 
     async def _give_up(self, task: asyncio.Task[None]) -> None:
-        """Cancel the report in hand, and log it if that does not end it: nobody waits for it."""
+        """Cancel the report that is running; log a warning if it does not end."""
         assert self._in_hand is not None
         kind, handler, _ = self._in_hand
         name = f"{kind} handler {handler.name}"
-        if not handler.is_async:  # a thread cannot be stopped
+        if not handler.is_async:
             self._warn(f"{name} outlives the client; it is still running in a thread")
         task.cancel()
         await asyncio.wait([task], timeout=GIVE_UP_SECONDS)

@@ -1,9 +1,9 @@
 """
-What waits between the socket and the handlers.
+Hold messages between the socket and the handlers.
 
-Limits, overflow, conflation and order per key are decided here and nowhere else. A lock guards
-everything; there are no threads and no event loop. One side puts messages in. The other pops
-them one by one and says when each is done, or, as the only worker, takes a portion of them.
+The inbox alone decides about limits, overflow, conflation and order per key. It has no threads and
+no event loop, and one lock guards its state. The receiving side puts messages in. The handling side
+pops them one by one and marks each as done. A single worker takes a portion at once instead.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from .stores import NO_KEYS, Fifo, Keyed, Keys, Store, size_of
 
 __all__ = ["Inbox", "Portion", "Put"]
 
-PORTION = 100  # messages a worker takes at once
+PORTION = 100  # most messages in a portion
 
 
 @dataclass(frozen=True, slots=True)
 class Put:
     """
-    What became of messages that were put in.
+    The result of :meth:`Inbox.put`.
 
     Attributes:
-        taken: How many, from the first, are the inbox's now (dropped ones included).
+        taken: How many messages, counted from the first, the inbox accepted, including those it
+            dropped.
         dropped: How many messages, new or old, overflow dropped.
-        untaken: How many old ones made room because nobody is there to take them.
-        full: Stop reading until :meth:`Inbox.done` says there is room.
-        disconnect: Overflow ends the connection.
+        untaken: How many old messages were dropped because nothing takes messages.
+        full: Whether the caller must stop reading until :meth:`Inbox.done` returns True.
+        disconnect: Whether the overflow policy demands that the connection ends.
 
     """
 
@@ -50,17 +51,20 @@ class Put:
 
 class Portion:
     """
-    Messages that the only worker took at once; until it begins with them they wait as before.
+    Messages that the only worker has taken at once.
 
-    It keeps none that is handled: a hundred decoded messages would not fit a processor's cache.
-    The worker takes each by iterating over :meth:`taken` and notes it in :attr:`in_hand`, without
-    a lock: the two steps are one to other threads, as no call lies between them.
+    They count as waiting until the worker begins them. A portion keeps no reference to handled
+    messages, because a hundred decoded messages would not fit into the processor's cache.
+
+    The worker iterates over :meth:`taken` and stores each message in :attr:`in_hand`, without a
+    lock. Other threads see both steps as one, because the interpreter does not switch threads
+    between them.
 
     Attributes:
-        left: Those it has not begun with. The worker takes them from the left; the inbox takes
-            back from the right what is dropped meanwhile.
-        in_hand: The one the worker is at; ``None`` before the first, and once all that it has
-            begun with are handled.
+        left: The messages not begun yet. The worker takes them from the left. The inbox takes back
+            from the right.
+        in_hand: The message that is being handled. ``None`` before the first one, and once all
+            begun messages are handled.
 
     """
 
@@ -73,28 +77,28 @@ class Portion:
         self.in_hand: Message | None = None
 
     def taken(self) -> Iterator[Message]:
-        """Take one message after the other; IndexError, in place of an end, when none is left."""
+        """Return an iterator that takes messages; it raises IndexError when none is left."""
         return map(deque.popleft, repeat(self.left))
 
     @property
     def begun(self) -> int:
-        """How many the worker has begun with."""
+        """How many messages the worker has begun."""
         return self._size - len(self.left)
 
     def count(self) -> int:
-        """Return how many have been handled since this was asked last."""
+        """Return how many messages have been handled since the previous call."""
         before, self._counted = self._counted, self.begun - (self.in_hand is not None)
         return self._counted - before
 
     @property
     def oldest(self) -> Message | None:
-        """The first one that is not handled."""
-        with suppress(IndexError):  # begun with in this moment
+        """The oldest message that is not handled. ``None`` means that all are handled."""
+        with suppress(IndexError):  # the worker took it between the two expressions
             return self.in_hand or self.left[0]
         return self.in_hand
 
     def take_back(self) -> list[Message]:
-        """Remove and return, in order, what has not been begun with; from any thread."""
+        """Remove and return, in order, the messages not begun yet. Thread-safe."""
         if not self.left:
             return []
         back: deque[Message] = deque()
@@ -107,19 +111,21 @@ class Portion:
 
 class Inbox:
     """
-    Messages received but not handled yet. Every method may be called from any thread.
+    Messages that are received but not handled yet. Thread-safe.
 
     Args:
-        size, size_bytes: Most messages, and most bytes they take, the ones in hand included.
-        overflow: What a full inbox does, see :class:`ClientOptions`.
-        conflate, ordering_key: The user's callables; called outside the lock.
-        report: Given what they raise; such a message has no key.
-        budget: How many messages may be popped; ``None``: no limit.
+        size, size_bytes: Most messages, and most bytes of memory, including messages that are being
+            handled. ``None`` means no limit.
+        overflow: The policy of a full inbox, see :class:`ClientOptions`.
+        conflate, ordering_key: The user's callables. They are called outside the lock.
+        report: Receives what these callables raise. Such a message has no key.
+        budget: Limits how many messages may be popped. ``None`` means no limit.
 
     Attributes:
-        is_untaken: Whether nobody takes messages at the moment: then the oldest make room.
-        finished: Messages that were popped and are handled, noted without the lock: by a
-            finalizer, which may run in whatever holds it. Counted by :meth:`settle_finished`.
+        is_untaken: Returns whether nothing takes messages at the moment, so that the oldest are
+            dropped when the inbox is full.
+        finished: Popped messages that are handled. A finalizer appends to it without the lock,
+            because it may run in a thread that holds the lock. :meth:`settle_finished` counts them.
 
     """
 
@@ -143,9 +149,9 @@ class Inbox:
         self._report = report
         self._store: Store = Keyed() if conflate or ordering_key else Fifo()
         self._plain = self._store if isinstance(self._store, Fifo) else None
-        # A tenth, so that reading resumes at about half, however slow the handlers are.
+        # A tenth, so that reading resumes at about half the size even if handlers are slow.
         self._most = PORTION if size is None else min(PORTION, max(1, size // 10))
-        # Where messages are counted as they are popped, one taken too early would be in the way.
+        # A budget counts messages as they are popped, so none may be taken early.
         self._may_take_many = self._plain is not None and budget is None
         self._portion: Portion | None = None
         self._in_hand: dict[int, Message] = {}
@@ -154,10 +160,10 @@ class Inbox:
         self._lock = threading.Lock()
         self._closed = False
         self._blocked = False
-        self._bytes = 0  # of what waits, or more: a portion is not measured when it leaves
+        self._bytes = 0  # an upper bound: portions leave without being measured
         self._received = self._handled = self._failed = self._unrouted = 0
         self._dropped: Counter[str] = Counter()
-        self._waiting = 0  # in the store or in hand
+        self._waiting = 0  # in the store, in the portion or in hand
         self.last_message: Message | None = None
 
     # --- the receiving side ---
@@ -168,21 +174,23 @@ class Inbox:
 
     @property
     def taken(self) -> int:
-        """Messages put in so far, also those that do not count as received yet."""
+        """Messages put in so far, including those that do not count as received yet."""
         return self._received
 
     @property
     def spooled(self) -> int:
-        """Messages received that are in a file only."""
+        """Received messages that exist in a file only."""
         return 0
 
     def put(self, messages: Sequence[Message], *, force: bool = False) -> Put:
         """
-        Take messages in; *force* takes them all, whatever the limits.
+        Take messages in.
 
-        Returns:
-            What became of them. With ``overflow="block"`` those after ``taken`` stay with the
-            caller, to be put in again once there is room.
+        With ``overflow="block"``, the caller keeps the messages after ``taken``, and puts them in
+        again once there is room.
+
+        Args:
+            force: Accept all messages, whatever the limits.
 
         """
         if self._plain is None:
@@ -198,7 +206,7 @@ class Inbox:
     def _put_rest(
         self, messages: Sequence[Message], keys: list[Keys] | None, taken: int, force: bool
     ) -> Put:
-        """Put in what comes after *taken*, one by one; say what a full inbox asks for."""
+        """Put in the messages from index *taken* on one by one, and apply the overflow policy."""
         overflow = "untaken" if self.is_untaken() else self._overflow
         before = self._dropped["overflow"], self._dropped["untaken"]
         if overflow in ("drop_oldest", "untaken"):
@@ -217,7 +225,7 @@ class Inbox:
         return Put(taken, dropped, self._blocked, disconnect, untaken)
 
     def _take_fitting(self, messages: Sequence[Message], force: bool) -> int:
-        """Take in one step what a plain queue has room for; return how many."""
+        """Accept at once as many messages as a plain queue has room for; return their number."""
         plain = self._plain
         room = len(messages)
         if self._size is not None and not force:
@@ -236,13 +244,13 @@ class Inbox:
         return room
 
     def _take_back_portion(self) -> None:
-        """The oldest are about to be dropped: those not begun with are among them."""
+        """Return messages not begun yet to the store, so that the oldest can be dropped."""
         if self._portion is not None and self._plain is not None:
             self._plain.give_back(self._portion.take_back())
             self._measure(self._portion.in_hand)
 
     def _measure(self, taken: Message | None = None) -> None:
-        """Measure anew what waits, where it may be too much: portions leave unmeasured."""
+        """Recompute the bytes if the upper bound may be too high to decide about limits."""
         if self._plain is None or self._size_bytes is None or self._bytes <= self._size_bytes // 2:
             return
         in_hand = [*self._in_hand.values(), *(() if taken is None else (taken,))]
@@ -265,7 +273,9 @@ class Inbox:
                 self._drop(self._store.pop_oldest(), cause)
 
     def count_inline(self, handled: int, failed: int) -> None:
-        """So many messages were received and handled, or failed, without having been in here."""
+        """
+        Count messages that inline handlers handled or failed, and that never entered the store.
+        """
         with self._lock:
             self._received += handled + failed
             self._handled += handled
@@ -276,7 +286,7 @@ class Inbox:
 
     @property
     def is_budgeted(self) -> bool:
-        """Whether each message has to be counted before the next is handled."""
+        """Whether each message must be counted before the next one is handled."""
         return self._budget is not None
 
     def _drop(self, message: Message, cause: str) -> None:
@@ -320,18 +330,18 @@ class Inbox:
 
     @property
     def ready(self) -> int:
-        """Messages that may be popped now: neither in hand nor parked behind one that is."""
+        """Messages that can be popped now, because no other message of their lane is in hand."""
         return self._store.ready
 
     @property
     def waiting(self) -> int:
-        """Messages in the inbox, the ones in hand included."""
+        """Messages in the inbox, including those in hand."""
         with self._lock:
             self._settle()
             return self._waiting
 
     def oldest_waiting(self) -> float | None:
-        """Return how many seconds the oldest message has waited; ``None``: none waits."""
+        """Return the seconds that the oldest message has waited. ``None`` means that none waits."""
         with self._lock:
             in_hand = next(iter(self._in_hand.values()), None)
             taken = None if self._portion is None else self._portion.oldest
@@ -340,17 +350,22 @@ class Inbox:
         return max(0.0, time.time() - min(times)) if times else None
 
     def share(self) -> float | None:
-        """Return how full it is, from 0 to 1; ``None``: it has no limit."""
+        """Return how full the inbox is, from 0 to 1. ``None`` means that it has no limit."""
         limits = (self._waiting, self._size), (self._bytes, self._size_bytes)
         shares = [used / limit for used, limit in limits if limit]
         return min(1.0, max(shares)) if shares else None
 
     def spool_share(self) -> float | None:
-        """Return how full the file is, from 0 to 1; ``None``: there is none, or no limit."""
+        """Return how full the spool file is, from 0 to 1. ``None`` means no file, or no limit."""
         return None
 
     def pop(self) -> Message | None:
-        """Return the next message, now in hand; ``None`` when there is none to be had."""
+        """
+        Remove and return the next message, which is then in hand.
+
+        ``None`` means that no message is ready, that the budget is spent, or that the inbox is
+        closed.
+        """
         with self._lock:
             return self._pop()
 
@@ -363,7 +378,13 @@ class Inbox:
         return message
 
     def pop_after(self, message: Message) -> tuple[Message | None, bool]:
-        """Count *message* as handled and pop the next one, in one step; see pop() and done()."""
+        """
+        Count *message* as handled and pop the next one, under one lock.
+
+        Returns:
+            The result of :meth:`pop`, and whether reading may resume, as :meth:`done` does.
+
+        """
         with self._lock:
             self._lay_down(message)
             self._leave(message)
@@ -372,10 +393,10 @@ class Inbox:
 
     def pop_many(self, most: int = PORTION) -> Portion | None:
         """
-        Return the next messages, *most* at most, for the only worker there is, until it settles
-        them.
+        Take up to *most* messages for the only worker, until it settles the portion.
 
-        ``None``: there are none, or here they have to be popped, or another has some of them.
+        ``None`` means that the inbox is empty or closed, that messages must be popped one by one,
+        or that a portion is out already.
         """
         with self._lock:
             if self._plain is None or self._closed or not self._takes_many():
@@ -390,7 +411,11 @@ class Inbox:
         return Portion(taken)
 
     def pop_together(self, most: int) -> list[Message]:
-        """Pop the next messages, *most* at most, all in hand; none where they are popped singly."""
+        """
+        Pop up to *most* messages, all of them in hand.
+
+        The list is empty if there are none, or if messages must be popped one by one.
+        """
         with self._lock:
             if self._plain is None or self._closed or not self._takes_many():
                 return []
@@ -403,9 +428,13 @@ class Inbox:
 
     def settle(self, portion: Portion) -> bool:
         """
-        Count what is handled of a portion, take the rest back; return whether reading may resume.
+        Count the handled messages of a portion and take the rest back.
 
-        A message that was begun with and is not handled is in hand from here on, as if popped.
+        A message that was begun but not handled is in hand from now on, as if popped.
+
+        Returns:
+            Whether reading may resume.
+
         """
         with self._lock:
             self._settle()
@@ -418,12 +447,12 @@ class Inbox:
             return self._blocked and self._may_resume()
 
     def _settle(self) -> None:
-        """Count what has been handled of the portion so far."""
+        """Count the messages of the current portion that have been handled so far."""
         if self._portion is not None:
             self._count_of_portion(self._portion.count())
 
     def _count_of_portion(self, handled: int) -> None:
-        """So many of the portion, its next ones, are handled."""
+        """Count the next *handled* messages of the portion as handled."""
         self._handled += handled
         self._waiting -= handled
         if not self._waiting:
@@ -438,12 +467,12 @@ class Inbox:
         return room
 
     def count_unrouted(self) -> None:
-        """A message of a portion had no handler."""
+        """Count a message of a portion that has no handler."""
         with self._lock:
             self._unrouted += 1
 
     def release(self, message: Message) -> None:
-        """Let the next message of the same lane go, though this one is not done yet."""
+        """Free the message's lane for the next message, although this one is not done yet."""
         with self._lock:
             self._store.release(message)
 
@@ -456,13 +485,13 @@ class Inbox:
             return self._blocked and self._may_resume()
 
     def done_together(self, messages: Sequence[Message], *, failed: bool = False) -> bool:
-        """Count messages in hand, as :meth:`done` does, in one step."""
+        """Do the work of :meth:`done` for several messages at once."""
         with self._lock:
             if self._plain is None:
                 for message in messages:
                     self._lay_down(message)
                     self._leave(message)
-            else:  # measured where it matters, as portions are
+            else:  # measured only if necessary, see _measure()
                 for key in map(id, messages):
                     self._in_hand.pop(key, None)
                 self._waiting -= len(messages)
@@ -482,7 +511,7 @@ class Inbox:
             self._unrouted += unrouted
 
     def _lay_down(self, message: Message) -> None:
-        """It is in hand no more."""
+        """Remove a message from those in hand, and free its lane."""
         self._in_hand.pop(id(message), None)
         self._store.release(message)
 
@@ -494,7 +523,11 @@ class Inbox:
             return self._blocked and self._may_resume()
 
     def _may_resume(self) -> bool:
-        """Say so once, at half, so that reading does not stop and go for every message."""
+        """
+        Return whether reading may resume after a block; True once, at half of the limits.
+
+        Resuming at the limit itself would pause and resume reading for every message.
+        """
         size, size_bytes = self._size, self._size_bytes
         self._blocked = (size is not None and self._waiting > size // 2) or (
             size_bytes is not None and self._bytes > size_bytes // 2
@@ -504,13 +537,15 @@ class Inbox:
     # --- the end ---
 
     def close(self, cause: str = "shutdown") -> int:
-        """Drop what is left, hand nothing out any more; return how many were dropped."""
+        """
+        Drop all messages that are not in hand, and stop handing out any; return the number dropped.
+        """
         with self._lock:
             self._closed = True
             return self._drop_all(cause)
 
     def drop(self, cause: str) -> int:
-        """Drop what waits and is not in hand; return how many were dropped."""
+        """Drop the messages that are not in hand; return the number dropped."""
         with self._lock:
             return self._drop_all(cause)
 
@@ -523,7 +558,7 @@ class Inbox:
         return len(messages)
 
     def _take_all(self) -> list[Message]:
-        """Remove and return, from old to new, what is not in hand."""
+        """Remove and return, from old to new, the messages that are not in hand."""
         self._settle()
         messages = [] if self._portion is None else self._portion.take_back()
         while len(self._store):
@@ -531,14 +566,16 @@ class Inbox:
         return messages
 
     def abandon(self) -> None:
-        """After a fork: forget everything; the lock may be held by a thread that is gone."""
+        """
+        Close and drop the portion after a fork; the lock is replaced, because a thread may hold it.
+        """
         self._lock = threading.Lock()
         self._closed = True
         if self._portion is not None:
             self._portion.take_back()
 
     def counts(self) -> Counts:
-        """Return the counters of this moment."""
+        """Return the counters as of now."""
         self.settle_finished()
         with self._lock:
             self._settle()
@@ -554,5 +591,5 @@ class Inbox:
 
 
 def never() -> bool:
-    """Return False: somebody takes what waits."""
+    """Return False."""
     return False

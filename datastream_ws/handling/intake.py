@@ -1,7 +1,7 @@
 """
-From received frames to the inbox: numbers, inline handlers, requests, back pressure.
+Pass received payloads to inline handlers, pending requests and the inbox, with backpressure.
 
-All of it on the loop's thread.
+Everything here runs on the loop's thread.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from .unpacking import Unpacking, unpacking_of
 
 __all__ = ["Intake"]
 
-REPORT_SECONDS = 1.0  # at most one overflow report in this time
-WARN_SECONDS = 5.0  # of stopped reading
+REPORT_SECONDS = 1.0  # minimum time between two overflow reports
+WARN_SECONDS = 5.0  # time without reading after which a warning is logged
 
 
 class Connection(Protocol):
-    """What an intake knows of a connection."""
+    """The part of a connection that an intake uses."""
 
     def pause_reading(self) -> None: ...
 
@@ -43,21 +43,21 @@ class Connection(Protocol):
 
 class Intake:
     """
-    Takes the messages of one connection after the other.
+    Receives the messages of one connection after the other.
 
-    A message that finds the inbox full waits in the backlog while reading is paused. It has been
-    received, so it reaches the inbox in any case, also when its connection is gone by then.
+    A message that finds the inbox full waits in the backlog while reading is paused. It counts as
+    received, so it reaches the inbox even if its connection has ended by then.
 
     Args:
-        wake: Called when there is something to handle.
-        report: Given :class:`InboxOverflowError`, and what inline handlers raise.
-        warn: Given a line for the log.
-        at_work: Returns the names of the handlers that are called at the moment.
-        is_open: Whether messages may be handed on, for inline handlers; ``None``: always.
-        timings: Told of the calls of inline handlers; ``None``: of its own.
+        wake: Called when there are messages to handle.
+        report: Receives :class:`InboxOverflowError`, and what inline handlers raise.
+        warn: Logs a line.
+        at_work: Returns the names of the handlers that are being called.
+        is_open: Whether inline handlers may be called. ``None`` means always.
+        timings: Receives the calls of inline handlers. ``None`` means a private instance.
 
     Attributes:
-        requests: Who waits for a message.
+        requests: The pending ``request()`` and ``receive()`` calls.
 
     """
 
@@ -94,20 +94,22 @@ class Intake:
         self._backlog_count = self._backlog_bytes = 0
         self._blocked_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._lost = 0  # dropped by overflow, not reported yet
+        self._lost = 0  # messages that overflow dropped since the last report
         self._reported_at = -REPORT_SECONDS
         self._has_warned_untaken = False
         self._stopped = False
 
     def attach(self, connection: Connection, origin: Origin) -> None:
-        """The next messages come from *connection*."""
+        """Receive from *connection* from now on."""
         self._connection = connection
         self._origin = origin
         self._unpacking = unpacking_of(origin.codec, connection.fail)
         self.requests.opened()
 
     def detach(self) -> None:
-        """The connection is over: what it had delivered is received, whatever the limits."""
+        """
+        Accept the connection's backlog in spite of the limits, because the connection has ended.
+        """
         self._connection = None
         self._unblock()
         self.requests.fail(NotConnectedError("the connection ended before the reply"))
@@ -115,7 +117,9 @@ class Intake:
             self._force_backlog()
 
     def stop(self) -> None:
-        """Receive nothing more; what is held has been received."""
+        """
+        Receive no more messages. The backlog counts as received, so the inbox accepts all of it.
+        """
         self.requests.fail(NotConnectedError("the client closed before the reply"))
         self._unblock()
         self._force_backlog()
@@ -127,7 +131,13 @@ class Intake:
     # --- in ---
 
     def take(self, payloads: list[str | bytes], size: int) -> None:
-        """Take whole messages; the callback of a connection."""
+        """
+        Receive whole messages; the connection calls it.
+
+        Args:
+            size: The bytes of all *payloads*.
+
+        """
         if self._stopped:
             return
         now = time.time()
@@ -151,7 +161,7 @@ class Intake:
             self._brake()
 
     def _put(self, messages: Sequence[Message]) -> Sequence[Message] | None:
-        """Put in what there is room for; return the rest if the inbox is full, else ``None``."""
+        """Put messages into the inbox. If it is full, return those that it did not accept."""
         put = self._inbox.put(messages)
         self._wake()
         if put.dropped:
@@ -176,7 +186,7 @@ class Intake:
         return messages
 
     def _hold_first(self, messages: Sequence[Message]) -> None:
-        """They come before what is held."""
+        """Insert messages at the front of the backlog."""
         held, self._backlog = self._backlog, []
         self._hold(messages)
         self._backlog.extend(held)
@@ -222,10 +232,15 @@ class Intake:
                 "an on_message handler, or use 'async for message in client'."
             )
 
-    # --- back pressure ---
+    # --- backpressure ---
 
     def _brake(self) -> None:
-        """Stop reading; but while somebody waits for a message, it may be what comes next."""
+        """
+        Stop reading, unless a request waits for a message that may be the next one.
+
+        A pending request would otherwise wait for the very handler that makes it. Beyond
+        ``inbox_bytes``, reading stops in any case.
+        """
         limit = self._options.inbox_bytes
         is_enough = limit is not None and self._backlog_bytes >= limit
         if is_enough or not self.requests.are_waiting:
@@ -252,13 +267,13 @@ class Intake:
             self._connection.resume_reading()
 
     def _read_on_for_requests(self) -> None:
-        """Somebody waits for a message: read on, unless that much is held already."""
+        """Resume reading for a new request, unless the backlog has reached ``inbox_bytes``."""
         limit = self._options.inbox_bytes
         if self._blocked_at is not None and (limit is None or self._backlog_bytes < limit):
             self._read_on()
 
     def on_room(self) -> None:
-        """The inbox has room again: what is held first, then the socket."""
+        """Move the backlog into the inbox, then resume reading; called when the inbox has room."""
         if self._stopped:
             return
         was_blocked = self._blocked_at is not None
@@ -268,7 +283,7 @@ class Intake:
             self._connection.resume_reading()
 
     def _warn_blocked(self) -> None:
-        """Said once for each time that reading has been stopped for long."""
+        """Log a warning once for each long period without reading."""
         names = ", ".join(self._at_work()) or "no handler"
         self._warn(
             f"the inbox is full, and nothing has been read for {WARN_SECONDS:g} s; running: "
@@ -278,6 +293,6 @@ class Intake:
 
     @property
     def blocked_seconds(self) -> float:
-        """Time with reading stopped, the current stop included."""
+        """The total seconds that reading was stopped, including the current stop."""
         running = 0.0 if self._blocked_at is None else time.monotonic() - self._blocked_at
         return self._traffic.blocked_seconds + running

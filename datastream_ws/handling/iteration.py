@@ -1,4 +1,4 @@
-"""The messages of a stream by ``async for``, in the place of handlers."""
+"""Deliver the messages of a stream through ``async for`` instead of handlers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ __all__ = ["Iteration", "Messages"]
 
 class Iteration:
     """
-    Where iterators take the messages of one ``start()`` from; on the loop's thread.
+    The source of all iterators during one ``start()``; used on the loop's thread.
 
     Args:
-        is_open: Whether messages may be handed on.
-        on_change: Called when a message is done, or an iterator is gone.
+        is_open: Whether messages may be handed out.
+        on_room: Called when reading may resume.
+        on_change: Called when a message is done, or an iterator has been deleted.
 
     """
 
@@ -40,7 +41,7 @@ class Iteration:
         self._on_room = on_room
         self._on_change = on_change
         self._iterators: list[weakref.ref[Messages]] = []
-        self._left: list[Portion] = []  # by iterators that are gone
+        self._left: list[Portion] = []  # portions of deleted iterators
 
     @functools.cached_property
     def _arrival(self) -> asyncio.Event:
@@ -48,11 +49,15 @@ class Iteration:
 
     @property
     def is_used(self) -> bool:
-        """Whether there is an iterator; from any thread, also where a lock is held."""
+        """Whether there is an iterator. Thread-safe, and takes no lock."""
         return any(reference() is not None for reference in self._iterators)
 
     def begin(self, iterator: Messages, finished: Future[None]) -> None:
-        """Messages are taken by *iterator* from here on, until the client has *finished*."""
+        """
+        Register an iterator, which ends when *finished* is done.
+
+        Other iterators give their portions back, so that all of them take turns.
+        """
         there = [reference for reference in self._iterators if reference() is not None]
         for reference in there:
             if (other := reference()) is not None:
@@ -61,74 +66,81 @@ class Iteration:
         finished.add_done_callback(lambda _: self._soon(self.note_arrival))
 
     def note_arrival(self) -> None:
-        """Have the iterators look again."""
+        """Wake all iterators that wait."""
         self._arrival.set()
 
     async def arrivals(self) -> None:
-        """Wait until there may be messages, or the end."""
+        """Wait until there may be messages, or until the stream has ended."""
         self._arrival.clear()
         if not (self._inbox.ready and self.is_open()):
             await self._arrival.wait()
 
     def take(self) -> Portion | None:
-        """Return messages for the only iterator there is; ``None``: they are to be popped."""
+        """Take messages for the only iterator. ``None`` means that :meth:`pop` is to be used."""
         self._settle_left()
         there = sum(reference() is not None for reference in self._iterators)
         return self._inbox.pop_many() if there == 1 and self.is_open() else None
 
     def settle(self, portion: Portion) -> None:
-        """Count what is handled of a portion, take the rest back."""
+        """Count the handled messages of a portion, and take the rest back."""
         if self._inbox.settle(portion):
             self._on_room()
         self._on_change()
 
     def pop(self) -> Message | None:
-        """Return the next message, if there is one and it may be handed on."""
+        """Return the next message. ``None`` means that none is ready or the gate is closed."""
         return self._inbox.pop() if self.is_open() else None
 
     def done(self, message: Message) -> None:
-        """A message that was popped is handled."""
+        """Count a popped message as handled."""
         if self._inbox.done(message):
             self._on_room()
         self._on_change()
 
     def end(self, message: Message | None, portion: Portion | None = None) -> None:
         """
-        An iterator is gone; *message* was in its hand, or that of *portion*.
+        Account for a deleted iterator. Its message counts as handled, and the rest goes back.
 
-        Called by a finalizer, which may run on any thread, also in one that holds the inbox's
-        lock: nothing here waits for one.
+        A finalizer calls this, possibly on a thread that already holds the inbox's lock. It must
+        not wait for any lock, so the loop's thread does the work.
+
+        Args:
+            message: The popped message in hand, if any.
+            portion: The portion in hand, if any.
+
         """
         if message is not None:
             self._inbox.finished.append(message)
         if portion is not None:
-            portion.in_hand = None  # handled, like a message that was popped
+            portion.in_hand = None  # it counts as handled, as a popped message does
             self._left.append(portion)
         self._soon(self._look)
 
     def _soon(self, function: Callable[[], None]) -> None:
-        with suppress(RuntimeError):  # the loop is closed
+        with suppress(RuntimeError):  # the loop has closed
             self._loop.call_soon_threadsafe(function)
 
     def _settle_left(self) -> None:
-        """What iterators that are gone had not begun with is for the next one, and comes first."""
+        """Take back the portions of deleted iterators, so that their messages come first again."""
         while self._left:
             self.settle(self._left.pop())
 
     def _look(self) -> None:
         self._settle_left()
         self._inbox.settle_finished()
-        self._on_room()  # reading may have stopped for an iterator that is not there any more
+        self._on_room()  # reading may have stopped because that iterator did not take messages
         self._on_change()
 
 
 class Messages:
     """
-    The messages of a client, one at a time; each is handled once the next is asked for.
+    An asynchronous iterator over a client's messages.
+
+    A message counts as handled once the next one is requested. Used on the loop's thread.
 
     Args:
-        running: Returns the iteration of the client and what is done when it has finished;
-            raises if it is not running.
+        running: Returns the client's iteration, and the future that is done when the client has
+            finished. Raises if the client is not running.
         raise_if_failed: Raises the client's error, if it has failed.
 
     """
@@ -142,7 +154,7 @@ class Messages:
         self._raise_if_failed = raise_if_failed
         self._is_open: Callable[[], bool]
         self._begun: tuple[Iteration, Future[None]] | None = None
-        self._message: Message | None = None  # popped, and in hand
+        self._message: Message | None = None  # the popped message in hand
         self._portion: Portion | None = None
 
     def __aiter__(self) -> Self:
@@ -167,7 +179,7 @@ class Messages:
         return message
 
     def _finish(self, iteration: Iteration) -> None:
-        """The message in hand is handled."""
+        """Count the message in hand as handled."""
         message, self._message = self._message, None
         if message is not None:
             iteration.done(message)
@@ -176,7 +188,7 @@ class Messages:
             self.share()
 
     def _taken(self, iteration: Iteration) -> Message | None:
-        """Return the next message, of a new portion where there may be one."""
+        """Return the next message, from a new portion if this is the only iterator."""
         self._portion = portion = iteration.take()
         if portion is None:
             self._message = iteration.pop()
@@ -185,10 +197,10 @@ class Messages:
         return portion.in_hand
 
     def share(self) -> None:
-        """Give back what has not been begun with; another is to have its part of it."""
+        """Give back the messages not begun yet, so that other iterators can take them."""
         portion, self._portion = self._portion, None
         if portion is not None and self._begun is not None:
-            self._message = portion.in_hand  # as if it had been popped
+            self._message = portion.in_hand  # it counts as popped from now on
             self._begun[0].settle(portion)
 
     def _begin(self) -> tuple[Iteration, Future[None]]:

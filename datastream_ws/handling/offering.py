@@ -1,4 +1,4 @@
-"""One message to one handler: retried, postponed, watched, and what it raises reported."""
+"""Pass one message to one handler, with retries, postponing, timeouts and error reports."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from .watchdog import Watchdog
 
 __all__ = ["Offering", "Stopped", "failure_of", "keep_failure", "match", "undecodable_failure"]
 
-REPORT_SECONDS = 1.0  # at most one report of undecodable messages in this time
+REPORT_SECONDS = 1.0  # minimum time between two reports of undecodable messages
 
 
 class Stopped(BaseException):
-    """The dispatcher stops, or a tenure ends, while a message waits for another try."""
+    """The dispatcher has stopped, or the tenure has ended, while a message waited to be retried."""
 
 
 class Offering:
     """
-    Gives messages to single handlers.
+    Passes messages to single handlers. Every worker uses it.
 
     Args:
-        tenure: What the owner holds the stream by; ``None``: it does not.
-        report: Given every :class:`HandlerError`, from any thread.
-        watchdog: Looks at the calls; ``None``: there is no ``handler_timeout``.
-        timings: Told of the calls that fail.
+        tenure: Returns the current tenure of the stream. ``None`` means that there is none.
+        report: Receives every :class:`HandlerError`, from any thread.
+        watchdog: Observes the calls. ``None`` means that ``handler_timeout`` is not set.
+        timings: Receives the calls that fail.
 
     """
 
@@ -57,7 +57,7 @@ class Offering:
         self._reported_at = float("-inf")
 
     async def match(self, caller: Caller, message: Message) -> tuple[tuple[Handler, ...], bool]:
-        """Return the handlers of a message, and whether finding them has failed; reports that."""
+        """Return the handlers of a message, and whether finding them failed, which is reported."""
         route = self._options.route
         try:
             return match(self._handlers, message), False
@@ -76,13 +76,16 @@ class Offering:
         raised: BaseException | None = None,
     ) -> bool:
         """
-        Call a handler, again if it postponed or may retry; return whether it succeeded.
+        Call a handler until it succeeds or fails; return whether it succeeded.
+
+        It is called again after :class:`Postponed`, and once if ``retry_message`` allows it. A
+        failure is reported, not raised.
 
         Args:
-            raised: What it has raised already.
+            raised: The exception that a previous call has raised.
 
         Raises:
-            Stopped: It is not to be called again.
+            Stopped: If the handler must not be called again.
 
         """
         may_retry = True
@@ -99,7 +102,8 @@ class Offering:
                     raise
                 if not (may_retry and self._wants_retry(error)):
                     self._timings.failed(handler)
-                    await self.leave(run)  # what it has left there is not for the next message
+                    # a failed transaction, for example, must not affect the next message
+                    await self.leave(run)
                     await self.failed(run.caller, handler.name, handler.function, messages, error)
                     return False
                 may_retry = False
@@ -107,13 +111,15 @@ class Offering:
             raised = None
 
     async def _leave_for_retry(self, run: HandlerRun) -> None:
-        """A retry enters its contexts anew. Raises Stopped if there must be none."""
+        """Leave the contexts, so that a retry enters new ones; raises Stopped without a tenure."""
         await self.leave(run)
         if self._tenure() is None:
             raise Stopped
 
     async def _wait(self, run: HandlerRun, delay: float) -> None:
-        """Let a postponed message wait. Raises Stopped if it is not to be tried again."""
+        """
+        Wait *delay* seconds with a postponed message; raises Stopped if it must not be retried.
+        """
         tenure = self._tenure()
         await self.leave(run)
         slept = await run.caller.sleep(delay)
@@ -121,7 +127,7 @@ class Offering:
             raise Stopped from None
 
     def watching(self, run: HandlerRun) -> AbstractContextManager[None]:
-        """Look at the calls of a run, where they are not looked at one by one."""
+        """Return a context in which the watchdog observes the direct calls of a run."""
         if self._watchdog is None:
             return nullcontext()
         return self._watchdog.watching_run(run, _task_of(run.caller))
@@ -169,7 +175,7 @@ class Offering:
         messages: tuple[Message, ...],
         error: BaseException,
     ) -> None:
-        """Report a failure, and have it kept by those who must."""
+        """Report a failure, and store it through ``on_failure``."""
         failure = failure_of(name, function, messages, error)
         await keep_failure(self._handlers, caller, failure, self._report)
         self._report(failure)
@@ -177,7 +183,11 @@ class Offering:
     async def _undecodable_failed(
         self, caller: Caller, message: Message, error: DecodeError
     ) -> None:
-        """Report it, but not each of many: they come as fast as the server sends."""
+        """
+        Store the failure, and report it at most once per REPORT_SECONDS.
+
+        A server can send such messages at full speed.
+        """
         self._undecodable += 1
         now = time.monotonic()
         is_due = now - self._reported_at >= REPORT_SECONDS
@@ -195,13 +205,13 @@ def _task_of(caller: Caller) -> asyncio.Task[Any] | None:
 
 
 def match(handlers: Handlers, message: Message) -> tuple[Handler, ...]:
-    """Return the handlers of a message, without inline ones. See :meth:`Handlers.match`."""
+    """Return the handlers of a message, except inline ones; see :meth:`Handlers.match`."""
     inline = handlers.inline
     return handlers.match(message, bool(inline.handlers and inline.match(message)))
 
 
 def undecodable_failure(message: Message, error: DecodeError, count: int = 1) -> HandlerError:
-    """Return what is reported for messages without a route that can be read."""
+    """Return the error for *count* messages whose route cannot be decoded."""
     which = "a message has" if count == 1 else f"{count} messages have"
     failure = HandlerError(
         f"{which} no readable route, and no handler takes messages without a route. Check the "
@@ -216,7 +226,7 @@ def undecodable_failure(message: Message, error: DecodeError, count: int = 1) ->
 def failure_of(
     name: str, function: Any, messages: tuple[Message, ...], error: BaseException
 ) -> HandlerError:
-    """Return what is reported when a handler raises."""
+    """Return the error for a handler that has raised."""
     failure = HandlerError(
         f"{name} failed with {type(error).__name__}", handler=function, messages=messages
     )
@@ -230,7 +240,7 @@ async def keep_failure(
     failure: HandlerError,
     report: Callable[[BaseException], None],
 ) -> None:
-    """Give a failure to those who must keep it, see :attr:`Handlers.on_failure`."""
+    """Pass a failure to the callables that store it, see :attr:`Handlers.on_failure`."""
     for keep in tuple(handlers.on_failure):
         try:
             await caller.call_blocking(keep, failure)
@@ -239,7 +249,7 @@ async def keep_failure(
 
 
 def _is_own_cancellation(error: BaseException, caller: Caller) -> bool:
-    """Tell a cancelled worker from a handler that let a CancelledError of its own escape."""
+    """Return whether the worker is canceled, rather than a handler leaking a CancelledError."""
     if not isinstance(error, asyncio.CancelledError) or not caller.on_loop:
         return False
     task = asyncio.current_task()

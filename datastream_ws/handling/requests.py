@@ -1,4 +1,4 @@
-"""Who waits for a message: ``request()`` and ``receive()``."""
+"""Match incoming messages with pending ``request()`` and ``receive()`` calls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ Match = Callable[[Message], Any] | None
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """Somebody who waits; *looked_at*: how many messages were none of theirs."""
+    """
+    A call that waits for a message.
+
+    Attributes:
+        receives: Whether it is a ``receive()``, which consumes the messages it examines.
+        looked_at: How many messages did not match.
+
+    """
 
     match: Match
     future: asyncio.Future[Message]
@@ -38,16 +45,16 @@ class Requests:
     """
     The pending requests and receives of one connection after the other; on the loop's thread.
 
-    Until a connection is ready its messages are kept for ``receive()``: a hook may ask for the
-    first of them after it has come. One that a receive has looked at is looked at by no other.
+    Until a connection is ready, its messages are kept for ``receive()``, because a hook may call it
+    after its message has arrived. A kept message is examined by one ``receive()`` only.
 
     Args:
-        most: How many messages are kept at most; then the oldest go.
-        on_wait: Called when somebody begins to wait: reading must go on.
-        name: Of the stream, for texts.
+        most: Most messages kept. Beyond that, the oldest are discarded.
+        on_wait: Called when a call begins to wait, because reading must then continue.
+        name: The stream's name, for error messages.
 
     Attributes:
-        were_made: Somebody has waited for a message, if only once.
+        were_made: Whether any call has been made since the client started.
 
     """
 
@@ -66,15 +73,15 @@ class Requests:
 
     @property
     def want_messages(self) -> bool:
-        """Whether :meth:`answer` is to be called."""
+        """Whether :meth:`answer` must be called with incoming messages."""
         return bool(self._pending) or self._kept is not None
 
     def opened(self) -> None:
-        """There is a new connection: keep what comes over it."""
+        """Keep the messages of a new connection."""
         self._kept = deque(maxlen=self._most)
 
     def ready(self) -> None:
-        """The hooks of the connection are through: keep nothing any more."""
+        """Discard the kept messages and keep no more, because the connection's hooks have ended."""
         self._kept = None
 
     async def first(
@@ -84,18 +91,20 @@ class Requests:
         timeout: float | None = None,
     ) -> Message:
         """
-        Return the first message from now on for which ``match(message)`` is true.
+        Return the first message for which ``match(message)`` is true.
 
-        Without *send* it begins with those that are kept.
+        With *send*, only messages that arrive after the call count. Without it, the kept messages
+        are examined first.
 
         Args:
-            match: ``None``: any message.
-            send: Called once nothing can be missed.
-            timeout: In seconds; ``None``: as long as the connection.
+            match: Returns whether a message matches. ``None`` accepts any message.
+            send: Called once the call is registered, so that no reply can be missed.
+            timeout: Seconds to wait. ``None`` means as long as the connection lasts.
 
         Raises:
-            TimeoutError: With the number of messages that were looked at.
-            NotConnectedError: If the connection ends before.
+            TimeoutError: If no message matched in time. Its text has the number of messages
+                examined.
+            NotConnectedError: If the connection ends first.
             Exception: Whatever *match* or *send* raised.
 
         """
@@ -134,7 +143,9 @@ class Requests:
             pending.offer(self._kept.popleft())
 
     def answer(self, messages: Sequence[Message]) -> None:
-        """Show messages that came to those who wait; keep what no receive has looked at."""
+        """
+        Offer incoming messages to the pending calls; keep those that no ``receive()`` examined.
+        """
         for message in messages:
             looked_at = False
             for pending in self._pending:
@@ -146,7 +157,7 @@ class Requests:
         self._pending = [each for each in self._pending if not each.future.done()]
 
     def fail(self, error: Exception) -> None:
-        """The connection is over."""
+        """Fail all pending calls with *error*, because the connection has ended."""
         pending, self._pending = self._pending, []
         self._kept = None
         for each in pending:

@@ -1,4 +1,8 @@
-"""The order in which messages leave an inbox: first in, first out, or in lanes by key."""
+"""
+Order waiting messages: first in, first out, or in lanes by key.
+
+A store has no lock. :class:`~.inbox.Inbox` calls it under its own.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ __all__ = ["NO_KEYS", "Fifo", "Keyed", "Keys", "Store", "size_of"]
 
 
 class Store(Protocol):
-    """The order in which messages leave."""
+    """The order in which messages leave an inbox."""
 
     def __len__(self) -> int: ...
 
@@ -22,10 +26,10 @@ class Store(Protocol):
     def ready(self) -> int: ...
 
     def push(self, message: Message, keys: Keys) -> Message | None:
-        """Add a message; return the one whose place it took, if any."""
+        """Add a message; return the message that it replaced, if any."""
 
     def has_place(self, keys: Keys) -> bool:
-        """Whether a message with these keys would take the place of another."""
+        """Return whether a message with these keys would replace a waiting one."""
         ...
 
     def pop(self) -> Message | None: ...
@@ -36,7 +40,7 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """A message's conflation key and ordering key; ``None``: it has none."""
+    """The conflation key and the ordering key of a message. ``None`` means no key."""
 
     conflation: Hashable = None
     order: Hashable = None
@@ -46,14 +50,14 @@ NO_KEYS = Keys()
 
 
 def size_of(messages: Sequence[Message]) -> int:
-    """Return what messages take in memory while they wait, in bytes."""
+    """Return the bytes of memory that messages use while they wait."""
     if isinstance(messages, Parcel):
         return messages.memory
     return sum([memory_bytes(message.data) for message in messages])
 
 
 class Part:
-    """Messages that came together; *left* of them have not been taken yet."""
+    """Messages that were put in together. The last *left* of them are still waiting."""
 
     __slots__ = ("_given", "_size", "left")
 
@@ -65,7 +69,7 @@ class Part:
         given, start = self._given, self._size - self.left
         stop = min(start + most, self._size)
         self.left -= stop - start
-        # A parcel makes each when it is taken.
+        # A parcel creates messages only when they are taken.
         return given.made(start, stop) if isinstance(given, Parcel) else given[start:stop]
 
     @property
@@ -74,7 +78,7 @@ class Part:
 
 
 class Fifo:
-    """First in, first out: single messages, and parts of several."""
+    """A first-in-first-out queue of single messages and of parts."""
 
     def __init__(self) -> None:
         self._waiting: deque[Message | Part] = deque()
@@ -113,7 +117,7 @@ class Fifo:
         return message
 
     def pop_many(self, most: int) -> list[Message]:
-        """Remove and return the oldest messages, at most so many."""
+        """Remove and return up to *most* of the oldest messages."""
         taken: list[Message] = []
         waiting = self._waiting
         while waiting and (room := most - len(taken)) > 0:
@@ -144,14 +148,14 @@ class Fifo:
         pass
 
     def give_back(self, messages: Sequence[Message]) -> None:
-        """These were taken too early: they are the oldest again."""
+        """Put messages back that were taken too early, as the oldest ones."""
         if size := len(messages):
             self._waiting.appendleft(Part(messages, size))
             self._count += size
 
     @property
     def size(self) -> int:
-        """What all of them take in memory, in bytes."""
+        """The bytes of memory that the waiting messages use."""
         return sum(
             memory_bytes(each.data) if isinstance(each, Message) else size_of(each.rest)
             for each in self._waiting
@@ -160,10 +164,13 @@ class Fifo:
 
 class Keyed:
     """
-    First in, first out, with places that newer messages take and lanes kept in order.
+    A first-in-first-out queue with conflation and with lanes kept in order.
 
-    ``_places`` is the truth: place → message, in order of arrival. A lane is a key whose
-    messages leave one at a time: while one is out, the places behind it are parked.
+    A place is a position in the order of arrival. ``_places`` maps each place to its message. With
+    conflation, a newer message takes over the place of the older one with the same key.
+
+    A lane consists of the messages with the same ordering key. They leave one at a time. While one
+    is in hand, the places behind it are parked.
     """
 
     def __init__(self) -> None:
@@ -172,7 +179,7 @@ class Keyed:
         self._place_of: dict[Hashable, int] = {}
         self._free: deque[int] = deque()
         self._parked: dict[Hashable, deque[int]] = {}
-        self._out: dict[int, Hashable] = {}  # id of a message in hand -> its lane
+        self._out: dict[int, Hashable] = {}  # maps id(message in hand) to its lane
 
     def __len__(self) -> int:
         return len(self._places)
@@ -225,7 +232,7 @@ class Keyed:
         place = next(iter(self._places))
         message, keys = self._take(place)
         parked = self._parked.get(keys.order)
-        if parked and parked[0] == place:  # the oldest of all is the first of its lane
+        if parked and parked[0] == place:  # parked places are in order, so it is the first
             parked.popleft()
             return message
         self._free.remove(place)

@@ -1,4 +1,4 @@
-"""Received payloads through a codec that keeps a state for each connection."""
+"""Apply a codec's per-connection unpacker to received payloads."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ Unpack = Callable[[str | bytes], str | bytes | None]
 
 class Unpacking:
     """
-    The payloads of one connection, in order, through what the codec has made for it.
+    The unpacker of one connection, which receives all payloads in order.
 
     Args:
-        fail: Ends the connection: after an error nothing that follows can be read.
+        unpack: Returns the message that a payload completes. ``None`` means that more is needed.
+        fail: Ends the connection. After an error, later payloads cannot be decoded.
 
     """
 
@@ -49,7 +50,11 @@ class Unpacking:
 
 
 def unpacking_of(codec: Any, fail: Callable[[Exception], None]) -> Unpacking | None:
-    """Return what unpacks a new connection's payloads, or ``None`` if they are the messages."""
+    """
+    Return the unpacker for a new connection. ``None`` means that payloads are messages.
+
+    If the codec fails to make one, *fail* ends the connection.
+    """
     make = getattr(codec, "unpacker", None)
     if make is None:
         return None

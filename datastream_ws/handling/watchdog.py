@@ -1,4 +1,4 @@
-"""Reports handlers that run too long, by name, with the place where they are."""
+"""Report handlers that run too long, with their name and stack."""
 
 from __future__ import annotations
 
@@ -20,12 +20,20 @@ from .contexts import HandlerRun
 
 __all__ = ["Watchdog", "task_stack"]
 
-LOOK_SECONDS = 1.0  # the longest between two looks
+LOOK_SECONDS = 1.0  # maximum time between two checks
 
 
 @dataclass(slots=True)
 class RunningCall:
-    """A handler call that is looked at."""
+    """
+    A handler call that the watchdog observes.
+
+    Attributes:
+        started: When it began, of ``time.monotonic()``.
+        thread: The identifier of the calling thread.
+        task: The task that awaits the handler. ``None`` means that it runs in the thread itself.
+
+    """
 
     handler: Handler
     messages: tuple[Message, ...]
@@ -38,10 +46,11 @@ class RunningCall:
 @dataclass(slots=True, eq=False)
 class WatchedRun:
     """
-    A run whose calls are looked at from outside: they are too quick to be noted one by one.
+    A run whose calls the watchdog samples, because recording each would be too slow.
 
     Attributes:
-        at: The message and the handler that were seen last, and *since* when.
+        at: The message and the handler of the last sample.
+        since: When that pair was first sampled.
 
     """
 
@@ -53,7 +62,7 @@ class WatchedRun:
     reported: bool = False
 
     def look(self, now: float, limit: float) -> RunningCall | None:
-        """Return the call, once, if it has been the same for more than *limit* seconds."""
+        """Return the current call, once, if it has been the same for more than *limit* seconds."""
         message, handler = at = self.run.in_hand, self.run.handler
         if at[0] is not self.at[0] or at[1] is not self.at[1]:
             self.at, self.since, self.reported = at, now, False
@@ -65,12 +74,11 @@ class WatchedRun:
 
 class Watchdog:
     """
-    Looks at the handler calls of one dispatcher.
+    Reports the slow handler calls of one dispatcher.
 
     Args:
-        limit: ``handler_timeout``, in seconds.
-        report: Given a :class:`HandlerError` once for a call that runs longer, from the thread
-            that watches.
+        limit: The option ``handler_timeout``, in seconds.
+        report: Receives one :class:`HandlerError` per slow call, on the watching thread.
 
     """
 
@@ -84,7 +92,13 @@ class Watchdog:
     def watching(
         self, handler: Handler, messages: tuple[Message, ...], task: asyncio.Task[Any] | None
     ) -> Iterator[None]:
-        """Look at what is called within; *task*: it is a coroutine of that one."""
+        """
+        Observe the handler call within.
+
+        Args:
+            task: The task that awaits the handler. ``None`` means that it runs in this thread.
+
+        """
         watched = RunningCall(handler, messages, time.monotonic(), threading.get_ident(), task)
         self._watched[id(watched)] = watched
         try:
@@ -94,7 +108,7 @@ class Watchdog:
 
     @contextmanager
     def watching_run(self, run: HandlerRun, task: asyncio.Task[Any] | None) -> Iterator[None]:
-        """Look at the calls of a run; a slow one is noticed one look later than by itself."""
+        """Sample the direct calls of a run. A slow one is reported up to one check later."""
         watched = WatchedRun(run, threading.get_ident(), task)
         self._runs[id(watched)] = watched
         try:
@@ -103,7 +117,9 @@ class Watchdog:
             del self._runs[id(watched)]
 
     def watch(self, stopped: threading.Event) -> None:
-        """On a thread of its own, because a blocked loop is one of the things to notice."""
+        """
+        Check the calls until *stopped* is set; runs on its own thread, because a loop may block.
+        """
         while not stopped.wait(min(LOOK_SECONDS, self._limit / 4)):
             now = time.monotonic()
             for watched in list(self._watched.values()):
@@ -138,7 +154,7 @@ def _stack_of(watched: RunningCall) -> str:
 
 
 def task_stack(task: asyncio.Task[Any]) -> str:
-    """Return where a task waits, as in a traceback."""
+    """Return the stack of a waiting task, formatted as in a traceback."""
     # Task.get_stack() ends with the outermost coroutine.
     frames = list(_frames_of(task.get_coro()))[-10:]
     summary = traceback.StackSummary.extract((f, f.f_lineno) for f in frames)
@@ -146,7 +162,7 @@ def task_stack(task: asyncio.Task[Any]) -> str:
 
 
 def _frames_of(coroutine: Any) -> Iterator[FrameType]:
-    """Yield the frames of a coroutine that waits, from the outermost to where it does."""
+    """Yield the frames of a waiting coroutine, from the outermost to the innermost."""
     while coroutine is not None:
         frame = getattr(coroutine, "cr_frame", None)
         if frame is not None:
