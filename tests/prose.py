@@ -94,7 +94,6 @@ NOT_YET = {
     "datastream_ws/options.py",
     "datastream_ws/process/__init__.py",
     "datastream_ws/process/futures.py",
-    "datastream_ws/process/handler_threads.py",
     "datastream_ws/process/loop_thread.py",
     "datastream_ws/process/loop_use.py",
     "datastream_ws/process/loop_watch.py",

@@ -20,37 +20,55 @@ IDLE_THREAD_SECONDS = 10.0
 HANDLER_THREAD = "datastream-handler"
 
 
+class _Worker:
+    """A thread of the pool, and the plain lock that it is parked on while it idles."""
+
+    __slots__ = ("call", "thread", "wake")
+
+    def __init__(self, run: Callable[[_Worker], None]) -> None:
+        self.thread = threading.Thread(target=run, args=(self,), name=HANDLER_THREAD, daemon=True)
+        self.call: Callable[[], None] | None = None
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+
 class HandlerThreads:
     """
     Daemon threads that run one call after another and end when idle for 10 seconds.
 
-    While somebody holds the pool two of them stay however idle: at interpreter exit no thread
-    can be started any more (CPython ≥ 3.12), and what was received must still be handled then.
+    The thread that became idle last takes the next call, so that the threads of a burst end
+    under steady, light use. While the pool is held, two threads stay however long they idle.
+    CPython 3.12 and later start no thread at interpreter exit, and messages that were received
+    must still be handled then.
     """
 
     HELD_SIZE = 2
 
     def __init__(self) -> None:
-        self._wake = threading.Condition()
-        self._calls: deque[Callable[[], None]] = deque()
-        self._idle = 0
-        self._alive: set[threading.Thread] = set()
-        self._busy: set[threading.Thread] = set()
+        self._lock = threading.RLock()  # a finalizer may call while its thread holds it
+        self._calls: deque[Callable[[], None]] = deque()  # what no thread was idle for
+        self._parked: list[_Worker] = []
+        self._alive: set[_Worker] = set()
+        self._busy: set[_Worker] = set()
         self._holders = 0
 
     def hold(self) -> None:
         """Keep two threads from now on, until as many :meth:`let_go` as holds."""
-        with self._wake:
+        with self._lock:
             self._holders += 1
             missing = self._minimum - len(self._alive)
         for _ in range(missing):
             self._start()
 
     def let_go(self) -> None:
-        """End one hold."""
-        with self._wake:
+        """End one hold. After the last one, idle threads end at once."""
+        with self._lock:
             self._holders -= 1
-            self._wake.notify_all()
+            if self._minimum:
+                return
+            ending, self._parked = self._parked, []
+        for worker in ending:
+            worker.wake.release()
 
     @property
     def _minimum(self) -> int:
@@ -58,12 +76,15 @@ class HandlerThreads:
 
     def call(self, function: Callable[[], None]) -> None:
         """Run *function* on a thread soon; it must not raise."""
-        with self._wake:
-            self._calls.append(function)
-            if self._idle >= len(self._calls):
-                self._wake.notify()
-                return
-        self._start()
+        with self._lock:
+            worker = self._parked.pop() if self._parked else None
+            if worker is None:
+                self._calls.append(function)
+        if worker is None:
+            self._start()
+        else:
+            worker.call = function
+            worker.wake.release()
 
     def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
         """Run *function* on a thread; return the future of its result."""
@@ -73,40 +94,54 @@ class HandlerThreads:
         return future
 
     def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name=HANDLER_THREAD, daemon=True)
-        with self._wake:
-            self._alive.add(thread)
+        worker = _Worker(self._run)
+        with self._lock:
+            self._alive.add(worker)
         try:
-            thread.start()
+            worker.thread.start()
         except RuntimeError:  # at interpreter exit: one that is there takes the call
-            with self._wake:
-                self._alive.discard(thread)
+            with self._lock:
+                self._alive.discard(worker)
 
-    def _run(self) -> None:
-        thread = threading.current_thread()
-        while (function := self._next()) is not None:
-            self._busy.add(thread)
+    def _run(self, worker: _Worker) -> None:
+        while (function := self._next(worker)) is not None:
+            self._busy.add(worker)
             function()
             del function  # else the client or message in it would live as long as the thread idles
-            self._busy.discard(thread)
+            self._busy.discard(worker)
 
-    def _next(self) -> Callable[[], None] | None:
-        with self._wake:
-            while not self._calls:
-                self._idle += 1
-                # Those that may go leave at once when nothing runs in this process any more.
-                woken = self._wake.wait(IDLE_THREAD_SECONDS) if self._minimum else False
-                self._idle -= 1
-                if not woken and not self._calls and len(self._alive) > self._minimum:
-                    self._alive.discard(threading.current_thread())
+    def _next(self, worker: _Worker) -> Callable[[], None] | None:
+        """Return the call to run next, or None when this thread has to end."""
+        is_woken = True
+        while True:
+            with self._lock:
+                if self._calls:
+                    return self._calls.popleft()
+                may_end = not is_woken and len(self._alive) > self._minimum
+                if may_end or not self._minimum:
+                    self._alive.discard(worker)
                     return None
-            return self._calls.popleft()
+                self._parked.append(worker)
+            is_woken = self._park(worker)
+            function, worker.call = worker.call, None
+            if function is not None:
+                return function
+
+    def _park(self, worker: _Worker) -> bool:
+        """Wait for a call, for the end or for 10 seconds; return False for the latter."""
+        if worker.wake.acquire(timeout=IDLE_THREAD_SECONDS):
+            return True
+        with self._lock:
+            if worker in self._parked:
+                self._parked.remove(worker)
+                return False
+        return worker.wake.acquire()  # it was unparked in this moment
 
     def join(self, timeout: float) -> None:
-        """Wait up to *timeout* seconds for idle threads to end; not for one that is at work."""
+        """Wait up to *timeout* seconds for idle threads to end; not for one that is busy."""
         deadline = time.monotonic() + timeout
-        with self._wake:
-            ending = [] if self._minimum else list(self._alive - self._busy)
+        with self._lock:
+            ending = [] if self._minimum else [each.thread for each in self._alive - self._busy]
         for thread in ending:
             # is_alive: one that is only about to start cannot be joined
             if thread is not threading.current_thread() and thread.is_alive():
@@ -116,7 +151,7 @@ class HandlerThreads:
 def _settle(future: Future[T], function: Callable[..., T], args: tuple[Any, ...]) -> None:
     try:
         future.set_result(function(*args))
-    except StopIteration as error:  # asyncio's futures refuse it, and whoever awaits would hang
+    except StopIteration as error:  # asyncio's futures refuse it: what awaits them would hang
         failure = RuntimeError("a function called on a thread raised StopIteration")
         failure.__cause__ = error
         future.set_exception(failure)
@@ -126,9 +161,9 @@ def _settle(future: Future[T], function: Callable[..., T], args: tuple[Any, ...]
 
 class DaemonExecutor(ThreadPoolExecutor):
     """
-    The loop's default executor, on our daemon threads.
+    The loop's default executor, on the pool's daemon threads.
 
-    Look-ups of one name that hang share one thread instead of piling up.
+    Lookups of one name share a thread, so that lookups that hang do not pile up.
     """
 
     def __init__(self, pool: HandlerThreads) -> None:
@@ -147,5 +182,5 @@ class DaemonExecutor(ThreadPoolExecutor):
 
 
 def is_handler_thread() -> bool:
-    """Whether the calling thread is one of ours that handlers are called in."""
+    """Return whether the calling thread is a thread of the pool."""
     return threading.current_thread().name == HANDLER_THREAD

@@ -49,7 +49,7 @@ def test_a_held_pool_keeps_two_threads_and_uses_them_again(pool: HandlerThreads)
     pool.hold()
     used = {pool.submit(threading.get_ident).result(5) for _ in range(20)}
     assert len(pool._alive) == 2
-    assert used <= {thread.ident for thread in pool._alive}
+    assert used <= {worker.thread.ident for worker in pool._alive}
     pool.let_go()
     assert len(pool._alive) == 2
     pool.join(5)
@@ -76,8 +76,33 @@ def test_idle_threads_end_after_a_while(
     go.set()
     for future in more:
         future.result(5)
-    # No calls meanwhile: each would wake the thread that idles longest.
     eventually(lambda: len(pool._alive) <= 2)
+    pool.let_go()
+
+
+def test_idle_threads_end_under_steady_light_use(
+    pool: HandlerThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that became idle last takes the next call."""
+    monkeypatch.setattr(module, "IDLE_THREAD_SECONDS", 0.2)
+    pool.hold()
+    go = threading.Event()
+    more = [pool.submit(go.wait, 10) for _ in range(6)]
+    go.set()
+    for future in more:
+        future.result(5)
+    # The future is settled a moment before its thread idles: more than one may take a call.
+    eventually(lambda: pool.submit(len, pool._alive).result(5) <= 3)
+    pool.let_go()
+
+
+def test_a_call_as_a_thread_gives_up_waiting(
+    pool: HandlerThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "IDLE_THREAD_SECONDS", 0.0)
+    pool.hold()
+    for number in range(2000):
+        assert pool.submit(abs, -number).result(5) == number
     pool.let_go()
 
 
