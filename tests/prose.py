@@ -25,7 +25,8 @@ ROOT = Path(__file__).parents[1]
 MOST_WORDS = 25
 
 PAGES = sorted(
-    {"README.md", "SECURITY.md", "CHANGELOG.md"}
+    {"README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md"}
+    | {"benchmarks/README.md", "changes/README.md", "example_project/README.md"}
     | {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("**/*.md")}
 )
 # Modules whose docstrings and comments do not follow the rules yet. None may be added.
@@ -144,7 +145,8 @@ MODULES = sorted(
     if (path := module.relative_to(ROOT).as_posix()) not in NOT_YET
 )
 # Pages for contributors, and the part of a page that is an appendix for them.
-CONTRIBUTORS = {"CONTRIBUTING.md", "docs/architecture.md", "docs/fault-tests.md"}
+CONTRIBUTORS = {"CONTRIBUTING.md", "benchmarks/README.md", "changes/README.md"}
+CONTRIBUTORS |= {"docs/architecture.md", "docs/fault-tests.md"}
 APPENDIX = re.compile(r"^## How (these guarantees are|this is) tested$", re.MULTILINE)
 
 # What the field says otherwise -> what it says.

@@ -161,7 +161,7 @@ NOT_APPLICABLE: dict[str, str] = {
 
 # The one-line break of the code that was tried, and made the fault's test fail.
 BREAKS: dict[str, str] = {
-    "3": "`_keep_alive` never judges: `if False:` for `if now >= self._heard_at + patience:`",
+    "3": "`_judge` of `keepalive` never raises: `if False:` for `if now >= since + patience:`",
     "4": "as 3",
     "7": "`FrameCutter` takes a frame that is not whole: without `stop > end`",
     "12": "`DaemonExecutor` gives each look-up a thread of its own: `if True:`",
@@ -189,9 +189,9 @@ BREAKS: dict[str, str] = {
     "55": "as 54",
     "56": "`FATAL_CLOSE_CODES` are not looked at",
     "57": "`closed_by_peer` knows no 1009",
-    "61": "every connection resets the attempts: `ready_for >= 0`",
+    "61": "every connection resets the attempts: `is_stable_for >= 0`",
     "62": "`Attempts.plan` counts no waits: without `self._waits += 1`",
-    "65": "`_keep_alive` judges while reading is paused",
+    "65": "`Keepalive.check` judges while reading is paused",
     "67": "the handler's `except BaseException` is `except Exception`",
     "G1": "as 52",
     "G3": "as 62",

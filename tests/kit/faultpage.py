@@ -22,14 +22,16 @@ PAGE = ROOT / "docs" / "fault-tests.md"
 HEAD = """\
 # Tests of failures
 
-This page is for contributors. It names the test of each failure. It's generated from the marks on
-the tests by `python -m tests.kit.faultpage`, and a test fails if it is out of date.
+This page is for contributors. It names the tests of each failure. To update it from the marks on
+the tests, run `python -m tests.kit.faultpage`. A test fails if the page is out of date.
 
-Tests show {shown} of {all} failures. {not_applicable} can't happen here, and {open} have no test
-yet. For {breaks} of them, the table at the end names a one-line change of the code that makes the
-test fail. A `scenario` is a row of a table that runs against the core, `manage.py run_datastream`,
-`flask datastream run` and a Celery worker. See `test_scenarios.py` in `acceptance` and
-`integrations`.
+The list has {all} failures, and {shown} of them have a test. Not applicable: {not_applicable}.
+Without a test: {open}. For {breaks} failures, the table at the end names a small change of the code
+that makes the test fail.
+
+A `scenario` is a row of `tests/kit/scenarios.py`. `test_scenarios.py` in `acceptance` and
+`integrations` runs each row with the core, `manage.py run_datastream`, `flask datastream run` and a
+Celery worker.
 """
 
 
