@@ -133,7 +133,7 @@ def restore_docstring(
 def label_cells(
     app: object, page: str, template: str, context: dict[str, Any], doctree: object
 ) -> None:
-    """Write into each cell what its column is called: pages.css shows it where tables stack."""
+    """Write the name of its column into each cell: pages.css shows it where tables stack."""
     if "<table" not in context.get("body", ""):
         return
     body = BeautifulSoup(context["body"], "html.parser")
@@ -142,6 +142,8 @@ def label_cells(
         for row in table.select("tbody tr"):
             for name, cell in zip(names, row.find_all("td"), strict=False):
                 cell["data-label"] = name
+                if not cell.get_text(strip=True) and cell.find("img") is None:
+                    cell.clear()  # the paragraph without text in it: pages.css hides an empty cell
     context["body"] = str(body)
 
 
