@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from ..lease.clock import clock
 from ..lease.liveness import Liveness
 from ..lease.shared import MemberRecord, SharedView
-from .shares import Member, beyond_limits, moves
+from .shares import Member, at_once, beyond_limits, moves
 
 __all__ = ["Membership", "Mine", "Plan"]
 
-IN_FLIGHT = 20  # streams that one process hands over at once
+IN_FLIGHT = 20  # streams on their way to one process, from all that hand over to it
 # That one of them counts as in flight after it was let go of: at least, for whoever has taken it
 # is to connect, and at most, if nobody takes it.
 ARRIVAL_SECONDS = (0.25, 1.0)
@@ -71,9 +71,16 @@ class Plan:
 
 
 class Membership:
-    """Remembers what one look after the other has shown."""
+    """
+    Remembers what one look after the other has shown.
 
-    def __init__(self) -> None:
+    Args:
+        in_flight: Most streams that are on their way to one process.
+
+    """
+
+    def __init__(self, in_flight: int = IN_FLIGHT) -> None:
+        self._in_flight = in_flight
         self._watches: dict[str, Liveness] = {}
         self._free: dict[str, float] = {}  # since when
         self._offered: dict[str, float] = {}  # what was let go of for others, and when
@@ -141,11 +148,12 @@ class Membership:
         if self._is_stuck(view, mine):
             wanted = []
         in_flight = len(mine.giving) + self._arriving
+        most = at_once(members, holders, self._in_flight) if wanted else 0
         beyond = beyond_limits(members, holders)
         lost = [k for k, epoch in mine.held.items() if view.holders.get(k) != (mine.token, epoch)]
         return Plan(
             take=self._takes(found.take, mine, members),
-            give=tuple(wanted[: max(0, IN_FLIGHT - in_flight)]),
+            give=tuple(wanted[: max(0, most - in_flight)]),
             lost=tuple(lost),
             release=tuple(_strays(view, mine)),
             is_settled=not (len(self._free) > beyond or in_flight or wanted),

@@ -11,6 +11,7 @@ from ..lease.shared import SharedStore
 from ..lifecycle.assembly import Place
 from ..lifecycle.turns import Turns
 from .holding import Holding
+from .membership import IN_FLIGHT
 from .sharing import Sharing
 from .source import Changes, Row, Rows
 from .streams import Streams
@@ -62,6 +63,7 @@ class Share:
             room=lambda: self._at_once - turns.waiting,
             on_change=lambda: self._soon(on_news),
             report=lambda error: self._soon(on_error, error),
+            in_flight=min(IN_FLIGHT, self._at_once),
         )
 
     def _soon(self, function: Callable[..., None], *arguments: BaseException) -> None:

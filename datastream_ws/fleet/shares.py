@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Member", "Moves", "beyond_limits", "moves", "targets"]
+__all__ = ["Member", "Moves", "at_once", "beyond_limits", "moves", "targets"]
 
 TOLERANCE = 0.1  # of a mean share; numbers that differ by less are no reason to move a stream
 
@@ -73,9 +73,13 @@ def targets(members: Collection[Member], loads: Mapping[str, int], keys: int) ->
             found[member.name] = int(member.room)
             left -= found[member.name]
         open_ones = [member for member in open_ones if member not in full]
-    ranked = sorted(open_ones, key=lambda member: (-loads.get(member.name, 0), member.name))
-    for place, member in enumerate(ranked):
-        found[member.name] = left // len(ranked) + (place < left % len(ranked))
+    if open_ones:
+        share, larger = divmod(left, len(open_ones))
+        # Who has more than a share of the larger size does not rank higher for it: otherwise the
+        # order would change while streams move, and more would be given than is needed.
+        rank = {member.name: -min(loads.get(member.name, 0), share + 1) for member in open_ones}
+        ranked = sorted(rank, key=lambda name: (rank[name], name))
+        found |= {name: share + (place < larger) for place, name in enumerate(ranked)}
     return found
 
 
@@ -102,6 +106,23 @@ def moves(
     given = _gives(me, members, holders, loads, wanted)
     free = sorted(key for key, holder in holders.items() if holder is None)
     return Moves(_takes(me, members, free, loads, wanted, last or {}), given)
+
+
+def at_once(
+    members: Collection[Member], holders: Mapping[str, str | None], window: int
+) -> int:
+    """
+    Return how many streams each member that gives may have on their way at once.
+
+    Args:
+        window: How many may be on their way to one receiver, from all members that give.
+
+    """
+    loads = Counter(holder for holder in holders.values() if holder is not None)
+    wanted = targets(members, loads, len(holders))
+    givers = sum(loads[name] > most for name, most in wanted.items())
+    receivers = sum(loads[name] < most for name, most in wanted.items())
+    return max(1, min(window, window * receivers // max(1, givers)))
 
 
 def beyond_limits(members: Collection[Member], holders: Mapping[str, str | None]) -> int:

@@ -26,7 +26,7 @@ from ..lease.renewal import (
 )
 from ..lease.shared import MemberRecord, SharedStore, SharedView
 from .holding import Holding, Term
-from .membership import Membership, Mine, Plan
+from .membership import IN_FLIGHT, Membership, Mine, Plan
 
 __all__ = ["Sharing"]
 
@@ -47,6 +47,7 @@ class Sharing:
         limit: Most streams that this process takes; ``None``: no limit.
         room: How many more may be taken now: what is taken is to be dialled soon. Called from
             the thread.
+        in_flight: Most streams that are on their way to one process.
         on_change: Called from the thread when there is news.
         report: Given every LeaseError, from the thread; one that lasts is reported once.
 
@@ -61,6 +62,7 @@ class Sharing:
         room: Callable[[], int],
         on_change: Callable[[], None],
         report: Callable[[BaseException], None],
+        in_flight: int = IN_FLIGHT,
     ) -> None:
         self._store = store
         self._ttl = ttl
@@ -75,7 +77,8 @@ class Sharing:
         self._beat = 0
         self._renew_at = 0.0
         self._take_from = 0.0
-        self._membership = Membership()
+        self._in_flight = in_flight
+        self._membership = Membership(in_flight)
         self._view = SharedView({}, {})
         self._plan = Plan()
         self._has_handed_over = False
@@ -296,7 +299,7 @@ class Sharing:
         lost = self._take_all()
         self._is_member = False
         self._term = self._new_term()
-        self._membership = Membership()
+        self._membership = Membership(self._in_flight)
         if lost:
             self._report(LeaseError(f"lease lost: {why}; {len(lost)} streams are handed over"))
         for holding in lost:

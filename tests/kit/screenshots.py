@@ -31,6 +31,7 @@ ADMIN = "admin/datastream/"
 PAGES = {
     "admin-overview": (f"{ADMIN}streamstatus/", 560),
     "admin-live": (f"{ADMIN}streamstatus/live/prices/", 900),
+    "admin-fleet": (f"{ADMIN}streamstatus/live/suppliers/", 900),
     "admin-failed": (f"{ADMIN}failedmessage/", 640),
     "shop": ("", 720),
 }

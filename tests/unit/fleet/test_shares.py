@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datastream_ws.fleet.shares import Member, Moves, beyond_limits, moves, targets
+from datastream_ws.fleet.shares import Member, Moves, at_once, beyond_limits, moves, targets
 
 
 def holders_of(**loads: int) -> dict[str, str | None]:
@@ -33,6 +33,22 @@ def test_one_that_joins_is_given_its_share_and_no_more() -> None:
     there = members("a", "b", "c")
     holders = holders_of(a=45, b=45)
     assert [len(moves(name, there, holders).give) for name in "abc"] == [15, 15, 0]
+
+
+def test_what_others_have_handed_over_already_makes_nobody_give_more() -> None:
+    """The three of 30 are to have 23, 23 and 22, in whatever order they hand over."""
+    there = members("a", "b", "c", "d")
+    assert len(moves("a", there, holders_of(a=30, b=30, c=30, d=0)).give) == 7
+    assert moves("a", there, holders_of(a=23, b=30, c=30, d=7)).give == ()
+    assert len(moves("c", there, holders_of(a=23, b=23, c=30, d=14)).give) == 8
+
+
+def test_all_that_give_share_what_one_receiver_can_dial() -> None:
+    there = members(*"abcde")
+    assert at_once(there, holders_of(a=30, b=30, c=30, d=30), 20) == 5
+    assert at_once(there, holders_of(a=30, b=30, c=30), 20) == 13
+    assert at_once(there, holders_of(a=90), 20) == 20
+    assert at_once(there, holders_of(a=30, b=30, c=30, d=30), 2) == 1, "it is to end sometime"
 
 
 def test_a_difference_of_a_tenth_moves_nothing() -> None:

@@ -45,13 +45,16 @@ class Process:
             self.store,
             TTL,
             limit=None,
-            room=lambda: 25,
+            room=self.room,
             on_change=lambda: None,
             report=lambda error: self.reports.append(str(error)),
         )
         self.sharing._id = f"{name}:1:x"
         self.sharing._term = self.sharing._new_term()
         self._started: dict[str, Holding] = {}
+
+    def room(self) -> int:
+        return 25
 
     def step(self, keys: set[str]) -> None:
         self.sharing.want(keys)
@@ -75,8 +78,35 @@ class Process:
         return {key: epoch for key, epoch in tenures.items() if epoch is not None}
 
 
+class Paced(Process):
+    """One that dials fifty streams in a second; its world notes how long each was offline."""
+
+    def __init__(self, name: str, world: World) -> None:
+        super().__init__(name, world)
+        self._world = world
+        self._to_dial: list[str] = []
+
+    def room(self) -> int:
+        return 25 - len(self._to_dial)
+
+    def follow(self) -> None:
+        before = set(self._started)
+        super().follow()
+        self._world.offline |= dict.fromkeys(before - self._started.keys(), self._world.clock.now)
+        self._to_dial += self._started.keys() - before
+
+    def dial(self, seconds: float) -> None:
+        count = round(50 * seconds)
+        due, self._to_dial = self._to_dial[:count], self._to_dial[count:]
+        for key in due:
+            if key in self._world.offline:
+                self._world.gaps.append(self._world.clock.now - self._world.offline.pop(key))
+
+
 class World:
     def __init__(self) -> None:
+        self.offline: dict[str, float] = {}  # of those that are paced
+        self.gaps: list[float] = []
         self.clock = Clock()
         self.memory = Memory(self.clock)
         self.processes: list[Process] = []
@@ -195,6 +225,28 @@ def test_three_share_and_one_that_joins_is_given_no_more_than_its_share(world: W
     world.settle()
     assert sorted(world.loads().values()) in ([7, 7, 8, 8], [7, 7, 7, 9])
     assert world.moves - moved in (7, 8)
+
+
+def test_one_that_joins_is_handed_no_more_at_once_than_it_can_dial(world: World) -> None:
+    world.keys = {f"k{n:03}" for n in range(600)}
+    paced = [Paced(f"p{n}", world) for n in range(4)]
+
+    def live(seconds: int) -> None:
+        for _ in range(10 * seconds):
+            world.clock.now += 0.1
+            for process in world.processes:
+                process.step(world.keys)
+            for each in paced:
+                each.dial(0.1)
+
+    world.processes += paced[:3]
+    live(20)
+    world.gaps.clear()
+    world.processes.append(paced[3])
+    live(8)
+    assert max(world.loads().values()) - min(world.loads().values()) <= 15, "a tenth of a share"
+    assert len(world.gaps) <= 150
+    assert max(world.gaps) <= 1.0
 
 
 def test_one_that_dies_is_followed_within_the_ttl(world: World) -> None:
