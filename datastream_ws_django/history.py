@@ -188,6 +188,8 @@ class Trend:
         state = "reconnecting" if health.state in RECONNECTING else health.state
         if state != self.state:
             self.state, self.state_since = state, health.at
+        elif state == "ready" and (health.connected_since or 0.0) > self.state_since:
+            self.state_since = health.connected_since or 0.0  # lost and back between two beats
         # While it reconnects, each attempt that failed is an error again, with the same text.
         failed = attempts if health.state == "waiting" else self.error[2] if self.error else 0
         error = (health.last_error, health.messages_failed, failed)

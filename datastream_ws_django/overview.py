@@ -112,6 +112,8 @@ def with_streams(card: Card) -> Card:
         tone=tone,
         counts=found.streams,
         size=found.source_size,
+        holder="",
+        epoch=None,  # its row in the leases' table only counts: processes share a fleet
     )
 
 

@@ -253,6 +253,9 @@ def test_reconnecting_is_one_state_with_one_beginning() -> None:
     trend.look(replace(beat, at=NOON + 30, messages_handled=150), attempts=5)
     assert trend.rate == 5.0
     assert trend.error_at == NOON + 3
+    assert trend.state_since == NOON + 20
+    trend.look(replace(beat, at=NOON + 40, connected_since=NOON + 37), attempts=6)
+    assert trend.state_since == NOON + 37, "lost and back between two beats"
 
 
 @override_settings(DATASTREAMS=SETTING)

@@ -34,7 +34,13 @@ from datastream_ws_django.fleetpage import fleet_view
 from datastream_ws_django.health import report
 from datastream_ws_django.heartbeat import Heartbeat
 from datastream_ws_django.lease import DatabaseLease
-from datastream_ws_django.models import FailedMessage, StreamCommand, StreamEvent, StreamStatus
+from datastream_ws_django.models import (
+    FailedMessage,
+    StreamCommand,
+    StreamEvent,
+    StreamLease,
+    StreamStatus,
+)
 from datastream_ws_django.rows import REWRITE_SECONDS, FleetRows, Rows, write
 from datastream_ws_django.testing import deliver
 from kit.djangoproject import FAST, Project
@@ -532,12 +538,15 @@ def test_pages_of_a_fleet_and_of_its_streams(admin_client: Any) -> None:
     process(1, 2, ready=1, waiting=1)
     row("a", "ready")
     row("b", "waiting")
+    StreamLease.objects.create(stream="accounts", epoch=12)
     live = "/admin/datastream/streamstatus/live/"
     with settings():
         overview = admin_client.get("/admin/datastream/streamstatus/").content.decode()
         assert "1 ready, 1 waiting; 2 in the source" in overview
         assert "too few streams are ready" in overview
         assert overview.count("<h2>") == 1, "streams of a fleet have no card"
+        whole = admin_client.get(f"{live}accounts/").content.decode()
+        assert "Lease" not in overview + whole, "nobody holds that of a fleet as a whole"
         listed = admin_client.get("/admin/datastream/streamstatus/processes/").content.decode()
         assert "/live/accounts/" in listed
         assert "accounts/a" not in listed, "neither a row nor a choice of the filter"

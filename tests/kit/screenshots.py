@@ -44,7 +44,7 @@ def an_hour_before(folder: Path) -> None:
     [path] = folder.rglob("shop.sqlite3")
     chance, now = random.Random(3), int(time.time() // 60)
     with sqlite3.connect(path, timeout=60) as database:
-        for stream, usual in (("prices", 1200), ("flags", 32)):
+        for stream, usual in (("prices", 1200), ("flags", 32), ("suppliers", 380)):
             for minute in range(now - 60, now):
                 is_gap = now - 26 < minute < now - 22
                 count = 0 if is_gap else round(usual * chance.uniform(0.9, 1.0))
