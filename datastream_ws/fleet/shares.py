@@ -73,14 +73,21 @@ def targets(members: Collection[Member], loads: Mapping[str, int], keys: int) ->
             found[member.name] = int(member.room)
             left -= found[member.name]
         open_ones = [member for member in open_ones if member not in full]
-    if open_ones:
-        share, larger = divmod(left, len(open_ones))
-        # Who has more than a share of the larger size does not rank higher for it: otherwise the
-        # order would change while streams move, and more would be given than is needed.
-        rank = {member.name: -min(loads.get(member.name, 0), share + 1) for member in open_ones}
-        ranked = sorted(rank, key=lambda name: (rank[name], name))
-        found |= {name: share + (place < larger) for place, name in enumerate(ranked)}
+    found |= _even(open_ones, loads, left)
     return found
+
+
+def _even(members: Collection[Member], loads: Mapping[str, int], keys: int) -> dict[str, int]:
+    """
+    Return shares that differ by one at most.
+
+    Who has more than a share of the larger size does not rank higher for it: otherwise the order
+    would change while streams move, and more would be given than is needed.
+    """
+    share, larger = divmod(keys, max(1, len(members)))
+    rank = {member.name: -min(loads.get(member.name, 0), share + 1) for member in members}
+    ranked = sorted(rank, key=lambda name: (rank[name], name))
+    return {name: share + (place < larger) for place, name in enumerate(ranked)}
 
 
 def moves(
@@ -108,9 +115,7 @@ def moves(
     return Moves(_takes(me, members, free, loads, wanted, last or {}), given)
 
 
-def at_once(
-    members: Collection[Member], holders: Mapping[str, str | None], window: int
-) -> int:
+def at_once(members: Collection[Member], holders: Mapping[str, str | None], window: int) -> int:
     """
     Return how many streams each member that gives may have on their way at once.
 
