@@ -65,23 +65,8 @@ NOT_YET = {
     "datastream_ws/connection/websockets_engine.py",
     "datastream_ws/connection/write_queue.py",
     "datastream_ws/exceptions.py",
-    "datastream_ws/fleet/fleet.py",
-    "datastream_ws/fleet/membership.py",
-    "datastream_ws/fleet/shares.py",
-    "datastream_ws/fleet/sharing.py",
-    "datastream_ws/fleet/source.py",
-    "datastream_ws/fleet/streams.py",
-    "datastream_ws/fleet/summary.py",
-    "datastream_ws/fleet/totals.py",
     "datastream_ws/handlers.py",
     "datastream_ws/health.py",
-    "datastream_ws/lease/__init__.py",
-    "datastream_ws/lease/liveness.py",
-    "datastream_ws/lease/redis.py",
-    "datastream_ws/lease/redis_scripts.py",
-    "datastream_ws/lease/redis_shared.py",
-    "datastream_ws/lease/renewal.py",
-    "datastream_ws/lease/shared.py",
     "datastream_ws/lifecycle/assembly.py",
     "datastream_ws/lifecycle/machine.py",
     "datastream_ws/lifecycle/reporter.py",
@@ -314,14 +299,15 @@ def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def comments(text: str) -> Iterator[tuple[int, str]]:
-    """Yield each comment, one of several lines as a whole, with the number of its last line."""
-    held, last = "", 0
+    """Yield the paragraphs and list items of each comment, each with its last line's number."""
+    held, last = "", -1
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         words = token.string.lstrip("#: ")
         if token.type != tokenize.COMMENT or DIRECTIVE.match(words):
             continue
         line = token.start[0]
-        goes_on = line == last + 1 and token.line.lstrip().startswith("#")
+        starts = not words or re.match(r"([-*+]|\d+\.) ", words)
+        goes_on = line == last + 1 and token.line.lstrip().startswith("#") and not starts
         if held and not goes_on:
             yield last, held
         held, last = f"{held} {words}" if goes_on else words, line

@@ -1,4 +1,4 @@
-"""Streams that run in no process because ``limit`` is reached: said when it lasts, and once."""
+"""Report streams that run in no process because ``limit`` is reached, once per period."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ MOST_EVENTS = 50
 
 class Crowding:
     """
-    One warning for each period in which streams run nowhere, and one line when it ends.
+    Logs a warning for each period in which streams run nowhere, and a line when it ends.
 
     Args:
         patience: Seconds before the warning, because a rolling deploy ends such a period soon.
+        say: Logs a text at a level.
         is_shared: Whether other processes can take streams.
-        say: Given a level and a text, which is to be logged.
 
     Attributes:
-        events: What was said, from old to new; read from any thread.
+        events: The logged events, from old to new. Thread-safe.
         streams: How many streams run nowhere now.
 
     """
@@ -40,10 +40,11 @@ class Crowding:
 
     def look(self, streams: int, limits: Sequence[int]) -> None:
         """
-        Note that so many streams run nowhere now.
+        Record that *streams* streams run nowhere now.
 
         Args:
-            limits: Of each process that shares the fleet; of this one alone, if it is not shared.
+            limits: The limits of all processes that share the fleet, or of this process if it is
+                not shared.
 
         """
         self.streams = streams

@@ -1,4 +1,4 @@
-"""Many streams as one: the face of a fleet."""
+"""Run many streams as one: the public class of a fleet."""
 
 from __future__ import annotations
 
@@ -50,37 +50,41 @@ __all__ = ["Fleet"]
 
 Source = Callable[[], Mapping[Any, Mapping[str, Any]] | Awaitable[Mapping[Any, Mapping[str, Any]]]]
 
-SOURCE_SECONDS = 60.0  # that a source has to answer; it is asked again with the next refresh
-LOOK_SECONDS = 1.0  # between two looks at the log
-KEY_LENGTH = 200  # for which the stores of leases have room
-LEAVE_SECONDS = 0.5  # that the store has at least to take note of the end
+SOURCE_SECONDS = 60.0  # time for the source to return; the next refresh calls it again
+LOOK_SECONDS = 1.0  # most between two flushes of the log
+KEY_LENGTH = 200  # the most that stores of leases can hold
+LEAVE_SECONDS = 0.5  # minimum time for the store to record the end
 
-# A process with many streams outlives each of them; a stream whose row changes starts again.
+# A failed stream must not stay down for good: the process has others, and its row may not change.
 DEFAULTS: dict[str, Any] = {"max_reconnect_attempts": None, "fatal_delay": 300.0}
 
 
 class Fleet(Decorators):
     """
-    One stream for each row of a *source*, which is asked again and again.
+    One stream for each row of a *source*, which is called repeatedly.
 
-    A new row starts a stream, a changed one replaces it, and one that is gone closes it. A source
-    that raises, or hangs, changes nothing. Every method may be called from any thread.
+    A new row starts a stream, a changed row replaces it, and a removed row closes it. If the source
+    raises an exception or hangs, the streams continue unchanged. Every method may be called from
+    any thread.
 
     Args:
         source: A function, or a coroutine function, that returns a mapping of keys to options:
-            ``{42: {"url": "wss://…", "headers": {…}}}``. A function runs on a thread of its own.
+            ``{42: {"url": "wss://…", "headers": {…}}}``. A synchronous function runs on its own
+            thread.
         refresh: Seconds between two calls of the source.
-        start_rate: At most so many dials begin in so many seconds, reconnects included.
+        start_rate: A pair of a number and seconds. At most so many connection attempts, including
+            reconnects, begin in so many seconds.
         limit: Most streams in this process. ``None`` means no limit.
-        lease: Where several processes meet that share the streams: a ``redis://`` URL, or an object
-            that has ``shared_store()``. Each stream runs in one of them. ``None`` means that this
-            process runs all.
-        **options: Of every stream, unless its row has another value, see :class:`ClientOptions`.
-            Unlike those of a single client, ``max_reconnect_attempts`` is ``None`` and
-            ``fatal_delay`` 300 seconds. Streams are called ``name/KEY``.
+        lease: A ``redis://`` URL, or an object that has ``shared_store()``. Processes with the same
+            lease and name share the streams, and each stream runs in one of them. ``None`` means
+            that this process runs all.
+        **options: Options of every stream, unless its row has another value, see
+            :class:`ClientOptions`. Unlike for a single client, the default of
+            ``max_reconnect_attempts`` is ``None`` and that of ``fatal_delay`` is 300 seconds. The
+            streams' names are ``name/KEY``.
 
     Raises:
-        ConfigurationError: If an option is unknown or cannot work.
+        ConfigurationError: If an option is unknown or invalid.
 
     Example::
 
@@ -88,7 +92,7 @@ class Fleet(Decorators):
 
         @fleet.on_message("order")
         def order(message):
-            print(message.key, message.json())
+        print(message.key, message.json())
 
         fleet.run()
 
@@ -113,7 +117,7 @@ class Fleet(Decorators):
             raise ConfigurationError(
                 "spool: each stream requires its own file. Put {name} into the path."
             )
-        # The URL comes with each row; this one is never dialled.
+        # Each row has its own URL. This one is never used.
         self.options = ClientOptions("ws://localhost", **given)
         shared_lease(self.options)
         self.handlers = registry_of(self.options)
@@ -139,14 +143,14 @@ class Fleet(Decorators):
         return self.options.name
 
     def __getitem__(self, key: Any) -> Client:
-        """Return the client of a stream that runs here; KeyError if there is none."""
+        """Return the client of a stream that runs in this process; KeyError if there is none."""
         found = self._running.get(str(key))
         if found is None:
             raise KeyError(key)
         return found
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate over the keys of the streams that run here."""
+        """Iterate over the keys of the streams that run in this process."""
         return iter(self._streams.by_key() if self._streams is not None else {})
 
     def __len__(self) -> int:
@@ -157,7 +161,7 @@ class Fleet(Decorators):
 
     def state(self, key: Any) -> State:
         """
-        Return the state of a stream, which is STANDBY unless it runs here.
+        Return the state of a stream, which is STANDBY unless it runs in this process.
 
         Raises:
             KeyError: If the source has no such key.
@@ -174,7 +178,7 @@ class Fleet(Decorators):
         """
         Return ``host:pid`` of the process that runs a stream, as far as this one knows.
 
-        ``None`` means that no process does, or that the fleet is not shared.
+        ``None`` means that no process runs it, or that the fleet is not shared.
         """
         notice_fork()
         work = self._work
@@ -182,7 +186,7 @@ class Fleet(Decorators):
 
     @property
     def processes(self) -> list[str]:
-        """``host:pid`` of each process that shares the fleet; empty without a lease."""
+        """``host:pid`` of each process that shares the fleet. The list is empty without a lease."""
         notice_fork()
         work = self._work
         return [] if work is None or work.share is None else work.share.sharing.processes
@@ -190,7 +194,7 @@ class Fleet(Decorators):
     @property
     def current(self) -> Client:
         """
-        The client whose handler or hook runs here.
+        The client whose handler or hook is running here.
 
         Raises:
             NotConnectedError: Outside handlers and hooks of this fleet.
@@ -213,7 +217,7 @@ class Fleet(Decorators):
 
     @property
     def source_size(self) -> int | None:
-        """How many streams the source has; ``None`` before its first answer."""
+        """How many streams the source has. ``None`` means that it has not returned yet."""
         notice_fork()
         return self._work.source_size if self._work is not None else None
 
@@ -246,10 +250,10 @@ class Fleet(Decorators):
 
     def start(self) -> None:
         """
-        Ask the source, and run its streams in the background; returns at once.
+        Call the source and run its streams in the background; return at once.
 
-        Never raises for trouble of the source or the network. Calling it again has no effect while
-        the fleet runs.
+        Errors of the source or the network never make it raise. Calling it again has no effect
+        while the fleet runs.
         """
         notice_fork()
         with self._lock:
@@ -261,7 +265,7 @@ class Fleet(Decorators):
             use.thread.loop.call_soon_threadsafe(self._begin, finished)
 
     def _share(self, budget: Budget) -> None:
-        """Handle no more messages than *budget* has, from the next ``start()`` on."""
+        """Limit the number of handled messages to *budget*, from the next ``start()`` on."""
         self._budget = budget
 
     def _begin(self, finished: Future[None]) -> None:
@@ -271,10 +275,10 @@ class Fleet(Decorators):
 
     def run(self) -> None:
         """
-        Start, and block until the fleet has closed.
+        Start the fleet, and block until it has closed.
 
-        In the main thread the first SIGINT or SIGTERM closes it (what was received is handled),
-        a second one does so at once.
+        In the main thread, the first SIGINT or SIGTERM closes it after all received messages are
+        handled. A second one closes it at once.
         """
         deadlines: list[float] = []
 
@@ -285,7 +289,7 @@ class Fleet(Decorators):
             self.start()
             finished = self._finished
             while finished is not None and not finished.done():
-                with suppress(TimeoutError):  # in pieces: a signal must get its turn
+                with suppress(TimeoutError):  # in short waits, so that signal handlers can run
                     finished.result(1.0)
                 if deadlines and time.monotonic() >= deadlines[-1] - CLOSE_GRACE:
                     self._end_by(deadlines[-1])
@@ -312,14 +316,14 @@ class Fleet(Decorators):
 
     def close(self, timeout: float | None = None, code: int = 1000, reason: str = "") -> None:
         """
-        Close all streams at once: stop reading, finish what was received, do the close handshake.
+        Close all streams: stop reading, finish received messages, do the close handshake.
 
-        Blocks until done, and returns within *timeout* + 1 seconds in any case. Inside a handler it
-        only requests the end.
+        Blocks until done, for at most *timeout* + 1 seconds. Inside a handler, it only requests the
+        close.
 
         Args:
             timeout: Seconds for all of it. ``None`` means ``close_timeout``.
-            code, reason: What the servers are told.
+            code, reason: The code and the reason of the close frames.
 
         """
         notice_fork()
@@ -331,12 +335,14 @@ class Fleet(Decorators):
     def _ask_close(self, timeout: float | None, farewell: HangUp | None = None) -> float:
         limit = self.options.close_timeout if timeout is None else timeout
         until = time.monotonic() + limit
-        with suppress(NotConnectedError):  # it does not run
+        with suppress(NotConnectedError):  # it is not running
             self._on_loop(lambda work: work.close(until, farewell))
         return until + CLOSE_GRACE
 
     def _end_by(self, deadline: float) -> None:
-        """Wait for the end until *deadline*, whatever user code does."""
+        """
+        Wait until the fleet has closed, or close it without waiting for user code at *deadline*.
+        """
         use, work = self._loop_use, self._work
         if use is None or use.wait(deadline) or work is None:
             return
@@ -353,14 +359,14 @@ class Fleet(Decorators):
         self._abandon(use, work)
 
     def _abandon(self, use: LoopUse, work: Work) -> None:
-        """Be closed, as others see it. What is held ends by itself, and so do the connections."""
+        """Mark the fleet as closed. Its leases expire, and its connections are dropped."""
         abandon_loop(use.thread)
         self._streams = self._work = None
         if work.share is not None:
             work.share.sharing.abandon()
         for client in work.streams.running.values():
             client._abandon_if_running()
-        with suppress(InvalidStateError):  # it has just ended
+        with suppress(InvalidStateError):  # it has ended at this moment
             if use.finished is not None:
                 use.finished.set_result(None)
 
@@ -383,31 +389,31 @@ class Fleet(Decorators):
         Pass a message to the handlers in this thread, without any network; for tests.
 
         Args:
-            data: str or bytes as received, or an object to be encoded first.
+            data: str or bytes as received, or an object that is encoded first.
             robust: Report what a handler raises, as in production, instead of raising it.
-            key: Of the stream that the message is of. It needs no row.
+            key: The key of the message's stream. The source need not have it.
 
         """
         client = Client(
             self.options.replace(
                 name=f"{self.name}/{key}",
                 handlers=self.handlers,
-                message_handler=None,  # these two are in the registry
+                message_handler=None,  # both are registered in the handlers
                 connection_ready_handler=None,
                 lease=None,
                 spool=None,
             )
         )
-        no_turns: Any = None  # it never dials
+        no_turns: Any = None  # it never connects
         client._join(Place(key=key, turns=no_turns))
         client.deliver(data, robust)
 
     def refresh(self) -> None:
-        """Have the source asked now; never blocks."""
+        """Request that the source is called now, without blocking."""
         self._on_loop(lambda work: work.refresh())
 
     def pause(self, code: int = 1000, reason: str = "") -> None:
-        """Close all connections, and stay offline until :meth:`resume`."""
+        """Close all connections, and stay offline until :meth:`resume` is called."""
         how = hang_up(code, reason)
         self._on_loop(lambda work: work.streams.pause(how.code, how.reason))
 
@@ -416,14 +422,14 @@ class Fleet(Decorators):
         self._on_loop(lambda work: work.streams.resume())
 
     def reconnect(self, code: int = 1000, reason: str = "") -> None:
-        """Drop all connections, and connect again, as fast as ``start_rate`` lets them."""
+        """Drop all connections, and connect again at ``start_rate``."""
         hang_up(code, reason)
         for client in self._running.values():
-            with suppress(NotConnectedError):  # it has just closed
+            with suppress(NotConnectedError):  # it has closed at this moment
                 client.reconnect(code, reason)
 
     def _on_loop(self, function: Callable[[Work], object]) -> None:
-        """Call *function* with what runs, on the loop's thread."""
+        """Call *function* with the running work, on the loop's thread."""
         notice_fork()
         use = self._loop_use
         if use is None or not self.is_running:
@@ -436,11 +442,11 @@ class Fleet(Decorators):
             if self._work is not None:
                 function(self._work)
 
-        with suppress(RuntimeError):  # the loop has just closed
+        with suppress(RuntimeError):  # the loop has closed at this moment
             use.thread.loop.call_soon_threadsafe(call)
 
     def forget_parent(self) -> None:
-        """In a forked child: be idle again, without touching what is the parent's."""
+        """Become idle in a forked child, without touching the parent's resources."""
         remains = (self._work, self._streams, self._loop_use)
         self._begin_anew()
         bury(remains, [])
@@ -451,14 +457,14 @@ class Fleet(Decorators):
 
 class Work:
     """
-    The work of one ``start()`` of a fleet, on the loop's thread.
+    One ``start()`` of a fleet, on the loop's thread.
 
     Attributes:
-        past: The figures of the streams that have ended.
-        source_size: How many rows the source has; ``None``: it has not returned yet.
-        rows: What the source has.
-        share: Which of them run here; ``None``: all.
-        crowding: How many run in no process, for ``limit`` is reached.
+        past: The stats of the streams that have ended.
+        source_size: How many rows the source has. ``None`` means that it has not returned yet.
+        rows: The rows of the source.
+        share: Decides which streams run here. ``None`` means all.
+        crowding: Reports streams that run in no process because of ``limit``.
 
     """
 
@@ -477,7 +483,7 @@ class Work:
         self.log = Summary(fleet.options.logger, fleet.name, self._states)
         self._defaults = fleet.options.replace(
             handlers=fleet.handlers,
-            message_handler=None,  # these two are in the registry
+            message_handler=None,  # both are registered in the handlers
             connection_ready_handler=None,
             logger=self.log,
             lease=None,
@@ -526,7 +532,7 @@ class Work:
         self._wake.set()
 
     def close(self, deadline: float, farewell: HangUp | None) -> None:
-        """End by *deadline*; a later call may only shorten it."""
+        """End by *deadline*. A later call can only bring it forward."""
         if self._deadline is None:
             self._farewell = farewell or self._farewell
         elif deadline < self._deadline:
@@ -565,7 +571,7 @@ class Work:
         self.log.flush()
 
     def _follow(self, changed: tuple[str, ...] = ()) -> None:
-        """Have the streams that this process holds run here; all, where it shares them not."""
+        """Start and close streams of a shared fleet so that they match what this process holds."""
         if self.share is None:
             return
         self.share.sharing.report_hang()
@@ -595,7 +601,7 @@ class Work:
         self._report(error)
 
     async def _ask(self) -> None:
-        """Ask the source, as long as nobody closes; a source that raises changes nothing."""
+        """Call the source until the fleet closes; an exception or a hang changes nothing."""
         loop = asyncio.get_running_loop()
         asking = loop.create_task(self._answer())
         asking.add_done_callback(_retrieve)
@@ -665,7 +671,7 @@ class Work:
             self.crowding.look(self.streams.beyond_limit, [self._fleet._limit])
 
     def _fail(self, text: str, error: BaseException | None = None) -> None:
-        """Report once what lasts."""
+        """Log and report a failure of the source, once while it lasts."""
         if text != self._failure:
             self._failure = text
             self.log.say("warning", "%s; %d streams stay as they are", text, len(self.rows))
@@ -673,7 +679,7 @@ class Work:
                 self._report(error)
 
     def _report(self, error: BaseException) -> None:
-        """Give an error of the source, or of the lease, to the ``on_error`` hooks."""
+        """Pass an error of the source or the lease to the ``on_error`` hooks."""
         for hook in self._fleet.handlers.hooks["on_error"]:
             task = asyncio.get_running_loop().create_task(self._calls.call(hook.function, error))
             self._reports.add(task)
@@ -692,7 +698,13 @@ class Work:
 
 
 def shared_lease(options: ClientOptions) -> SharedLease | None:
-    """Return the lease by which a fleet is shared; raises ConfigurationError."""
+    """
+    Return the lease through which a fleet is shared. ``None`` means that it is not shared.
+
+    Raises:
+        ConfigurationError: If the object cannot share a fleet.
+
+    """
     lease: Any = lease_for(options.lease, options.name)
     if lease is None or callable(getattr(lease, "shared_store", None)):
         found: SharedLease | None = lease

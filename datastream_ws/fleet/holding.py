@@ -1,4 +1,4 @@
-"""The lease of one stream that this process holds as one of many."""
+"""Represent the lease of one stream among the many that this process holds."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ __all__ = ["Holding", "Term"]
 
 class Term:
     """
-    A process's time as a member, and with it the end of all that it holds.
+    A period during which this process is a member. All its tenures end with it.
 
     Attributes:
-        deadline: When it ends by itself, unless a renewal moves that.
+        token: Identifies the process and the term in the store.
+        deadline: When it ends unless a renewal extends it, by the clock of leases.
+        slack: Seconds between its end and its expiry in the store.
 
     """
 
@@ -28,18 +30,22 @@ class Term:
 
     @property
     def left(self) -> float:
+        """Seconds until the term ends. It has ended if the value is not positive."""
         return self.deadline - clock()
 
 
 class Holding:
     """
-    One tenure of one stream, renewed with all others of this process.
+    One tenure of one stream, renewed together with all others of this process.
 
-    It is the :class:`~datastream_ws.lease.renewal.Renewal` of one client, and what makes it: called
-    by the client that starts. It never begins again; the fleet starts another client then.
+    It serves one client as its :class:`~datastream_ws.lease.renewal.Renewal`. The client that
+    starts calls it to obtain that. An ended tenure never resumes. The fleet then starts another
+    client.
 
     Attributes:
-        is_used: A client has been made for it.
+        epoch: The epoch of the tenure.
+        is_refused: Always True, because a client must not wait for an ended tenure.
+        is_used: Whether a client has been made for it.
 
     """
 
@@ -47,7 +53,7 @@ class Holding:
 
     def __init__(self, term: Term, epoch: int) -> None:
         self.epoch = epoch
-        self.is_refused = True  # there is no waiting for it
+        self.is_refused = True
         self.is_used = False
         self._term = term
         self._is_over = False
@@ -56,13 +62,15 @@ class Holding:
     def __call__(
         self, *, on_change: Callable[[], None], report: Callable[[BaseException], None]
     ) -> Holding:
-        """Serve a client; what is to be reported, the fleet reports once for all."""
+        """
+        Return this holding as a client's renewal. The fleet reports errors once for all clients.
+        """
         self.is_used = True
         self._on_change = on_change
         return self
 
     def end(self) -> None:
-        """Be over now; the client is told."""
+        """End the tenure now, and notify the client."""
         self._is_over = True
         if self._on_change is not None:
             self._on_change()
@@ -83,19 +91,19 @@ class Holding:
         return self._term.slack
 
     def start(self) -> None:
-        """Nothing: the fleet's thread runs."""
+        """Do nothing, because the fleet's thread renews the tenure."""
 
     def look_for_hang(self) -> None:
-        """Nothing: the fleet looks, once for all."""
+        """Do nothing, because the fleet checks once for all clients."""
 
     def campaign(self) -> None:
-        """Do nothing, because a holding that has ended stays so."""
+        """Do nothing, because an ended tenure never resumes."""
 
     def rest(self) -> None:
-        """Nothing: it is renewed as long as the fleet holds it."""
+        """Do nothing, because the fleet renews the tenure as long as it holds the stream."""
 
     def close(self) -> Future[None]:
-        """The fleet lets go of it, or starts another client of the stream."""
+        """Return a done future. The fleet releases the stream, or starts another client for it."""
         done: Future[None] = Future()
         done.set_result(None)
         return done

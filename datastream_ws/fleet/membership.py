@@ -1,7 +1,7 @@
 """
-What one process of a fleet makes of what it sees: who is dead, what to take and to let go of.
+Decide which members are dead, and which streams this process takes or gives up.
 
-Pure but for this machine's clock, by which the others' beats are timed.
+It does no I/O. It reads this machine's clock only, to time the beats of the other members.
 """
 
 from __future__ import annotations
@@ -17,24 +17,28 @@ from .shares import Member, at_once, beyond_limits, moves
 __all__ = ["Membership", "Mine", "Plan"]
 
 IN_FLIGHT = 20  # streams on their way to one process, from all that hand over to it
-# That one of them counts as in flight after it was let go of: at least, for whoever has taken it
-# is to connect, and at most, if nobody takes it.
+
+# How long a released stream counts as in flight. The minimum lets its new holder connect. The
+# maximum applies while no process takes it.
 ARRIVAL_SECONDS = (0.25, 1.0)
-PATIENCE_SECONDS = 2.0  # after which a free stream is anybody's
-# Before anything is offered again to those who have not taken it; doubled each time.
+PATIENCE_SECONDS = 2.0  # after this time any member may take a free stream
+
+# The pause before streams are offered again to members that have not taken them. It doubles from
+# the first value up to the second.
 STUCK_SECONDS = (15.0, 300.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Mine:
     """
-    What this process has.
+    The state of this process.
 
     Attributes:
-        keys: Of the source.
-        held: Epochs by key, those of :attr:`giving` included.
-        giving: What is being closed, to be handed over.
-        room: How many more may be taken now.
+        token: The token of its term.
+        keys: The keys of the source.
+        held: The epochs, by key, of its streams, including those in :attr:`giving`.
+        giving: The keys of streams that are closing, to be handed over.
+        room: How many more streams it may take now.
 
     """
 
@@ -48,16 +52,16 @@ class Mine:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """
-    What this process is to do.
+    The next actions of this process.
 
     Attributes:
-        take: Keys to ask for.
-        give: Keys to close and let go of.
-        lost: Keys that it holds no more.
-        release: Keys that the store has as this process's, or as a dead one's, for no reason.
-        is_settled: Nobody is to hand anything over, and nothing that could be taken is free.
-        is_done: There is nothing that this process could hand over.
-        beyond_limit: How many streams run nowhere, because no process has room for them.
+        take: Keys to take.
+        give: Keys of streams to close and release.
+        lost: Keys of streams that it does not hold anymore.
+        release: Keys that the store wrongly lists for this process, or for a dead one.
+        is_settled: Whether no handover is pending, and no free stream has room in a process.
+        is_done: Whether this process has nothing to hand over.
+        beyond_limit: How many streams run nowhere because no process has room for them.
 
     """
 
@@ -72,7 +76,7 @@ class Plan:
 
 class Membership:
     """
-    Remembers what one look after the other has shown.
+    The decisions of one member, based on its successive views of the store. Not thread-safe.
 
     Args:
         in_flight: Most streams that are on their way to one process.
@@ -82,16 +86,16 @@ class Membership:
     def __init__(self, in_flight: int = IN_FLIGHT) -> None:
         self._in_flight = in_flight
         self._watches: dict[str, Liveness] = {}
-        self._free: dict[str, float] = {}  # since when
-        self._offered: dict[str, float] = {}  # what was let go of for others, and when
-        self._stuck_with: frozenset[str] | None = None  # those who have not taken what was offered
+        self._free: dict[str, float] = {}  # maps each free key to when it was first seen free
+        self._offered: dict[str, float] = {}  # maps keys released for others to when
+        self._stuck_with: frozenset[str] | None = None  # members that did not take what was offered
         self._stuck_until = 0.0
         self._stuck_seconds = 0.0
         self._quiet_with: tuple[object, object, object] | None = None
         self._quiet = Plan()
 
     def dead(self, view: SharedView, token: str) -> list[MemberRecord]:
-        """Return the members whose beat has stood still for too long; *token* is our own."""
+        """Return the members whose beat has not changed for too long; *token* is this process."""
         watches = {name: self._watches.get(name) or Liveness() for name in view.members}
         watches.pop(token, None)
         self._watches = watches
@@ -106,11 +110,16 @@ class Membership:
         return found
 
     def offered(self, keys: Collection[str]) -> None:
-        """Note that *keys* are free now, for others to take."""
+        """Record that *keys* were released for other members to take."""
         self._offered.update(dict.fromkeys(keys, clock()))
 
     def taken(self, keys: Collection[str], view: SharedView) -> None:
-        """Note that this process has taken *keys*; nobody wanted those that it had offered."""
+        """
+        Record that this process has taken *keys*.
+
+        If it had offered one of them, no other member wanted it. Then it offers nothing for a
+        while.
+        """
         if self._offered.keys() & set(keys):
             is_again = self._stuck_with == frozenset(view.members)
             first, most = STUCK_SECONDS
@@ -120,7 +129,7 @@ class Membership:
         self._offered = {k: since for k, since in self._offered.items() if k not in keys}
 
     def plan(self, view: SharedView, mine: Mine) -> Plan:
-        """Return what to do now."""
+        """Return the next actions, from the cache if the situation has not changed."""
         shape = (_shape(view), len(mine.held))
         if self._is_as_it_was(view, mine, shape):
             return self._quiet
@@ -172,7 +181,7 @@ class Membership:
         }
 
     def _is_stuck(self, view: SharedView, mine: Mine) -> bool:
-        """Whether nobody took what was offered, as far as the same members are there."""
+        """Return whether the present members have refused what this process offered."""
         own = view.members.get(mine.token)
         is_leaving = own is not None and own.is_leaving
         is_over = clock() >= self._stuck_until or self._stuck_with != frozenset(view.members)
@@ -191,7 +200,7 @@ class Membership:
         members: Collection[Member],
         holders: dict[str, str | None],
     ) -> list[str]:
-        """Return what is to be given; what is on its way is not made up for by more."""
+        """Return the streams to hand over, excluding those already released but not yet taken."""
         on_their_way = [key for key in self._offered if key in self._free]
         if on_their_way:
             counted = holders | dict.fromkeys(on_their_way, mine.token)
@@ -201,7 +210,9 @@ class Membership:
     def _takes(
         self, assigned: Collection[str], mine: Mine, members: Collection[Member]
     ) -> tuple[str, ...]:
-        """Return what this process takes: its share of the free, then what nobody has taken."""
+        """
+        Return the keys to take: this member's share first, then those that stayed free too long.
+        """
         own = next((member for member in members if member.name == mine.token), None)
         if own is None or mine.room <= 0:
             return ()
@@ -212,7 +223,7 @@ class Membership:
             key
             for key, since in self._free.items()
             if key not in known
-            # Whoever has offered a stream is the last to take it again.
+            # A member waits longest for a stream that it has offered itself.
             and now - since >= PATIENCE_SECONDS * (1 + (key in self._offered))
         ]
         room = min(mine.room, own.room - len(mine.held))
@@ -220,24 +231,30 @@ class Membership:
 
 
 def _shape(view: SharedView) -> frozenset[tuple[str, int | None, bool]]:
+    """Return what decides about the shares: the members, their limits and who leaves."""
     return frozenset((r.token, r.limit, r.is_leaving) for r in view.members.values())
 
 
 def _holders(view: SharedView, mine: Mine) -> dict[str, str | None]:
-    """Return the living holder of each key of the source, and of others' keys that are held."""
+    """
+    Return the living holder of each key of the source and of keys that others hold.
+
+    ``None`` means that a key is free.
+    """
     living = {key: held.token for key, held in view.holders.items() if held.token in view.members}
     others = {key: token for key, token in living.items() if token != mine.token}
     return {**others, **{key: living.get(key) for key in mine.keys}}
 
 
 def _last(view: SharedView) -> dict[str, str]:
-    """Return who has now taken the place of each dead holder: the same process's next term."""
+    """Return, for keys of dead holders, the token of the same process's next term."""
     now = {_id(token): token for token in view.members}
     gone = {key: held.token for key, held in view.holders.items() if held.token not in view.members}
     return {key: now[_id(token)] for key, token in gone.items() if _id(token) in now}
 
 
 def _strays(view: SharedView, mine: Mine) -> list[str]:
+    """Return keys that the store lists although neither this process nor a member holds them."""
     return [
         key
         for key, held in view.holders.items()

@@ -1,4 +1,8 @@
-"""The loop's side of a shared fleet: what this process holds runs here, and nothing else does."""
+"""
+Run the streams that this process holds in a shared fleet, and no others.
+
+It connects the event loop with the thread in ``sharing``.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +22,9 @@ from .streams import Streams
 
 __all__ = ["Share"]
 
-DIAL_SECONDS = 0.5  # of dials; no more streams are taken than can be dialled in this time
-STEP_SECONDS = 0.1  # between two looks while streams are handed over
-CLOSING_SHARE = 0.2  # of the time for close(); what was not handed over is closed in it
+DIAL_SECONDS = 0.5  # at most as many streams are taken as can be dialed in this time
+STEP_SECONDS = 0.1  # between two checks while streams are handed over
+CLOSING_SHARE = 0.2  # share of the time for close() that closing the remaining streams may use
 
 
 class Share:
@@ -28,9 +32,12 @@ class Share:
     This process's share of a fleet; used on the loop's thread.
 
     Args:
-        streams: What runs here.
+        ttl: The option ``lease_ttl``, in seconds.
+        limit: Most streams in this process. ``None`` means no limit.
+        streams: The streams that run in this process.
+        turns: Limits the rate of dials.
         rate: Dials per second that the fleet makes.
-        on_news: Called on the loop when :meth:`follow` should be.
+        on_news: Called on the loop when :meth:`follow` must be called.
         on_error: Called on the loop with every LeaseError.
 
     """
@@ -54,7 +61,7 @@ class Share:
         self._is_started = False
         self._is_closing = False
         self._told: object = None
-        self._rows: Rows = {}  # these two are what follow() has followed
+        self._rows: Rows = {}  # the arguments of the last follow()
         self._shared: tuple[dict[str, Holding], set[str]] = ({}, set())
         self.sharing = Sharing(
             store,
@@ -67,18 +74,18 @@ class Share:
         )
 
     def _soon(self, function: Callable[..., None], *arguments: BaseException) -> None:
-        with suppress(RuntimeError):  # the loop is closed
+        with suppress(RuntimeError):  # the loop has closed
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def place(self, row: Row) -> Place | None:
-        """Return a row's place, or ``None`` if no running client can hold its stream here."""
+        """Return a row's place. ``None`` means that this process cannot start the stream now."""
         holding = self.sharing.held().get(str(row.key))
         if holding is None or holding.is_used:
             return None
         return Place(key=row.key, turns=self._turns, make_renewal=holding)
 
     def ended(self, key: str) -> None:
-        """A client has ended: let go of its stream, or begin another tenure for the next one."""
+        """Release the stream of a client that has ended, or take it again for the next client."""
         holding = self.sharing.held().get(key)
         if holding is None or not holding.is_used:
             return
@@ -88,14 +95,20 @@ class Share:
             self.sharing.take_again(key, holding)
 
     def want(self, rows: Rows) -> None:
-        """Share these rows; the first call joins the other processes."""
+        """Share these rows. The first call joins the other processes."""
         self.sharing.want(rows)
         if not self._is_started:
             self._is_started = True
             self.sharing.start()
 
     def follow(self, rows: Rows, changed: Collection[str] = ()) -> None:
-        """Have what is held run, and close what is not."""
+        """
+        Start the clients of held streams, and close all others.
+
+        Args:
+            changed: Keys whose options have changed.
+
+        """
         held, giving = self.sharing.held(), self.sharing.giving()
         if not changed and rows is self._rows and (held, giving) == self._shared:
             return
@@ -109,7 +122,9 @@ class Share:
             self.sharing.release(key, held[key])
 
     def summary(self) -> tuple[int, int] | None:
-        """Return how many processes and streams there are, once both stand and are news."""
+        """
+        Return the numbers of processes and of streams here, if both are stable and have changed.
+        """
         if not self.sharing.is_settled:
             return None
         found = (len(self.sharing.processes), len(self._streams.running))
@@ -120,11 +135,11 @@ class Share:
 
     async def hand_over(self, until: Callable[[], float], step: Callable[[], None]) -> None:
         """
-        Have others take what runs here, as many at once as they can dial.
+        Wait until other processes have taken the streams of this one.
 
         Args:
-            until: The moment by which all must have ended, of ``time.monotonic()``.
-            step: Called again and again.
+            until: Returns the deadline, of ``time.monotonic()``, which may change.
+            step: Called repeatedly.
 
         """
         self.sharing.leave()
@@ -137,7 +152,7 @@ class Share:
         self._is_closing = True
 
     async def close(self, timeout: float) -> None:
-        """Let go of everything; *timeout* seconds are given to the store."""
+        """Release everything, and wait at most *timeout* seconds for the store."""
         self._is_closing = True
         if self._is_started:
             closed = asyncio.wrap_future(self.sharing.close())

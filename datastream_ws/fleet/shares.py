@@ -1,8 +1,8 @@
 """
-How streams are shared by the processes of a fleet; pure, each process works it out for itself.
+Compute how the processes of a fleet share its streams, without any I/O.
 
-What one process sees may be old: the leases decide who owns a stream, and this only who asks for
-it and who lets go of it.
+Each process computes this from its own view, which may be outdated. The result only decides which
+streams a process asks for or releases. The leases decide which process owns a stream.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 __all__ = ["Member", "Moves", "at_once", "beyond_limits", "moves", "targets"]
 
-TOLERANCE = 0.1  # of a mean share; numbers that differ by less are no reason to move a stream
+TOLERANCE = 0.1  # of a mean share; smaller differences do not move streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,9 @@ class Member:
     A process of the fleet.
 
     Attributes:
-        name: Unique among those there are.
-        limit: Most streams that it takes; ``None``: no limit.
-        is_leaving: It hands over what it has.
+        name: Unique among the members.
+        limit: Most streams that it takes. ``None`` means no limit.
+        is_leaving: Whether it hands over its streams.
 
     """
 
@@ -43,11 +43,11 @@ class Member:
 @dataclass(frozen=True, slots=True)
 class Moves:
     """
-    What one member is to do.
+    The streams that one member should take or release.
 
     Attributes:
-        take: Free streams that it should ask for.
-        give: Streams of its own that it should let go of.
+        take: Keys of free streams.
+        give: Keys of its own streams.
 
     """
 
@@ -57,10 +57,14 @@ class Moves:
 
 def targets(members: Collection[Member], loads: Mapping[str, int], keys: int) -> dict[str, int]:
     """
-    Return how many of so many *keys* each member should have.
+    Return how many of *keys* streams each member should have.
 
-    Shares differ by one at most, where no limit is in the way; the larger ones go to those who
-    have most already, so that the fewest streams move.
+    Shares differ by one at most, except where a limit prevents that. The larger shares go to the
+    members with the most streams, so that few streams move.
+
+    Args:
+        loads: The current number of streams of each member.
+
     """
     found: dict[str, int] = {member.name: 0 for member in members}
     left, open_ones = keys, [member for member in members if member.room > 0]
@@ -97,14 +101,14 @@ def moves(
     last: Mapping[str, str] | None = None,
 ) -> Moves:
     """
-    Return what the member *me* is to take and to give.
+    Return the streams that the member *me* should take and release.
 
-    Nothing is given while the shares differ by no more than one stream or a tenth, but for what a
-    limit, or the end of a member, demands.
+    While shares differ by at most one stream or a tenth, no stream moves. The exceptions are
+    members that exceed their limit or are leaving.
 
     Args:
-        holders: Every key of the source; ``None``: it is free.
-        last: Who should have a free key if that is as good, for it had it before.
+        holders: The holder of every key of the source. ``None`` means that the key is free.
+        last: The member that held a free key before. It is preferred if that is as good.
 
     """
     known = {member.name for member in members}
@@ -152,13 +156,13 @@ def _gives(
     if own.room >= loads.get(me, 0) and not _is_uneven(members, loads, len(holders)):
         return ()
     if not any(loads.get(name, 0) < most for name, most in wanted.items() if name != me):
-        return ()  # nobody would take it
+        return ()  # no member would take it
     mine = sorted(key for key, holder in holders.items() if holder == me)
     return tuple(mine[len(mine) - excess :]) if excess > 0 else ()
 
 
 def _is_uneven(members: Collection[Member], loads: Mapping[str, int], keys: int) -> bool:
-    """Whether somebody has room and much less than another one."""
+    """Return whether a member with room has far fewer streams than another member."""
     staying = [member for member in members if not member.is_leaving]
     if not staying:
         return False
@@ -176,7 +180,9 @@ def _takes(
     wanted: Mapping[str, int],
     last: Mapping[str, str],
 ) -> tuple[str, ...]:
-    """Give each free key to one member: to the last that had it, else to whoever has least."""
+    """
+    Assign each free key to its last member, or to the one with the fewest streams; return mine.
+    """
     now = Counter(loads)
     taken: list[str] = []
     rest: list[str] = []

@@ -1,4 +1,6 @@
-"""The thread that shares a fleet's streams with other processes: joins, renews, takes, lets go."""
+"""
+Share a fleet's streams with other processes on a thread that joins, renews, takes and releases.
+"""
 
 from __future__ import annotations
 
@@ -32,24 +34,24 @@ __all__ = ["Sharing"]
 
 T = TypeVar("T")
 
-BUSY_SECONDS = 0.1  # between two looks while streams move
+BUSY_SECONDS = 0.1  # most between two steps while streams move
 
 
 class Sharing:
     """
-    What this process holds of a fleet's streams. Facts and verbs are for any thread.
+    The streams of a fleet that this process holds. Public methods are thread-safe.
 
-    All that it holds ends at one deadline on this machine's clock, counted from before the last
-    renewal was asked for, whatever the store and the thread do meanwhile.
+    All tenures end at one deadline on this machine's clock, counted from before the last renewal
+    was sent. That holds even if the store or the thread hangs.
 
     Args:
-        ttl: Seconds within which a dead process's streams are to be connected again.
-        limit: Most streams that this process takes; ``None``: no limit.
-        room: How many more may be taken now: what is taken is to be dialled soon. Called from
-            the thread.
+        ttl: Seconds within which a dead process's streams connect elsewhere.
+        limit: Most streams that this process takes. ``None`` means no limit.
+        room: Returns how many more streams may be taken now, because taken streams should connect
+            soon. Called on the thread.
         in_flight: Most streams that are on their way to one process.
-        on_change: Called from the thread when there is news.
-        report: Given every LeaseError, from the thread; one that lasts is reported once.
+        on_change: Called on the thread when facts have changed.
+        report: Receives each LeaseError, on the thread. A lasting error is reported once.
 
     """
 
@@ -84,7 +86,7 @@ class Sharing:
         self._has_handed_over = False
         self._failing_since = float("inf")
         self._asked_at = float("inf")
-        # What follows is shared with the loop's thread.
+        # The condition guards the following attributes, which the loop's thread uses, too.
         self._changed = threading.Condition()
         self._news = False
         self._keys: frozenset[str] = frozenset()
@@ -100,34 +102,38 @@ class Sharing:
     # --- facts ---
 
     def held(self) -> dict[str, Holding]:
-        """Return what this process holds now."""
+        """Return the held streams by key. The result is empty once the term has ended."""
         with self._changed:
             return dict(self._held) if self._term.left > 0 else {}
 
     def giving(self) -> set[str]:
-        """Return what is to be closed, and handed over."""
+        """Return the keys of streams that must be closed and handed over."""
         with self._changed:
             return set(self._giving)
 
     def owner(self, key: str) -> str | None:
-        """Return ``host:pid`` of the process that held a stream a moment ago."""
+        """
+        Return ``host:pid`` of the process that holds a stream, according to the last view.
+
+        ``None`` means that no living process holds it.
+        """
         view = self._view
         held = view.holders.get(key)
         return None if held is None or held.token not in view.members else _process(held.token)
 
     @property
     def processes(self) -> list[str]:
-        """``host:pid`` of every process that shares the fleet, this one included."""
+        """``host:pid`` of every process that shares the fleet, including this one."""
         return sorted(_process(token) for token in self._view.members)
 
     @property
     def beyond_limit(self) -> int:
-        """How many streams run nowhere, because no process has room for them."""
+        """How many streams run nowhere because no process has room for them."""
         return self._plan.beyond_limit if self._is_member else 0
 
     @property
     def limits(self) -> list[int]:
-        """The limit of each process that takes streams and has one."""
+        """The limits of the processes that take streams, without those that have no limit."""
         members = self._view.members.values()
         return [each.limit for each in members if each.limit is not None and not each.is_leaving]
 
@@ -137,23 +143,25 @@ class Sharing:
 
     @property
     def is_handing_over(self) -> bool:
-        """Whether others take, or may take, what this process has; for one that is leaving."""
+        """Whether other processes can still take the streams of this process, which is leaving."""
         is_able = self._is_member and clock() < self._failing_since + ANSWER_SECONDS
         return self._leaving and is_able and not self._has_handed_over
 
     def report_hang(self) -> None:
-        """Report a store that holds the thread up while nothing is held; from the loop's thread."""
+        """
+        Report a store that blocks the thread while no stream is held; call it on the loop's thread.
+        """
         waited = clock() - self._asked_at
         if waited >= ANSWER_SECONDS and self._term.left <= 0:
             self._report_once(hang_error(waited))
 
-    # --- what the fleet wants ---
+    # --- requests of the fleet ---
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="datastream-fleet", daemon=True).start()
 
     def want(self, keys: Collection[str]) -> None:
-        """Share these streams from now on: what the source has."""
+        """Share the streams with these keys from now on."""
         found = frozenset(keys)
         with self._changed:
             if found != self._keys:
@@ -161,33 +169,39 @@ class Sharing:
                 self._wake()
 
     def release(self, key: str, holding: Holding) -> None:
-        """Let go of a stream; its client has ended."""
+        """Release a stream whose client has ended."""
         with self._changed:
             self._to_release[key] = holding
             self._wake()
 
     def take_again(self, key: str, holding: Holding) -> None:
-        """Begin another tenure of a stream that is held; its client has ended."""
+        """Begin another tenure of a held stream whose client has ended."""
         with self._changed:
             self._to_take_again[key] = holding
             self._wake()
 
     def leave(self) -> None:
-        """Hand over what there is to those who stay; take nothing any more."""
+        """Hand over all streams to the remaining processes, and take no more."""
         with self._changed:
             self._leaving = True
             self._renew_at = 0.0
             self._wake()
 
     def close(self) -> Future[None]:
-        """Let go of everything, end the thread."""
+        """
+        Request the release of all streams; the returned future is done when the thread has ended.
+        """
         with self._changed:
             self._closing = True
             self._wake()
         return self._closed
 
     def abandon(self) -> None:
-        """Renew no longer: what is held ends by itself, for it cannot be closed orderly."""
+        """
+        Stop renewing without releasing, because user code blocks the loop that would close clients.
+
+        The tenures expire.
+        """
         self._abandoned = True
         self.close()
 
@@ -201,7 +215,7 @@ class Sharing:
         while not self._closing:
             try:
                 pause = self.step()
-            except BaseException as death:  # the thread must not end in silence
+            except BaseException as death:  # the thread must not end unnoticed
                 pause = self._pause()
                 with suppress(BaseException):
                     self._report_once(lease_error("internal error, please report it", death))
@@ -260,7 +274,14 @@ class Sharing:
         )
 
     def _join(self, held: dict[str, int] | None = None) -> None:
-        """Become a member; *held*: again, in a store that has lost what there was."""
+        """
+        Become a member.
+
+        Args:
+            held: The epochs, by key, of the streams held in a store that has lost its data.
+                ``None`` means a new term.
+
+        """
         asked = clock()
         token = self._term.token
         replaces = token if held else f"{self._id}:{self._terms - 1}"
@@ -269,20 +290,20 @@ class Sharing:
             return
         self._is_member = True
         self._extend(asked)
-        # Those who join at the same time see each other before they take anything.
+        # Processes that join at the same time must see each other before they take streams.
         self._take_from = clock() + min(LOOK_SECONDS, self._ttl * LOOK)
         self._lose(set(held or ()) - set(kept))
 
     def _renew(self) -> None:
         asked = clock()
         renewed = self._ask(lambda: self._store.renew(self._record()))
-        if renewed is None:  # no answer: again, as long as there is time
+        if renewed is None:  # no response: retry while there is time
             self._renew_at = clock() + min(0.5, self._ttl / 20)
         elif self._store.has_lost_data:
             self._put_back()
         elif not renewed:
             self._end_term("another process considers this one dead")
-        elif self._term.left > 0:  # the answer must not come too late
+        elif self._term.left > 0:  # a response after the deadline does not count
             self._extend(asked)
 
     def _extend(self, asked: float) -> None:
@@ -290,7 +311,7 @@ class Sharing:
         self._renew_at = asked + self._ttl * RENEWAL_SHARE
 
     def _put_back(self) -> None:
-        """The store was restarted without its data: say again who holds what, while it is held."""
+        """Join again with the held streams, because the store has lost its data."""
         if self._term.left > 0:
             self._join({key: holding.epoch for key, holding in self._held.items()})
 
@@ -307,6 +328,7 @@ class Sharing:
         self._on_change()
 
     def _take_all(self) -> list[Holding]:
+        """Forget all held streams, and return them."""
         with self._changed:
             lost, self._held = list(self._held.values()), {}
             self._giving.clear()
@@ -370,7 +392,7 @@ class Sharing:
         return taken
 
     def _release(self, keys: Collection[str]) -> bool:
-        """Return whether the store has taken note."""
+        """Release streams in the store; return whether it responded."""
         token, view = self._term.token, self._view
 
         def release() -> bool:
@@ -401,14 +423,14 @@ class Sharing:
             self._lose(set(keys).difference(taken))
 
     def _still_held(self, asked: dict[str, Holding]) -> list[str]:
-        """Forget what is not held any more, or with another epoch; return the rest."""
+        """Remove the entries whose tenure has ended from *asked*; return the keys of the others."""
         with self._changed:
             for key in [key for key in asked if self._held.get(key) is not asked[key]]:
                 del asked[key]
             return list(asked)
 
     def _lose(self, keys: Collection[str]) -> None:
-        """The store has somebody else's name there."""
+        """End the tenures of streams that another process holds according to the store."""
         with self._changed:
             lost = [self._held.pop(key) for key in keys if key in self._held]
             self._giving -= set(keys)
@@ -422,7 +444,9 @@ class Sharing:
     # --- the store ---
 
     def _ask(self, call: Callable[[], T]) -> T | None:
-        """Call the store; ``None``, and a report, when it does not answer."""
+        """
+        Call the store and return its result. ``None`` means that it failed, which is reported.
+        """
         self._asked_at = clock()
         try:
             answer = call()

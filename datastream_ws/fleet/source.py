@@ -1,4 +1,4 @@
-"""What the source of a fleet says, and what has changed since it was last asked."""
+"""Validate what a fleet's source returns, and compare it with the previous result."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..redaction import hides_arguments, peer_text
 
 __all__ = ["Changes", "Row", "Rows", "compare", "options_of"]
 
-# A stream's name is the fleet's and its key; handlers, lease and log are the fleet's as a whole.
+# A stream's name consists of the fleet's name and the key. The others apply to the whole fleet.
 NOT_IN_ROWS = ("handlers", "lease", "lease_ttl", "logger", "name")
 
 
 class Row:
     """
-    One stream of the source: its key and its options as they were given.
+    One stream of the source, with its key and its options.
 
-    Opaque, because the options hold secrets. Mappings and lists are copied, so that the caller can
-    change its own.
+    It never shows the options, because they contain secrets. Mappings and lists are copied, so that
+    the source may modify its own.
     """
 
     __slots__ = ("_given", "key")
@@ -33,14 +33,21 @@ class Row:
         self._given = {name: _copied(value) for name, value in given.items()}
 
     def says(self, given: Mapping[str, Any]) -> bool:
-        """Whether *given* is what this row has."""
+        """Return whether the row was made from equal options."""
         own = self._given
         return own == given or (
             own.keys() == given.keys() and all(_is_same(own[name], given[name]) for name in own)
         )
 
     def options(self, defaults: ClientOptions, name: str) -> ClientOptions:
-        """Return *defaults* with the row's options; raises ConfigurationError."""
+        """
+        Return *defaults* updated with the row's options.
+
+        Raises:
+            ConfigurationError: If an option is unknown, misplaced or invalid, or ``url`` is
+                missing.
+
+        """
         for option in self._given:
             if option in NOT_IN_ROWS:
                 raise ConfigurationError(f"{option}: is an option of the fleet, not of a stream")
@@ -56,16 +63,16 @@ class Row:
 
 
 Rows = dict[str, Row]
-"""The rows by the text of their keys, which is what stores and names have."""
+"""Rows by the text of their keys, because stores and names contain texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
     """
-    What is to be done, as texts of keys.
+    The differences between two results of the source, as texts of keys.
 
     Attributes:
-        errors: What could not be used, by key; such a stream stays as it was.
+        errors: Invalid rows by key. Such a stream keeps its previous options.
 
     """
 
@@ -83,15 +90,15 @@ def compare(
     before: Rows, given: Any, check: Callable[[Row], object] = lambda row: None
 ) -> tuple[Rows, Changes]:
     """
-    Return the rows that *given* makes of *before*, and what has changed.
+    Return the rows that *given* contains, and how they differ from *before*.
 
     Args:
-        given: Key → mapping of options, as the source returned it.
-        check: Called with each new row; one for which it raises ConfigurationError is left out,
-            or stays as it was.
+        given: The result of the source, a mapping of keys to mappings of options.
+        check: Called with each new row. If it raises ConfigurationError, the row is left out, or
+            keeps its previous options.
 
     Raises:
-        ConfigurationError: If it is no such mapping at all, or two keys have the same text.
+        ConfigurationError: If *given* is not a mapping, or two keys have the same text.
 
     """
     if not isinstance(given, Mapping):
@@ -131,7 +138,7 @@ def _checked(key: Any, options: Any, check: Callable[[Row], object]) -> Row:
 
 
 def options_of(row: Row, defaults: ClientOptions, fleet: str) -> ClientOptions:
-    """Return the options of a stream's client; raises ConfigurationError."""
+    """Return the options for the client of *row*; raises ConfigurationError."""
     return row.options(defaults, f"{fleet}/{row.key}")
 
 
@@ -142,7 +149,7 @@ def _copied(value: Any) -> Any:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Whether two options are alike; partials of the same function and arguments are."""
+    """Return whether two options are equal. Partials of the same function and arguments are."""
     if isinstance(one, functools.partial) and isinstance(other, functools.partial):
         return (one.func, one.args, one.keywords) == (other.func, other.args, other.keywords)
     return bool(one == other)

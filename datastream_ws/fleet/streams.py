@@ -1,4 +1,4 @@
-"""The streams of a fleet that run here: started, replaced, drained; on the loop's thread."""
+"""Start, replace and close the clients of a fleet's streams, on the loop's thread."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from .source import Changes, Row, Rows
 
 __all__ = ["Streams"]
 
-CLOSES = 20  # streams that are closed at once while the fleet goes on
+CLOSES = 20  # streams that close at the same time while the fleet runs
 
 
 class Streams:
     """
-    Keeps one client for each row, never two.
+    The clients of the rows that run in this process, at most one per row.
 
-    A client whose row has changed closes before the next one of that name starts, so that a stream
-    has one connection at any time.
+    When a row changes, its client closes before the next one starts. So a stream never has two
+    connections.
 
     Args:
-        make: Makes the client of a row; its options have been checked.
-        place: Returns a row's place in the fleet; ``None``: it may not start yet.
-        on_ended: Given the key and the last figures of each client that has closed.
-        on_refused: Given the key and the error of one that could not start; it stays idle until
-            its row changes.
-        limit: Most streams; ``None``: no limit.
+        make: Returns a client for a row whose options are valid.
+        place: Returns a row's place in the fleet. ``None`` means that it must not start yet.
+        on_ended: Called with the key and the final stats of each client that has closed.
+        on_refused: Called with the key and the error of a client that could not start. It stays
+            idle until its row changes.
+        limit: Most streams. ``None`` means no limit.
 
     Attributes:
-        running: The clients by the texts of their keys; read from any thread, replaced as a whole.
+        running: The clients by the texts of their keys. The mapping is replaced and never modified,
+            so any thread may read it.
 
     """
 
@@ -58,7 +59,7 @@ class Streams:
         self._on_refused = on_refused
         self._limit = limit
         self._ending: dict[str, Client] = {}
-        self._waiting: dict[str, None] = {}  # to be closed, in this order
+        self._waiting: dict[str, None] = {}  # keys of streams to close, in this order
         self._closing = False
         self._paused = False
 
@@ -68,7 +69,7 @@ class Streams:
         return 0 if self._limit is None else max(0, len(self.rows) - self._limit)
 
     def apply(self, rows: Rows, changes: Changes) -> None:
-        """Have what runs be what *rows* say."""
+        """Start and close clients so that they match *rows*."""
         self.rows = rows
         if self._closing:
             return
@@ -79,37 +80,43 @@ class Streams:
         self._start_missing()
 
     def drop(self, keys: Collection[str]) -> None:
-        """Close these at once: their leases are over, and nothing is handled any more."""
+        """
+        Close streams immediately, because their leases have expired and nothing may be handled.
+        """
         for key in keys:
             if key in self.running and key not in self._ending:
                 self._close(key)
 
     def pause(self, code: int, reason: str) -> None:
+        """Pause all clients, including those that start later."""
         self._paused = True
         for client in self.running.values():
             if not client.state.is_final:
                 client.pause(code, reason)
 
     def resume(self) -> None:
+        """Resume all clients."""
         self._paused = False
         for client in self.running.values():
             if not client.state.is_final:
                 client.resume()
 
     async def close(self, deadline: float, code: int, reason: str) -> None:
-        """Close all of them at once; *deadline* is of ``time.monotonic()``."""
+        """
+        Close all clients by *deadline*, of ``time.monotonic()``, and wait until they have ended.
+        """
         self._closing = True
         self._waiting.clear()
         self.hasten(deadline, code, reason)
         for key, client in list(self.running.items()):
-            if client.state.is_final:  # it has failed, or was closed by hand
+            if client.state.is_final:  # it has failed, or user code has closed it
                 self._ended(key, client)
         while self.running:
             self.changed.clear()
             await self.changed.wait()
 
     def hasten(self, deadline: float, code: int = 1000, reason: str = "") -> None:
-        """Have all of them closed by *deadline*."""
+        """Request that all clients close by *deadline*."""
         for client in list(self.running.values()):
             client.aio._ask_close(max(0.0, deadline - time.monotonic()), HangUp(code, reason))
 
@@ -139,7 +146,7 @@ class Streams:
     def _start(self, key: str, client: Client) -> None:
         try:
             client.start()
-        except Exception as error:  # of a spool, of a library that is missing
+        except Exception as error:  # for example, a spool that is in use, or a missing library
             self._on_refused(key, error)
             return
         if self._paused:
@@ -149,7 +156,7 @@ class Streams:
         finished.add_done_callback(lambda _: self._tell(key, client))
 
     def _tell(self, key: str, client: Client) -> None:
-        # A client may end on another thread, when user code blocks the loop.
+        # A client ends on another thread if user code blocks the loop.
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._ended, key, client)
 
@@ -171,7 +178,8 @@ class Streams:
         was_asked = self._ending.pop(key, None) is client
         self.changed.set()
         if not was_asked and not self._closing:
-            return  # it has failed, or was closed by hand: it stays so until its row changes
+            # it has failed, or user code has closed it, so it stays closed until its row changes
+            return
         stats = client.stats()
         self.running = {name: other for name, other in self.running.items() if name != key}
         self._on_ended(key, stats)
@@ -182,7 +190,7 @@ class Streams:
     # --- facts ---
 
     def counts(self) -> dict[State, int]:
-        """How many streams are in each state; from any thread."""
+        """Return how many streams are in each state. Thread-safe."""
         found: dict[State, int] = {}
         for client in self.running.values():
             state = client.state
@@ -190,6 +198,6 @@ class Streams:
         return found
 
     def by_key(self) -> dict[Any, Client]:
-        """The clients by their keys as the source gave them; from any thread."""
+        """Return the clients by their original keys. Thread-safe."""
         rows = self.rows
         return {rows[key].key if key in rows else key: c for key, c in self.running.items()}

@@ -1,4 +1,4 @@
-"""A fleet's log: lines of its streams as they are while they are few, summed up when many come."""
+"""Log the lines of a fleet's streams, and summarize them when there are many."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ..protocols import Logger
 
 __all__ = ["Summary"]
 
-LINES = 10  # that streams may log within a window before they are summed up
+LINES = 10  # lines that streams may log per window before they are summarized
 WINDOW = 5.0  # seconds
-KINDS = 4  # kinds of lines that a sum names
+KINDS = 4  # kinds of lines that a summary names
 
 TROUBLE = ("warning", "error")
 LEVELS = ("debug", "info", "warning", "error")
@@ -25,17 +25,17 @@ LEVELS = ("debug", "info", "warning", "error")
 
 class Summary:
     """
-    The logger of all streams of a fleet; from any thread.
+    The logger of all streams of a fleet. Thread-safe.
 
-    A window begins with a line. What exceeds its limit is counted, and told in one line at its end
-    by :meth:`flush`, which the fleet calls regularly. Tracebacks of handlers count like lines: ten
-    of a kind say what a thousand would. The first warning or error of its kind is never counted
-    away, because the sum holds no text that would explain it.
+    A window begins with a line. Lines beyond its limit are counted, and :meth:`flush`, which the
+    fleet calls regularly, summarizes them in one line. Tracebacks of handlers count as lines. The
+    first warning or error of each kind is always logged, because the summary contains no text to
+    explain it.
 
     Args:
-        logger: Where the lines go.
-        name: Of the fleet.
-        states: Returns how many streams are in each state, as a text.
+        logger: Receives the lines.
+        name: The name of the fleet.
+        states: Returns a text with the number of streams in each state.
 
     """
 
@@ -47,13 +47,13 @@ class Summary:
         self._states = states
         self._began = float("-inf")
         self._lines = 0
-        self._shown: set[tuple[str, str]] = set()  # kinds of this window of which there was a line
+        self._shown: set[tuple[str, str]] = set()  # kinds that were logged in this window
         self._left_out: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
         in_child(self.renew_lock)
 
     def renew_lock(self) -> None:
-        """After a fork: the lock may be held by a thread that is gone."""
+        """Replace the lock after a fork, because a thread of the parent may hold it."""
         self._lock = threading.Lock()
 
     def debug(self, msg: str, *args: Any, **more: Any) -> None:
@@ -83,7 +83,13 @@ class Summary:
         self._write(level, msg, *args, exc_info=more.get("exc_info"), extra=extra)
 
     def flush(self, *, now: bool = False) -> None:
-        """Tell what was left out, if the window is over; *now*: even if it is not."""
+        """
+        Log a summary of the counted lines once their window has ended.
+
+        Args:
+            now: Log it even if the window has not ended.
+
+        """
         with self._lock:
             if not self._left_out or (not now and time.monotonic() - self._began < WINDOW):
                 return
@@ -106,10 +112,10 @@ class Summary:
         self._began, self._lines, self._shown = time.monotonic(), 0, set()
 
     def say(self, level: str, text: str, *args: Any) -> None:
-        """Log a line of the fleet's own."""
+        """Log a line about the fleet itself."""
         extra = fields(self._name)
         self._write(level, "fleet %s: " + text, self._name, *args, exc_info=None, extra=extra)
 
     def _write(self, level: str, text: str, *args: Any, exc_info: Any, extra: Any) -> None:
-        with suppress(Exception):  # a logger is the user's code
+        with suppress(Exception):  # the logger is user code
             write(self.logger, level, text, *args, exc_info=exc_info, extra=extra)

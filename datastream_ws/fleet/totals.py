@@ -1,4 +1,4 @@
-"""The figures of a fleet: the sum over its streams, and each stream's own."""
+"""Add up the stats of a fleet's streams."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..stats import Stats
 
 __all__ = ["FleetStats", "total"]
 
-# Of a sum: the latest of moments, the largest of times and shares. Counters are added up.
+# Of these, a total has the largest value. Counters are added up.
 LARGEST = (
     *("last_message_at", "oldest_waiting", "round_trip_time"),
     *("inbox_share", "spool_share"),
@@ -21,16 +21,16 @@ LARGEST = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetStats(Stats):
     """
-    The sum over all streams of a fleet in this process, those that have ended included.
+    The sum over all streams of a fleet in this process, including those that have ended.
 
-    ``round_trip_time``, ``oldest_waiting`` and the shares are the worst ones. What cannot be added
-    up, as ``connected_since`` or ``handlers``, is with each stream only.
+    ``round_trip_time``, ``oldest_waiting`` and the shares are the worst values. Values that cannot
+    be added up, such as ``connected_since`` or ``handlers``, are in the stats of each stream only.
 
     Attributes:
-        streams: The figures of each stream that runs here, by its key.
+        streams: The stats of each stream that runs here, by its key.
         streams_beyond_limit: Streams of the source that run in no process, because every process
             has reached its ``limit``.
-        recent_events: When that began and ended, as far as it was logged.
+        recent_events: The logged beginnings and ends of such periods.
 
     """
 
@@ -39,7 +39,7 @@ class FleetStats(Stats):
 
 
 def total(parts: Iterable[Stats]) -> dict[str, Any]:
-    """Return the figures of several streams as one, by name."""
+    """Return the stats of several streams added up, by name."""
     every = list(parts)
     dropped: Counter[str] = Counter()
     for part in every:
@@ -47,7 +47,8 @@ def total(parts: Iterable[Stats]) -> dict[str, Any]:
     found: dict[str, Any] = {
         each.name: sum(getattr(part, each.name) for part in every)
         for each in fields(Stats)
-        if isinstance(each.default, int | float)  # what has another default is no counter
+        # a field without a number as default is not a counter
+        if isinstance(each.default, int | float)
     }
     for name in LARGEST:
         known = [value for part in every if (value := getattr(part, name)) is not None]

@@ -1,10 +1,10 @@
 """
-One owner among many processes.
+Let one process at a time own a stream.
 
-A :class:`Lease` is a right with an end, kept in a store that all processes reach. Whoever holds
-it connects; the others stand by. :class:`RedisLease` keeps it in Redis; Django's adapter has one
-in the database. ``LeaseRenewal`` acquires and renews it on a thread of its own, so that a
-store that hangs never blocks the event loop.
+A :class:`Lease` is a right that expires, stored where all processes can reach it. Its holder
+connects, and the other processes stand by. :class:`RedisLease` uses Redis, and the Django adapter
+has a lease in the database. ``LeaseRenewal`` acquires and renews a lease on its own thread, so that
+a hanging store never blocks the event loop.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ __all__ = ["Lease", "LeaseRenewal", "RedisLease", "lease_for"]
 @hides_arguments
 def lease_for(option: Any, name: str) -> Lease | None:
     """
-    Return the lease that the option ``lease`` means, for the stream *name*.
+    Return the lease for the option ``lease`` and the stream *name*. ``None`` means no lease.
 
     Raises:
-        ConfigurationError: If it is no URL of a known store, or the store's client is missing.
+        ConfigurationError: If *option* is not the URL of a supported store, or its client library
+            is not installed.
 
     """
     if option is None or not isinstance(option, str):

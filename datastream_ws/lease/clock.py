@@ -1,4 +1,4 @@
-"""The clock that leases are measured with."""
+"""Provide the clock that measures leases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["clock"]
 if hasattr(time, "CLOCK_BOOTTIME"):
 
     def clock() -> float:
-        """Return seconds that also pass while the machine sleeps, as they do for the store."""
+        """Return seconds that continue while the machine sleeps, as they do for the store."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 else:

@@ -1,4 +1,4 @@
-"""How those who stand by know that a holder is gone: by this machine's clock alone."""
+"""Detect that a lease's holder has died, by this machine's clock alone."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["Liveness"]
 
 class Liveness:
     """
-    Looks at a sign that a living holder changes with every renewal.
+    Observes a sign that a living holder changes with every renewal.
 
-    Whoever sees it stand still for the time to live knows that the tenure is over, however the
-    clocks of the store and of other machines jump.
+    If the sign does not change during the holder's time to live, its tenure has expired. Jumps of
+    other machines' clocks do not matter. Not thread-safe.
     """
 
     def __init__(self) -> None:
@@ -21,11 +21,11 @@ class Liveness:
 
     def look(self, sign: object, ttl: float, left: float | None = None) -> None:
         """
-        Note the *sign* that is there now, of a holder with a time to live of *ttl* seconds.
+        Record the current *sign* of a holder whose time to live is *ttl* seconds.
 
         Args:
-            left: How much of it is left, as far as the store knows; believed of the first sign
-                only, which may be an old one.
+            left: Seconds left according to the store. Used for the first sign only, which may be
+                old. ``None`` means unknown.
 
         """
         if sign == self._sign:
@@ -36,10 +36,10 @@ class Liveness:
 
     @property
     def is_over(self) -> bool:
-        """Whether nobody seen here can be within a tenure any more."""
+        """Whether the observed tenure has expired, or none was observed."""
         return clock() >= self._until
 
     @property
     def dead(self) -> object:
-        """The sign of a holder whose tenure is over; ``None``: there is none."""
+        """The sign of a holder whose tenure has expired. ``None`` means that there is none."""
         return self._sign if self.is_over else None

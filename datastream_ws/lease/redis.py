@@ -1,4 +1,4 @@
-"""A lease in Redis."""
+"""Store a lease in Redis."""
 
 from __future__ import annotations
 
@@ -14,10 +14,17 @@ from .shared import SharedStore
 
 __all__ = ["RedisLease"]
 
-# KEYS: the holder (a hash that expires), the last epoch (stays). Arguments are strings. A holder
-# that has let go is the empty one; one whose key is gone has died, or Redis has lost it.
-# token, ttl in ms, stamp, least epoch, a sign (holder:stamp) that is known to be a dead one's, "1"
-# if a key that is gone may be taken over
+# KEYS of all scripts:
+# 1. the holder, a hash that expires. A released lease has an empty holder. If the key is missing,
+#    its holder has died, or Redis has lost its data.
+# 2. the last epoch, which never expires
+# ARGV, all of them strings:
+# 1. the token
+# 2. the time to live in ms
+# 3. the stamp
+# 4. the least epoch
+# 5. the sign (holder:stamp) of a holder that is known to be dead
+# 6. "1" if a missing key may be taken over
 ACQUIRE = """
 local found = redis.call('hmget', KEYS[1], 'holder', 'stamp', 'ttl')
 local holder, stamp, ttl = found[1], found[2], found[3]
@@ -38,8 +45,8 @@ redis.call('pexpire', KEYS[1], ARGV[2])
 redis.call('set', KEYS[2], string.format('%.0f', epoch))
 return {1, epoch, '', '0', 0}
 """
-# token, ttl in ms, stamp, epoch of the tenure. A key that is gone while nobody has come since was
-# lost by Redis, not by us: put it back.
+# ARGV: token, time to live in ms, stamp, epoch of the tenure.
+# If the key is missing and the epoch has not grown, Redis has lost its data. So write it again.
 RENEW = """
 local holder = redis.call('hget', KEYS[1], 'holder')
 local epoch = tonumber(redis.call('get', KEYS[2]) or '0')
@@ -53,6 +60,8 @@ if epoch < tonumber(ARGV[4]) then
 end
 return 1
 """
+# ARGV: token.
+# An empty holder that never expires allows every process to acquire the lease at once.
 RELEASE = """
 if redis.call('hget', KEYS[1], 'holder') == ARGV[1] then
     redis.call('hset', KEYS[1], 'holder', '')
@@ -66,9 +75,9 @@ class RedisLease:
     """
     A lease in one Redis server, see :class:`Lease`.
 
-    Redis' clock decides only for a process that has just started. A process that has seen a holder
-    waits until the lease has expired by its own clock. So a Redis that lost its data, or whose
-    clock jumps, causes no second owner. The holder writes its key again.
+    The clock of Redis decides only for a process that has just started. A process that has seen a
+    holder waits until the lease has expired by its own clock. Therefore, a Redis server that loses
+    its data, or whose clock jumps, never causes a second owner. The holder writes its key again.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``. It is never shown.
@@ -81,27 +90,27 @@ class RedisLease:
 
     @hides_arguments
     def __init__(self, url: str, name: str) -> None:
-        # The braces keep both keys on one node of a cluster.
+        # The braces are a hash tag, which keeps both keys on one node of a cluster.
         self._scripts = RedisScripts(
             url, f"datastream-ws:{{{name}}}:holder", f"datastream-ws:{{{name}}}:epoch"
         )
         self._name = name
         self._owner = (0, "")
-        self._epoch = 0  # of our tenure; 0: none
-        self._seen = 0  # the highest epoch known
+        self._epoch = 0  # of the current tenure; 0 means none
+        self._seen = 0  # the highest known epoch
         self._liveness = Liveness()
 
     def __repr__(self) -> str:
-        scripts = vars(self).get("_scripts")  # not there in the frames of an error of its URL
+        scripts = vars(self).get("_scripts")  # missing if __init__ has failed
         return f"<RedisLease {peer_text(scripts.keys[0]) if scripts else '(not usable)'}>"
 
     def shared_store(self) -> SharedStore:
-        """Return where the processes of a fleet of this name meet."""
+        """Return the store through which the processes of a fleet share its streams."""
         return RedisSharedStore(self._scripts, self._name)
 
     @property
     def _token(self) -> str:
-        """Names this owner; a forked child is another one."""
+        """The identifier of this owner. A forked child is a different owner."""
         if self._owner[0] != os.getpid():
             self._owner = (os.getpid(), uuid.uuid4().hex)
             self._epoch = 0
@@ -110,7 +119,7 @@ class RedisLease:
     def acquire(self, ttl: float) -> int | None:
         token = self._token
         if self._epoch:
-            return None  # another client was given the same object
+            return None  # another client uses this object and holds the lease
         self._scripts.connect(ttl)
         least = max(time.time_ns() // 1_000_000, self._seen + 1)
         liveness = self._liveness
@@ -142,5 +151,5 @@ def _ms(seconds: float) -> int:
 
 
 def _stamp() -> int:
-    """Return what no other renewal of this process has."""
+    """Return a value that no other renewal of this process has."""
     return time.monotonic_ns()

@@ -1,4 +1,4 @@
-"""Runs scripts in one Redis server, within the time that a lease leaves."""
+"""Run scripts in one Redis server within the time that a lease allows."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ..redaction import hides_arguments, peer_text
 
 __all__ = ["RedisScripts"]
 
-NUMBER = re.compile(r"^Error -?\d+ ")  # of the system's, before redis-py's text
+NUMBER = re.compile(r"^Error -?\d+ ")  # redis-py puts the errno before its text
 
 
 class RedisScripts:
     """
-    One connection to Redis, from :meth:`connect` on; used by one thread at a time.
+    A connection to Redis, opened by :meth:`connect`. One thread at a time may use it.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``; never shown.
-        keys: Of every script.
+        url: ``redis://``, ``rediss://`` or ``unix://``. It is never shown.
+        keys: The keys that every script receives.
 
     Raises:
         ConfigurationError: If redis-py is not installed or cannot read the URL.
@@ -44,21 +44,21 @@ class RedisScripts:
         self._client: Any = None
 
     def __repr__(self) -> str:
-        keys = vars(self).get("keys", ("(not usable)",))  # in the frames of an error of its URL
+        keys = vars(self).get("keys", ("(not usable)",))  # missing if __init__ has failed
         return f"<RedisScripts {peer_text(keys[0])}>"
 
     def on(self, *keys: str) -> RedisScripts:
-        """Return another connection to the same server."""
+        """Return another connection to the same server, for scripts on other keys."""
         return RedisScripts(self._url, *keys)
 
     def connect(self, ttl: float) -> None:
-        """Be ready to run scripts, three of which may hang within half of *ttl* seconds."""
+        """Create the client. Its time limit lets three calls hang within half of *ttl* seconds."""
         if self._client is not None:
             return
         redis = self._redis
         pool = redis.ConnectionPool.from_url(self._url)
-        # Three that hang one after the other must fit in between a renewal and the end of the
-        # tenure; what the URL says about it must not change that.
+        # Three hanging calls must fit between a renewal and the end of the tenure. Parameters of
+        # the URL must not change that.
         limit = min(5.0, ttl / 6)
         pool.connection_kwargs |= {
             "socket_timeout": limit,
@@ -70,15 +70,22 @@ class RedisScripts:
         self._client = redis.Redis.from_pool(pool)
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """Run a script with the keys and *arguments*; raises LeaseError."""
+        """
+        Run a script with the keys and *arguments*, and return its result. Blocks the thread.
+
+        Raises:
+            LeaseError: If Redis is unreachable, or refuses the script.
+
+        """
         try:
             return self._client.eval(script, len(self.keys), *self.keys, *arguments)
         except (self._redis.RedisError, OSError) as error:
-            self._client.connection_pool.disconnect()  # an answer that comes late is not the next
+            # a late response must not answer the next call
+            self._client.connection_pool.disconnect()
             raise LeaseError(f"lease: {self._said(error)}") from None
 
     def _said(self, error: Exception) -> str:
-        """Return in words whether Redis is away or has refused; its own have a number before."""
+        """Return whether Redis is unavailable or has refused the script, without the errno."""
         redis, text = self._redis, peer_text(error)
         is_away = isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError)
         if is_away and not isinstance(error, redis.AuthenticationError):

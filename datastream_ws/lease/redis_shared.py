@@ -1,4 +1,4 @@
-"""Where the processes of a fleet meet: three keys in Redis."""
+"""Store in Redis which process of a fleet runs which stream."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from .shared import Held, MemberRecord, SharedView
 
 __all__ = ["RedisSharedStore"]
 
-# KEYS: the members (token → time of the beat in ms, a space, the record), the holders (key →
-# epoch:token), and what else there is of the fleet: the era (names this data set; a Redis that
-# was restarted without its data has none), the last epoch, a version of the holders, and until
-# when nothing may be taken.
+# KEYS of all scripts, each a hash:
+# 1. the members: token → the time of the last beat in ms, a space, the record
+# 2. the holders: key → epoch:token
+# 3. facts about the fleet:
+#    - era, which identifies the data. After a restart without data, it is missing.
+#    - epoch, the last one
+#    - version, which changes with the holders
+#    - closed_until, the time in ms before which no stream may be taken
 NOW = """
 local time = redis.call('time')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -31,10 +35,18 @@ local function is_free(key, token)
     return not holder or holder == token or redis.call('hexists', KEYS[1], holder) == 0
 end
 """
-# token, record, the token of the last term, the era that is known or '', another era, the life in
-# ms, the highest epoch known, then key and epoch of all that is held in the era that is known.
-# Who has known another era sees that Redis has lost it: others may hold streams in it until
-# their tenures are over, and so nothing is to be taken before that.
+# ARGV:
+# 1. the token
+# 2. the record
+# 3. the token of the last term
+# 4. the known era, or ''
+# 5. a new era, used if there is none
+# 6. the life in ms
+# 7. the highest known epoch
+# 8. from here on, the key and the epoch of each stream that is held in the known era
+#
+# If the era differs from the known one, Redis has lost its data. Other processes may still hold
+# streams, so no stream may be taken until their tenures have expired.
 JOIN = (
     NOW
     + """
@@ -63,7 +75,7 @@ end
 return kept
 """
 )
-# token, record
+# ARGV: token, record
 RENEW = (
     NOW
     + """
@@ -74,7 +86,7 @@ end
 return {redis.call('hget', KEYS[3], 'era') or '', there}
 """
 )
-# the version that is known
+# ARGV: the known version. The holders are returned only if theirs differs.
 LOOK = (
     NOW
     + """
@@ -87,7 +99,7 @@ local era = redis.call('hget', KEYS[3], 'era') or ''
 return {era, string.format('%.0f', now), version, redis.call('hgetall', KEYS[1]), holders}
 """
 )
-# token, least epoch, keys
+# ARGV: token, least epoch, keys
 TAKE = (
     NOW
     + OWNER
@@ -113,7 +125,7 @@ end
 return taken
 """
 )
-# token, keys
+# ARGV: token, keys
 RELEASE = (
     OWNER
     + """
@@ -125,14 +137,14 @@ end
 return redis.call('hincrby', KEYS[3], 'version', 1)
 """
 )
-# token, what it is known to have written last
+# ARGV: token, the value last read. A member that has renewed since then is alive.
 REMOVE = """
 if redis.call('hget', KEYS[1], ARGV[1]) == ARGV[2] then
     return redis.call('hdel', KEYS[1], ARGV[1])
 end
 return 0
 """
-# token
+# ARGV: token
 LEAVE = """
 local holders = redis.call('hgetall', KEYS[2])
 for i = 1, #holders, 2 do
@@ -150,20 +162,20 @@ class RedisSharedStore:
     A :class:`~datastream_ws.lease.shared.SharedStore` in one Redis server.
 
     Args:
-        scripts: Where.
-        name: Of the fleet.
+        scripts: A connection to the server.
+        name: The name of the fleet.
 
     """
 
     def __init__(self, scripts: RedisScripts, name: str) -> None:
-        prefix = f"datastream-ws:{{{name}}}:"  # the braces keep them on one node of a cluster
+        prefix = f"datastream-ws:{{{name}}}:"  # a hash tag: one node of a cluster
         self._scripts = scripts.on(f"{prefix}members", f"{prefix}holders", f"{prefix}fleet")
         self.has_lost_data = False
-        self._era = ""  # that was joined
-        self._seen = 0  # the highest epoch known
+        self._era = ""  # the joined era
+        self._seen = 0  # the highest known epoch
         self._version = ""
         self._holders: dict[str, Held] = {}
-        self._written: dict[str, bytes] = {}  # by the members
+        self._written: dict[str, bytes] = {}  # the members' values as last read
 
     def join(self, me: MemberRecord, replaces: str, held: Mapping[str, int]) -> Collection[str]:
         self._scripts.connect(me.life)
@@ -242,5 +254,5 @@ def _held(written: bytes) -> Held:
 
 
 def _pairs(flat: list[bytes]) -> list[tuple[str, bytes]]:
-    """Return the names and values of a hash, as Redis sends it."""
+    """Return the names and values of a hash from the flat list that Redis sends."""
     return [(name.decode(), value) for name, value in zip(flat[::2], flat[1::2], strict=True)]

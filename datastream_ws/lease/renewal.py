@@ -1,4 +1,4 @@
-"""The thread that acquires a lease, renews it, and lets go of it."""
+"""Acquire, renew and release a lease on a thread."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ __all__ = ["LeaseRenewal", "Renewal", "hang_error", "lease_error"]
 
 T = TypeVar("T")
 
-# Shares of lease_ttl, which is how long after a holder's death its successor may be connected at
-# the latest. The store is told less, so that there is time to notice, and to dial.
-LIFE = 0.8  # the time to live that the store is told, from each renewal on
-TENURE = 0.7  # a holder stops by itself: time to end its connection, and for clocks that differ
-RENEWAL_SHARE = 0.2
-LOOK = 1 / 30  # the longest between two looks of those who stand by, and no longer than
-LOOK_SECONDS = 0.5  # an orderly end is followed within a second
-ANSWER_SECONDS = 2.0  # without an answer, after which the store is said to hang
+# Shares of lease_ttl. Within lease_ttl after a holder's death, its successor is connected. The
+# shorter LIFE leaves the successor time to notice the death and to connect.
+LIFE = 0.8  # the time to live in the store, counted from each renewal
+# A holder stops this long after its last renewal. The difference to LIFE leaves time to close the
+# connection, and for clocks that run at different speeds.
+TENURE = 0.7
+RENEWAL_SHARE = 0.2  # between two renewals
+LOOK = 1 / 30  # most between two attempts of a process that stands by, and
+LOOK_SECONDS = 0.5  # most in seconds, so that it takes over a released lease within a second
+
+ANSWER_SECONDS = 2.0  # after so long without a response, the store is reported as hanging
 
 
 class Renewal(Protocol):
-    """What a client needs to know of its lease; the thread behind it may serve many clients."""
+    """A client's view of its lease. One thread may renew the leases of many clients."""
 
     epoch: int
     is_refused: bool
@@ -50,20 +53,20 @@ class Renewal(Protocol):
 
 class LeaseRenewal:
     """
-    Acquires and renews a lease for one client. Facts may be read from any thread.
+    Acquires and renews a lease for one client. The facts may be read from any thread.
 
-    A tenure ends by itself at a deadline on this machine's clock, counted from before the last
-    renewal was asked for: also for a process that was stopped, and while the store hangs. It
-    never begins again. After its end nothing happens until :meth:`campaign`.
+    A tenure ends at a deadline on this machine's clock, counted from before the last renewal was
+    sent. That also holds if the process was suspended, or if the store hangs. An ended tenure never
+    resumes. A new one begins only after :meth:`campaign`.
 
     Args:
-        ttl: Seconds within which a dead holder's successor is to be connected.
-        on_change: Called from the thread when the lease was acquired, refused or lost.
-        report: Given every LeaseError, from the thread; one that lasts is reported once.
+        ttl: Seconds within which the successor of a dead holder connects.
+        on_change: Called on the thread when the lease was acquired, refused or lost.
+        report: Receives each LeaseError, on the thread. A lasting error is reported once.
 
     Attributes:
-        epoch: Of the current tenure or the last one; 0: there was none.
-        is_refused: Somebody else holds the lease, or the store does not answer.
+        epoch: The epoch of the current or the last tenure. 0 means that there was none.
+        is_refused: Whether another process holds the lease, or the store does not respond.
 
     """
 
@@ -94,14 +97,16 @@ class LeaseRenewal:
     # --- facts ---
 
     def tenure(self) -> int | None:
-        """Return the epoch while the lease is held; 0 before the first tenure, then ``None``."""
+        """
+        Return the epoch while the lease is held, 0 before the first tenure, and otherwise ``None``.
+        """
         if clock() < self._deadline:
             return self.epoch
         return None if self.epoch else 0
 
     @property
     def left(self) -> float:
-        """Seconds until the tenure ends by itself; it has ended when this is not above 0."""
+        """Seconds until the tenure ends. It has ended if the value is not positive."""
         return self._deadline - clock()
 
     @property
@@ -110,35 +115,37 @@ class LeaseRenewal:
 
     @property
     def slack(self) -> float:
-        """Seconds between the end of a tenure and that of the lease."""
+        """Seconds between the end of a tenure and the expiry of the lease in the store."""
         return self._ttl * (LIFE - TENURE)
 
     def look_for_hang(self) -> None:
-        """Report a store that holds the thread up; from any other thread."""
+        """Report a store that blocks the thread; call it from any other thread."""
         waited = clock() - self._asked_at
         if waited < ANSWER_SECONDS:
             return
-        with self._changed:  # the answer may come just now, and with it the lease
+        with self._changed:  # the response, and with it the lease, may arrive at this moment
             if self.is_held:
                 return
             self.is_refused = True
         self._report_once(hang_error(waited))
 
-    # --- what the client wants ---
+    # --- requests of the client ---
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="datastream-lease", daemon=True).start()
 
     def campaign(self) -> None:
-        """Try to acquire the lease until it is held, or until :meth:`rest`."""
+        """Try to acquire the lease until it is held, or until :meth:`rest` is called."""
         self._want(True)
 
     def rest(self) -> None:
-        """Stop trying; a lease that is held is renewed."""
+        """Stop trying to acquire the lease. A held lease is still renewed."""
         self._want(False)
 
     def close(self) -> Future[None]:
-        """Release the lease, end the thread."""
+        """
+        Request the release of the lease; the returned future is done when the thread has ended.
+        """
         self._want(False, closing=True)
         return self._closed
 
@@ -154,7 +161,7 @@ class LeaseRenewal:
         while not self._closing:
             try:
                 self._step()
-            except BaseException as death:  # the thread must not end in silence
+            except BaseException as death:  # the thread must not end unnoticed
                 self._survive(death)
         self._deadline = float("-inf")
         try:
@@ -171,7 +178,7 @@ class LeaseRenewal:
             self._sleep(lambda: self._wanted)
 
     def _survive(self, death: BaseException) -> None:
-        """Report a fault of ours, and go on."""
+        """Report an internal error, and continue after a pause."""
         with suppress(BaseException):
             self._report_once(lease_error("internal error, please report it", death))
         self._sleep(lambda: False, self._pause())
@@ -186,14 +193,14 @@ class LeaseRenewal:
         if epoch is not None and clock() < self._end_of(asked) and not self._closing:
             self._begin_tenure(epoch, asked)
             return
-        if epoch is not None:  # granted too late to be of use
+        if epoch is not None:  # granted too late to be used
             self._release()
         self.is_refused = True
         self._on_change()
         self._sleep(lambda: not self._wanted, self._pause())
 
     def _pause(self) -> float:
-        """Return the seconds between two looks at a lease of somebody else."""
+        """Return the seconds until the next attempt, with jitter."""
         return random.uniform(0.4, 1.0) * min(LOOK_SECONDS, self._ttl * LOOK)
 
     def _begin_tenure(self, epoch: int, asked: float) -> None:
@@ -212,7 +219,7 @@ class LeaseRenewal:
         return asked + self._ttl * TENURE
 
     def _wait_to_renew(self) -> None:
-        """Wait until it is time to renew, and do; or notice that the tenure is over."""
+        """Wait until the next renewal is due and renew, or end an expired tenure."""
         self._sleep(lambda: False, max(0.0, min(self._renew_at - clock(), self.left)))
         if self._closing:
             return
@@ -224,11 +231,11 @@ class LeaseRenewal:
     def _renew(self) -> None:
         asked = clock()
         renewed = self._ask(lambda: _is_renewed(self._lease.renew(self._life)))
-        if renewed is None:  # no answer: again, as long as there is time
+        if renewed is None:  # no response: retry while there is time
             self._renew_at = clock() + min(0.5, self._ttl / 20)
         elif not renewed:
             self._end_tenure("another process holds it")
-        elif self.is_held:  # the answer must not come too late
+        elif self.is_held:  # a response after the deadline does not count
             self._extend(asked)
 
     def _end_tenure(self, why: str) -> None:
@@ -241,7 +248,9 @@ class LeaseRenewal:
         self._ask(self._lease.release)
 
     def _ask(self, call: Callable[[], T]) -> T | None:
-        """Call the store; ``None``, and a report, when it does not answer, or not as it should."""
+        """
+        Call the store and return its result. ``None`` means that it failed, which is reported.
+        """
         self._asked_at = clock()
         try:
             answer = call()

@@ -1,4 +1,4 @@
-"""What the processes of a fleet share: who is there, and who holds which stream."""
+"""Define the store through which the processes of a fleet share its streams."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ __all__ = ["Held", "MemberRecord", "SharedLease", "SharedStore", "SharedView"]
 
 
 class Held(NamedTuple):
-    """Who has taken a stream, and with which epoch."""
+    """
+    The holder of a stream.
+
+    Attributes:
+        token: The token of the process.
+        epoch: The epoch of its tenure.
+
+    """
 
     token: str
     epoch: int
@@ -21,14 +28,15 @@ class Held(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberRecord:
     """
-    The record of one process, a single write however many streams it holds.
+    The record of one process. Renewing it is a single write, however many streams it holds.
 
     Attributes:
-        token: ``id:term``. A process that was taken for dead comes back with another term.
-        beat: Changes with each renewal.
-        life: Seconds after which a beat that stands still means that the process is dead.
-        limit: Most streams that it takes; ``None``: no limit.
-        is_leaving: It hands over what it has.
+        token: ``id:term``. If others have removed a process as dead, it joins again with another
+            term.
+        beat: A number that changes with each renewal.
+        life: Seconds without a new beat after which the process is dead.
+        limit: Most streams that it takes. ``None`` means no limit.
+        is_leaving: Whether it hands over its streams.
 
     """
 
@@ -45,10 +53,10 @@ class SharedView:
     The content of a store at one moment.
 
     Attributes:
-        members: By token. They were read after the holders: a holder that is not among them is
-            dead for good.
-        holders: By key; the same object as before as long as it has not changed.
-        ages: Seconds since each member's last beat, as far as the store knows.
+        members: The members by token. They were read after the holders, so a holder that is not a
+            member has died.
+        holders: The holders by key. It is the same object as before unless a holder has changed.
+        ages: Seconds since each member's last beat, according to the store.
 
     """
 
@@ -59,11 +67,13 @@ class SharedView:
 
 class SharedStore(Protocol):
     """
-    Where a fleet's processes meet. One thread calls it; every call may block, and may raise.
+    The store through which a fleet's processes share streams.
+
+    One thread calls it. Every call may block, and may raise.
 
     Attributes:
-        has_lost_data: The store is not the one that was joined: it was restarted without its data.
-            Until the next :meth:`join`.
+        has_lost_data: Whether the store was restarted without its data since :meth:`join`. The next
+            :meth:`join` resets it.
 
     """
 
@@ -76,49 +86,52 @@ class SharedStore(Protocol):
         Become a member.
 
         Args:
-            replaces: The token of this process's last term; what it held is free.
-            held: Epochs by key of what this token held in a store that has lost its data.
+            replaces: The token of this process's last term. The streams held under it become free.
+            held: The epochs, by key, of the streams that this token held in a store that has lost
+                its data.
 
         Returns:
-            The keys of *held* that are still this token's.
+            The keys of *held* that this token still holds.
 
         """
 
     def renew(self, me: MemberRecord) -> bool:
-        """Write a new beat. ``False`` means that this member has been removed."""
+        """Write a new beat. False means that this member has been removed."""
         ...
 
-    def look(self) -> SharedView: ...
+    def look(self) -> SharedView:
+        """Read the members and the holders."""
+        ...
 
     def take(
         self, token: str, keys: Collection[str], dead: Collection[str]
     ) -> tuple[int, Collection[str]]:
         """
-        Take those of *keys* that are free, a dead member's, or this token's already.
+        Take those of *keys* that are free, that a dead member held, or that this token holds.
 
         Args:
-            dead: Tokens of holders that are no members any more.
+            dead: Tokens of holders that are not members anymore.
 
         Returns:
-            The epoch of the new tenures, above every earlier one, and the keys that were taken.
+            The epoch of the new tenures, which exceeds every earlier one, and the taken keys.
 
         """
         ...
 
     def release(self, token: str, keys: Collection[str], dead: Collection[str]) -> None:
-        """Let go of those of *keys* that are this token's, or a dead member's."""
+        """Release those of *keys* that this token or a dead member holds."""
 
     def remove(self, member: MemberRecord) -> None:
-        """Remove a member that is dead, if its beat is still this one."""
+        """Remove a dead member, unless it has written a new beat."""
 
     def leave(self, token: str) -> None:
-        """End the membership, and let go of all that is held."""
+        """End the membership, and release all streams of *token*."""
 
     def close(self) -> None:
-        """Let go of the store itself."""
+        """Close the connection to the store."""
 
 
 class SharedLease(Lease, Protocol):
-    """A lease that the streams of a fleet can share."""
+    """A lease whose store a fleet can also use to share its streams."""
 
     def shared_store(self) -> SharedStore: ...

@@ -78,3 +78,14 @@ x = 1  # Good.
     (folder / "module.py").write_text(code, encoding="utf-8")
     monkeypatch.setattr(prose, "ROOT", folder)
     assert [each.line for each in prose.of_module("module.py")] == [2, 4, 7]
+
+
+def test_the_items_of_a_list_in_a_comment_are_no_one_sentence() -> None:
+    words = "the token of the process" + " and more" * 9
+    code = f"# ARGV:\n# 1. {words}\n#    a: b\n# 2. {words}\n#\n# For ever.\n"
+    assert list(prose.comments(code)) == [
+        (1, "ARGV:"),
+        (3, f"1. {words} a: b"),
+        (4, f"2. {words}"),
+        (6, " For ever."),
+    ]
