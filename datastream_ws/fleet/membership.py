@@ -16,7 +16,7 @@ from .shares import Member, at_once, beyond_limits, moves
 
 __all__ = ["Membership", "Mine", "Plan"]
 
-IN_FLIGHT = 20  # streams on their way to one process, from all that hand over to it
+IN_FLIGHT = 20  # most streams in flight to one process, from all others
 
 # How long a released stream counts as in flight. The minimum lets its new holder connect. The
 # maximum applies while no process takes it.
@@ -79,7 +79,7 @@ class Membership:
     The decisions of one member, based on its successive views of the store. Not thread-safe.
 
     Args:
-        in_flight: Most streams that are on their way to one process.
+        in_flight: Most streams in flight to one process.
 
     """
 

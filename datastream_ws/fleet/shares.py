@@ -83,10 +83,10 @@ def targets(members: Collection[Member], loads: Mapping[str, int], keys: int) ->
 
 def _even(members: Collection[Member], loads: Mapping[str, int], keys: int) -> dict[str, int]:
     """
-    Return shares that differ by one at most.
+    Return shares that differ by one at most; members with more streams get the larger ones.
 
-    Who has more than a share of the larger size does not rank higher for it: otherwise the order
-    would change while streams move, and more would be given than is needed.
+    Streams beyond the larger share do not raise a member's rank. Otherwise the ranks would change
+    during moves, and members would give up more streams than necessary.
     """
     share, larger = divmod(keys, max(1, len(members)))
     rank = {member.name: -min(loads.get(member.name, 0), share + 1) for member in members}
@@ -121,10 +121,10 @@ def moves(
 
 def at_once(members: Collection[Member], holders: Mapping[str, str | None], window: int) -> int:
     """
-    Return how many streams each member that gives may have on their way at once.
+    Return how many streams each giving member may have in flight.
 
     Args:
-        window: How many may be on their way to one receiver, from all members that give.
+        window: Most streams in flight to one receiving member, from all giving members.
 
     """
     loads = Counter(holder for holder in holders.values() if holder is not None)

@@ -49,7 +49,7 @@ class Sharing:
         limit: Most streams that this process takes. ``None`` means no limit.
         room: Returns how many more streams may be taken now, because taken streams should connect
             soon. Called on the thread.
-        in_flight: Most streams that are on their way to one process.
+        in_flight: Most streams in flight to one process.
         on_change: Called on the thread when facts have changed.
         report: Receives each LeaseError, on the thread. A lasting error is reported once.
 
