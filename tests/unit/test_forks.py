@@ -138,16 +138,16 @@ taken, done = threading.Event(), threading.Event()
 
 def hold():
     with (
-        loop_use._process.lock, loop_use._process.pool._wake, file_lock._guard, handlers._lock,
+        loop_use._process.lock, loop_use._process.pool._lock, file_lock._guard, handlers._lock,
         alone.aio._lock, alone.aio._state._lock, alone.aio._errors._count._lock,
         alone.aio._subscriptions._lock,
     ):
         taken.set()
         done.wait()
 
-thread = threading.Thread(target=hold)
+thread = threading.Thread(target=hold, daemon=True)
 thread.start()
-taken.wait()
+assert taken.wait(10)
 pid = os.fork()
 if pid == 0:
     handlers.on_message(lambda message: None)
