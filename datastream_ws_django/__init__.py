@@ -9,7 +9,8 @@ WebSocket streams in a Django project: settings, handlers, commands, admin.
     def update(message):
         Flag.objects.update_or_create(...)
 
-``datastreams[alias]`` is a stream of the setting ``DATASTREAMS``, ``datastream`` the default one.
+``datastreams[alias]`` is the stream that ``DATASTREAMS`` configures under this alias.
+``datastream`` is ``datastreams["default"]``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The admin: how streams are, commands for them, and failed messages to be handled again."""
+"""The admin pages: the state of streams, commands for them, and failed messages."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LONGEST_SEARCH = 200  # characters
 MOST_GROUPS = 50
 MAY_CONTROL = "datastream.control_streamstatus"
 MEDIA = forms.Media(css={"all": ["datastream/live.css"]}, js=["datastream/live.js"])
-# What a person confirms.
+# Confirmed by the user before a command is stored.
 QUESTIONS = {
     "pause": "Close the connection and stay offline until the stream is resumed?",
     "resume": "Connect again?",
@@ -51,7 +51,7 @@ QUESTIONS = {
 
 
 class ProcessFilter(admin.SimpleListFilter):
-    """Processes that run, unless those that have ended are asked for."""
+    """Show only running processes by default."""
 
     title = "process"
     parameter_name = "process"
@@ -74,7 +74,7 @@ class ProcessFilter(admin.SimpleListFilter):
 
 @admin.register(StreamStatus)
 class StreamStatusAdmin(StatusAdmin):
-    """The streams as cards, a page for each, and commands."""
+    """The overview of streams, a page for each stream, and its commands."""
 
     list_display = (
         *("stream", "host", "pid", "state", "heartbeat", "messages_handled", "messages_failed"),
@@ -103,7 +103,7 @@ class StreamStatusAdmin(StatusAdmin):
         return False
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[StreamStatus]:
-        """Return the rows of streams and fleets as wholes: the fleet's page has its streams."""
+        """Leave out the streams of a fleet, because the page of the fleet lists them."""
         return super().get_queryset(request).filter(fleet="")
 
     def get_urls(self) -> list[URLPattern]:
@@ -117,14 +117,14 @@ class StreamStatusAdmin(StatusAdmin):
         ]
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
-        """Show all streams; the list of processes is a page of its own."""
+        """Show all streams. The list of processes has its own page."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         context = self._context(request, "Streams", cards=cards(known_aliases()))
         return TemplateResponse(request, "datastream/overview.html", context)
 
     def processes(self, request: HttpRequest) -> HttpResponse:
-        """Show the rows of all processes, to be searched and filtered."""
+        """Show the searchable list of all processes."""
         return super().changelist_view(request, {"title": "Processes"})
 
     def live_page(self, request: HttpRequest, alias: str) -> HttpResponse:
@@ -153,7 +153,7 @@ class StreamStatusAdmin(StatusAdmin):
         return TemplateResponse(request, "datastream/live.html", context)
 
     def live_data(self, request: HttpRequest, alias: str) -> HttpResponse:
-        """Return what the live page's chart shows, and the newest rows of processes."""
+        """Return the data of the live page as JSON: the chart and the newest rows of processes."""
         self._refuse_strangers(request, alias)
         rows = StreamStatus.objects.filter(stream=alias).order_by("-beat_at")[:20]
         response = JsonResponse(
@@ -167,7 +167,7 @@ class StreamStatusAdmin(StatusAdmin):
         return response
 
     def control(self, request: HttpRequest, verb: str, alias: str) -> HttpResponse:
-        """Ask whether a command is meant; have it carried out once that is confirmed."""
+        """Ask for confirmation of a command, and store the command once it is confirmed."""
         self._refuse_strangers(request, alias)
         if not may_control(request):
             raise PermissionDenied
@@ -217,7 +217,7 @@ def verbs_for(request: HttpRequest, parent: str | None) -> Sequence[str]:
 
 
 def fleet_of(alias: str) -> str | None:
-    """Return the fleet that a stream is of; ``None``: it is one of DATASTREAMS."""
+    """Return the name of the fleet that has this stream. ``None`` means a stream of its own."""
     if alias in streams_settings or "\0" in alias:
         return None
     rows = StreamStatus.objects.filter(stream=alias).exclude(fleet="")
@@ -225,7 +225,7 @@ def fleet_of(alias: str) -> str | None:
 
 
 def events_of(alias: str, living: Sequence[StreamStatus]) -> list[StreamEvent]:
-    """Return the newest events; those of a fleet's stream are in its rows."""
+    """Return the newest events. The status rows of a fleet's stream contain its events."""
     found = list(StreamEvent.objects.filter(stream=alias)[:MOST_EVENTS])
     for row in living:
         found += [
@@ -247,27 +247,27 @@ def chosen_range(request: HttpRequest) -> str:
 
 
 def known_aliases() -> list[str]:
-    """Return the configured streams, then those that only have rows."""
+    """Return the configured streams, then other streams that have status rows."""
     wholes = StreamStatus.objects.filter(fleet="").order_by("stream")
     kept = wholes.values_list("stream", flat=True).distinct()
     return list(dict.fromkeys([*streams_settings, *kept]))
 
 
 def is_kept(alias: str) -> bool:
-    """Whether there are rows of a stream; PostgreSQL refuses to look for NUL."""
+    """Return whether a stream has status rows. PostgreSQL rejects a NUL in a query."""
     return "\0" not in alias and StreamStatus.objects.filter(stream=alias).exists()
 
 
 @admin.register(FailedMessage)
 class FailedMessageAdmin(FailedAdmin):
-    """Dead letters: grouped, searched, retried, deleted; never edited."""
+    """Failed messages, which you can search, retry and delete, but not edit."""
 
     list_display = ("stream", "error", "handler", "when", "attempts")
     list_filter = ("stream", "handler")
     search_fields = ("stream", "handler", "error")
     date_hierarchy = "failed_at"
     search_help_text = (
-        "Stream, handler, error or payload; the payload as it was received, in upper and lower case"
+        "Searches stream, handler, error and payload. In payloads, the search is case-sensitive."
     )
     actions = ("retry", "delete_selected")
     change_list_template = "datastream/failed_list.html"
@@ -327,7 +327,7 @@ class FailedMessageAdmin(FailedAdmin):
         return super().change_view(request, object_id, form_url, context)
 
     def retry_one(self, request: HttpRequest, pk: str) -> HttpResponse:
-        """Have the message of one page handled again."""
+        """Retry the message of one page."""
         row = self.get_object(request, pk)
         if not self.has_change_permission(request, row):
             raise PermissionDenied
@@ -342,18 +342,18 @@ class FailedMessageAdmin(FailedAdmin):
         )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[FailedMessage]:
-        # A page of a hundred rows must not read a hundred payloads.
+        # The list shows no payloads, so it must not load them.
         return super().get_queryset(request).defer("data", "traceback")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[FailedMessage], search_term: str
     ) -> tuple[QuerySet[FailedMessage], bool]:
-        """Search in the payloads as well."""
+        """Search in payloads, too."""
         return found(queryset, search_term), False
 
     @admin.action(description="Retry selected messages", permissions=["change"])
     def retry(self, request: HttpRequest, rows: QuerySet[FailedMessage]) -> HttpResponse | None:
-        """Retry what there is time for; a page with the progress goes on with the rest."""
+        """Retry messages for about two seconds. A progress page retries the rest."""
         work = Work.begin("retry", rows)
         work.retry_portion(self.get_queryset(request))
         if work.left:
@@ -365,11 +365,11 @@ class FailedMessageAdmin(FailedAdmin):
     def delete_selected(
         self, request: HttpRequest, rows: QuerySet[FailedMessage]
     ) -> HttpResponse | None:
-        """Ask first; Django's own page would list each message, and load its payload."""
+        """Ask for confirmation. Django's own page would load and list every message."""
         return self._progress(request, Work.begin("delete", rows), is_begun=False)
 
     def bulk(self, request: HttpRequest, verb: str) -> HttpResponse:
-        """Do the next portion of the work that the form carries."""
+        """Retry or delete the next portion of the messages that the form lists."""
         may = {"retry": self.has_change_permission, "delete": self.has_delete_permission}
         if verb not in may:
             raise Http404
@@ -378,7 +378,9 @@ class FailedMessageAdmin(FailedAdmin):
         try:
             work = Work.read(verb, request.POST)
         except ValueError:
-            raise BadRequest("not the form of this page") from None
+            raise BadRequest(
+                "The form is incomplete. Open the list of failed messages again."
+            ) from None
         if verb == "retry":
             work.retry_portion(self.get_queryset(request))
         else:
@@ -420,7 +422,7 @@ class FailedMessageAdmin(FailedAdmin):
 
 
 def groups() -> list[dict[str, Any]]:
-    """Return the failed messages by stream, handler and kind of error; the newest first."""
+    """Count the failed messages by stream, handler and kind of error, newest first."""
     found = FailedMessage.objects.order_by().values("stream", "group")
     counted = found.annotate(
         count=Count("pk"), first=Min("failed_at"), last=Max("failed_at"), newest=Max("pk")
@@ -432,7 +434,7 @@ def groups() -> list[dict[str, Any]]:
 
 
 def pretty(payload: str | bytes) -> str:
-    """Return a payload for people: JSON indented, bytes as Python writes them."""
+    """Return a payload for display: JSON is indented, and bytes have the form of their repr."""
     if not isinstance(payload, str):
         return repr(payload)[:LONGEST_PAYLOAD]
     try:

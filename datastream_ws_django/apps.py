@@ -1,4 +1,4 @@
-"""The app: finds the projects' ``datastreams.py``; starts nothing."""
+"""The app, which imports the ``datastreams.py`` of every installed app and starts no stream."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["DatastreamConfig"]
 
 
 class DatastreamConfig(AppConfig):
-    """Label ``datastream``."""
+    """The app with the label ``datastream``."""
 
     name = "datastream_ws_django"
     label = "datastream"

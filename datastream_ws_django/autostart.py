@@ -1,8 +1,8 @@
 """
-AUTOSTART: a background client in each serving process, started by the first request it handles.
+AUTOSTART, which starts streams in each process that serves requests, at its first request.
 
-Nothing else says so surely that a process serves: management commands, the reloader's parent and
-gunicorn's master with ``--preload`` never handle a request.
+A request is the only reliable sign of such a process. Management commands, the reloader's parent
+and the master of ``gunicorn --preload`` never handle one.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ log = logging.getLogger("datastream_ws")
 
 
 def on_request_started(sender: Any, **kwargs: Any) -> None:
-    """Start the streams that want it; a receiver of ``request_started``."""
+    """Start the streams with AUTOSTART. This is a receiver of ``request_started``."""
     if is_test(sender):
         return
     request_started.disconnect(dispatch_uid="datastream_ws_django")
     try:
         aliases = list(datastreams)
-    except ImproperlyConfigured as error:  # the request is not to blame, nor is any below
+    except ImproperlyConfigured as error:  # it must not fail the request
         log.error("AUTOSTART: %s", error)
         return
     for alias in aliases:
@@ -38,19 +38,19 @@ def on_request_started(sender: Any, **kwargs: Any) -> None:
 
 
 def start(alias: str) -> None:
-    """Start a stream if it wants it; what is wrong with it is logged, and others start."""
+    """Start a stream that has AUTOSTART. A failure is logged, so that other streams still start."""
     stream = datastreams[alias]
     try:
         if stream.settings.autostart and stream.settings.enabled:
             stream.start()
     except ImproperlyConfigured as error:
         log.error("AUTOSTART: %s", error, extra=fields(alias))
-    except Exception as error:  # of a spool, of a lease, of what a dotted path imports
+    except Exception as error:  # from a spool, a lease or an imported module
         text = "AUTOSTART: stream %s is not started: %s"
         log.exception(text, alias, said(error), extra=fields(alias, **about(error)))
 
 
 def is_test(sender: Any) -> bool:
-    """Whether the test client asks, or a live server under Django's test environment."""
+    """Return whether the request comes from a test client or a live server test."""
     module = str(getattr(sender, "__module__", ""))
     return module.startswith("django.test") or hasattr(mail, "outbox")

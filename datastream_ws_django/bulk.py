@@ -1,4 +1,4 @@
-"""Failed messages in bulk: found by what they hold, retried and deleted a portion at a time."""
+"""Search many failed messages, and retry or delete them in portions."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .models import FailedMessage
 
 __all__ = ["MOST_AT_ONCE", "Work", "found"]
 
-MOST_AT_ONCE = 50_000  # messages of one action; the form carries their keys
-MOST_KEYS = 2**63  # what a database takes
-PORTION_SECONDS = 2.0  # that a request takes, or as long as one handler does
+MOST_AT_ONCE = 50_000  # messages of one action, because the form lists their keys
+MOST_KEYS = 2**63  # the largest key that databases accept
+PORTION_SECONDS = 2.0  # per request, unless a single handler takes longer
 PORTION_DELETED = 500
 
 Rows = QuerySet[FailedMessage]
 
 
 class Holds(Func):
-    """Whether the bytes of a column have other bytes in them."""
+    """Test whether a binary column contains the given bytes."""
 
     template = "INSTR(%(expressions)s) > 0"
     output_field = models.BooleanField()
@@ -42,13 +42,13 @@ class Holds(Func):
 
 
 def found(rows: Rows, text: str) -> Rows:
-    """Return the rows that have every word of *text* in stream, handler, error or payload."""
+    """Return the rows that contain every word of *text* in stream, handler, error or payload."""
     for word in smart_split(text):
         if word[0] == word[-1] and word[0] in "\"'":
             word = unescape_string_literal(word)
         names = ("stream", "handler", "error")
         said = [Q(**{f"{name}__icontains": word}) for name in names]
-        # JSON may have letters beyond ASCII as they are, or escaped.
+        # JSON may contain non-ASCII letters as they are or escaped.
         forms = {word, json.dumps(word)[1:-1]}
         held = [
             Q(Holds("data", models.Value(form.encode("utf-8", "surrogatepass")))) for form in forms
@@ -60,14 +60,14 @@ def found(rows: Rows, text: str) -> Rows:
 @dataclass
 class Work:
     """
-    What is left of an action; the form of the progress page carries it from portion to portion.
+    The progress of an action. The form of the progress page passes it on to the next request.
 
     Attributes:
         verb: ``retry`` or ``delete``.
-        left: Keys of the messages that follow.
-        done: Handled, or deleted.
-        failed: Failed again.
-        left_out: Retried by somebody else, or deleted.
+        left: Primary keys of the messages that are still to be processed.
+        done: Number of messages that were handled or deleted.
+        failed: Number of messages that failed again.
+        left_out: Number of messages that another process has claimed, handled or deleted.
 
     """
 
@@ -79,13 +79,13 @@ class Work:
 
     @classmethod
     def begin(cls, verb: str, rows: Rows) -> Work:
-        """Return all the work on *rows*, in the order in which they were received."""
+        """Return the action on all *rows*, in the order in which they were received."""
         keys = rows.order_by("stream", "epoch", "seq", "pk").values_list("pk", flat=True)
         return cls(verb, list(keys[:MOST_AT_ONCE]))
 
     @classmethod
     def read(cls, verb: str, form: Mapping[str, Any]) -> Work:
-        """Return what the form carries; raises ValueError."""
+        """Return the action that a form describes. Raises ValueError if the form is malformed."""
         keys = [int(key) for key in str(form.get("left", "")).split(",") if key]
         if not all(0 <= key < MOST_KEYS for key in keys):
             raise ValueError("not the key of a row")
@@ -106,22 +106,22 @@ class Work:
 
     @property
     def keys(self) -> str:
-        """The left ones, as the form has them."""
+        """The remaining keys in the form's notation."""
         return ",".join(map(str, self.left))
 
     def retry_portion(self, rows: Rows) -> None:
-        """Retry as many of *rows* as there is time for, at least one."""
+        """Retry *rows* for PORTION_SECONDS, at least one."""
         deadline = time.monotonic() + PORTION_SECONDS
         while self.left:
             outcome = retry(rows.filter(pk=self.left.pop(0)))
             self.done += outcome.handled
             self.failed += outcome.failed
-            self.left_out += 1 - outcome.handled - outcome.failed  # a row may be gone, too
+            self.left_out += 1 - outcome.handled - outcome.failed  # or deleted
             if time.monotonic() > deadline:
                 break
 
     def next_to_delete(self) -> list[int]:
-        """Take the keys of the next portion."""
+        """Remove and return the keys of the next portion."""
         portion, self.left = self.left[:PORTION_DELETED], self.left[PORTION_DELETED:]
         self.done += len(portion)
         return portion

@@ -1,8 +1,8 @@
 """
-System checks, tag ``datastream``: what is wrong with the settings, before anything runs.
+System checks of the settings, with the tag ``datastream``. They open no connections.
 
-E001–E004 are settings that cannot work. Warnings W001–W004 leave ``migrate`` and the rest of the
-project alone; W010–W012 appear with ``check --deploy``. Nothing here connects.
+Errors E001 to E004 are settings that cannot work. Warnings W001 to W004 don't stop ``migrate`` or
+the rest of the project. Warnings W010 to W012 appear with ``check --deploy``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .streams import datastreams
 __all__ = ["check_deployment", "check_settings"]
 
 TAG = "datastream"
-# Parts of the names under which secrets travel in query strings.
+# Parts of parameter names that indicate a secret in a query string.
 SECRET_WORDS = ("token", "secret", "password", "passwd", "apikey", "api_key", "api-key", "auth")
 
 Apps = Sequence[AppConfig] | None
@@ -75,7 +75,7 @@ def check_options(stream: StreamSettings) -> Iterator[CheckMessage]:
 
 
 def options_of(stream: StreamSettings) -> ClientOptions:
-    """The options, whether there is a URL or not; ``LEASE: "database"`` needs no look."""
+    """Build the options, even without a URL. ``LEASE: "database"`` needs no check here."""
     options = {"URL": "wss://localhost", **stream.options}
     options["URL"] = options["URL"] or "wss://localhost"
     return StreamSettings(stream.alias, options).client_options(
@@ -120,9 +120,9 @@ def check_unknown_aliases(configured: list[str]) -> Iterator[CheckMessage]:
 
 @register(TAG, deploy=True)
 def check_deployment(app_configs: Apps = None, **kwargs: Any) -> list[CheckMessage]:
-    """Look at what travels between the stream's server and us."""
+    """Check the encryption of each stream, and its URL for secrets."""
     messages: list[CheckMessage] = []
-    with suppress(ImproperlyConfigured):  # check_settings says so
+    with suppress(ImproperlyConfigured):  # check_settings reports it
         for alias in streams_settings:
             with suppress(ImproperlyConfigured):
                 stream = streams_settings[alias]

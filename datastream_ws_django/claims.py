@@ -1,4 +1,4 @@
-"""A failed message is retried by one process at a time: whoever claims its row."""
+"""Claims on failed messages, so that only one process at a time retries a message."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .models import FailedMessage
 
 __all__ = ["CLAIM_SECONDS", "claim", "release"]
 
-CLAIM_SECONDS = 600.0  # after which whoever had claimed it is taken for dead
+CLAIM_SECONDS = 600.0  # after which the process that made the claim counts as dead
 
 
 def claim(row: FailedMessage) -> bool:
     """
-    Claim a row, which every other process then leaves alone.
+    Claim a row, so that no other process retries it.
 
-    One conditional UPDATE, which databases order: the second one finds the row changed.
+    This is a single conditional UPDATE. If two processes try it, the second one matches no row.
 
     Returns:
-        ``False`` if it is claimed, deleted, or was retried since it was read.
+        ``False`` if the row is claimed or deleted, or was retried since it was read.
 
     """
     now = timezone.now()
@@ -36,7 +36,7 @@ def claim(row: FailedMessage) -> bool:
 
 
 def release(row: FailedMessage, **changes: Any) -> None:
-    """Give a claim up, with changes to the row; one that has expired may be another's by now."""
+    """Release a claim and change the row, unless another process has taken over the claim."""
     mine = FailedMessage.objects.filter(pk=row.pk, claimed_at=row.claimed_at)
     mine.update(claimed_at=None, **changes)
     row.claimed_at = None

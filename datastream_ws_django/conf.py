@@ -1,7 +1,7 @@
 """
-The setting ``DATASTREAMS``: what each stream's dict may hold, and the options made of it.
+The setting ``DATASTREAMS``: the keys of each stream's dict, and the options built from it.
 
-Nothing is read before it is asked for, and ``override_settings`` is followed.
+The setting is read on first use, and again after ``override_settings``.
 """
 
 from __future__ import annotations
@@ -45,18 +45,21 @@ DATABASE_LEASE = "database"
 @dataclass(frozen=True, repr=False)
 class StreamSettings:
     """
-    One stream's part of ``DATASTREAMS``; the fields below are what Django adds.
+    The settings of one stream. All but *alias* and *options* exist only in Django.
 
     Attributes:
-        options: Every option of ``ClientOptions`` but NAME and HANDLERS, upper case, as written.
-        enabled: Whether commands and AUTOSTART start it.
-        autostart: Whether each serving process runs it in the background.
-        atomic: Alias of the database whose ``transaction.atomic()`` plain handlers run in.
-        dead_letter_days: How long failed messages are kept as rows; 0: not at all.
-        dead_letter_rows, dead_letter_bytes: Of how many, at most; ``None``: no limit.
-        source: Of a fleet: what returns the rows, or its dotted path; ``None``: one stream.
-        healthy_share: Of a fleet: how many of its streams have to be healthy, from 0 to 1.
-        refresh, start_rate, limit: As of :class:`datastream_ws.Fleet`; ``None``: its default.
+        options: Options of ``ClientOptions``, in upper case and as written in the settings.
+        enabled: Whether commands and AUTOSTART start the stream.
+        autostart: Whether each process that serves requests runs the stream in the background.
+        atomic: Alias of the database whose ``transaction.atomic()`` wraps synchronous handlers.
+        dead_letter_days: Days for which failed messages are kept as rows. 0 keeps none.
+        dead_letter_rows: Most rows that are kept. ``None`` means no limit.
+        dead_letter_bytes: Most bytes that are kept in rows. ``None`` means no limit.
+        source: A function that returns the rows of a fleet, or its dotted path. ``None`` means
+            that this is a single stream.
+        healthy_share: Share of a fleet's streams that must be healthy, above 0 and at most 1.
+        refresh, start_rate, limit: Arguments of :class:`datastream_ws.Fleet`. ``None`` means its
+            default.
 
     """
 
@@ -77,7 +80,7 @@ class StreamSettings:
     @classmethod
     @hides_arguments
     def read(cls, alias: str, mapping: Any) -> StreamSettings:
-        """Take apart what the project says; raises ImproperlyConfigured."""
+        """Read a stream's dict. Raises ImproperlyConfigured."""
         if not isinstance(mapping, Mapping):
             raise _wrong(alias, f"must be a dict, not {type(mapping).__name__}")
         _refuse_unknown(alias, mapping)
@@ -125,16 +128,16 @@ class StreamSettings:
 
     @property
     def is_fleet(self) -> bool:
-        """Whether it is many streams, one for each row of ``SOURCE``."""
+        """Whether these are the settings of a fleet, with a stream for each row of ``SOURCE``."""
         return self.source is not None
 
     @property
     def url(self) -> Any:
-        """As written; ``None``: there is none."""
+        """The URL as written in the settings, or ``None``."""
         return self.options.get("URL") or None
 
     def resolved(self) -> dict[str, Any]:
-        """Return the options with dotted paths imported; raises ImproperlyConfigured."""
+        """Return the options with dotted paths imported. Raises ImproperlyConfigured."""
         return {key: self._resolve(key, value) for key, value in self.options.items()}
 
     def _resolve(self, key: str, value: Any) -> Any:
@@ -151,11 +154,12 @@ class StreamSettings:
         Return the options of the stream's client.
 
         Args:
-            foreground: For a command that a supervisor restarts: a fatal error ends it.
-            lease: Whether the lease that the settings ask for is used.
+            foreground: Whether a fatal error stops the client, so that a supervisor restarts the
+                command.
+            lease: Whether to use the lease of the settings.
 
         Raises:
-            ImproperlyConfigured: Naming the stream and the setting.
+            ImproperlyConfigured: If an option is missing or invalid. The text names it.
 
         """
         if self.url is None:
@@ -175,14 +179,14 @@ class StreamSettings:
     @hides_arguments
     def fleet(self, handlers: Handlers, *, lease: bool = True) -> Fleet:
         """
-        Return the fleet, which is not started.
+        Return the fleet without starting it.
 
         Args:
-            handlers: Of all its streams.
-            lease: Whether the lease that the settings ask for is used.
+            handlers: The handlers that all its streams share.
+            lease: Whether to use the lease of the settings.
 
         Raises:
-            ImproperlyConfigured: Naming the stream and the setting.
+            ImproperlyConfigured: If an option is missing or invalid. The text names it.
 
         """
         own = {name.lower(): getattr(self, name.lower()) for name in FLEET_ARGUMENTS}
@@ -197,14 +201,14 @@ class StreamSettings:
             )
 
     def source_function(self) -> Callable[[], Any]:
-        """Return what SOURCE names, with clean database connections around each call."""
+        """Return the function of SOURCE, with connection clean-up around each call."""
         found = self._resolve("SOURCE", self.source)
         if not callable(found):
             raise self.wrong(NO_SOURCE)
         return with_clean_connections(found)
 
     def _given(self, *, lease: bool) -> dict[str, Any]:
-        """Return the options that the settings give, ready for a client."""
+        """Return the options for a client or a fleet, with the lease built."""
         options = self.resolved()
         given = options.get("LEASE")
         if isinstance(given, str) and given != DATABASE_LEASE and "://" not in given:
@@ -217,14 +221,14 @@ class StreamSettings:
 
     @contextmanager
     def _naming_settings(self) -> Iterator[None]:
-        """Have an option that cannot work be an error of this stream's setting."""
+        """Turn a ConfigurationError into an error that names the stream and the setting."""
         try:
             yield
         except ConfigurationError as error:
             raise self.wrong(_upper_case(str(error))) from error
 
     def _database_lease(self) -> Any:
-        from .lease import DatabaseLease  # its model needs the apps to be loaded
+        from .lease import DatabaseLease  # models can only be imported once apps are loaded
 
         return DatabaseLease(self.alias)
 
@@ -240,13 +244,13 @@ NO_SOURCE = (
     'SOURCE: must be a function that returns {key: {"url": …}}, or its dotted path, for example '
     '"accounts.streams.accounts"'
 )
-# Handlers given as settings are registered by the stream, once, and not by each client it makes.
+# The stream registers these handlers once. Otherwise each new client would register them again.
 REGISTERED = ("MESSAGE_HANDLER", "CONNECTION_READY_HANDLER")
 NOT_OURS = ("NAME", "HANDLERS")
 
 
 def known_keys() -> list[str]:
-    """Return every key that a stream's dict may have."""
+    """Return every valid key of a stream's dict."""
     names = [name.upper() for name in ClientOptions.names()]
     return [name for name in names if name not in NOT_OURS] + list(OWN)
 
@@ -272,7 +276,7 @@ def _wrong(alias: str, text: str) -> ImproperlyConfigured:
 
 
 def _upper_case(text: str) -> str:
-    """Have an error name the option as settings do."""
+    """Spell the option at the start of an error as the settings do."""
     name, colon, rest = text.partition(":")
     known = name in ClientOptions.names() or name.upper() in OWN
     return name.upper() + colon + rest if known else text
@@ -280,9 +284,9 @@ def _upper_case(text: str) -> str:
 
 class StreamsSettings(Mapping[str, StreamSettings]):
     """
-    ``DATASTREAMS`` by alias; read on first use, and again after ``reset()``.
+    ``DATASTREAMS`` by alias, read on first use and again after ``reset()``.
 
-    Any access may raise ImproperlyConfigured.
+    Any access can raise ImproperlyConfigured.
     """
 
     def __init__(self) -> None:
@@ -291,7 +295,7 @@ class StreamsSettings(Mapping[str, StreamSettings]):
 
     @property
     def raw(self) -> Mapping[str, Any]:
-        """What the project says; nothing is a project without streams."""
+        """The setting as written. A project without it has no streams."""
         given = getattr(settings, SETTING, {})
         if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
             raise ImproperlyConfigured(
@@ -319,11 +323,11 @@ class StreamsSettings(Mapping[str, StreamSettings]):
         return alias in self.raw
 
     def on_reset(self, function: Callable[[], None]) -> None:
-        """Have *function* called after the setting has changed."""
+        """Call *function* each time the setting has changed."""
         self._on_reset.append(function)
 
     def reset(self, *, setting: str = SETTING, **kwargs: Any) -> None:
-        """Forget what was read; a receiver of ``setting_changed``."""
+        """Discard the settings that were read. This is a receiver of ``setting_changed``."""
         if setting == SETTING:
             self._read = {}
             for function in self._on_reset:

@@ -1,4 +1,4 @@
-"""Pause, resume and reconnect from another process: commands as rows, read with the heartbeat."""
+"""Pause, resume and reconnect streams from another process, through rows in the database."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ __all__ = ["KEY_VERBS", "VERBS", "Commands", "ask", "prune", "standing_pauses"]
 log = logging.getLogger("datastream_ws")
 
 VERBS = ("pause", "resume", "reconnect")
-# A fleet's stream may be replaced, or move, and would not stay paused: its row is what decides.
+# A stream of a fleet cannot be paused, because it may be rebuilt or move to another process.
 KEY_VERBS = ("reconnect",)
-# Rows are numbered before they are committed: a lower number may show up after a higher one.
+# A row gets its key before it is committed, so a lower key can appear after a higher one.
 LATE_ROWS = 100
 NOT_STARTED = ("idle", "connecting")
 
 
 def ask(alias: str, verb: str, by: str, key: str = "") -> StreamCommand:
     """
-    Ask every process that runs a stream to obey *verb*; they read it with their next heartbeat.
+    Store a command. Every process that runs the stream carries it out at its next heartbeat.
 
     Args:
         alias: The stream's key in ``DATASTREAMS``.
         verb: One of ``VERBS``.
-        by: Who asks, for the event log.
-        key: Of a fleet: the one stream that is to reconnect; empty: all of them.
+        by: The user who requests it, for the event log.
+        key: Key of the fleet's stream that is to reconnect. An empty key means the whole fleet.
 
     Raises:
-        ValueError: If the verb is unknown, or not for one stream of a fleet.
+        ValueError: If the verb is unknown, or does not work with a key.
 
     """
     if verb not in VERBS:
@@ -62,7 +62,7 @@ def ask(alias: str, verb: str, by: str, key: str = "") -> StreamCommand:
 
 
 def standing_pauses(aliases: Sequence[str]) -> dict[str, StreamCommand]:
-    """Return the pauses that no resume has ended, by stream."""
+    """Return the pauses that are still in force, by stream."""
     newest = StreamCommand.objects.filter(stream__in=aliases, verb__in=("pause", "resume"))
     numbers = newest.order_by().values("stream").annotate(newest=Max("pk"))
     found = StreamCommand.objects.filter(pk__in=[row["newest"] for row in numbers], verb="pause")
@@ -71,10 +71,10 @@ def standing_pauses(aliases: Sequence[str]) -> dict[str, StreamCommand]:
 
 class Commands:
     """
-    Has the clients of this process obey; used on the heartbeat's thread only.
+    Carries out commands on the clients of this process. Only the heartbeat's thread uses it.
 
-    A process that starts obeys a pause that stands. Each command is obeyed once by each process,
-    because several may run a stream, and which of them is connected may change.
+    A process that starts carries out a pause that is still in force. Several processes may run a
+    stream, and a standby may take over, so every process carries out each command once.
     """
 
     def __init__(self, clients: Sequence[Client | Fleet], process: str) -> None:
@@ -88,7 +88,7 @@ class Commands:
         self._pending: list[StreamCommand] = []
 
     def obey(self) -> None:
-        """Read the commands that are new, and obey them in order."""
+        """Read new commands and carry them out in order."""
         if self._clients:
             self._pending += self._new()
             self._pending = [command for command in self._pending if not self._obey(command)]
@@ -109,13 +109,13 @@ class Commands:
         return StreamCommand.objects.filter(self._wanted, verb__in=VERBS)
 
     def _obey(self, command: StreamCommand) -> bool:
-        """Return whether nothing is left to do about it."""
+        """Carry out a command. Return ``False`` if it has to be tried again later."""
         client = self._client_of(command.stream)
         if client is None:
-            return True  # a stream of a fleet that runs elsewhere, or no more
+            return True  # another process may have this stream of a fleet
         try:
             getattr(client, command.verb)()
-        except NotConnectedError:  # not started yet, or it has ended
+        except NotConnectedError:  # not started yet, or stopped
             return not isinstance(client, Fleet) and client.state.value not in NOT_STARTED
         extra = fields(command.stream)
         log.warning(
@@ -154,7 +154,7 @@ class Commands:
 
 
 def prune() -> None:
-    """Delete commands that are older than a week, except the pauses that stand."""
+    """Delete commands that are older than a week, except pauses that are still in force."""
     oldest = timezone.now() - timedelta(days=KEPT_DAYS)
     old = StreamCommand.objects.filter(asked_at__lt=oldest)
     streams = list(old.order_by().values_list("stream", flat=True).distinct())

@@ -1,9 +1,9 @@
 """
-Database connections of handlers: cleaned around each run of messages, in the thread that used them.
+Clean-up of database connections in the threads of handlers.
 
-What Django does around an HTTP request is done here around a run (at most 100 messages, or
-50 ms): connections that are too old or broken are closed, but never one inside an atomic block,
-which a test's transaction is too.
+Django closes broken and old connections before and after each HTTP request. This module does the
+same before and after each run of messages (at most 100 messages or 50 ms). A connection inside an
+atomic block stays open, and that includes the transaction of a test.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ __all__ = [
     "with_clean_connections",
 ]
 
-NAME_LENGTH = 200  # characters that the models' columns of names have room for
+NAME_LENGTH = 200  # length of the models' name columns, in characters
 
-# Classes of SQLSTATE: connection exception, operator intervention (the server went down).
+# Classes of SQLSTATE: connection exception, operator intervention (server shutdown).
 LOST_STATES = ("08", "57P")
-# MySQL: server has gone away; lost connection during query, at reading.
+# MySQL's numbers for a lost connection.
 LOST_NUMBERS = (2006, 2013, 2055)
-# Somebody else's transaction won: serialization failure, deadlock; MySQL: lock wait, deadlock.
+# Serialization failure and deadlock, then MySQL's lock wait timeout and deadlock.
 CONFLICT_STATES = ("40001", "40P01")
 CONFLICT_NUMBERS = (1205, 1213)
 
@@ -59,9 +59,9 @@ def clean_connections() -> None:
 
 def close_in_memory() -> None:
     """
-    Close this thread's connections to SQLite in memory, as a test's is; their close() does not.
+    Close this thread's connections to SQLite databases in memory, which ``close()`` leaves open.
 
-    Only in threads of our own. Whoever made the database, the test's thread, keeps the data.
+    Only the package's own threads call it. The test's thread keeps its connection and the data.
     """
     connection: Any
     for connection in connections.all(initialized_only=True):
@@ -83,10 +83,10 @@ def begin_run() -> None:
 
 def is_passing(error: BaseException) -> bool:
     """
-    Whether a handler failed over what is over by now: the default RETRY_MESSAGE.
+    Return whether a retry on a new connection may succeed. This is the default RETRY_MESSAGE.
 
-    That is a database connection that was gone, or another transaction that came first (a
-    deadlock, a locked SQLite file). The message is handled once more, on a new connection.
+    True for a lost database connection, and for a conflict with another transaction (a deadlock or
+    a locked SQLite file). The message is retried once.
     """
     if not isinstance(error, OperationalError | InterfaceError):
         return False
@@ -95,7 +95,7 @@ def is_passing(error: BaseException) -> bool:
     if state is not None:
         return str(state).startswith((*LOST_STATES, *CONFLICT_STATES))
     if type(cause).__module__.startswith("psycopg"):
-        return True  # what the server itself says has a state
+        return True  # the server did not send this error, so the connection is broken
     if isinstance(cause, sqlite3.Error):
         return SqliteLocks.has_met(cause)
     if error.args and error.args[0] in (*LOST_NUMBERS, *CONFLICT_NUMBERS):
@@ -105,11 +105,12 @@ def is_passing(error: BaseException) -> bool:
 
 class SqliteLocks:
     """
-    What to do about a locked SQLite file, once a handler has met one.
+    Changes how transactions begin in SQLite, once a handler has failed because of a locked file.
 
-    A transaction that reads before it writes fails at once when another writes meanwhile; no
-    timeout helps, for SQLite does not wait where that could be a deadlock. One that is the writer
-    from its beginning waits for its turn. ``transaction_mode`` in DATABASES does the same for good.
+    A transaction that reads before it writes fails if another one writes in between. A timeout
+    doesn't help, because SQLite doesn't wait if that could cause a deadlock. A transaction that
+    takes the write lock as it begins waits for its turn. ``transaction_mode`` in DATABASES does
+    the same permanently.
     Source: https://sqlite.org/lang_transaction.html
     """
 
@@ -117,29 +118,29 @@ class SqliteLocks:
 
     @classmethod
     def has_met(cls, error: sqlite3.Error) -> bool:
-        """Whether *error* is about a lock; if so, runs begin differently from now on."""
+        """Return whether *error* is about a lock. If so, later runs take the lock first."""
         locked = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
         cls.met = cls.met or locked
         return locked
 
     @staticmethod
     def take_first() -> None:
-        """Have this thread's SQLite transactions take the lock as they begin."""
+        """Make this thread's SQLite transactions take the write lock as they begin."""
         for connection in connections.all(initialized_only=True):
             if connection.vendor == "sqlite" and not connection.in_atomic_block:
-                with suppress(OperationalError):  # the handler will meet it
+                with suppress(OperationalError):  # the handler will fail with it
                     connection.ensure_connection()
                 if getattr(connection, "transaction_mode", None) is None:  # set at each connect
                     setattr(connection, "transaction_mode", "IMMEDIATE")  # noqa: B010  # no stub has it
 
 
 def _has_broken_connection() -> bool:
-    """Whether an operation failed on a connection of this thread that does not work any more."""
+    """Return whether a connection of this thread is broken."""
     for connection in connections.all(initialized_only=True):
         if connection.vendor == "sqlite":
             continue
         if connection.connection is None:
-            return True  # it could not be opened, or atomic() has closed it
+            return True  # it could not be opened, or atomic() closed it
         if connection.errors_occurred and not connection.is_usable():
             return True
     return False
@@ -147,11 +148,11 @@ def _has_broken_connection() -> bool:
 
 class Hygiene:
     """
-    Clean-up around a run of one stream's messages: an argument of ``use(…, per="run")``.
+    Connection clean-up around each run of a stream's messages, passed to ``use(…, per="run")``.
 
-    Plain handlers: in their thread. Coroutine handlers: the async ORM works in a thread that
-    asgiref keeps for us; each stream has one of its own, so that streams do not wait for each
-    other, or for the views of an ASGI server. A stream that never used it pays nothing.
+    For synchronous handlers it runs in their thread. Coroutine handlers use the async ORM, which
+    runs in a thread of asgiref's. Each stream has such a thread of its own, so that streams don't
+    wait for each other or for the views of an ASGI server. Without async queries there is none.
     """
 
     def __init__(self) -> None:
@@ -164,28 +165,28 @@ class Hygiene:
 
     @property
     def context(self) -> ThreadSensitiveContext:
-        if self._pid != os.getpid():  # after a fork: the thread is the parent's
+        if self._pid != os.getpid():  # after a fork, the thread only exists in the parent
             self._pid = os.getpid()
             self._context = ThreadSensitiveContext()
         return self._context
 
     @property
     def executor(self) -> Executor | None:
-        """The async ORM's thread, once it was used."""
+        """The thread of the async ORM. ``None`` before its first use."""
         return SyncToAsync.context_to_thread_executor.get(self.context)
 
     def close(self) -> None:
-        """The stream has ended: end the async ORM's thread and its connections."""
+        """End the async ORM's thread and close its connections, because the stream has ended."""
         executor = SyncToAsync.context_to_thread_executor.pop(self.context, None)
         if executor is not None:
             closing = executor.submit(close_all)
             executor.shutdown(wait=False)
-            with suppress(TimeoutError):  # somebody's query hangs
+            with suppress(TimeoutError):  # a query hangs
                 closing.result(1.0)
 
 
 class ConnectionsRun:
-    """One run; entered by plain handlers' threads, and asynchronously around coroutine handlers."""
+    """The context of one run: synchronous handlers use ``with``, coroutines ``async with``."""
 
     __slots__ = ("_hygiene", "_token")
 
@@ -198,7 +199,7 @@ class ConnectionsRun:
 
     def __exit__(self, *exception: object) -> None:
         clean_connections()
-        if is_handler_thread():  # not in deliver(), which works in the test's own
+        if is_handler_thread():  # deliver() runs in the test's thread instead
             close_in_memory()
 
     async def __aenter__(self) -> None:
@@ -214,7 +215,7 @@ class ConnectionsRun:
 
 
 def with_clean_connections(function: Callable[[], Any]) -> Callable[[], Any]:
-    """Return *function*, plain or coroutine, with :class:`Hygiene` around each call."""
+    """Wrap a synchronous or coroutine *function*, so that :class:`Hygiene` surrounds each call."""
     hygiene = Hygiene()
     if iscoroutinefunction(function):
 
@@ -238,7 +239,7 @@ def moment(at: float) -> datetime: ...
 @overload
 def moment(at: None) -> None: ...
 def moment(at: float | None) -> datetime | None:
-    """Return a UNIX time as the project's models store it: aware, or local where USE_TZ is off."""
+    """Convert a UNIX time for the models: an aware time, or local time without USE_TZ."""
     if at is None:
         return None
     return datetime.fromtimestamp(at, UTC) if settings.USE_TZ else datetime.fromtimestamp(at)

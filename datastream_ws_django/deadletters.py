@@ -1,4 +1,4 @@
-"""Failed messages as rows: kept, handled again, pruned."""
+"""Store failed messages as rows, retry them, and delete old ones."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ log = logging.getLogger("datastream_ws")
 
 LONGEST_TRACEBACK = 20_000  # characters
 LOOK_SECONDS = 60.0
-# What differs between failures of one kind: numbers, and what is quoted.
+# Numbers and quoted texts vary between failures of the same kind.
 VARYING = re.compile(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"")
 
 
 def keep_failures_of(stream: Stream) -> None:
-    """Have a row written for each message that a handler of *stream* fails with."""
+    """Write a row for each message with which a handler of *stream* fails."""
     stream.handlers.on_failure.append(Keeper(stream).keep)
 
 
@@ -46,18 +46,18 @@ class Keeper:
     """
     Writes the failed messages of one stream as rows, in the thread where the handler failed.
 
-    How much room is left is looked up once a minute, because it costs reading the table: several
-    processes may exceed the limits by what they write in a minute.
+    The limits are compared with the table once a minute, because that reads all rows. Several
+    processes can therefore exceed the limits by the rows that they write in a minute.
     """
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._looked_at = float("-inf")
-        self._rows = self._bytes = 0.0  # room left
+        self._rows = self._bytes = 0.0  # left below the limits
         self._lost = 0
 
     def keep(self, error: HandlerError) -> None:
-        """Write a row for each message of a failure; what there is no room for is counted."""
+        """Write a row for each message of a failure. Messages above the limits are only counted."""
         if not error.messages or not self._stream.settings.dead_letter_days:
             return
         rows = [row_of(self._stream.alias, message, error) for message in error.messages]
@@ -85,7 +85,9 @@ class Keeper:
         self._bytes = most(settings.dead_letter_bytes) - taken["bytes"]
         self._looked_at = now
         if self._lost and self._rows > 0 and self._bytes > 0:
-            self._tell("stream %s: failed messages that were not kept as rows: %d", self._lost)
+            self._tell(
+                "stream %s: failed messages are kept as rows again; %d were not kept", self._lost
+            )
             self._lost = 0
 
     def _has_room_for(self, row: FailedMessage) -> bool:
@@ -97,8 +99,8 @@ class Keeper:
         self._lost += 1
         if self._lost == 1:
             self._tell(
-                "stream %s: failed messages are not kept as rows for now: DEAD_LETTER_ROWS or "
-                "DEAD_LETTER_BYTES is reached; retry or delete some"
+                "stream %s: DEAD_LETTER_ROWS or DEAD_LETTER_BYTES is reached, so failed messages "
+                "are not kept as rows; retry or delete some"
             )
         return False
 
@@ -107,18 +109,18 @@ class Keeper:
 
 
 class Bytes(Func):
-    """The bytes of a text or of bytes, as a database stores them."""
+    """The size of a text or binary column in bytes."""
 
     function = "OCTET_LENGTH"
     output_field = IntegerField()
 
     def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
-        """SQLite has OCTET_LENGTH since 3.43 only."""
+        """Use LENGTH, because older SQLite than 3.43 has no OCTET_LENGTH."""
         template = "LENGTH(CAST(%(expressions)s AS BLOB))"
         return self.as_sql(compiler, connection, template=template, **context)
 
     def as_oracle(self, compiler: Any, connection: Any, **context: Any) -> Any:
-        """Characters, which is what it has for every type."""
+        """Use LENGTH, which counts characters, because Oracle has it for every type."""
         return self.as_sql(compiler, connection, function="LENGTH", **context)
 
 
@@ -146,7 +148,7 @@ def row_of(alias: str, message: Message, error: HandlerError) -> FailedMessage:
 
 
 def group_of(handler: str, error: str) -> str:
-    """Return what failures of one handler with one kind of error have in common."""
+    """Return the same hash for failures of one handler with the same kind of error."""
     kind = VARYING.sub("…", error)
     return hashlib.sha256(f"{handler}\n{kind}".encode()).hexdigest()[:40]
 
@@ -157,12 +159,12 @@ def name_of(function: object) -> str:
 
 
 def told(error: BaseException) -> dict[str, str]:
-    """The fields that say what happened."""
+    """Return the fields of a row that describe an error."""
     lines = "".join(traceback.format_exception(error))
     try:
         text = str(error)
-    except Exception:  # of a user's own error
-        text = "(it has no text)"
+    except Exception:  # raised by __str__ of a project's own exception
+        text = "(no text)"
     return {
         "error": storable(f"{type(error).__name__}: {text}")[:1000],
         "traceback": storable(lines)[-LONGEST_TRACEBACK:],
@@ -170,17 +172,17 @@ def told(error: BaseException) -> dict[str, str]:
 
 
 def storable(text: str) -> str:
-    """Escape what databases and pages have no place for: NUL, and surrogates without a partner."""
+    """Escape NUL and lone surrogates, which databases and pages cannot contain."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 @dataclass
 class Retried:
     """
-    How a retry went, in messages.
+    The outcome of a retry, in messages.
 
     Attributes:
-        left_out: Somebody else is retrying them, or has retried or deleted them.
+        left_out: Messages that another process is retrying, or has retried or deleted.
 
     """
 
@@ -191,10 +193,10 @@ class Retried:
 
 def retry(rows: Iterable[FailedMessage]) -> Retried:
     """
-    Give messages to the handlers that failed with them, in this thread, in the given order.
+    Pass messages to the handlers that failed with them, in this thread and in the given order.
 
-    A row goes when its message was handled; else it tells of the new failure. What somebody else
-    retries, or has retried since the rows were read, is left out.
+    A message that is handled loses its row. Otherwise the row describes the new failure. Rows that
+    another process is retrying, or has retried since they were read, are left out.
     """
     refuse_running_loop()
     outcome = Retried()
@@ -227,7 +229,7 @@ def handle_again(stream: Stream, row: FailedMessage) -> None:
         received_at=row.received_at.timestamp(),
     )
     handlers = stream.handlers.match(message)
-    # Those that succeeded must not see it twice; one that was renamed must not be missed.
+    # Other handlers had succeeded. If the failed one was renamed, all handlers get the message.
     named = [handler for handler in handlers if name_of(handler.function) == row.handler]
     for handler in named or handlers:
         call_handler(stream, handler, message)
@@ -249,7 +251,7 @@ def note_failure(row: FailedMessage, error: Exception) -> None:
 
 
 def prune() -> int:
-    """Delete the rows that are older than their stream's DEAD_LETTER_DAYS; return how many."""
+    """Delete rows older than DEAD_LETTER_DAYS of their stream, and return their number."""
     deleted = 0
     for alias, settings in streams_settings.items():
         oldest = timezone.now() - timedelta(days=settings.dead_letter_days)

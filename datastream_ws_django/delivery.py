@@ -1,4 +1,4 @@
-"""A message through a stream's handlers, without any network: for tests and dead letters."""
+"""Pass a message to a stream's handlers without a connection, in tests and in retries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["call_handler", "deliver", "message_of"]
 
 
 class Stream(Protocol):
-    """What is needed of a stream object here."""
+    """The part of a stream object that this module uses."""
 
     alias: str
 
@@ -44,18 +44,18 @@ class Stream(Protocol):
 
 def deliver(stream: Stream, data: Any, *, robust: bool = False, key: Any = None) -> None:
     """
-    Call the handlers of a message in this thread, hence in its transaction.
+    Call the handlers of a message in this thread and its transaction.
 
-    Coroutine handlers run on a loop of their own meanwhile; what they do with the ORM happens in
-    this thread, too.
+    Coroutine handlers run on a temporary event loop. Their async queries run in this thread, too.
 
     Args:
-        data: str or bytes as received, or an object to be encoded first.
-        robust: Report what a handler raises, as in production, instead of raising it.
-        key: Of a fleet: the key of the stream that the message is of.
+        stream: The stream whose handlers are called.
+        data: str or bytes as received, or an object that the stream's codec encodes.
+        robust: Whether an exception of a handler is logged, as in production, and not raised.
+        key: Key of the stream that received the message. Only for a fleet.
 
     Raises:
-        TypeError: If a fleet's message has no key, or another one has.
+        TypeError: If *key* is missing for a fleet, or is passed for a single stream.
 
     """
     refuse_running_loop()
@@ -91,7 +91,7 @@ def message_of(
     epoch: int = 0,
     received_at: float | None = None,
 ) -> Message:
-    """Return a message of *stream* that came over no connection; its settings must be right."""
+    """Build a message of *stream*. Raises ImproperlyConfigured if its settings are invalid."""
     stream.register_handlers()
     options = options_of(stream)
     codec: Any = options.codec
@@ -103,14 +103,14 @@ def message_of(
 
 
 def options_of(stream: Stream) -> ClientOptions:
-    """Return what the client has, without making one: a test needs no URL."""
+    """Return the options of the stream's client. They need no URL, so that tests need none."""
     mapping = dict(stream.settings.options)
     settings = type(stream.settings)(stream.alias, {"URL": "ws://localhost", **mapping})
     return settings.client_options(lease=False)
 
 
 def call_handler(stream: Stream, handler: Handler, message: Message) -> None:
-    """Call one handler within its contexts; raises what it raises."""
+    """Call one handler within its contexts. Exceptions of the handler are raised."""
     argument: Any = [message] if handler.is_batch else handler.argument(message)
     run = HandlerRun(stream.handlers, InlineCaller(run_coroutine))
     drive(call_and_leave(run, handler, argument, messages=(message,)))
@@ -124,7 +124,7 @@ async def call_and_leave(run: HandlerRun, handler: Handler, *arguments: Any, **a
 
 
 def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine so that the async ORM works in this thread, in its transaction."""
+    """Run a coroutine. Its async queries run in this thread and its transaction."""
 
     async def run() -> Any:
         return await coroutine
@@ -133,7 +133,7 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 def log_failure(stream: Stream, failure: BaseException) -> None:
-    """Log a handler's failure as a client does."""
+    """Log a handler's failure in the same way as a client."""
     extra = fields(stream.alias, **about(failure))
     logger = options_of(stream).logger
     write(logger, "error", "stream %s: %s", stream.alias, failure, exc_info=failure, extra=extra)

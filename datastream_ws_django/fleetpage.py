@@ -1,4 +1,4 @@
-"""What the admin's page of a fleet shows of its streams: how many are how, the worst first."""
+"""The part of a fleet's admin page that counts and lists its streams."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class FleetView:
     The streams of a fleet.
 
     Attributes:
-        counts: States with how many streams are in each; ``"not running"``: rows of the source that
-            no process runs.
-        size: Rows of the source; ``None``: no process has reported.
-        search: What the keys shown have in common.
-        streams: Those found, the worst first, at most 100.
-        found: How many were found.
+        counts: Pairs of a state and the number of streams in it. ``"not running"`` counts rows of
+            the source without a running stream.
+        size: Number of rows in the source. ``None`` means that no process has reported it.
+        search: The text that the keys of the listed streams contain.
+        streams: At most 100 streams, unhealthy ones first.
+        found: Number of streams that match the search.
 
     """
 
@@ -44,7 +44,7 @@ class FleetView:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One stream; *state* may also be ``"stale"``."""
+    """A stream in the list. Its state is ``"stale"`` if its process no longer reports."""
 
     key: str
     row: StreamStatus
@@ -57,12 +57,12 @@ class Line:
 
 def fleet_view(alias: str, living: Sequence[StreamStatus], search: str = "") -> FleetView:
     """
-    Return what is shown of a fleet.
+    Return the list of a fleet's streams.
 
     Args:
-        alias: The fleet.
-        living: Its rows as a whole, of processes that report.
-        search: A part of the keys that are wanted.
+        alias: Name of the fleet.
+        living: The fleet's own rows, of processes with a fresh heartbeat.
+        search: Text that the keys must contain.
 
     """
     oldest = timezone.now() - timedelta(seconds=MAX_AGE)
@@ -78,7 +78,7 @@ def fleet_view(alias: str, living: Sequence[StreamStatus], search: str = "") -> 
 
 
 def streams_of(alias: str, search: str, *, oldest: object) -> QuerySet[StreamStatus]:
-    """Return the rows of a fleet's streams; of a stream that has moved, only where it runs now."""
+    """Return a row for each stream. If a stream has moved, its row in the old process is hidden."""
     mine = StreamStatus.objects.filter(fleet=alias)
     now = mine.filter(stream=OuterRef("stream"), beat_at__gte=oldest)
     worst_first = Case(

@@ -1,4 +1,4 @@
-"""What the rows of all runners say of a stream."""
+"""The health of a stream, judged by the status rows of all processes that run it."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ __all__ = [
 @dataclass(frozen=True)
 class StreamReport:
     """
-    One stream, over all processes that run it.
+    The health of one stream, over all processes that run it.
 
     Attributes:
-        state: Of the process that is best off; ``"never started"``, ``"stale"``.
-        is_live: Some process runs it.
-        is_healthy: Some process has it READY, STANDBY or PAUSED.
+        state: The best state that a process reports, or ``"never started"`` or ``"stale"``.
+        is_live: Whether a process runs the stream.
+        is_healthy: Whether a process reports it as READY, STANDBY or PAUSED.
         runners: A dict for each process, newest heartbeat first.
-        streams: Of a fleet: how many streams are in each state, over all processes.
-        source_size: Of a fleet: how many streams there should be.
+        streams: For a fleet, the number of streams in each state, over all processes.
+        source_size: For a fleet, the number of rows in its source.
 
     """
 
@@ -68,11 +68,13 @@ def report(
     aliases: Iterable[str], max_age: float = MAX_AGE, *, details: bool = True
 ) -> list[StreamReport]:
     """
-    Return how runners' streams are; a heartbeat older than *max_age* seconds does not count.
+    Return the health of streams.
 
     Args:
-        details: Whether the runners are listed; without, one query of a few values is all, for
-            those who may ask without saying who they are.
+        aliases: Names of the streams.
+        max_age: Seconds after which a heartbeat is stale and no longer counts.
+        details: Whether to list the processes. Without them, one small query is enough, which
+            suits requests from anonymous users.
 
     """
     aliases = list(aliases)
@@ -92,30 +94,30 @@ def report(
 
 def known(alias: str) -> str:
     """
-    Return the name of a stream of ``DATASTREAMS``, or of one that a process has reported.
+    Return *alias* if it is a stream of ``DATASTREAMS`` or has status rows.
 
-    A Flask app that shares the database has streams which are not in this project's settings.
+    A Flask app that shares the database reports streams that this project's settings don't have.
 
     Raises:
-        ImproperlyConfigured: If it is neither.
+        ImproperlyConfigured: If the stream is unknown.
 
     """
     if alias not in streams_settings:
-        with suppress(DatabaseError, InterfaceError):  # without tables nothing was reported
+        with suppress(DatabaseError, InterfaceError):  # without the table there are no rows
             if newest_row(alias) is not None:
                 return alias
     return streams_settings[alias].alias
 
 
 def newest_row(alias: str) -> StreamStatus | None:
-    """Return what a process has reported last of a stream or fleet; PostgreSQL refuses NUL."""
+    """Return the newest row of a stream or a fleet. PostgreSQL rejects a NUL in a query."""
     if "\0" in alias:
         return None
     return StreamStatus.objects.filter(stream=alias, fleet="").order_by("-beat_at").first()
 
 
 def is_fleet(alias: str) -> bool:
-    """Whether a stream has a SOURCE, by the settings, else by what a process has reported."""
+    """Return whether a name is that of a fleet, by the settings or by the newest status row."""
     if alias in streams_settings:
         return streams_settings[alias].is_fleet
     row = newest_row(alias)
@@ -123,7 +125,7 @@ def is_fleet(alias: str) -> bool:
 
 
 def share_of(alias: str) -> float:
-    """Return HEALTHY_SHARE; its default for a fleet that is not in the settings any more."""
+    """Return HEALTHY_SHARE, or its default if the fleet is not in the settings."""
     return streams_settings[alias].healthy_share if alias in streams_settings else HEALTHY_SHARE
 
 
@@ -132,7 +134,7 @@ def fleet_reports(
     beating: QuerySet[StreamStatus],
     rows: Mapping[str, Sequence[StreamStatus]],
 ) -> dict[str, StreamReport]:
-    """Judge fleets by the rows of processes, each of which has a part of the streams."""
+    """Judge fleets by the rows of all processes, each of which runs a part of the streams."""
     if not aliases:
         return {}
     parts: dict[str, list[tuple[dict[str, int], int | None]]] = {alias: [] for alias in aliases}
@@ -144,13 +146,13 @@ def fleet_reports(
 
 def summed(parts: Iterable[Mapping[str, int]], size: int | None) -> Counter[str]:
     """
-    Return how many streams are in each state, over processes.
+    Return the number of streams in each state, over all processes.
 
     Args:
-        parts: Of each process, that with the newest heartbeat first. Once there are as many streams
-            as rows, older ones are left out: a process that was killed reports for half a minute
-            more what others have taken over.
-        size: Rows of the source; ``None``: no process knows.
+        parts: The numbers of each process, newest heartbeat first. Older parts are left out once
+            the sum reaches *size*. The row of a killed process stays fresh for half a minute, while
+            other processes already run its streams.
+        size: Number of rows in the source. ``None`` means that no process has reported it.
 
     """
     counts = Counter[str]()
@@ -192,7 +194,7 @@ def judged(alias: str, states: Sequence[str], rows: Sequence[StreamStatus]) -> S
 
 
 def report_here(alias: str) -> StreamReport:
-    """With AUTOSTART each serving process has a client, and speaks for itself alone."""
+    """Return the health of the client in this process, for a stream with AUTOSTART."""
     now = time.time()
     here = describe(datastreams[alias].client, now)
     well = is_healthy(here, now, share=streams_settings[alias].healthy_share)
@@ -201,7 +203,7 @@ def report_here(alias: str) -> StreamReport:
 
 
 def rows_as_json(rows: Iterable[StreamStatus]) -> list[dict[str, Any]]:
-    """Return every column of the rows, times in ISO format."""
+    """Return every column of the rows, with times in ISO format."""
     names = [field.name for field in StreamStatus._meta.fields if field.name != "id"]
     return [{name: plain(getattr(row, name)) for name in names} for row in rows]
 

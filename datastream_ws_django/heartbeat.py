@@ -1,4 +1,4 @@
-"""The rows a runner writes of its streams and the commands it reads, on a thread of its own."""
+"""The thread on which a process writes its status rows and reads commands."""
 
 from __future__ import annotations
 
@@ -26,21 +26,20 @@ __all__ = ["Heartbeat"]
 log = logging.getLogger("datastream_ws")
 
 PRUNE_SECONDS = 3600.0
-KEPT_DAYS = 1  # of a runner that is gone
+KEPT_DAYS = 1  # of rows whose process has ended
 FRESH_SECONDS = 15.0  # three heartbeats
-LAST_SECONDS = 5.0  # that the last rows may take; a busy machine needs more than one or two
+LAST_SECONDS = 5.0  # to write the last rows, because a busy machine needs more than one or two
 
 
 class Heartbeat:
     """
-    Writes what a runner reports of its streams; a database that hangs holds up nothing else.
+    Writes the status rows of a process, on a thread of its own that may wait for the database.
 
-    What comes while a row is being written replaces what waits. The same thread writes history and
-    events, has the clients obey commands, and prunes old rows once an hour.
+    A report that arrives while rows are being written replaces an older one that is waiting. The
+    same thread writes history and events, carries out commands, and deletes old rows once an hour.
 
     Args:
-        clients: Streams and fleets; they obey commands, and are asked for the figures that health
-            reports leave out.
+        clients: Streams and fleets that carry out commands and provide their statistics.
 
     """
 
@@ -67,13 +66,13 @@ class Heartbeat:
         self._thread.start()
 
     def beat(self, streams: list[StreamHealth]) -> None:
-        """Have the rows say *streams* soon; never blocks."""
+        """Pass a report to the thread, which writes it soon. This never blocks."""
         with self._changed:
             self._latest = streams
             self._changed.notify_all()
 
     def close(self, timeout: float = LAST_SECONDS) -> None:
-        """Write what waits, within *timeout* seconds, and end the thread."""
+        """Write the waiting rows and end the thread. Give up after *timeout* seconds."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -100,7 +99,7 @@ class Heartbeat:
         self._prune()
 
     def _write(self, streams: list[StreamHealth]) -> None:
-        """Write the rows of streams and fleets, and of the fleets' streams."""
+        """Write the rows of streams and fleets, and those of the fleets' streams."""
         rows = [self._rows.row(stream, self._stats(stream.name)) for stream in streams]
         for stream in streams:
             if stream.name in self._fleets:
@@ -151,15 +150,15 @@ class Heartbeat:
 
 
 class Others:
-    """Notices another runner of the same stream, where no lease keeps them apart."""
+    """Warns if another process runs the same stream and no lease prevents it."""
 
     def __init__(self, host: str) -> None:
         self._host = host
-        self._seen: dict[tuple[str, str, int], Any] = {}  # when a runner was first seen to beat
+        self._seen: dict[tuple[str, str, int], Any] = {}  # the first heartbeat seen of each process
         self._told: set[str] = set()
 
     def look(self, streams: Sequence[str]) -> None:
-        """Warn once for each stream of a runner that goes on beating; one that died does not."""
+        """Warn once per stream if another process keeps reporting it. A dead process does not."""
         untold = [name for name in streams if name not in self._told]
         if not untold:
             return

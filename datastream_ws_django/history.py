@@ -1,4 +1,4 @@
-"""What a runner adds to the history: a row a minute and stream, and the rows of the event log."""
+"""The history of streams: a row for each minute, and a row for each event."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from .models import StreamEvent, StreamMinute
 __all__ = ["KEPT_DAYS", "EventLog", "History", "Trend", "prune"]
 
 KEPT_DAYS = 7
-MOST_EVENTS = 10_000  # of each stream; one that never stays connected has thousands an hour
+MOST_EVENTS = 10_000  # per stream, because an unstable stream has thousands an hour
 MOST_WAITING = 5_000  # rows kept in memory while the database is unavailable
 UP = ("ready", "connected")
-# The steps of reconnecting count as one state: operators ask how long a stream has been down.
+# All steps of reconnecting count as one state, which shows how long a stream has been down.
 RECONNECTING = ("connecting", "connected", "waiting")
-RATE_SECONDS = 4.0  # less is not enough for a rate
+RATE_SECONDS = 4.0  # a shorter time is not enough to compute a rate
 
 
 @dataclass(slots=True)
 class Minute:
-    """The minute of a stream that is not over yet."""
+    """The current minute of a stream."""
 
     number: int
-    at: float  # of the last look, UNIX time
+    at: float  # UNIX time of the last heartbeat
     base: tuple[int, int, int, int]  # totals when the minute began
     totals: tuple[int, int, int, int]  # received, handled, failed, reconnects
     state: str
@@ -42,10 +42,10 @@ class Minute:
     p95: float | None = None
 
     def look(self, health: StreamHealth, p95: float | None) -> None:
-        """Take in a heartbeat of this minute."""
+        """Add a heartbeat of this minute."""
         self._pass_time(health.at)
         totals = totals_of(health)
-        if totals[0] < self.totals[0]:  # the stream was started again, and counts from 0
+        if totals[0] < self.totals[0]:  # the stream was started again, so it counts from 0
             gained = zip(self.totals, self.base, strict=True)
             self.base = tuple(before - now for now, before in gained)  # type: ignore[assignment]
         self.totals, self.state = totals, health.state
@@ -58,13 +58,13 @@ class Minute:
         self.at = now
 
     def next(self, number: int) -> Minute:
-        """Return the minute that follows; this one is over."""
+        """Complete this minute and return the next one."""
         end = (self.number + 1) * 60.0
         self._pass_time(end)
         return Minute(number, max(end, number * 60.0), self.totals, self.totals, self.state)
 
     def row(self, stream: str, run: int) -> StreamMinute | None:
-        """Return the row; ``None`` for a process that only stood by."""
+        """Return the row, or ``None`` if the process was only on standby."""
         gained = [now - before for now, before in zip(self.totals, self.base, strict=True)]
         if self.state == "standby" and not any(gained) and not self.connected:
             return None
@@ -92,7 +92,7 @@ def totals_of(health: StreamHealth) -> tuple[int, int, int, int]:
 
 
 class History:
-    """Counts what each stream did in a minute; used on the heartbeat's thread only."""
+    """Counts messages per stream and minute. Only the heartbeat's thread uses it."""
 
     def __init__(self) -> None:
         self._run = random.getrandbits(62)
@@ -100,7 +100,7 @@ class History:
         self._rows: list[StreamMinute] = []
 
     def note(self, health: StreamHealth, stats: Stats | None) -> None:
-        """Take in a heartbeat; a minute that is over becomes a row."""
+        """Add a heartbeat. The first one of a new minute completes the row of the last minute."""
         number = int(health.at // 60)
         minute = self._open.get(health.name)
         if minute is None:
@@ -118,13 +118,13 @@ class History:
             self._rows.append(row)
 
     def end(self) -> None:
-        """Make rows of the minutes that are not over: the process ends."""
+        """Complete the rows of the current minute, because the process ends."""
         for stream, minute in self._open.items():
             self._end(stream, minute)
         self._open = {}
 
     def write(self) -> None:
-        """Write all rows at once; if that fails, they wait for the next call."""
+        """Write all completed rows. If that fails, the next call writes them."""
         del self._rows[:-MOST_WAITING]
         if self._rows:
             StreamMinute.objects.bulk_create(self._rows)
@@ -138,21 +138,21 @@ def slowest(stats: Stats | None) -> float | None:
 
 
 def handlers_of(stats: Stats | None) -> dict[str, dict[str, Any]]:
-    """Return each handler's figures, as JSON has them."""
+    """Return the statistics of each handler as JSON values."""
     found = stats.handlers if stats else {}
     names = ("calls", "failures", "p50", "p95", "max")
     return {name: {key: getattr(one, key) for key in names} for name, one in found.items()}
 
 
 class EventLog:
-    """Writes the events of clients as rows, each once."""
+    """Writes each event of the clients once, as a row."""
 
     def __init__(self, process: str) -> None:
         self._process = process
         self._written: dict[str, frozenset[Any]] = {}
 
     def write(self, recent: Iterable[tuple[str, tuple[Any, ...]]]) -> None:
-        """Write what is new in each stream's recent events; if that fails, it is new again."""
+        """Write the new events of each stream. If that fails, the next call writes them."""
         rows: list[StreamEvent] = []
         seen = {}
         for stream, events in recent:
@@ -175,7 +175,7 @@ class EventLog:
 
 @dataclass(slots=True)
 class Trend:
-    """What only two heartbeats tell of one stream: rate, and since when it is as it is."""
+    """The facts about a stream that take two heartbeats: its rate, and the times of changes."""
 
     state: str = ""
     state_since: float = 0.0
@@ -189,8 +189,8 @@ class Trend:
         if state != self.state:
             self.state, self.state_since = state, health.at
         elif state == "ready" and (health.connected_since or 0.0) > self.state_since:
-            self.state_since = health.connected_since or 0.0  # lost and back between two beats
-        # While it reconnects, each attempt that failed is an error again, with the same text.
+            self.state_since = health.connected_since or 0.0  # reconnected between two heartbeats
+        # While it reconnects, each failed attempt is a new error, even if the text is the same.
         failed = attempts if health.state == "waiting" else self.error[2] if self.error else 0
         error = (health.last_error, health.messages_failed, failed)
         if health.last_error and error != self.error:
@@ -209,7 +209,7 @@ class Trend:
 
 
 def prune() -> None:
-    """Delete what is older than a week, and events of which a stream has too many."""
+    """Delete rows older than a week, and the oldest events of streams that have too many."""
     oldest = timezone.now() - timedelta(days=KEPT_DAYS)
     StreamMinute.objects.filter(minute__lt=int(oldest.timestamp() // 60)).delete()
     StreamEvent.objects.filter(at__lt=oldest).delete()

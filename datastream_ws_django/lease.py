@@ -1,4 +1,4 @@
-"""Leases in the database, on any database Django supports."""
+"""Leases in the database of the Django project."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ __all__ = ["DatabaseLease", "DatabaseSharedStore"]
 @contextmanager
 def database() -> Iterator[str]:
     """
-    Give the alias of the leases' database; the thread's connection ends with an error.
+    Enter with the alias of the leases' database. An error closes this thread's connection.
 
-    Otherwise it stays open, for the next call comes soon, but a pool's is not kept from others.
+    Otherwise the connection stays open for the next call. A connection from a pool is returned.
     """
     alias = router.db_for_write(StreamLease)
     connection = connections[alias]
@@ -46,11 +46,11 @@ def close_database() -> None:
 
 class DatabaseLease:
     """
-    A lease for one stream, of the protocol :class:`datastream_ws.lease.Lease`.
+    A lease for one stream. It implements the protocol :class:`datastream_ws.lease.Lease`.
 
-    No two machines' clocks are compared: who waits for a dead holder sees the row's renewal
-    counter stand still for the holder's time to live, on its own clock. Each change is one
-    UPDATE that names what it expects to find, so that of two who try only one succeeds.
+    It never compares the clocks of two machines. A waiting process takes over once the renewal
+    counter has not changed for the holder's time to live, measured by its own clock. Each change
+    is one UPDATE with the expected values as its condition. If two processes try, one succeeds.
     """
 
     def __init__(self, stream: str) -> None:
@@ -60,7 +60,7 @@ class DatabaseLease:
         self._watch = Liveness()
 
     def acquire(self, ttl: float) -> int | None:
-        """Take the lease if it is free, or if its holder has not renewed it for so long."""
+        """Take the lease if it is free or has expired. Return its epoch, or ``None``."""
         with database():
             return self._acquire(ttl)
 
@@ -86,14 +86,14 @@ class DatabaseLease:
         return not self._watch.is_over
 
     def renew(self, ttl: float) -> bool:
-        """Count the renewal, if the row is still ours."""
+        """Renew the lease. Return ``False`` if another process has taken it."""
         with database():
             return bool(
                 self._mine().update(renewals=F("renewals") + 1, ttl=ttl, renewed_at=timezone.now())
             )
 
     def release(self) -> None:
-        """Leave the row to whoever comes first."""
+        """Release the lease, so that another process can take it immediately."""
         try:
             if self._epoch:
                 self._mine().update(holder="")
@@ -102,7 +102,7 @@ class DatabaseLease:
             close_database()
 
     def shared_store(self) -> DatabaseSharedStore:
-        """Return where the processes of a fleet of this name meet."""
+        """Return the store through which processes share a fleet of this name."""
         return DatabaseSharedStore(self._stream)
 
     def _rows(self, **expected: Any) -> Any:
@@ -114,18 +114,17 @@ class DatabaseLease:
 
 class DatabaseSharedStore:
     """
-    Where the processes of a fleet meet, of the protocol ``SharedStore``: a row for each process,
-    and one for each stream that is held.
+    The store through which processes share a fleet. It implements the protocol ``SharedStore``.
 
-    As with :class:`DatabaseLease`, no two machines' clocks are compared, and each change names
-    what it expects to find.
+    It has a row for each process and one for each stream that a process holds. As with
+    :class:`DatabaseLease`, clocks are never compared, and each change has a condition.
     """
 
-    has_lost_data = False  # a database that restarts has what it had
+    has_lost_data = False  # a database keeps its rows when it restarts
 
     def __init__(self, fleet: str) -> None:
         self._fleet = fleet
-        self._seen: frozenset[tuple[str, int]] | None = None  # the members' changes
+        self._seen: frozenset[tuple[str, int]] | None = None  # their tokens and changes
         self._holders: dict[str, Held] = {}
 
     def join(self, me: MemberRecord, replaces: str, held: Mapping[str, int]) -> Collection[str]:
@@ -153,7 +152,7 @@ class DatabaseSharedStore:
                         "key", "holder", "epoch"
                     )
                 }
-                members = list(self._members(alias))  # after the holders
+                members = list(self._members(alias))  # read again, after the holders
                 self._seen = changes
         return SharedView({member.token: _record(member) for member in members}, self._holders)
 
@@ -161,7 +160,7 @@ class DatabaseSharedStore:
         self, token: str, keys: Collection[str], dead: Collection[str]
     ) -> tuple[int, Collection[str]]:
         with database() as alias, transaction.atomic(using=alias):
-            epoch = self._next_epoch(alias)  # its row keeps others that take waiting
+            epoch = self._next_epoch(alias)  # its row lock makes other processes wait
             if not self._count_change(alias, token):
                 return 0, ()
             self._holdings(alias).bulk_create(

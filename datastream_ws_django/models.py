@@ -1,4 +1,4 @@
-"""The tables: heartbeats, history, events, commands, failed messages, leases."""
+"""The tables of heartbeats, history, events, commands, failed messages and leases."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ __all__ = [
 
 class StreamStatus(models.Model):
     """
-    How a stream was at the last heartbeat of a process that runs it.
+    The state of a stream in one process, as of the process's last heartbeat.
 
     Attributes:
-        state_since: When the stream came up, went down, or changed otherwise; the steps of
-            reconnecting count as one state.
+        state_since: Time of the last change of state. All steps of reconnecting count as one state.
         rate: Messages handled per second, over the last heartbeats.
-        oldest_waiting: Seconds that the oldest waiting message has waited.
-        inbox_share: Of the inbox's room, what is taken, 0 to 1.
-        last_error_at: When the last error came, to the exactness of a heartbeat.
-        handlers: By name of the handler: calls, failures, p50, p95, max (seconds).
-        fleet: Of a fleet's stream: the fleet, whose own row has it empty.
-        streams: Of a fleet: how many streams of the process are in each state.
-        source_size: Of a fleet: how many rows its source has; ``None``: it has not returned yet.
-        events: Of a fleet's stream: the last ones, each as UNIX time, kind, text.
+        oldest_waiting: Seconds for which the oldest message in the inbox has waited.
+        inbox_share: Used share of the inbox, from 0 to 1.
+        last_error_at: Time of the heartbeat that first reported the last error.
+        handlers: For each handler, its calls and failures, and p50, p95 and max in seconds.
+        fleet: Name of the fleet that has the stream. Empty for a fleet's own row.
+        streams: For a fleet, the number of streams in each state in this process.
+        source_size: For a fleet, the number of rows in its source. ``None`` means that the source
+            has not returned yet.
+        events: For a stream of a fleet, its last events, each as UNIX time, kind and text.
 
     """
 
@@ -82,14 +82,15 @@ class StreamStatus(models.Model):
 
 class FailedMessage(models.Model):
     """
-    A message that a handler failed with; a dead letter.
+    A message with which a handler failed.
 
     Attributes:
-        data: The payload; UTF-8 if *is_text*.
-        seq, connection, epoch: The message's own.
-        group: The same for failures of one handler with one kind of error.
-        key: Of a fleet's stream: its key, a text unless it is a number; ``None``: there is none.
-        claimed_at: Since when it is being retried; ``None``: it is not.
+        data: The payload. Text is stored as UTF-8.
+        seq, connection, epoch: The attributes of the :class:`~datastream_ws.Message`.
+        group: The same hash for all failures of one handler with the same kind of error.
+        key: Key of the fleet's stream that received the message, a number or a text. ``None``
+            means a single stream.
+        claimed_at: Start of the current retry. ``None`` means that no process retries the message.
 
     """
 
@@ -114,7 +115,7 @@ class FailedMessage(models.Model):
     class Meta:
         ordering = ("-failed_at", "-pk")
         indexes = (
-            # Without the rows' payloads, which the groups' page would read otherwise.
+            # Lets the list of groups count rows without reading their payloads.
             models.Index(fields=("stream", "group", "failed_at"), name="datastream_failed_group"),
         )
 
@@ -123,7 +124,7 @@ class FailedMessage(models.Model):
 
     @property
     def payload(self) -> str | bytes:
-        """As it was received; bytes where what should be text is none."""
+        """The payload as received. Text that is not valid UTF-8 stays bytes."""
         data = bytes(self.data)
         try:
             return data.decode("utf-8", "surrogatepass") if self.is_text else data
@@ -133,14 +134,14 @@ class FailedMessage(models.Model):
 
 class StreamLease(models.Model):
     """
-    Who owns a stream, with ``LEASE: "database"``.
+    The lease of a stream with ``LEASE: "database"``.
 
     Attributes:
-        holder: A token of the process that holds it; empty: nobody does.
-        epoch: Of the tenure, or the last one.
-        renewals: Counts up with each renewal: whoever sees it stand still for *ttl* seconds on
-            a clock of its own knows that the holder is gone.
-        renewed_at: By the holder's clock; for people, not for decisions.
+        holder: Token of the process that holds the lease. Empty if it is free.
+        epoch: Epoch of the current holder, or of the last one.
+        renewals: Grows with each renewal. If it does not change for *ttl* seconds, by the clock of
+            a waiting process, the holder counts as dead.
+        renewed_at: Time of the last renewal by the holder's clock. It is only informative.
 
     """
 
@@ -154,20 +155,20 @@ class StreamLease(models.Model):
     objects: ClassVar[models.Manager[StreamLease]] = models.Manager()
 
     def __str__(self) -> str:
-        return f"{self.stream}: {self.holder or 'nobody'}"
+        return f"{self.stream}: {self.holder or 'not held'}"
 
 
 class FleetMember(models.Model):
     """
-    A process that shares a fleet, with ``SOURCE`` and ``LEASE: "database"``.
+    A process that shares a fleet with ``SOURCE`` and ``LEASE: "database"``.
 
     Attributes:
-        beat: Counts up with each renewal, as those of :class:`StreamLease` do.
-        life: Seconds after which a beat that stands still means that the process is dead.
-        limit: Most streams that it takes; ``None``: no limit.
-        changes: Counts up with what it takes and lets go of: whoever has seen it need not read
-            the holdings again.
-        beat_at: By its own clock; for people, not for decisions.
+        beat: Grows with each heartbeat, as ``renewals`` of :class:`StreamLease` does.
+        life: Seconds without a new beat after which the process counts as dead.
+        limit: Most streams that the process takes. ``None`` means no limit.
+        changes: Grows when the process takes or releases streams. While it does not change, other
+            processes need not read the holdings again.
+        beat_at: Time of the last beat by the process's own clock. It is only informative.
 
     """
 
@@ -188,11 +189,11 @@ class FleetMember(models.Model):
 
 class FleetHolding(models.Model):
     """
-    Which member of a fleet has a stream; one that is no member any more has nothing.
+    The process that holds a stream of a fleet. A row whose holder is no member is void.
 
     Attributes:
-        holder: A member's token.
-        epoch: Of its tenure. All of a fleet come from the epoch of its :class:`StreamLease`.
+        holder: Token of a :class:`FleetMember`.
+        epoch: Epoch of the holder, counted in the :class:`StreamLease` of the fleet.
 
     """
 
@@ -205,18 +206,18 @@ class FleetHolding(models.Model):
     objects: ClassVar[models.Manager[FleetHolding]] = models.Manager()
 
     def __str__(self) -> str:
-        return f"{self.fleet}/{self.key}: {self.holder or 'nobody'}"
+        return f"{self.fleet}/{self.key}: {self.holder or 'not held'}"
 
 
 class StreamCommand(models.Model):
     """
-    What an operator has asked the processes of a stream to do.
+    A command of an operator for the processes that run a stream.
 
-    A pause stands until a resume, for processes that start later as well.
+    A pause stays in force until a resume, also for processes that start later.
 
     Attributes:
         verb: ``pause``, ``resume`` or ``reconnect``.
-        obeyed_by, obeyed_at: The first process that obeyed, and when.
+        obeyed_by, obeyed_at: The first process that carried out the command, and the time.
 
     """
 
@@ -230,11 +231,11 @@ class StreamCommand(models.Model):
     objects: ClassVar[models.Manager[StreamCommand]] = models.Manager()
 
     def __str__(self) -> str:
-        return f"{self.verb} {self.stream}, asked by {self.asked_by}"
+        return f"{self.verb} {self.stream}, requested by {self.asked_by}"
 
 
 class StreamEvent(models.Model):
-    """A line of a stream's event log: what happened, or who asked for what."""
+    """An event of a stream's log, such as a disconnection or a command of an operator."""
 
     stream = models.CharField(max_length=NAME_LENGTH)
     at = models.DateTimeField()
@@ -254,16 +255,16 @@ class StreamEvent(models.Model):
 
 class StreamMinute(models.Model):
     """
-    What one process did for a stream in one minute.
+    The counters of a stream in one process, for one minute.
 
-    The key is the table's only index: a week of twenty streams is 200,000 rows.
+    The primary key is the table's only index, because twenty streams write 200,000 rows a week.
 
     Attributes:
         minute: Minutes since 1970.
-        run: A random number of the process's run.
-        waiting: The most that waited at a heartbeat.
-        handler_p95: Seconds; of the slowest handler.
-        connected: Seconds of the minute.
+        run: A random number that a process chooses when it starts.
+        waiting: Most messages that waited in the inbox at a heartbeat.
+        handler_p95: 95th percentile of the slowest handler, in seconds.
+        connected: Seconds of the minute with a connection.
 
     """
 

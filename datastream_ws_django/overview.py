@@ -1,4 +1,4 @@
-"""What the admin's pages show of the streams: cards, processes, history."""
+"""The data of the admin pages: a card for each stream, and the points of charts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .models import StreamLease, StreamMinute, StreamStatus
 
 __all__ = ["RANGES", "Card", "cards", "history"]
 
-# By name: minutes shown, and minutes of one point.
+# For each name, the minutes shown and the minutes of one point.
 RANGES = {"1h": (60, 1), "24h": (1440, 5), "7d": (10080, 30)}
-PATIENCE = timedelta(seconds=30)  # a reconnection takes that long before it is a fault
-MOST_GONE = 20  # processes without a heartbeat that a page lists
+PATIENCE = timedelta(seconds=30)  # of reconnecting, after which the stream counts as unwell
+MOST_GONE = 20  # ended processes that a page lists
 WELL, WARNING, UNWELL = "well", "warning", "unwell"
 WORDS = {WELL: "healthy", WARNING: "reconnecting", UNWELL: "not running"}
 
@@ -29,18 +29,19 @@ WORDS = {WELL: "healthy", WARNING: "reconnecting", UNWELL: "not running"}
 @dataclass(frozen=True, slots=True)
 class Card:
     """
-    One stream, over all processes that run it.
+    The summary of a stream, over all processes that run it.
 
     Attributes:
-        state: Of the process that is best off; ``"never started"``, ``"stale"``.
+        state: The best state that a process reports, or ``"never started"`` or ``"stale"``.
         tone: ``"well"``, ``"warning"`` or ``"unwell"``.
-        since: Of the state; ``None`` where no process has reported one.
+        since: Time of the last change of state. ``None`` if no process has reported one.
         rate: Messages handled per second.
-        lag: Seconds that the oldest message has waited; ``None``: none waits.
-        points: Of a sparkline of the last hour, as SVG has them in a box of 100 × 30.
-        living, gone: The processes with a fresh heartbeat, and those without.
-        counts: Of a fleet: how many streams are in each state; ``None``: it is one stream.
-        size: Of a fleet: the rows of its source.
+        lag: Seconds for which the oldest message has waited. ``None`` if no message waits.
+        points: Points of the last hour's sparkline, for an SVG polyline in a box of 100 × 30.
+        living: Rows of processes with a fresh heartbeat.
+        gone: Rows of processes that have ended or no longer report.
+        counts: For a fleet, the number of streams in each state. ``None`` for a single stream.
+        size: For a fleet, the number of rows in its source.
 
     """
 
@@ -62,7 +63,7 @@ class Card:
 
     @property
     def word(self) -> str:
-        """The tone in a word: color is never alone."""
+        """The tone as a word, for readers who can't see its color."""
         if self.living and self.counts is not None and self.tone == UNWELL:
             return "too few streams are ready"
         return WORDS[self.tone] if self.living else WORDS[UNWELL]
@@ -77,7 +78,7 @@ class Card:
 
     @property
     def handlers(self) -> list[tuple[str, dict[str, Any]]]:
-        """Each handler's figures; of the process with the most calls."""
+        """The statistics of each handler, from the process with the most calls."""
         found: dict[str, dict[str, Any]] = {}
         for row in self.living:
             for name, figures in row.handlers.items():
@@ -87,7 +88,7 @@ class Card:
 
 
 def cards(aliases: Sequence[str]) -> list[Card]:
-    """Return a card for each stream, with three queries."""
+    """Return a card for each stream. This takes three queries for any number of streams."""
     rows: dict[str, list[StreamStatus]] = {alias: [] for alias in aliases}
     for row in StreamStatus.objects.filter(stream__in=aliases).order_by("-beat_at"):
         rows[row.stream].append(row)
@@ -102,7 +103,7 @@ def is_fleet(card: Card) -> bool:
 
 
 def with_streams(card: Card) -> Card:
-    """Return the card of a fleet, which is as most of its streams are."""
+    """Return the card of a fleet, with the counts of its streams."""
     parts = [(row.streams or {}, row.source_size) for row in card.living]
     found = fleet_report(card.alias, parts, [*card.living, *card.gone])
     tone = card.tone if not found.is_live else WELL if found.is_healthy else UNWELL
@@ -147,13 +148,13 @@ def card(alias: str, rows: Sequence[StreamStatus], lease: StreamLease | None, po
 
 
 def running() -> Q:
-    """Return the condition that a row's process reports, and has not ended the stream."""
+    """Return the condition for rows of processes that run the stream."""
     oldest = timezone.now() - timedelta(seconds=MAX_AGE)
     return Q(beat_at__gte=oldest) & ~Q(state__in=DEAD)
 
 
 def goodness(row: StreamStatus) -> tuple[bool, bool, float]:
-    """Sort the best first: ready, then healthy, then the newest heartbeat."""
+    """Return a sort key: ready rows first, then healthy ones, then the newest heartbeat."""
     return row.state != "ready", row.state not in HEALTHY, -row.beat_at.timestamp()
 
 
@@ -173,7 +174,7 @@ def tone_of(row: StreamStatus | None) -> str:
 
 
 def holder_of(lease: StreamLease | None) -> str:
-    """Return host and process; the rest of the token is for machines."""
+    """Return host and process from the token of a lease's holder."""
     if lease is None or not lease.holder:
         return ""
     host, _, rest = lease.holder.partition(":")
@@ -181,7 +182,7 @@ def holder_of(lease: StreamLease | None) -> str:
 
 
 def sparklines(aliases: Sequence[str]) -> dict[str, str]:
-    """Return the points of each stream's last hour."""
+    """Return the points of each stream's sparkline."""
     now = int(time.time() // 60)
     found = StreamMinute.objects.filter(stream__in=aliases, minute__gte=now - 60)
     handled: dict[str, dict[int, int]] = {alias: {} for alias in aliases}
@@ -205,8 +206,8 @@ def history(alias: str, name: str) -> dict[str, Any]:
     Return the points of a chart, summed over processes.
 
     Args:
-        alias: The stream.
-        name: One of ``RANGES``.
+        alias: Name of the stream.
+        name: A key of ``RANGES``.
 
     """
     span, step = RANGES[name]

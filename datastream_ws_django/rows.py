@@ -1,4 +1,4 @@
-"""The status rows of a process: what they say of streams and fleets, and how they are written."""
+"""Build the status rows of streams and fleets in this process, and write them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FleetRows", "Rows", "write"]
 
-EVENTS = 20  # that a row of a fleet's stream has
-# Of a fleet's stream: a row that would say the same is rewritten so often, because one that has not
-# been for 30 seconds is stale.
+EVENTS = 20  # in the row of a fleet's stream
+# An unchanged row of a fleet's stream is rewritten this often. It is stale after 30 seconds.
 REWRITE_SECONDS = 19.0
-GONE_SECONDS = 600.0  # without a heartbeat: the process of a fleet's stream was killed
+GONE_SECONDS = 600.0  # without a heartbeat, after which the row of a fleet's stream is removed
 LOOK_SECONDS = 60.0
 AT_ONCE = 500  # names in one statement
 
@@ -38,7 +37,7 @@ COUNTERS = (
     "messages_dropped",
     *("messages_waiting", "messages_spooled", "reconnects"),
 )
-# What a row says of a stream, without when it says so and what follows from the rest.
+# The fields whose change makes a new row necessary.
 FACTS = attrgetter("state", "connected_since", "last_message_at", "last_error", *COUNTERS)
 KEY = ("stream", "host", "pid")
 VALUES = [f.name for f in StreamStatus._meta.fields if f.name not in ("id", *KEY)]
@@ -46,10 +45,10 @@ VALUES = [f.name for f in StreamStatus._meta.fields if f.name not in ("id", *KEY
 
 class Rows:
     """
-    Makes the rows of streams and fleets as wholes; used on the heartbeat's thread only.
+    Builds the rows of this process. Only the heartbeat's thread uses it.
 
     Attributes:
-        host: What the rows of this process have.
+        host: Host name in the rows.
 
     """
 
@@ -58,7 +57,7 @@ class Rows:
         self._trends: defaultdict[str, Trend] = defaultdict(Trend)
 
     def row(self, health: StreamHealth, stats: Stats | None, **more: Any) -> StreamStatus:
-        """Return the row of a heartbeat."""
+        """Return the row for a health report."""
         trend = self._trends[health.name]
         trend.look(health, stats.attempts if stats else 0)
         return StreamStatus(
@@ -89,20 +88,20 @@ class Rows:
 
 class FleetRows:
     """
-    The rows of one fleet's streams in this process; used on the heartbeat's thread only.
+    The rows of a fleet's streams in this process. Only the heartbeat's thread uses it.
 
-    A row is written when it says something new, and every 20 seconds at least. That of a stream
-    that runs here no more is removed.
+    A row is written when it changes, and at least every 20 seconds. The row of a stream that no
+    longer runs in this process is removed.
     """
 
     def __init__(self, fleet: Fleet, rows: Rows) -> None:
         self._fleet = fleet
         self._rows = rows
-        self._written: dict[str, tuple[float, Any]] = {}  # when, and what, by the stream's name
+        self._written: dict[str, tuple[float, Any]] = {}  # time and facts, by the stream's name
         self._looked_at = float("-inf")
 
     def due(self, at: float) -> Iterator[StreamStatus]:
-        """Yield the rows that are to be written at this UNIX time."""
+        """Yield the rows that must be written at this UNIX time."""
         here = dict(self._looked(at))
         self._remove(self._written.keys() - here.keys())
         for name, (health, stats) in here.items():
@@ -126,7 +125,7 @@ class FleetRows:
         return self._rows.row(health, stats, fleet=self._fleet.name, events=events)
 
     def _remove(self, names: Iterable[str]) -> None:
-        """Remove the rows of streams that are gone, and now and then those of killed processes."""
+        """Remove the rows of ended streams, and once a minute those of killed processes."""
         gone = sorted(names)
         mine = StreamStatus.objects.filter(
             fleet=self._fleet.name, host=self._rows.host, pid=os.getpid()
@@ -147,10 +146,10 @@ class FleetRows:
 
 def write(rows: Sequence[StreamStatus]) -> None:
     """
-    Write all rows with one statement, or as many as the database needs for so many values.
+    Write all rows with as few statements as the database allows.
 
-    No row is read first: a transaction that reads and then writes SQLite refuses at once when
-    another one writes ("database is locked"), and one that only writes it lets wait.
+    No row is read first, because of SQLite. It rejects a transaction that reads and then writes
+    while another one writes ("database is locked"). A transaction that only writes waits instead.
     """
     features: Any = connections[router.db_for_write(StreamStatus)].features
     if features.supports_update_conflicts:

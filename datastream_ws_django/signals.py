@@ -1,18 +1,18 @@
 """
-Signals: the other way to register handlers, for those who know Django's.
+Signals, which register handlers in the same way as Django's own signals.
 
 ::
 
     @receiver(message_received, sender=datastreams["prices"])
     def tick(sender, *, stream, message, **kwargs): ...
 
-A receiver, plain or coroutine function, becomes a handler of the stream: it runs where handlers
-run, one that raises is logged and reported, and the others still run. ``sender`` and ``stream``
-are the stream object.
+A receiver can be a synchronous function or a coroutine function. It becomes a handler of the
+stream and runs where handlers run. If a receiver raises an exception, it is logged and reported,
+and the other receivers still run. ``sender`` and ``stream`` are the stream object.
 
-All signals but ``message_received`` also pass ``key``: the key of the fleet's stream that they are
-about. It is ``None`` without a fleet, and in a ``stream_error`` of a fleet's source or lease. A
-message has a ``key`` of its own.
+All signals except ``message_received`` also pass ``key``, the key of the fleet's stream that sent
+them. It is ``None`` without a fleet, and in a ``stream_error`` of a fleet's source or lease. For
+``message_received``, use ``message.key``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
     "stream_ready",
 ]
 
-# What a hook was given, as keyword arguments for receivers; None: it does not concern them.
+# Turns the arguments of a hook into those of receivers. None means that they are not called.
 Words = Callable[..., "dict[str, Any] | None"]
 
 
@@ -49,11 +49,11 @@ class StreamSignal(Signal):
     A signal whose receivers are handlers of the streams they are connected to.
 
     Args:
-        decorator: Name of the stream's decorator that receivers are registered with.
-        words: Turns what that gives into the receivers' keyword arguments.
-        name: What the module calls it.
-        *facts: What receivers are given besides the stream.
-        handler: Makes the handler that calls a plain receiver.
+        name: Name of the signal in this module.
+        decorator: Name of the stream's decorator that registers receivers.
+        words: Turns the hook's arguments into the receivers' keyword arguments.
+        *facts: Names of the receivers' arguments besides the stream.
+        handler: Builds the handler that calls a synchronous receiver.
 
     """
 
@@ -77,7 +77,7 @@ class StreamSignal(Signal):
         datastreams.for_each(self._add_stream)
 
     def renew_lock(self) -> None:
-        """Make the lock of registrations, after a fork anew: a thread that is gone may hold it."""
+        """Create the lock. After a fork it is replaced, because another thread may have held it."""
         self._registering = threading.RLock()
 
     def connect(
@@ -91,12 +91,15 @@ class StreamSignal(Signal):
         Connect *receiver* to one stream, or to all of them.
 
         Args:
-            sender: ``datastreams[alias]``; ``None``: every stream, those made later too.
-            weak: Whether the receiver is forgotten when nobody else refers to it.
-            dispatch_uid: Makes the connection unique where a module may be imported twice.
+            receiver: The function to call.
+            sender: ``datastreams[alias]``. ``None`` means every stream.
+            weak: Whether the receiver is disconnected when there is no other reference to it.
+            dispatch_uid: Prevents a second connection if a module is imported twice.
 
         Raises:
-            ConfigurationError: If the receiver cannot be called as it will be.
+            ConfigurationError: If the receiver does not accept the signal's arguments.
+            TypeError: If *sender* is not a stream.
+            ValueError: If the receiver does not accept ``**kwargs``.
 
         """
         if sender is not None and not isinstance(sender, Stream):
@@ -120,7 +123,7 @@ class StreamSignal(Signal):
         sender: object | None = None,
         dispatch_uid: str | None = None,
     ) -> bool:
-        """Take a connection back; return whether there was one."""
+        """Disconnect a receiver. Return whether it was connected."""
         with self._registering:
             connected = self._connected.pop(_key(receiver, sender, dispatch_uid), None)
             if connected is not None:
@@ -147,7 +150,7 @@ def _key(receiver: Any, sender: Any, dispatch_uid: Hashable | None) -> Hashable:
 
 
 class Connected:
-    """A receiver, and the handlers that call it, one per stream."""
+    """A receiver, and a handler for each stream that calls it."""
 
     def __init__(
         self, signal: StreamSignal, receiver: Callable[..., Any], sender: Any, weak: bool
@@ -162,7 +165,7 @@ class Connected:
 
     def add_to(self, stream: Stream) -> None:
         handler = self._make(self.signal, self.receiver, stream)
-        # Logs and dead letters name the receiver.
+        # Logs and failed messages show the name of the receiver.
         handler.__module__, handler.__qualname__ = self._module, self._name
         getattr(stream, self.signal.decorator)(handler)
         self._handlers.append((stream, handler))
@@ -210,7 +213,7 @@ def _async_handler(
 def _message_handler(
     signal: StreamSignal, reference: Reference, stream: Stream
 ) -> Callable[..., Any]:
-    """As :func:`_handler`, for what happens a hundred thousand times a second."""
+    """Do the same as :func:`_handler`, but faster, because it is called for each message."""
 
     def handle(message: Any) -> None:
         receiver = reference()
@@ -256,7 +259,7 @@ stream_disconnected = StreamSignal(
 stream_error = StreamSignal(
     "stream_error", "on_error", lambda error: _about(error=error), "error", "key"
 )
-"""Sent for each reported error, with ``error`` and ``key``; the network's and the handlers' too."""
+"""Sent for each error of the network or of a handler, with ``error`` and ``key``."""
 
 stream_failed = StreamSignal("stream_failed", "on_state", _failure, "error", "key")
 """Sent when a stream has given up, with ``error`` and ``key``."""

@@ -1,8 +1,8 @@
 """
-``datastreams[alias]``: what handlers are registered on, and what sends, starts and tells the state.
+``datastreams[alias]``, the object on which you register handlers, send, start and read the state.
 
-A stream object is made when its name is first used, and lives as long as the process; settings
-are read, and the client is built, when a verb or a fact is first asked for.
+A stream object is created when its name is first used, and exists as long as the process. Its
+settings are read and its client is built on first use of anything except decorators.
 """
 
 from __future__ import annotations
@@ -27,32 +27,33 @@ __all__ = ["Stream", "Streams", "datastream", "datastreams"]
 log = logging.getLogger("datastream_ws")
 
 
-# Facts and verbs that only fleets have.
+# Attributes that only fleets have.
 OF_FLEETS = ("counts", "is_running", "source_size")
 
 if TYPE_CHECKING:
     from datastream_ws import Fleet
 
-    Face = Client  # so that an editor knows the verbs and facts that __getattr__ finds
+    Face = Client  # so that editors find the attributes that __getattr__ returns
 else:
     Face = Decorators
 
 
 class Stream(Face):
     """
-    One stream of ``DATASTREAMS``: every decorator, verb and fact of :class:`datastream_ws.Client`.
+    A stream of ``DATASTREAMS``, with every decorator and method of :class:`datastream_ws.Client`.
 
-    With ``SOURCE`` in its settings it is a fleet, and has those of :class:`datastream_ws.Fleet`:
-    ``datastreams["accounts"][42]`` is the client of one stream.
+    If its settings have ``SOURCE``, it is a fleet and has the methods of
+    :class:`datastream_ws.Fleet`. ``datastreams["accounts"][42]`` is the client of one stream.
 
-    Decorators work at once. Everything else is the client's, which is built on first use, one per
-    process; a wrong setting raises ImproperlyConfigured then. Handlers may use the ORM.
+    Decorators work immediately. Every other attribute is that of the client, which is built on
+    first use, once per process. Invalid settings raise ImproperlyConfigured at that time. Handlers
+    can use the ORM.
 
     Attributes:
-        alias: Its key in ``DATASTREAMS``.
+        alias: The stream's key in ``DATASTREAMS``.
         handlers: The registry behind the decorators.
-        hygiene: The clean-up of database connections around what handlers do.
-        for_every_stream: Those of its handlers that every other stream has, too.
+        hygiene: The clean-up of database connections around handlers.
+        for_every_stream: Handlers that are registered on every stream, such as a signal's.
 
     """
 
@@ -73,32 +74,33 @@ class Stream(Face):
 
     @property
     def settings(self) -> StreamSettings:
-        """Its part of ``DATASTREAMS``; raises ImproperlyConfigured."""
+        """The stream's settings. Raises ImproperlyConfigured."""
         return streams_settings[self.alias]
 
     @property
     def client(self) -> Client:
-        """The client of this process, or what :attr:`fleet` is; raises ImproperlyConfigured."""
+        """The client or the fleet of this process. Raises ImproperlyConfigured."""
         with self._lock:
             return cast("Client", self.prepare() if self._client is None else self._client)
 
     @property
     def fleet(self) -> Fleet:
-        """The fleet of this process; raises ImproperlyConfigured, TypeError if it is a stream."""
+        """The fleet of this process. Raises ImproperlyConfigured, or TypeError without SOURCE."""
         if not self.settings.is_fleet:
             raise TypeError(f"stream {self.alias!r} is not a fleet: it has no SOURCE")
         return cast("Fleet", self.client)
 
     def prepare(self, *, foreground: bool = False, lease: bool = True) -> Client | Fleet:
         """
-        Build the client or the fleet anew; one that runs is closed first.
+        Build a new client or fleet. An existing one is closed first.
 
         Args:
-            foreground: For a command that a supervisor restarts: a fatal error ends a client.
-            lease: Whether the lease that the settings ask for is used.
+            foreground: Whether a fatal error stops the client, so that a supervisor restarts the
+                command.
+            lease: Whether to use the lease of the settings.
 
         """
-        self.forget_client()  # not under the lock: handlers that finish may need it
+        self.forget_client()  # without the lock, because handlers that finish may need it
         with self._lock:
             self.register_handlers()
             self._client = self._built(foreground=foreground, lease=lease)
@@ -111,7 +113,7 @@ class Stream(Face):
         return Client(settings.client_options(self.handlers, foreground=foreground, lease=lease))
 
     def register_handlers(self) -> None:
-        """Register what the settings name. Calling it again has no effect."""
+        """Register the handlers of the settings. Calling it again has no effect."""
         settings = self.settings
         if settings.atomic is not None and not self._is_atomic:
             self._is_atomic = True
@@ -130,7 +132,7 @@ class Stream(Face):
             register(function)
 
     def forget_client(self) -> None:
-        """Close the client, if there is one, and build a new one when it is needed again."""
+        """Close the client if there is one. The next use builds a new one."""
         with self._lock:
             client, self._client = self._client, None
             for function in self._from_settings:
@@ -141,7 +143,7 @@ class Stream(Face):
             self.hygiene.close()
 
     def __getattr__(self, name: str) -> Any:
-        # send, close, state, stats, aio …: the client's. Only what is missing here comes here.
+        # Python calls this only for attributes that the stream lacks, such as send and stats.
         if name.startswith("_") or not (hasattr(Client, name) or name in ("aio", *OF_FLEETS)):
             raise AttributeError(f"a stream has no attribute {name!r}")
         return getattr(self.client, name)
@@ -149,11 +151,11 @@ class Stream(Face):
     # --- a fleet's streams ---
 
     def __getitem__(self, key: Any) -> Client:
-        """Return the client of a fleet's stream; KeyError if it does not run here."""
+        """Return the client of a fleet's stream. Raises KeyError if it does not run here."""
         return self.fleet[key]
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate over the keys of a fleet's streams that run here."""
+        """Iterate over the keys of the fleet's streams in this process."""
         return iter(self.fleet)
 
     def __len__(self) -> int:
@@ -163,19 +165,19 @@ class Stream(Face):
         return key in self.fleet
 
     def __bool__(self) -> bool:
-        return True  # also a fleet without streams
+        return True  # len() of an empty fleet is 0
 
     @property
     def current(self) -> Client:
-        """The client of a fleet whose handler or hook runs here; see ``Fleet.current``."""
+        """The client of the fleet's stream whose handler or hook is running in this context."""
         return self.fleet.current
 
     def refresh(self) -> None:
-        """Have the source of a fleet asked now; see ``Fleet.refresh``."""
+        """Call the source of the fleet now."""
         self.fleet.refresh()
 
     def start(self) -> None:
-        """Connect in the background of this process, unless ``ENABLED`` is false."""
+        """Connect in the background. A stream with ``"ENABLED": False`` is not started."""
         if self.settings.enabled:
             self.client.start()
         else:
@@ -184,12 +186,12 @@ class Stream(Face):
 
     def deliver(self, data: Any, robust: bool = False, *, key: Any = None) -> None:
         """
-        Give a message to the handlers, in this thread and its transaction; for tests.
+        Pass a message to the handlers, in this thread and its transaction. Use it in tests.
 
         Args:
-            data: str or bytes as received, or an object to be encoded first.
-            robust: Report what a handler raises, as in production, instead of raising it.
-            key: Of a fleet: the key of the stream that the message is of.
+            data: str or bytes as received, or an object that the stream's codec encodes.
+            robust: Whether an exception of a handler is logged, as in production, and not raised.
+            key: Key of the stream that received the message. Only for a fleet.
 
         """
         deliver(self, data, robust=robust, key=key)
@@ -212,7 +214,7 @@ class Stream(Face):
         return Atomic(streams_settings[self.alias].atomic)
 
     def _note_state(self, event: Any) -> None:
-        # Streams of a fleet share it, and end one by one.
+        # The streams of a fleet share the clean-up, so the end of one must not close it.
         if event.state.is_final and isinstance(self._client, Client):
             self.hygiene.close()
 
@@ -220,13 +222,13 @@ class Stream(Face):
 
     @property
     def has_handlers(self) -> bool:
-        """Whether the project has registered anything on this stream in particular."""
+        """Whether the project has registered a handler on this stream, not on every stream."""
         hooks = (hook.function for hooks in self.handlers.hooks.values() for hook in hooks)
         not_its_own = [self._note_state, *self.for_every_stream]
         return any(it not in not_its_own for it in (*hooks, *self.handlers.message_functions))
 
     def renew_lock(self) -> None:
-        """After a fork: the lock may be held by a thread that is gone."""
+        """Replace the lock after a fork, because another thread may have held it."""
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -259,10 +261,10 @@ class Atomic:
 
 class Streams(Mapping[str, Stream]):
     """
-    ``datastreams``: the streams by alias.
+    The streams by alias, available as ``datastreams``.
 
-    Looking one up never fails and reads no settings, so that modules may register handlers at
-    import; iteration goes over those that are configured.
+    A look-up never fails and reads no settings, so modules can register handlers at import.
+    Iteration yields the configured streams.
     """
 
     def __init__(self) -> None:
@@ -296,29 +298,29 @@ class Streams(Mapping[str, Stream]):
 
     @property
     def made(self) -> list[Stream]:
-        """Every stream that was named so far, configured or not."""
+        """Every stream that was looked up so far, configured or not."""
         with self._lock:
             return list(self._made.values())
 
     @property
     def enabled(self) -> list[Stream]:
-        """The configured ones whose ENABLED is true; raises ImproperlyConfigured."""
+        """The configured streams without ``"ENABLED": False``. Raises ImproperlyConfigured."""
         return [self[alias] for alias in self if streams_settings[alias].enabled]
 
     def for_each(self, function: Callable[[Stream], None]) -> None:
-        """Call *function* for each stream, now and when one is made later."""
+        """Call *function* for each existing stream, and for each one that is created later."""
         with self._lock:
             self._on_made.append(function)
             for stream in self.made:
                 function(stream)
 
     def forget_clients(self) -> None:
-        """Close all clients; those needed again are built from the settings of then."""
+        """Close all clients. The next use of a stream builds a new client."""
         for stream in self.made:
             stream.forget_client()
 
     def renew_lock(self) -> None:
-        """After a fork."""
+        """Replace the lock after a fork, because another thread may have held it."""
         self._lock = threading.RLock()
 
 

@@ -1,4 +1,4 @@
-"""Messages as tasks of Django's own Tasks framework (Django 6.0 or later)."""
+"""Enqueue messages as tasks of Django's Tasks framework (Django 6.0 or later)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from django.db import InterfaceError, OperationalError
 from datastream_ws import ConfigurationError, Message, Postponed
 from datastream_ws.embedding import argument_for, check_function, fields, peer_text, said
 
-# An older Django is refused by forward(): Celery imports a module of this name of every app.
+# Celery imports the module "tasks" of every app, so an older Django must not fail here.
 if django.VERSION >= (6, 0):
     from django.tasks import Task
 
 __all__ = ["forward"]
 
 RETRY_SECONDS = 1.0
-AWAY = (OperationalError, InterfaceError, OSError)  # what may be over soon
+AWAY = (OperationalError, InterfaceError, OSError)  # errors that may be temporary
 
 log = logging.getLogger("datastream_ws")
 
@@ -34,24 +34,24 @@ def forward(
     """
     Enqueue each message of a stream as a task of Django's Tasks framework.
 
-    The task gets one argument, a dict with ``data`` (base64 for a binary message, then with
-    ``"binary": True``), ``route``, ``seq``, ``connection``, ``epoch``, ``received_at`` and
-    ``stream``, and ``key`` in a fleet. With *batch* it gets a list of such dicts. The task's
-    queue, priority and backend are those of the task: pass ``ingest.using(queue_name="ticks")``.
+    The task receives one argument, a dict. Its keys are ``data``, ``route``, ``seq``,
+    ``connection``, ``epoch``, ``received_at`` and ``stream``, and ``key`` in a fleet. A binary
+    message has ``"binary": True``, and its ``data`` is base64. With *batch*, the task receives a
+    list of such dicts. To choose a queue, pass ``ingest.using(queue_name="ticks")``.
 
-    What is promised depends on the backend of ``TASKS``:
+    The guarantees depend on the backend of ``TASKS``:
 
-    - A backend that stores tasks in the database, as that of ``django-tasks-db``: at least once,
-      in order of arrival, if the stream has ``SPOOL`` and ``JOURNAL``. While the database is
-      unavailable, messages wait, and enqueueing is retried every second. A process that is killed
-      enqueues its last messages again after the restart. Without a spool, a killed process loses
-      the messages in its memory.
-    - The immediate backend runs the task in the stream's handler thread. A task that raises is
-      logged by Django, and counts as handled here. Use it in development and in tests.
+    - A backend that stores tasks in the database, such as ``django-tasks-db``, delivers in
+      order of arrival. If the stream has ``SPOOL`` and ``JOURNAL``, it delivers at least once: a
+      process that is killed enqueues its last messages again after the restart. Without a spool,
+      a killed process loses the messages in its memory. While the database is unavailable,
+      messages wait, and enqueueing is retried every second.
+    - The immediate backend runs the task in the stream's handler thread. If the task raises an
+      exception, Django logs it and the message counts as handled. Use it in development and tests.
 
     A task that is enqueued twice has the same ``stream``, ``epoch`` and ``seq``.
 
-    May be called at any time. The messages are enqueued on handler threads, or within the
+    You can call it at any time. The messages are enqueued on handler threads, or within the
     transaction of the option ``ATOMIC``.
 
     Args:
@@ -95,7 +95,7 @@ def _checked(batch: Any) -> tuple[int, float]:
 
 
 class Forwarder:
-    """The message handler behind one :func:`forward`; given a message, or a list of them."""
+    """The handler that :func:`forward` registers for messages or batches of them."""
 
     def __init__(self, stream: Any, task: Any, is_batch: bool) -> None:
         if not isinstance(task, Task):
@@ -124,7 +124,7 @@ class Forwarder:
         self._is_away = False
 
     def _note(self, error: Exception) -> None:
-        """Log the first failure of many."""
+        """Log the first of several failures in a row."""
         if self._is_away:
             return
         self._is_away = True

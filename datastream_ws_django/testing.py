@@ -1,4 +1,4 @@
-"""For tests: messages without a server."""
+"""Tools for tests that need messages but no server."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["deliver"]
 
 def deliver(alias: str, data: Any, robust: bool = False, *, key: Any = None) -> None:
     """
-    Give a message to a stream's handlers, plain and coroutine functions, receivers too.
+    Pass a message to a stream's handlers and to the receivers of its signals.
 
-    They run in this thread, one after the other, in the test's transaction.
+    They run one at a time, in this thread and in the test's transaction.
 
     Args:
         alias: The stream's key in ``DATASTREAMS``.
-        data: str or bytes as received, or an object to be encoded first.
-        robust: Report what a handler raises, as in production, instead of raising it.
-        key: Of a fleet: the key of the stream that the message is of.
+        data: str or bytes as received, or an object that the stream's codec encodes.
+        robust: Whether an exception of a handler is logged, as in production, and not raised.
+        key: Key of the stream that received the message. Only for a fleet.
 
     """
     datastreams[alias].deliver(data, robust=robust, key=key)

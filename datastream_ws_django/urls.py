@@ -1,4 +1,4 @@
-"""``path("datastream/", include("datastream_ws_django.urls"))``."""
+"""The health views, for ``path("datastream/", include("datastream_ws_django.urls"))``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """
-Health for orchestrators: 200 or 503, and nothing else for those who are not staff.
+Health checks that respond with 200 or 503. Only staff see details of the streams.
 
-``live``: some process runs each stream. ``ready``: some process has it READY, STANDBY or PAUSED.
+``live`` succeeds if a process runs each stream. ``ready`` succeeds if a process reports each stream
+as READY, STANDBY or PAUSED.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ log = logging.getLogger("datastream_ws")
 @never_cache
 @require_safe
 def live(request: HttpRequest) -> JsonResponse:
-    """503 when no process runs a stream, or it has given up: start one anew."""
+    """Respond with 503 if no process runs a stream, or if the stream has given up."""
     return answer(request, lambda stream: stream.is_live)
 
 
 @never_cache
 @require_safe
 def ready(request: HttpRequest) -> JsonResponse:
-    """503 while a stream does not bring messages."""
+    """Respond with 503 while a stream is not healthy."""
     return answer(request, lambda stream: stream.is_healthy)
 
 
@@ -42,7 +43,7 @@ def answer(request: HttpRequest, is_well: Callable[[StreamReport], bool]) -> Jso
     shown = may_see(request)
     try:
         streams = reports(details=shown)
-    except Exception as error:  # no database, no health
+    except Exception as error:  # without a database there is no report
         log.warning("health: %s: %s", type(error).__name__, peer_text(error))
         return JsonResponse({"status": "unknown"}, status=503)
     well = all(is_well(stream) for stream in streams)
@@ -61,6 +62,6 @@ def reports(*, details: bool) -> list[StreamReport]:
 
 
 def may_see(request: HttpRequest) -> bool:
-    """Whether details are for this user; also where there is no authentication at all."""
+    """Return whether the user may see details. Works without authentication, too."""
     user = getattr(request, "user", None)
     return bool(user and user.is_staff and user.has_perm("datastream.view_streamstatus"))

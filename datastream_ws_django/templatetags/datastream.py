@@ -1,4 +1,4 @@
-"""Filters of the admin's pages: times with ages, durations."""
+"""Template filters of the admin pages for times, durations and states."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ register = template.Library()
 
 @register.filter
 def moment(at: datetime | None) -> SafeString | str:
-    """Return a time with its age; the page's script shows it in the user's zone."""
+    """Return a time with its age. The page's script shows it in the user's time zone."""
     if at is None:
         return "–"
     aware = at if timezone.is_aware(at) else timezone.make_aware(at)
@@ -30,7 +30,7 @@ def moment(at: datetime | None) -> SafeString | str:
 
 @register.filter
 def age(at: datetime) -> str:
-    """Return how long ago that was."""
+    """Return the time that has passed since then."""
     aware = at if timezone.is_aware(at) else timezone.make_aware(at)
     return duration(timezone.now() - aware)
 
@@ -45,7 +45,7 @@ def duration(length: timedelta) -> str:
 
 @register.filter
 def seconds(value: float | None) -> str:
-    """Return a duration of a handler or of a message that waits."""
+    """Return a duration in milliseconds or seconds."""
     if value is None:
         return "–"
     return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.1f} s"
@@ -53,6 +53,6 @@ def seconds(value: float | None) -> str:
 
 @register.filter
 def states(counts: Mapping[str, int] | None) -> str:
-    """Return how many streams are in each state, the most first."""
+    """Return the number of streams in each state, largest first."""
     found = sorted((counts or {}).items(), key=lambda pair: (-pair[1], pair[0]))
     return ", ".join(f"{number} {state}" for state, number in found) or "none"

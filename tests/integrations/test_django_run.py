@@ -116,7 +116,7 @@ def test_wrong_arguments(tmp_path: Path, arguments: list[str], code: int, said: 
 
 def test_a_disabled_stream_is_not_run(tmp_path: Path) -> None:
     project = Project(tmp_path, "ws://127.0.0.1:1/", stream={"ENABLED": False})
-    assert "no stream is enabled" in project.manage("run_datastream", code=1)
+    assert "No stream is enabled" in project.manage("run_datastream", code=1)
     assert '"ENABLED": False' in project.manage("run_datastream", "default", code=1)
 
 

@@ -1,4 +1,4 @@
-"""``manage.py datastream_control``: pause, resume or reconnect a stream of another process."""
+"""``manage.py datastream_control``, which pauses, resumes or reconnects a stream."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Command(BaseCommand):
             ) from error
 
     def follow(self, command: StreamCommand, seconds: float, *, is_live: bool) -> None:
-        """Wait until a process has obeyed; report what is to be expected otherwise."""
+        """Wait until a process has carried out the command, and report the result."""
         deadline = time.monotonic() + seconds
         while seconds and time.monotonic() < deadline and command.obeyed_at is None:
             time.sleep(LOOK_SECONDS)
@@ -90,7 +90,7 @@ def how_to_start(alias: str) -> str:
 
 
 def refuse_key(alias: str, verb: str, key: str | None) -> None:
-    """Raise CommandError where a key makes no sense."""
+    """Raise CommandError if the command does not work with this key."""
     if key is None:
         return
     if not is_fleet(alias):

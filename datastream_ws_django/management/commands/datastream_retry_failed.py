@@ -1,4 +1,4 @@
-"""``manage.py datastream_retry_failed``: dead letters, once more."""
+"""``manage.py datastream_retry_failed``, which retries failed messages."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         except (DatabaseError, InterfaceError) as error:
             raise CommandError(
-                f"failed messages cannot be read ({type(error).__name__}). Run `manage.py "
+                f"The failed messages cannot be read ({type(error).__name__}). Run `manage.py "
                 "migrate` if the table is missing."
             ) from error
         others = f", {outcome.left_out} left out" if outcome.left_out else ""
@@ -54,7 +54,7 @@ class Command(BaseCommand):
 
 
 def rows(aliases: list[str], since: datetime | None) -> Any:
-    """Return the chosen rows, in the order in which they came."""
+    """Return the chosen rows in the order in which the messages were received."""
     found = FailedMessage.objects.order_by("stream", "epoch", "seq", "pk")
     if aliases:
         found = found.filter(stream__in=aliases)
@@ -62,7 +62,7 @@ def rows(aliases: list[str], since: datetime | None) -> Any:
 
 
 def moment(text: str) -> datetime:
-    """A date or a time, in the project's time zone."""
+    """Parse a date or a time in the project's time zone."""
     found = parse_datetime(text)
     if found is None and (day := parse_date(text)) is not None:
         found = datetime(day.year, day.month, day.day)

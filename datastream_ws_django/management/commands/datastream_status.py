@@ -1,4 +1,4 @@
-"""``manage.py datastream_status``: what the runners say, with an exit code."""
+"""``manage.py datastream_status``, which prints the state of streams."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Command(BaseCommand):
             sys.exit(1)
 
     def look_again(self, aliases: list[str], options: dict[str, Any]) -> tuple[str, bool]:
-        """As :meth:`look`; a database that is away comes back."""
+        """Call :meth:`look`, and return its error as text. The next call uses a new connection."""
         try:
             return self.look(aliases, options)
         except CommandError as error:
@@ -84,14 +84,14 @@ class Command(BaseCommand):
             return str(error), False
 
     def look(self, aliases: list[str], options: dict[str, Any]) -> tuple[str, bool]:
-        """Return what to print, and whether all is well. Raises CommandError."""
+        """Return the text, and whether all streams are healthy. Raises CommandError."""
         try:
             streams = report(aliases, options["max_age"])
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
         except (DatabaseError, InterfaceError) as error:
             raise CommandError(
-                f"the status cannot be read ({type(error).__name__}). Run `manage.py migrate` "
+                f"The status cannot be read ({type(error).__name__}). Run `manage.py migrate` "
                 "if the table is missing."
             ) from error
         if options["json"]:
@@ -104,7 +104,7 @@ class Command(BaseCommand):
 
 
 def rows_of(stream: StreamReport, max_age: float) -> Iterator[StatusRow]:
-    """Yield a row for each process, and before them one of the whole for a fleet."""
+    """Yield a row for each process. A fleet has a row of its own before them."""
     if stream.streams is not None or not stream.runners:
         yield StatusRow(
             stream=stream.stream,
@@ -135,20 +135,20 @@ def row_of_runner(stream: str, runner: Mapping[str, Any], max_age: float) -> Sta
 
 
 def age_of(moment: str | None) -> float | None:
-    """Return the seconds since a time of a row."""
+    """Return the seconds since a time in ISO format."""
     at = parse_datetime(moment) if moment else None
     return None if at is None else age(at.timestamp(), timezone.now().timestamp())
 
 
 def one_stream(aliases: list[str], key: str) -> str:
-    """Return the name of a fleet's stream; raises CommandError."""
+    """Return the name of a fleet's stream. Raises CommandError if it is not a fleet."""
     if len(aliases) != 1 or not is_fleet(aliases[0]):
         raise CommandError("--key requires the name of one fleet, which is a stream with SOURCE.")
     return f"{aliases[0]}/{key}"
 
 
 def of_runners() -> list[str]:
-    """The streams that runners have: those with AUTOSTART are kept by serving processes."""
+    """Return the enabled streams without AUTOSTART. Raises CommandError if there are none."""
     found = [stream.alias for stream in datastreams.enabled if not stream.settings.autostart]
     if not found:
         raise CommandError(

@@ -1,4 +1,4 @@
-"""``manage.py run_datastream``: streams in a process of their own."""
+"""``manage.py run_datastream``, which runs streams until it is stopped."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from ...streams import Stream, datastreams
 
 class Command(BaseCommand):
     help = (
-        "Runs streams until SIGTERM or SIGINT, then handles what was received. A second signal "
-        "stops immediately. Exit codes: 0 stopped, 1 configuration, 2 usage, 3 a stream gave up, "
-        "4 the shutdown took too long, or a second signal."
+        "Runs streams until SIGTERM or SIGINT, then handles the messages it has received. A second "
+        "signal stops it immediately. Exit codes: 0 stopped, 1 configuration, 2 usage, 3 a stream "
+        "gave up, 4 the shutdown took too long, or a second signal arrived."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -42,7 +42,7 @@ class Command(BaseCommand):
             "--shutdown-timeout",
             type=positive(float),
             metavar="SECONDS",
-            help="Seconds to handle what was received (default: CLOSE_TIMEOUT)",
+            help="Seconds to handle the received messages (default: CLOSE_TIMEOUT)",
         )
         parser.add_argument(
             "--health-file", metavar="PATH", help="Write the state to this file every 5 seconds"
@@ -61,7 +61,7 @@ class Command(BaseCommand):
             sys.exit(code)
 
     def run_reloaded(self, **options: Any) -> None:
-        """On a thread beside the reloader, whose exit closes the streams."""
+        """Run on a thread beside the reloader. When the reloader exits, the streams close."""
         autoreload.raise_last_exception()
         try:
             self.run(options)
@@ -69,7 +69,7 @@ class Command(BaseCommand):
             self.stderr.write(f"{type(error).__name__}: {error}")
 
     def run(self, options: dict[str, Any]) -> int:
-        """Run the streams to their end; return the exit code."""
+        """Run the streams until they end. Return the exit code."""
         clients = [self.client(stream, options) for stream in chosen(options["aliases"])]
         heartbeat = Heartbeat(clients)
         try:
@@ -81,7 +81,7 @@ class Command(BaseCommand):
                 on_beat=heartbeat.beat,
             )
             return runner.run()
-        except DataStreamError as error:  # what only shows at the start, as a missing extra
+        except DataStreamError as error:  # found only at the start, such as a missing extra
             raise CommandError(str(error)) from error
         finally:
             heartbeat.close()
@@ -97,7 +97,7 @@ class Command(BaseCommand):
 
 
 def positive(kind: type[Any]) -> Any:
-    """Return an argument's type: a number above 0."""
+    """Return an argument type that accepts numbers above 0."""
 
     def parse(text: str) -> Any:
         number = kind(text)
@@ -110,7 +110,7 @@ def positive(kind: type[Any]) -> Any:
 
 
 def chosen(aliases: list[str]) -> list[Stream]:
-    """Return the streams that are to be run; raises CommandError."""
+    """Return the streams to run. Raises CommandError if there are none."""
     try:
         enabled = datastreams.enabled
         streams = [datastreams[alias] for alias in dict.fromkeys(aliases)] or enabled
@@ -118,17 +118,19 @@ def chosen(aliases: list[str]) -> list[Stream]:
     except ImproperlyConfigured as error:
         raise CommandError(str(error)) from error
     if disabled:
-        raise CommandError(f'stream {disabled[0]!r} has "ENABLED": False in DATASTREAMS')
+        raise CommandError(
+            f'The stream {disabled[0]!r} has "ENABLED": False. Enable it, or leave it out.'
+        )
     if not streams:
         raise CommandError(
-            "no stream is enabled. Add one to the settings, for example "
+            "No stream is enabled. Add one to the settings, for example "
             'DATASTREAMS = {"default": {"URL": "wss://…"}}.'
         )
     return streams
 
 
 def refuse_missing_table(stream: Stream) -> None:
-    """Without the table nobody would ever get the lease."""
+    """Raise CommandError if the lease's table is missing, because no process would get it."""
     try:
         StreamLease.objects.exists()
     except (DatabaseError, InterfaceError) as error:
@@ -139,7 +141,7 @@ def refuse_missing_table(stream: Stream) -> None:
 
 
 def show_log(stdout: Any, verbosity: int) -> None:
-    """Show the streams' log, unless the project's LOGGING has a place for it."""
+    """Print the streams' log, unless the project's LOGGING handles it."""
     logger = logging.getLogger("datastream_ws")
     if logger.hasHandlers():
         return
@@ -151,7 +153,7 @@ def show_log(stdout: Any, verbosity: int) -> None:
 
 
 def leave(code: int) -> None:
-    """End the process without waiting for threads that are not ours to end."""
+    """End the process without waiting for the threads of stuck handlers."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

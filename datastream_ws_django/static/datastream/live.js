@@ -1,4 +1,4 @@
-// Times in the user's zone; pages that update themselves; the history's chart. No markup from text.
+// Shows times in the user's time zone, updates pages, and draws the chart. Inserts no HTML from text.
 "use strict";
 (function () {
   const EVERY = 5000, HISTORY_EVERY = 30000; // milliseconds
@@ -23,7 +23,7 @@
     }
   }
 
-  // --- pages that update themselves ---
+  // --- automatic updates ---
 
   async function get(url) {
     const answer = await fetch(url, { signal: AbortSignal.timeout(10000) });
@@ -31,7 +31,7 @@
     return answer;
   }
 
-  // What the user has the focus in stays as it is.
+  // A part that has the focus is not replaced.
   function replaceParts(page, news) {
     for (const part of page.querySelectorAll("[data-part]")) {
       const other = news.querySelector(`[data-part="${part.dataset.part}"]`);
@@ -52,7 +52,7 @@
       trouble = `The page cannot be updated: ${error.message}`;
     }
     page.querySelector(".trouble").textContent = trouble;
-    clearTimeout(nextRefresh); // one that was begun meanwhile
+    clearTimeout(nextRefresh); // set by a refresh that ran at the same time
     nextRefresh = setTimeout(refresh, document.hidden ? 4 * EVERY : EVERY, page);
   }
 
@@ -70,7 +70,7 @@
     return new Intl.DateTimeFormat(undefined, options).format(at * 1000);
   }
 
-  // Every step of the range, with or without a row; the last may not be over.
+  // One point for each step of the range, also without a row. The last step may be incomplete.
   function allSteps({ start, end, step, points }) {
     const known = new Map(points.map(point => [point.at, point]));
     const steps = [], first = points.length ? points[0].at : end;
@@ -79,7 +79,7 @@
       const length = Math.max(1, Math.min(step, Date.now() / 1000 - at));
       const rate = point ? point.handled / length : 0;
       const isOver = at + step < Date.now() / 1000;
-      if (!isOver && !point) continue; // its row comes when it is over
+      if (!isOver && !point) continue; // its row is written when it ends
       const isGap = isOver && at >= first && (!point || point.connected < .95 * step);
       steps.push({ at, point, rate, isGap });
     }
@@ -149,7 +149,7 @@
     setTimeout(showHistory, HISTORY_EVERY, page);
   }
 
-  // --- work in portions: the answer to the form is the form with what is left ---
+  // --- bulk actions: each response is the form for the remaining messages ---
 
   async function carryOn(form) {
     const trouble = form.querySelector(".trouble");
@@ -160,7 +160,7 @@
       form.replaceChildren(...news.childNodes);
       if ("continue" in news.dataset) await carryOn(form);
     } catch (error) {
-      trouble.textContent = `The work cannot go on: ${error.message}`;
+      trouble.textContent = `The action stopped: ${error.message}. Press Continue to go on.`;
     }
   }
 
