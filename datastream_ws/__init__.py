@@ -1,4 +1,22 @@
-"""The client that keeps a WebSocket stream alive inside a Python application."""
+"""
+A WebSocket client that keeps a stream connected inside a Python application.
+
+::
+
+    from datastream_ws import Client
+
+    client = Client("wss://api.example.com/stream")
+
+    @client.on_message
+    def handle(message):
+        print(message.json())
+
+    client.run()
+
+``Client`` is for threads, ``AsyncClient`` is for asyncio, and ``Fleet`` is for many streams of one
+kind. Every option is a keyword argument. ``ClientOptions`` holds them, and the module
+``datastream_ws.option_types`` describes each one.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +93,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import :class:`Fleet` when it is asked for: most programs have a handful of streams."""
+    """Import :class:`Fleet` on first use, because most programs have only a few streams."""
     if name == "Fleet":
         from .fleet.fleet import Fleet
 

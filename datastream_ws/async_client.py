@@ -1,4 +1,4 @@
-"""The client for asyncio: the verbs and facts of a stream."""
+"""The client for asyncio."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class AsyncClient(Decorators):
     ) -> None:
         self.options = _options(url, options)
         self.handlers = registry_of(self.options)
-        self._face: Any = self  # what handlers know as their client
+        self._face: Any = self  # the client that handlers and hooks see
         self._subscriptions = Subscriptions()
         self._epoch = 0
         self._life: Lifecycle | None = None
@@ -97,6 +97,7 @@ class AsyncClient(Decorators):
 
     @property
     def name(self) -> str:
+        """The option ``name``, which logs and metrics use."""
         return self.options.name
 
     @property
@@ -106,7 +107,7 @@ class AsyncClient(Decorators):
 
     @property
     def state(self) -> State:
-        """The current state. CLOSED also when the event loop has ended."""
+        """The current state, which is also CLOSED when the event loop has ended."""
         notice_fork()
         state = self._state.value
         if not state.is_final and self._life is not None and self._life.loop.is_closed():
@@ -166,20 +167,29 @@ class AsyncClient(Decorators):
 
     async def start(self) -> None:
         """
-        Connect and stay connected in the background. Returns without waiting for the connection.
+        Connect and stay connected in the background, and return without waiting.
 
-        Never raises for network errors. Calling it again has no effect while the client runs.
+        It never raises for network errors. Calling it again has no effect while the client runs.
         After ``close()``, or once the client has failed, it starts with new numbers and counters.
+
+        Raises:
+            ConfigurationError: If the package that the lease requires isn't installed.
+
         """
         self._begin(is_iterable=True)
 
     def _begin(self, *, is_iterable: bool) -> None:
-        """Start on the running loop; *is_iterable*: messages wait while there are no handlers."""
+        """
+        Start on the running loop.
+
+        If *is_iterable* is true, messages wait in the inbox while there are no handlers.
+        """
         if not self.state.is_final:
             return
         lease = None if self._place else lease_for(self.options.lease, self.name)
-        # Imported now, a tenth of a second the first time: a child of a fork amid an import waits
-        # for ever when it imports the same.
+        # The import takes a tenth of a second, so it isn't part of `import datastream_ws`. It's
+        # done before the client connects, because a child that is forked during an import waits
+        # forever for the import lock.
         from .connection.websockets_engine import WebsocketsEngine
 
         if self.state is not State.IDLE:
@@ -219,7 +229,7 @@ class AsyncClient(Decorators):
 
     async def run(self) -> None:
         """
-        Start, and wait until the client has closed.
+        Start the client, and wait until it has closed.
 
         In the main thread, the first SIGINT or SIGTERM closes the client, which handles what it
         has received. A second signal closes it immediately.
@@ -237,7 +247,7 @@ class AsyncClient(Decorators):
         """
         Request that the client closes, without waiting. A second request closes immediately.
 
-        Thread-safe, and safe in a signal handler.
+        You can call it from any thread and from a signal handler.
         """
         if self._life is not None and not self.state.is_final:
             again = self.state is State.CLOSING or self._close_requested
@@ -247,11 +257,11 @@ class AsyncClient(Decorators):
     _close_requested = False
 
     def _ask_close(self, timeout: float | None, farewell: HangUp | None = None) -> float:
-        """Have the client close, without waiting; from any thread; return the seconds it has."""
+        """Request the close from any thread, and return the seconds that it may take."""
         limit = self.options.close_timeout if timeout is None else timeout
         life = self._life
         if life is not None and not life.finished.done():
-            with suppress(NotConnectedError):  # it has just ended, and the loop with it
+            with suppress(NotConnectedError):  # the client has just ended, and its loop too
                 self._on_loop(life, lambda: life.wishes.close(limit, farewell))
         return limit
 
@@ -259,14 +269,17 @@ class AsyncClient(Decorators):
         """
         Stop reading, handle what was received, write what is queued, and close the connection.
 
-        Always returns within *timeout* + 1 seconds. Calling it again has no effect. Inside a
+        It always returns within *timeout* + 1 seconds. Calling it again has no effect. Inside a
         handler of this client, it requests the shutdown and returns.
 
         Args:
             timeout: Seconds for all of it. ``None`` means ``close_timeout``. Messages that are
-                unhandled then are counted as dropped.
-            code: The close code that the server receives.
-            reason: The reason that the server receives.
+                unhandled then stay in the spool, or are counted as dropped if there is none.
+            code: The close code that the server receives: 1000, 1001, or from 3000 to 4999.
+            reason: The reason that the server receives, at most 123 bytes in UTF-8.
+
+        Raises:
+            ConfigurationError: If *code* or *reason* can't be sent.
 
         """
         life = self._life
@@ -293,7 +306,7 @@ class AsyncClient(Decorators):
     ) -> None:
         await self.close()
 
-    if not TYPE_CHECKING:  # type checkers are to refuse it
+    if not TYPE_CHECKING:  # so that type checkers report `with AsyncClient(…)`
 
         def __enter__(self) -> Any:
             raise TypeError("use `async with AsyncClient(…)` in a coroutine, or `with Client(…)`")
@@ -304,8 +317,11 @@ class AsyncClient(Decorators):
         """
         Wait until the client is ready.
 
+        Args:
+            timeout: Seconds to wait. ``None`` means no limit.
+
         Raises:
-            TimeoutError: After *timeout* seconds. ``None`` means no limit.
+            TimeoutError: If it isn't ready in time.
             NotConnectedError: If the client isn't started, or closes while waiting.
             DataStreamError, OSError: The client's error, once it has failed.
 
@@ -317,15 +333,16 @@ class AsyncClient(Decorators):
         self._raise_unless_ready()
 
     def _ready_or_final(self) -> Future[State]:
-        """Return a future of READY, or of a state in which nothing happens any more."""
+        """Return a future that is done once the state is READY or final."""
         return self._state.when(lambda state: state is State.READY or state.is_final)
 
     def _not_ready_text(self, timeout: float | None) -> str:
-        why = f": {peer_text(self.stats().last_error)}" if self.stats().last_error else ""
-        return f"stream {self.name} is not ready after {timeout} s but {self.state.value}{why}"
+        last = self.stats().last_error
+        why = f" Last error: {peer_text(last)}" if last else ""
+        return f"stream {self.name} is {self.state.value}, not ready, after {timeout} s.{why}"
 
     def _raise_unless_ready(self) -> None:
-        """Raise the client's error if it failed, NotConnectedError if it is not running."""
+        """Raise the client's error if it failed, or NotConnectedError if it isn't running."""
         if self.state is State.FAILED and self.error is not None:
             raise self.error
         if self.state.is_final:
@@ -333,10 +350,13 @@ class AsyncClient(Decorators):
 
     async def wait_closed(self, timeout: float | None = None) -> None:
         """
-        Wait until the client has closed.
+        Wait until the client has closed. It returns immediately if the client was never started.
+
+        Args:
+            timeout: Seconds to wait. ``None`` means no limit.
 
         Raises:
-            TimeoutError: After *timeout* seconds. ``None`` means no limit.
+            TimeoutError: If it hasn't closed in time.
             DataStreamError, OSError: The client's error, once it has failed.
 
         """
@@ -348,11 +368,11 @@ class AsyncClient(Decorators):
         self._raise_if_failed()
 
     def _not_closed_text(self, timeout: float | None) -> str:
-        return f"stream {self.name} is not closed after {timeout} s but {self.state.value}"
+        return f"stream {self.name} is {self.state.value}, not closed, after {timeout} s."
 
     @property
     def _finished(self) -> Future[None] | None:
-        """Done once the client has closed or failed, hooks included; ``None``: not started."""
+        """A future for the end of the client and its hooks. ``None`` if it isn't started."""
         return self._life.finished if self._life else None
 
     def _raise_if_failed(self) -> None:
@@ -367,7 +387,7 @@ class AsyncClient(Decorators):
     # --- from any loop and thread ---
 
     def _on_loop(self, life: Lifecycle, function: Callable[[], None]) -> None:
-        """Call *function* on the client's loop: now if this is it, else soon."""
+        """Call *function* on the client's loop, and at once if this is its thread."""
         if asyncio._get_running_loop() is life.loop:
             function()
             return
@@ -379,7 +399,7 @@ class AsyncClient(Decorators):
             ) from None
 
     async def _here(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Await the coroutine that *make* returns on the client's loop, whichever this one is."""
+        """Await the coroutine that *make* returns on the client's loop, from any loop."""
         life = self._running()
         if asyncio.get_running_loop() is life.loop:
             return await make()
@@ -390,7 +410,8 @@ class AsyncClient(Decorators):
         Drop the connection, or the wait for the next attempt, and connect again.
 
         It doesn't wait for the end of this connection or for the next one, so an inline handler
-        may call it. It counts as no failed attempt, and has no effect while the client is paused.
+        may call it. It doesn't count as a failed attempt, and has no effect while the client is
+        paused.
 
         Args:
             code: The close code that the server receives: 1000, 1001, or from 3000 to 4999.
@@ -411,11 +432,15 @@ class AsyncClient(Decorators):
         """
         Close the connection and stay offline until :meth:`resume` is called. A lease is kept.
 
-        Never waits. Calling it again has no effect.
+        It never waits. Calling it again has no effect.
 
         Args:
-            code: The close code that the server receives.
-            reason: The reason that the server receives.
+            code: The close code that the server receives: 1000, 1001, or from 3000 to 4999.
+            reason: The reason that the server receives, at most 123 bytes in UTF-8.
+
+        Raises:
+            ConfigurationError: If *code* or *reason* can't be sent.
+            NotConnectedError: If the client isn't running.
 
         """
         self._ask_pause(code, reason)
@@ -425,7 +450,15 @@ class AsyncClient(Decorators):
         self._on_loop(life, lambda: life.wishes.pause(how))
 
     async def resume(self) -> None:
-        """Connect again after :meth:`pause`. Never waits."""
+        """
+        Connect again after :meth:`pause`, without waiting for the connection.
+
+        It has no effect unless the client is paused.
+
+        Raises:
+            NotConnectedError: If the client isn't running.
+
+        """
         self._ask_resume()
 
     def _ask_resume(self) -> None:
@@ -436,10 +469,10 @@ class AsyncClient(Decorators):
 
     async def send(self, obj: Any, wait: float = 0.0) -> None:
         """
-        Queue a message for sending, and keep the order of each task.
+        Queue a message for sending. Messages of one task keep their order.
 
-        Waits, at most ``write_timeout``, only while the write queue is above its mark or
-        ``send_rate`` holds it back.
+        It waits, at most ``write_timeout``, only while the write queue is full or ``send_rate``
+        holds it back.
 
         Args:
             obj: A str becomes a text frame, and bytes become a binary frame. The codec encodes
@@ -447,8 +480,9 @@ class AsyncClient(Decorators):
             wait: Seconds to wait for a connection if there is none.
 
         Raises:
+            EncodeError, TypeError: If the codec can't encode *obj*.
             NotConnectedError: If there is no open connection.
-            SendTimeoutError: If the queue stays above its mark.
+            SendTimeoutError: If the queue stays full.
 
         """
         frame = self._encode(obj)
@@ -469,17 +503,17 @@ class AsyncClient(Decorators):
         return self._connection() or self._no_connection(wait)
 
     def _change_before(self, until: float) -> Future[State] | None:
-        """Return what to wait for while there is no connection; ``None``: nothing."""
+        """Return the next change to wait for, or ``None`` if waiting is of no use any more."""
         if self._open_connection() is not None or time.monotonic() >= until:
             return None
         if self.state.is_final:
             return None
-        # A state that lags behind the end of a connection must be left first.
+        # If the state still shows the connection that has ended, wait for that to change first.
         lagging = self._state.value.is_connected
         return self._state.when(lambda state: state.is_final or state.is_connected is not lagging)
 
     async def _room(self, connection: Connection) -> None:
-        """Wait until the write queue is below its mark."""
+        """Wait until the write queue has room."""
         room = connection.room()
         if room is not None:
             try:
@@ -503,13 +537,13 @@ class AsyncClient(Decorators):
         return connection
 
     def _open_connection(self) -> Connection | None:
-        """Return the open connection, if there is one; from any thread."""
+        """Return the open connection, or ``None``. Thread-safe."""
         notice_fork()
         connection = self._life.connection if self._life else None
         return connection if connection is not None and connection.is_open else None
 
     def _no_connection(self, waited: float = 0.0) -> Connection:
-        """Raise the NotConnectedError that says what to do; after *waited* seconds."""
+        """Raise a NotConnectedError with what to do, after a wait of *waited* seconds."""
         if self.state.is_final:
             raise NotConnectedError(
                 f"stream {self.name} is {self.state.value} in this process. {HOW_TO_START}"
@@ -529,16 +563,19 @@ class AsyncClient(Decorators):
         )
 
     def _encode(self, obj: Any) -> Frame:
-        """Return an outgoing message as a frame; in the calling thread."""
+        """Return an outgoing message as a frame, encoded in the calling thread."""
         return frame_of(obj, self.options.codec)
 
     async def flush(self, timeout: float | None = None) -> None:
         """
         Wait until every queued message is written.
 
+        Args:
+            timeout: Seconds to wait. ``None`` means no limit.
+
         Raises:
-            TimeoutError: After *timeout* seconds. ``None`` means no limit.
-            NotConnectedError: If the connection is lost before, or there is none.
+            TimeoutError: If messages are still unsent then.
+            NotConnectedError: If there is no connection, or it is lost while waiting.
             SendTimeoutError: If nothing could be written for ``write_timeout``.
 
         """
@@ -551,11 +588,11 @@ class AsyncClient(Decorators):
         connection = self._connection() or self._no_connection()
         flushed = connection.flushed(passes_gate=passes_gate(self._face))
         if flushed is None:
-            raise NotConnectedError("the connection has just been lost")
+            raise NotConnectedError(f"stream {self.name}: the connection has just been lost")
         return flushed
 
     def _not_flushed(self, error: TimeoutError, timeout: float | None) -> TimeoutError:
-        """Say what a flush has waited for; an error of the queue's own says it already."""
+        """Return the error of a flush. The queue's own SendTimeoutError is passed on."""
         if isinstance(error, SendTimeoutError):
             return error
         return TimeoutError(f"stream {self.name}: messages are still unsent after {timeout} s")
@@ -564,13 +601,19 @@ class AsyncClient(Decorators):
         self, obj: Any, match: Callable[[Message], Any], timeout: float | None = 30.0
     ) -> Message:
         """
-        Send *obj* and return the first message from then on for which ``match(message)`` holds.
+        Send *obj* and return the first message after it for which ``match(message)`` is true.
 
-        The message reaches the handlers, too. *match* runs on the loop's thread, so keep it short.
+        Handlers get that message, too.
+
+        Args:
+            obj: As for :meth:`send`.
+            match: It runs on the loop's thread, so keep it short.
+            timeout: Seconds to wait. ``None`` waits as long as the connection lives.
 
         Raises:
-            TimeoutError: After *timeout* seconds. ``None`` means as long as the connection lives.
-            NotConnectedError: If there is no connection, or it drops before the reply.
+            TimeoutError: If no such message arrives in time.
+            NotConnectedError: If there is no connection, or it is lost before the reply.
+            Exception: Any exception that *match* raises.
 
         """
         frame = self._encode(obj)
@@ -579,7 +622,7 @@ class AsyncClient(Decorators):
         return await self._first_message(match, timeout, self._sender(connection, frame))
 
     def _sender(self, connection: Connection, frame: Frame) -> Callable[[], None]:
-        """Return what queues *frame* later, with the rights that the caller has now."""
+        """Return a function that queues *frame* later, on behalf of the hook that runs now."""
         passes = passes_gate(self._face)
         return lambda: connection.send(frame, passes_gate=passes)
 
@@ -587,17 +630,19 @@ class AsyncClient(Decorators):
         self, match: Callable[[Message], Any] | None = None, timeout: float | None = 30.0
     ) -> Message:
         """
-        Return the next message for which ``match(message)`` holds, without sending anything.
+        Return the next message for which ``match(message)`` is true, without sending anything.
 
-        In ``on_connect`` and ``on_ready`` it sees every message of that connection from its first.
-        The message reaches the handlers, too. *match* runs on the loop's thread, so keep it short.
+        In ``on_connect`` and ``on_ready`` it starts with the first message of that connection.
+        Handlers get the message, too.
 
         Args:
-            match: ``None`` takes any message.
+            match: It runs on the loop's thread, so keep it short. ``None`` takes any message.
+            timeout: Seconds to wait. ``None`` waits as long as the connection lives.
 
         Raises:
-            TimeoutError: After *timeout* seconds. ``None`` means as long as the connection lives.
-            NotConnectedError: If there is no connection, or it drops before the message.
+            TimeoutError: If no such message arrives in time.
+            NotConnectedError: If there is no connection, or it is lost before the message.
+            Exception: Any exception that *match* raises.
 
         """
         if self._connection() is None:
@@ -612,7 +657,7 @@ class AsyncClient(Decorators):
     ) -> Message:
         requests = self._running().intake.requests
         try:
-            # The loop that the client was started on may be blocked, or stopped.
+            # If the client's own loop is blocked or stopped, its timeout never fires.
             async with asyncio.timeout(None if timeout is None else timeout + 1.0) as limit:
                 return await self._here(lambda: requests.first(match, send, timeout))
         except TimeoutError:
@@ -621,7 +666,7 @@ class AsyncClient(Decorators):
             raise self._unanswered(timeout) from None
 
     def _unanswered(self, timeout: float | None) -> Exception:
-        """Return the error of a wait that the client's loop has not ended in time."""
+        """Return the error of a wait that the client's loop didn't end in time."""
         if timeout is None or self.state.is_final:
             return NotConnectedError(f"stream {self.name}: the client closed before the reply")
         return TimeoutError(
@@ -631,9 +676,9 @@ class AsyncClient(Decorators):
 
     async def subscribe(self, obj: Any, key: Hashable = None, unsubscribe: Any = None) -> Hashable:
         """
-        Send *obj* now and again on every connection, between ``on_connect`` and ``on_ready``.
+        Send *obj* now, and again on every connection, between ``on_connect`` and ``on_ready``.
 
-        Never waits. The messages are written as the connection accepts them. You can call it
+        It never waits. The messages are written as the connection accepts them. You can call it
         before :meth:`start`. The same subscription with the same key is sent only once.
 
         Args:
@@ -642,10 +687,13 @@ class AsyncClient(Decorators):
             key: The name of the subscription. A new subscription replaces one with the same key.
                 ``None`` uses the encoded message, or the callable, as the key.
             unsubscribe: What :meth:`unsubscribe` sends, or a callable that returns it. It's called
-                when it's needed. ``None`` means nothing.
+                when it's needed. ``None`` sends nothing.
 
         Returns:
-            The key.
+            The key, which :meth:`unsubscribe` takes.
+
+        Raises:
+            EncodeError, TypeError: If the codec can't encode a message.
 
         """
         return self._subscribe(obj, key, unsubscribe)
@@ -660,7 +708,11 @@ class AsyncClient(Decorators):
         return key
 
     async def unsubscribe(self, key: Hashable) -> None:
-        """End a subscription. An unknown key has no effect."""
+        """
+        End a subscription, and send its unsubscribe message if there is one.
+
+        It never waits. An unknown key has no effect.
+        """
         self._subscriptions.remove(key)
 
     # --- receiving ---
@@ -669,7 +721,8 @@ class AsyncClient(Decorators):
         """
         Iterate over the messages of all connections, instead of using handlers.
 
-        The iteration ends when the client closes. If the client has failed, it raises the error.
+        The iteration ends when the client closes. If the client fails, the iteration raises its
+        error.
 
         Raises:
             ConfigurationError: If message handlers are registered.
@@ -677,7 +730,8 @@ class AsyncClient(Decorators):
         """
         if self.handlers.has_message_handlers:
             raise ConfigurationError(
-                "on_message: a client that has handlers cannot be iterated over. Use one of them."
+                "on_message: a client with handlers cannot be iterated over. Use either handlers "
+                "or `async for`."
             )
         return Messages(self._iterated, self._raise_if_failed)
 
@@ -687,7 +741,9 @@ class AsyncClient(Decorators):
 
     async def deliver(self, data: Any, robust: bool = False) -> None:
         """
-        Pass a message to the handlers on this event loop, without a network. For tests.
+        Pass a message to the handlers on this event loop, without a network.
+
+        Use it in tests. It returns when the handlers have finished, and needs no :meth:`start`.
 
         Args:
             data: A str or bytes as received. Any other object is encoded first.
@@ -699,7 +755,7 @@ class AsyncClient(Decorators):
         await deliver(self.handlers, message, caller, robust=robust, report=report)
 
     def _made_up(self, data: Any) -> Message:
-        """Return a message that came over no connection."""
+        """Return a message for ``deliver()``, which has no connection."""
         is_text, payload = self._encode(data)
         codec: Any = self.options.codec
         key = None if self._place is None else self._place.key
@@ -707,7 +763,7 @@ class AsyncClient(Decorators):
         return Message(payload.decode() if is_text else payload, origin, 1, time.time())
 
     def _report_delivered(self, error: BaseException) -> None:
-        """Report what a handler raised for a delivered message."""
+        """Log an exception that a handler raised for a delivered message, and keep it."""
         extra = fields(self.name, **about(error))
         write(
             self.options.logger, "error", "stream %s: %s", self.name, error,
@@ -727,7 +783,7 @@ class AsyncClient(Decorators):
 
     def __repr__(self) -> str:
         kind = type(self).__name__
-        if "_state" not in vars(self):  # in the frames of an error of its options
+        if "_state" not in vars(self):  # __init__ failed, and a traceback shows its frames
             return f"<{kind}>"
         where = shown_urls(self.options.url)
         return f"<{kind} {peer_text(self.name)}: {where}, {self.state.value}>"
@@ -741,9 +797,10 @@ def _options(url: Any, options: Mapping[str, Any]) -> ClientOptions:
 
 def registry_of(options: ClientOptions) -> Handlers:
     """
-    Return the registry of a client or fleet: the shared one, or one of its own that follows it.
+    Return the registry of a client or fleet.
 
-    The handlers that were given as options are the client's own.
+    It's the shared registry if no handler is given as an option. Otherwise it's a new one that
+    follows the shared one, because handlers in options belong to one client.
     """
     shared = options.handlers
     on_message: Any = options.message_handler
@@ -761,9 +818,9 @@ def registry_of(options: ClientOptions) -> Handlers:
 
 
 def _error_bytes(options: ClientOptions) -> int | None:
-    """Return how many bytes of messages the errors that are kept may pin."""
+    """Return how many bytes of messages the kept errors may hold in memory."""
     return None if options.inbox_bytes is None else max(1, options.inbox_bytes // 10)
 
 
 def void(_: Any) -> None:
-    """Drop a result."""
+    """Discard a result, for a lambda that must return ``None``."""

@@ -1,7 +1,7 @@
 """
-The errors that the lowest modules raise; :mod:`datastream_ws.exceptions` has them all.
+The errors that messages and codecs raise.
 
-Apart from the others, because those name a message, and a message raises these.
+They have their own module because :mod:`datastream_ws.exceptions` imports messages.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class DataStreamError(Exception):
     __module__ = "datastream_ws.exceptions"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exception's own would call __init__ with the text alone, and lose or refuse the rest.
+        # BaseException.__reduce__ calls __init__ with the text only. Errors with more arguments
+        # would fail there, or lose them.
         return _restored, (type(self), self.args), self.__dict__
 
 
@@ -32,7 +33,7 @@ def _restored(kind: type[DataStreamError], arguments: tuple[Any, ...]) -> DataSt
 
 
 class ConfigurationError(DataStreamError, ValueError):
-    """An option, a URL or a combination of them cannot work; the text names the option."""
+    """An option, a URL or a combination of options is invalid. The text names the option."""
 
     __module__ = "datastream_ws.exceptions"
 
@@ -44,12 +45,12 @@ class NotConnectedError(DataStreamError):
 
 
 class DecodeError(DataStreamError, ValueError):
-    """A payload cannot be decoded; the payload itself is not in the text."""
+    """A payload cannot be decoded. The text never contains the payload."""
 
     __module__ = "datastream_ws.exceptions"
 
 
 class EncodeError(DataStreamError, ValueError):
-    """An object cannot be sent: it is nothing that JSON has."""
+    """An object cannot be sent, because JSON has no such value."""
 
     __module__ = "datastream_ws.exceptions"

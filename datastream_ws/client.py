@@ -1,4 +1,4 @@
-"""The blocking client: the verbs of an :class:`AsyncClient`, from any thread."""
+"""The blocking client, which drives an :class:`AsyncClient` from any thread."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ __all__ = ["Client"]
 
 T = TypeVar("T")
 
-# How long the loop may take to get round to a callback before it counts as blocked.
+# A loop that takes longer than this to run a callback counts as blocked.
 START_SECONDS = 5.0
 RESPONSE_SECONDS = 0.1
 
@@ -54,8 +54,8 @@ class Client(Decorators):
     """
     A WebSocket stream that stays connected, in the background of this process.
 
-    Every method may be called from any thread, handlers included. The work is done by an
-    :class:`AsyncClient` (``client.aio``) on an event loop in a daemon thread that all clients
+    You can call every method from any thread, also in handlers. The client runs an
+    :class:`AsyncClient` (``client.aio``) on an event loop in a daemon thread, which all clients
     of the process share. Synchronous handlers run on handler threads. After a fork, the child's
     client is idle, and you can start it there.
 
@@ -74,8 +74,11 @@ class Client(Decorators):
         def handle(message):
             print(message.data)
 
-        with client:
+        client.run()                    # until Ctrl-C or SIGTERM
+
+        with client:                    # or in the background, while the block runs
             client.wait_ready(timeout=10)
+            client.send({"type": "hello"})
 
     """
 
@@ -96,7 +99,7 @@ class Client(Decorators):
         return self.aio.options
 
     @property
-    def handlers(self) -> Handlers:  # type: ignore[override]  # a fact here
+    def handlers(self) -> Handlers:  # type: ignore[override]  # read-only here
         """The registry of handlers and hooks."""
         return self.aio.handlers
 
@@ -112,7 +115,7 @@ class Client(Decorators):
 
     @property
     def state(self) -> State:
-        """The current state. CLOSED also when the event loop has ended."""
+        """The current state, which is also CLOSED when the event loop has ended."""
         return self.aio.state
 
     @property
@@ -152,7 +155,7 @@ class Client(Decorators):
         """
         Iterate over errors as they occur, until the client has closed.
 
-        Blocks the calling thread between errors.
+        It blocks the calling thread between errors.
 
         Each iteration starts with the errors that are still kept, including those of the network.
         At most 1,000 errors are kept, and at most a tenth of ``inbox_bytes``. The oldest are
@@ -168,10 +171,14 @@ class Client(Decorators):
 
     def start(self) -> None:
         """
-        Connect and stay connected in the background. Returns without waiting for the connection.
+        Connect and stay connected in the background, and return without waiting.
 
-        Never raises for network errors. Calling it again has no effect while the client runs.
+        It never raises for network errors. Calling it again has no effect while the client runs.
         After ``close()``, or once the client has failed, it starts with new numbers and counters.
+
+        Raises:
+            ConfigurationError: If the package that the lease requires isn't installed.
+
         """
         if not self.state.is_final:
             return
@@ -205,15 +212,15 @@ class Client(Decorators):
 
     @property
     def _finished(self) -> Future[None] | None:
-        """Done once the client has closed or failed, hooks included; ``None``: not started."""
+        """A future for the end of the client and its hooks. ``None`` if it isn't started."""
         return self.aio._finished
 
     def _share(self, budget: Budget) -> None:
-        """Handle no more messages than *budget* has, from the next ``start()`` on."""
+        """Handle at most as many messages as *budget* allows, from the next ``start()`` on."""
         self.aio._budget = budget
 
     def _join(self, place: Place) -> None:
-        """Be a fleet's stream, from the next ``start()`` on."""
+        """Become a stream of a fleet, from the next ``start()`` on."""
         self.aio._place = place
 
     @property
@@ -222,7 +229,7 @@ class Client(Decorators):
 
     def run(self) -> None:
         """
-        Start, and block until the client has closed.
+        Start the client, and block until it has closed.
 
         In the main thread, the first SIGINT or SIGTERM closes the client, which handles what it
         has received. A second signal closes it immediately.
@@ -231,7 +238,7 @@ class Client(Decorators):
             DataStreamError, OSError: The client's error, if it failed.
 
         """
-        news: SimpleQueue[str] = SimpleQueue()  # its put() may be called in a signal handler
+        news: SimpleQueue[str] = SimpleQueue()  # its put() is safe in a signal handler
         with signals_to(lambda number: news.put("signal")):
             self.start()
             finished = self._finished
@@ -248,7 +255,7 @@ class Client(Decorators):
         """
         Request that the client closes, without waiting. A second request closes immediately.
 
-        Thread-safe, and safe in a signal handler.
+        You can call it from any thread and from a signal handler.
         """
         self.aio.request_close()
 
@@ -256,14 +263,18 @@ class Client(Decorators):
         """
         Stop reading, handle what was received, write what is queued, and close the connection.
 
-        Blocks until done, and always returns within *timeout* + 1 seconds. Calling it again has no
-        effect. Inside a handler of this client, it requests the shutdown and returns.
+        It blocks until the client has closed, and always returns within *timeout* + 1 seconds.
+        Calling it again has no effect. Inside a handler of this client, it requests the shutdown
+        and returns.
 
         Args:
             timeout: Seconds for all of it. ``None`` means ``close_timeout``. Messages that are
-                unhandled then are counted as dropped.
-            code: The close code that the server receives.
-            reason: The reason that the server receives.
+                unhandled then stay in the spool, or are counted as dropped if there is none.
+            code: The close code that the server receives: 1000, 1001, or from 3000 to 4999.
+            reason: The reason that the server receives, at most 123 bytes in UTF-8.
+
+        Raises:
+            ConfigurationError: If *code* or *reason* can't be sent.
 
         """
         notice_fork()
@@ -273,11 +284,11 @@ class Client(Decorators):
             self._end_by(deadline)
 
     def _ask_close(self, timeout: float | None, farewell: HangUp | None = None) -> float:
-        """Have the client close within *timeout* seconds; return when it must have ended."""
+        """Request the close, and return the monotonic time by which it must have ended."""
         return time.monotonic() + self.aio._ask_close(timeout, farewell) + CLOSE_GRACE
 
     def _end_by(self, deadline: float) -> None:
-        """Wait for the end until *deadline*, whatever user code does."""
+        """Wait for the end until *deadline*, also if user code blocks the loop."""
         use = self._loop_use
         if use is None:
             return
@@ -302,24 +313,24 @@ class Client(Decorators):
 
     def _log(self, level: str, text: str, *arguments: Any) -> None:
         name = peer_text(self.name)
-        with suppress(Exception):  # a logger is the user's code
+        with suppress(Exception):  # the logger may be user code
             write(
                 self.options.logger, level, f"stream %s: {text}", name, *arguments,
                 exc_info=None, extra=fields(self.name),
             )  # fmt: skip
 
     def _abandon(self, use: LoopUse) -> None:
-        """Be closed, as others see it. When user code returns, the rest ends without a word."""
+        """Set the state to CLOSED while user code blocks the loop, which ends when it returns."""
         abandon_loop(use.thread)
         state, self.aio._state = self.aio._state, Observable(State.CLOSED)
         state.set(State.CLOSED)
         self.aio._errors.end()
-        with suppress(InvalidStateError):  # it has just ended
+        with suppress(InvalidStateError):  # the client has just ended
             if use.finished is not None:
                 use.finished.set_result(None)
 
     def _abandon_if_running(self) -> None:
-        """As :meth:`_abandon`, for a fleet whose loop is blocked."""
+        """Abandon a running client of a fleet whose loop is blocked."""
         if self._loop_use is not None and not self.state.is_final:
             self._abandon(self._loop_use)
 
@@ -335,7 +346,7 @@ class Client(Decorators):
     ) -> None:
         self.close()
 
-    if not TYPE_CHECKING:  # type checkers are to refuse it
+    if not TYPE_CHECKING:  # so that type checkers report `async with Client(…)`
 
         async def __aenter__(self) -> Any:
             raise TypeError("use `async with AsyncClient(…)` in a coroutine, or `with Client(…)`")
@@ -346,11 +357,14 @@ class Client(Decorators):
         """
         Block the calling thread until the client is ready.
 
+        Args:
+            timeout: Seconds to wait. ``None`` means no limit.
+
         Raises:
-            TimeoutError: After *timeout* seconds. ``None`` means no limit.
+            TimeoutError: If it isn't ready in time.
             NotConnectedError: If the client isn't started, or closes while waiting.
             DataStreamError, OSError: The client's error, once it has failed.
-            ConfigurationError: On the event loop's thread, which it would block.
+            ConfigurationError: If you call it on the event loop's thread, which it would block.
 
         """
         self._refuse_on_loop("wait_ready")
@@ -364,10 +378,15 @@ class Client(Decorators):
         """
         Block the calling thread until the client has closed.
 
+        It returns immediately if the client was never started.
+
+        Args:
+            timeout: Seconds to wait. ``None`` means no limit.
+
         Raises:
-            TimeoutError: After *timeout* seconds. ``None`` means no limit.
+            TimeoutError: If it hasn't closed in time.
             DataStreamError, OSError: The client's error, once it has failed.
-            ConfigurationError: On the event loop's thread, which it would block.
+            ConfigurationError: If you call it on the event loop's thread, which it would block.
 
         """
         self._refuse_on_loop("wait_closed")
@@ -383,8 +402,9 @@ class Client(Decorators):
         """
         Drop the connection, or the wait for the next attempt, and connect again.
 
-        Thread-safe, and never blocks. It doesn't wait for the end of this connection or for the
-        next one, so an inline handler may call it. It has no effect while the client is paused.
+        It's thread-safe and never blocks. It doesn't wait for the end of this connection or for
+        the next one, so an inline handler may call it. It doesn't count as a failed attempt, and
+        has no effect while the client is paused.
 
         Args:
             code: The close code that the server receives: 1000, 1001, or from 3000 to 4999.
@@ -401,37 +421,53 @@ class Client(Decorators):
         """
         Close the connection and stay offline until :meth:`resume` is called. A lease is kept.
 
-        Thread-safe, and never blocks. Calling it again has no effect.
+        It's thread-safe and never blocks. Calling it again has no effect.
 
         Args:
-            code: The close code that the server receives.
-            reason: The reason that the server receives.
+            code: The close code that the server receives: 1000, 1001, or from 3000 to 4999.
+            reason: The reason that the server receives, at most 123 bytes in UTF-8.
+
+        Raises:
+            ConfigurationError: If *code* or *reason* can't be sent.
+            NotConnectedError: If the client isn't running.
 
         """
         self.aio._ask_pause(code, reason)
 
     def resume(self) -> None:
-        """Connect again after :meth:`pause`. Thread-safe, and never blocks."""
+        """
+        Connect again after :meth:`pause`.
+
+        It's thread-safe and never blocks. It has no effect unless the client is paused.
+
+        Raises:
+            NotConnectedError: If the client isn't running.
+
+        """
         self.aio._ask_resume()
 
     # --- sending ---
 
     def send(self, obj: Any, wait: float = 0.0) -> Queued:
         """
-        Queue a message for sending. Thread-safe, and keeps the order of each thread.
+        Queue a message for sending. Messages of one thread keep their order.
 
-        Blocks, at most ``write_timeout``, only while the write queue is above its mark or
-        ``send_rate`` holds it back. On the loop's own thread (coroutine handlers) it never
-        blocks. Await its result there.
+        It's thread-safe. It blocks, at most ``write_timeout``, only while the write queue is full
+        or ``send_rate`` holds it back. In a coroutine handler it never blocks, so await its result
+        there.
 
         Args:
             obj: A str becomes a text frame, and bytes become a binary frame. The codec encodes
                 any other object.
             wait: Seconds to wait for a connection if there is none.
 
+        Returns:
+            An awaitable that waits for room in the queue. You only need it in a coroutine handler.
+
         Raises:
+            EncodeError, TypeError: If the codec can't encode *obj*.
             NotConnectedError: If there is no open connection.
-            SendTimeoutError: If the queue stays above its mark.
+            SendTimeoutError: If the queue stays full.
 
         """
         frame = self.aio._encode(obj)
@@ -465,10 +501,14 @@ class Client(Decorators):
         """
         Block until every queued message is written.
 
+        Args:
+            timeout: Seconds to wait. ``None`` means no limit.
+
         Raises:
-            TimeoutError: After *timeout* seconds. ``None`` means no limit.
-            NotConnectedError: If the connection is lost before, or there is none.
+            TimeoutError: If messages are still unsent then.
+            NotConnectedError: If there is no connection, or it is lost while waiting.
             SendTimeoutError: If nothing could be written for ``write_timeout``.
+            ConfigurationError: If you call it on the event loop's thread, which it would block.
 
         """
         self._refuse_on_loop("flush")
@@ -481,14 +521,20 @@ class Client(Decorators):
         self, obj: Any, match: Callable[[Message], Any], timeout: float | None = 30.0
     ) -> Message:
         """
-        Send *obj* and return the first message from then on for which ``match(message)`` holds.
+        Send *obj* and return the first message after it for which ``match(message)`` is true.
 
-        Blocks. The message reaches the handlers, too. *match* runs on the loop's thread, so keep
-        it short.
+        It blocks the calling thread. Handlers get that message, too.
+
+        Args:
+            obj: As for :meth:`send`.
+            match: It runs on the loop's thread, so keep it short.
+            timeout: Seconds to wait. ``None`` waits as long as the connection lives.
 
         Raises:
-            TimeoutError: After *timeout* seconds. ``None`` means as long as the connection lives.
-            NotConnectedError: If there is no connection, or it drops before the reply.
+            TimeoutError: If no such message arrives in time.
+            NotConnectedError: If there is no connection, or it is lost before the reply.
+            ConfigurationError: If you call it on the event loop's thread, which it would block.
+            Exception: Any exception that *match* raises.
 
         """
         self._refuse_on_loop("request")
@@ -502,18 +548,20 @@ class Client(Decorators):
         self, match: Callable[[Message], Any] | None = None, timeout: float | None = 30.0
     ) -> Message:
         """
-        Return the next message for which ``match(message)`` holds, without sending anything.
+        Return the next message for which ``match(message)`` is true, without sending anything.
 
-        Blocks. In ``on_connect`` and ``on_ready`` it sees every message of that connection from
-        its first. The message reaches the handlers, too. *match* runs on the loop's thread, so
-        keep it short.
+        It blocks the calling thread. In ``on_connect`` and ``on_ready`` it starts with the first
+        message of that connection. Handlers get the message, too.
 
         Args:
-            match: ``None`` takes any message.
+            match: It runs on the loop's thread, so keep it short. ``None`` takes any message.
+            timeout: Seconds to wait. ``None`` waits as long as the connection lives.
 
         Raises:
-            TimeoutError: After *timeout* seconds. ``None`` means as long as the connection lives.
-            NotConnectedError: If there is no connection, or it drops before the message.
+            TimeoutError: If no such message arrives in time.
+            NotConnectedError: If there is no connection, or it is lost before the message.
+            ConfigurationError: If you call it on the event loop's thread, which it would block.
+            Exception: Any exception that *match* raises.
 
         """
         self._refuse_on_loop("receive")
@@ -527,7 +575,7 @@ class Client(Decorators):
         timeout: float | None,
         send: Callable[[], None] | None,
     ) -> Message:
-        """Wait on the loop for a message, but no longer than the loop and the client last."""
+        """Wait on the loop for a message, at most until the client ends or its loop is blocked."""
         self.aio._running()
         use = self._loop_use
         assert use is not None
@@ -548,10 +596,11 @@ class Client(Decorators):
 
     def subscribe(self, obj: Any, key: Hashable = None, unsubscribe: Any = None) -> Hashable:
         """
-        Send *obj* now and again on every connection, between ``on_connect`` and ``on_ready``.
+        Send *obj* now, and again on every connection, between ``on_connect`` and ``on_ready``.
 
-        Never blocks. The messages are written as the connection accepts them. You can call it
-        before :meth:`start`. The same subscription with the same key is sent only once.
+        It's thread-safe and never blocks. The messages are written as the connection accepts them.
+        You can call it before :meth:`start`. The same subscription with the same key is sent only
+        once.
 
         Args:
             obj: As for :meth:`send`, or a callable that returns such an object. It's called for
@@ -559,16 +608,23 @@ class Client(Decorators):
             key: The name of the subscription. A new subscription replaces one with the same key.
                 ``None`` uses the encoded message, or the callable, as the key.
             unsubscribe: What :meth:`unsubscribe` sends, or a callable that returns it. It's called
-                when it's needed. ``None`` means nothing.
+                when it's needed. ``None`` sends nothing.
 
         Returns:
-            The key.
+            The key, which :meth:`unsubscribe` takes.
+
+        Raises:
+            EncodeError, TypeError: If the codec can't encode a message.
 
         """
         return self.aio._subscribe(obj, key, unsubscribe)
 
     def unsubscribe(self, key: Hashable) -> None:
-        """End a subscription. Never blocks. An unknown key has no effect."""
+        """
+        End a subscription, and send its unsubscribe message if there is one.
+
+        It's thread-safe and never blocks. An unknown key has no effect.
+        """
         self.aio._subscriptions.remove(key)
 
     def _is_on_loop(self) -> bool:
@@ -585,13 +641,17 @@ class Client(Decorators):
 
     def deliver(self, data: Any, robust: bool = False) -> None:
         """
-        Pass a message to the handlers in this thread, without a network. For tests.
+        Pass a message to the handlers in this thread, without a network.
 
+        Use it in tests. It returns when the handlers have finished, and needs no :meth:`start`.
         Coroutine handlers run on a temporary event loop.
 
         Args:
             data: A str or bytes as received. Any other object is encoded first.
             robust: ``True`` reports a handler's exception, as in production. ``False`` raises it.
+
+        Raises:
+            ConfigurationError: If an event loop runs in this thread.
 
         """
         if asyncio._get_running_loop() is not None:
@@ -608,7 +668,7 @@ class Client(Decorators):
         self._loop_use = None
 
     def __repr__(self) -> str:
-        if "aio" not in vars(self):  # in the frames of an error of its options
+        if "aio" not in vars(self):  # __init__ failed, and a traceback shows its frames
             return f"<{type(self).__name__}>"
         return repr(self.aio).replace(type(self.aio).__name__, type(self).__name__, 1)
 
@@ -626,10 +686,10 @@ class Queued(Awaitable[None]):
 
 
 def _next(news: SimpleQueue[str], deadline: float = float("inf")) -> str | None:
-    """Return the next word; ``None``: there was none before *deadline*."""
+    """Return the next word, or ``None`` if none arrives before *deadline*."""
     while (left := deadline - time.monotonic()) > 0:
         with suppress(Empty):
-            # In pieces: a signal that comes the moment before the wait begins does not end it.
+            # Short waits, because a signal just before a wait doesn't interrupt it.
             return news.get(timeout=min(1.0, left))
     return None
 

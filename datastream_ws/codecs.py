@@ -1,4 +1,4 @@
-"""JSON codecs: what ``message.json()`` and ``send`` use."""
+"""The JSON codecs that ``message.json()`` and ``send()`` use."""
 
 from __future__ import annotations
 
@@ -28,36 +28,38 @@ __all__ = [
 @runtime_checkable
 class Codec(Protocol):
     """
-    Turns payloads into objects and back; called from any thread.
+    An object that decodes payloads and encodes objects. Its methods run in any thread.
 
-    Where messages of one connection belong together, as in a compressed stream, a codec may also
-    have ``unpacker()``. It is called for each new connection, and returns a function that gets
-    every received payload in order, on the loop's thread. It returns the message, str or bytes,
-    that ``decode`` and the handlers see, or ``None`` while the message is not complete. If it
-    raises, the connection is replaced.
+    If the messages of a connection depend on each other, as in a compressed stream, a codec may
+    also have ``unpacker()``. It's called for each new connection and returns a function. That
+    function gets every received payload in order, on the loop's thread. It returns the str or bytes
+    that ``decode`` and the handlers get, or ``None`` while the message is incomplete. If it raises
+    an exception, the connection is replaced.
     """
 
-    def decode(self, data: str | bytes) -> Any: ...
+    def decode(self, data: str | bytes) -> Any:
+        """Return the object that a payload encodes. It may raise any exception."""
+        ...
 
     def encode(self, obj: Any) -> str | bytes:
-        """Return str for a text frame, bytes for a binary one."""
+        """Return the payload of an object, a str for a text frame or bytes for a binary frame."""
         ...
 
 
 class JsonCodec:
-    """The standard library's; it reads NaN and Infinity, which JSON has not, and sends neither."""
+    """The codec of the standard library. It decodes NaN and Infinity, and refuses to send them."""
 
     def __init__(self) -> None:
         self._scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # typeshed lacks it
 
     def decode(self, data: str | bytes) -> Any:
-        """As ``json.loads``, which looks for white space around every payload first."""
+        """Decode as ``json.loads`` does, but faster if there is no white space around it."""
         if isinstance(data, str) and data[:1] in "{[":
             try:
                 obj, end = self._scan(data, 0)
                 if end == len(data):
                     return obj
-            except StopIteration:  # a value is missing: loads() says where
+            except StopIteration:  # a value is missing; json.loads() reports where
                 pass
         return json.loads(data)
 
@@ -66,7 +68,7 @@ class JsonCodec:
             return json.dumps(
                 obj, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain
             )
-        except ValueError:  # its text shows the number, or the object that contains itself
+        except ValueError:  # NaN, Infinity or a circular reference
             _refuse_nan(obj)
             raise
 
@@ -78,14 +80,14 @@ JSON = JsonCodec()
 
 
 def _plain(obj: Any) -> Any:
-    """Let dataclasses be sent with every codec, as orjson and msgspec do by themselves."""
+    """Convert a dataclass to a dict. orjson and msgspec have this built in."""
     if is_dataclass(obj) and not isinstance(obj, type):
         return {field.name: getattr(obj, field.name) for field in fields(obj)}
     raise TypeError(f"{type(obj).__name__} is not JSON serializable")
 
 
 def _refuse_nan(obj: Any) -> None:
-    """Raise EncodeError if there is a number in *obj* that JSON has not."""
+    """Raise EncodeError if *obj* contains NaN or Infinity (RFC 8259 section 6)."""
     seen: set[int] = set()
     rest = [obj]
     while rest:
@@ -111,14 +113,14 @@ def _parts(obj: Any) -> Iterable[Any]:
 
 
 def _without_nan(obj: Any, encoded: bytes) -> str:
-    """Return *encoded* as text; orjson and msgspec write null where JSON has no such number."""
+    """Return *encoded* as text. orjson and msgspec write null for NaN and Infinity."""
     if b"null" in encoded:
         _refuse_nan(obj)
     return encoded.decode()
 
 
 class OrjsonCodec:
-    """orjson's; of the extra ``fast``."""
+    """The codec that uses orjson (extra ``fast``)."""
 
     def __init__(self, orjson: Any) -> None:
         self.decode = orjson.loads
@@ -132,7 +134,7 @@ class OrjsonCodec:
 
 
 class MsgspecCodec:
-    """msgspec's; of the extra ``fast``."""
+    """The codec that uses msgspec (extra ``fast``)."""
 
     def __init__(self, msgspec: Any) -> None:
         self._msgspec = msgspec
@@ -146,13 +148,13 @@ class MsgspecCodec:
         return codec_for, ("msgspec",)
 
     def typed(self, type_: Any) -> Callable[[str | bytes], Any]:
-        """Return a decoder straight from a payload to *type_*."""
+        """Return a function that decodes a payload into a *type_* in one step."""
         decode: Callable[[str | bytes], Any] = self._msgspec.json.Decoder(type_).decode
         return decode
 
 
 class _NoCodec:
-    """Stands in while a ``decode_as`` is checked, before any client has a codec."""
+    """A placeholder to check ``decode_as`` with, when no client exists yet."""
 
     def decode(self, data: str | bytes) -> Any:
         raise NotImplementedError
@@ -166,10 +168,10 @@ NO_CODEC = _NoCodec()
 
 def codec_for(name: str | Codec) -> Codec:
     """
-    Return the codec an option names.
+    Return the codec for a value of the option ``codec``.
 
     Raises:
-        ConfigurationError: If it is unknown, or its package is not installed.
+        ConfigurationError: If the name is unknown, or its package isn't installed.
 
     """
     if not isinstance(name, str):
@@ -184,15 +186,15 @@ def codec_for(name: str | Codec) -> Codec:
 
 @functools.cache
 def _made(maker: Callable[[Any], Codec], package: Any) -> Codec:
-    """Make a codec once, so that one that was pickled is the same again."""
+    """Make each codec once, so that a pickled codec is the same object after unpickling."""
     return maker(package)
 
 
 def frame_of(obj: Any, codec: str | Codec) -> tuple[bool, bytes]:
     """
-    Return an outgoing message: whether it is text, and its payload.
+    Return whether an outgoing message is a text frame, and its payload.
 
-    str is text, bytes and the like are binary, anything else goes through the codec.
+    A str is a text frame, and bytes are a binary frame. The codec encodes any other object.
     """
     if not isinstance(obj, str | bytes | bytearray | memoryview):
         obj = codec_for(codec).encode(obj)
@@ -201,10 +203,10 @@ def frame_of(obj: Any, codec: str | Codec) -> tuple[bool, bytes]:
 
 def converter_for(type_: Any, codec: Codec) -> Callable[[str | bytes], Any]:
     """
-    Return what turns a payload into an instance of *type_*, a dataclass or ``msgspec.Struct``.
+    Return a function that decodes a payload into a *type_*, a dataclass or ``msgspec.Struct``.
 
-    With the msgspec codec msgspec does it, types checked. Else a dataclass needs no other
-    package: fields are taken by name, unknown ones ignored, types not looked at.
+    With the msgspec codec, msgspec also checks the types. Otherwise the fields of a dataclass are
+    set by name, without checking their types. Unknown fields are ignored.
 
     Raises:
         ConfigurationError: If *type_* is neither.
@@ -218,7 +220,7 @@ def converter_for(type_: Any, codec: Codec) -> Callable[[str | bytes], Any]:
 
 
 def straight_converter(type_: Any, codec: Codec) -> Callable[[str | bytes], Any] | None:
-    """Return a function that decodes a payload into a *type_* in one step, or ``None``."""
+    """Return a function that decodes a payload into a *type_* in one step, if the codec can."""
     is_struct = hasattr(type_, "__struct_fields__")
     if not isinstance(type_, type) or not (is_struct or is_dataclass(type_)):
         raise ConfigurationError("decode_as: must be a dataclass or a msgspec.Struct")
@@ -230,7 +232,7 @@ def straight_converter(type_: Any, codec: Codec) -> Callable[[str | bytes], Any]
 
 
 def object_converter(type_: Any) -> Callable[[Any], Any]:
-    """Return what makes a *type_* of a decoded payload."""
+    """Return a function that converts a decoded payload into a *type_*."""
     if not hasattr(type_, "__struct_fields__"):
         return _dataclass_converter(type_)
     msgspec = _imported("msgspec", "decode_as")
@@ -257,9 +259,9 @@ def _dataclass_converter(type_: type) -> Callable[[Any], Any]:
 
 def field_finder(codec: Codec, name: str) -> Callable[[str | bytes], Any] | None:
     """
-    Return a function that finds one field of a JSON object alone, or ``None`` without one.
+    Return a function that decodes only one field of a JSON object, or ``None`` without msgspec.
 
-    It raises where the payload is something else, or odd; decode it then.
+    The function raises an exception if the payload isn't such an object. Then decode it fully.
     """
     is_json = isinstance(codec, JsonCodec | OrjsonCodec | MsgspecCodec)
     return _msgspec_finder(name) if is_json else None
@@ -278,9 +280,9 @@ def _msgspec_finder(name: str) -> Callable[[str | bytes], Any] | None:
 
 def shown_failure(error: Exception) -> str:
     """
-    Return what may be shown of a decoder's error; its own text may quote the payload.
+    Return the part of a decoder's error that is safe to show, because its text may quote data.
 
-    JSON decoders report the position and not the content. A converter's "Expected `int`, got `str`
+    JSON decoders report the position and not the content. msgspec's "Expected `int`, got `str`
     - at `$.x`" and "missing required field" name the user's types. Its other texts quote values.
     """
     text = str(error)
@@ -298,5 +300,5 @@ def _imported(package: str, option: str) -> Any:
         return importlib.import_module(package)
     except ImportError:
         raise ConfigurationError(
-            f"{option}: {package} is not installed: pip install 'datastream-ws[fast]'"
+            f"{option}: {package} is not installed. Run: pip install 'datastream-ws[fast]'"
         ) from None

@@ -1,9 +1,8 @@
 """
-The one seam: what adapters and leaves may use of the core besides its public names.
+The names that adapters for frameworks use, besides the public names of the package.
 
-An adapter for another framework imports ``datastream_ws``, this module and
-``datastream_ws.runner``, and nothing else. What is imported here is handed on from the module
-where it lives; what is defined here all adapters have in common.
+An adapter imports ``datastream_ws``, this module and ``datastream_ws.runner``, and nothing else.
+This module exports names of other modules, and defines what all adapters have in common.
 """
 
 from __future__ import annotations
@@ -118,7 +117,7 @@ __all__ = [
     "write_health_file",
 ]
 
-PLACEHOLDER = "ws://localhost"  # each row has a URL of its own; this one is never dialled
+PLACEHOLDER = "ws://localhost"  # never used, because each row has its own URL
 FATAL_DELAY = 300.0  # seconds between attempts after a fatal error, where no supervisor restarts
 
 
@@ -127,11 +126,11 @@ FATAL_DELAY = 300.0  # seconds between attempts after a fatal error, where no su
 
 def embedded_defaults(*, foreground: bool) -> dict[str, Any]:
     """
-    Return the options that an adapter's clients have unless settings say otherwise.
+    Return the defaults of an adapter's clients, which settings override.
 
     Args:
-        foreground: For a command that a supervisor restarts: a fatal error ends it. Elsewhere
-            the process has other work, and outlives an invalid key.
+        foreground: ``True`` is for a command that a supervisor restarts, so a fatal error ends it.
+            ``False`` is for a process with other work, so the client retries after a fatal error.
 
     """
     return {
@@ -144,7 +143,7 @@ def embedded_defaults(*, foreground: bool) -> dict[str, Any]:
 def embedded_options(
     settings: Mapping[str, Any], *, foreground: bool = False, **defaults: Any
 ) -> ClientOptions:
-    """Return options made of upper-case settings and of an adapter's defaults."""
+    """Return options made from upper-case settings and an adapter's defaults."""
     return ClientOptions.from_mapping(
         settings, **embedded_defaults(foreground=foreground) | defaults
     )
@@ -159,25 +158,25 @@ def embedded_fleet(
     **defaults: Any,
 ) -> Fleet:
     """
-    Return a fleet made of settings, which outlives the failure of each of its streams.
+    Return a fleet made from settings.
 
     Args:
-        source: As of :class:`Fleet`.
+        source: As for :class:`Fleet`.
         settings: Upper-case options of its streams.
-        arguments: Of the fleet itself: *refresh*, *start_rate*, *limit*.
-        kind: A class of the adapter's own.
+        arguments: The arguments of the fleet itself, which are *refresh*, *start_rate* and *limit*.
+        kind: A subclass of Fleet to use. ``None`` uses Fleet.
         **defaults: More options, which settings override.
 
     Raises:
-        ConfigurationError: If one of them cannot work.
+        ConfigurationError: If a setting or an argument is invalid.
 
     """
-    from .fleet.fleet import Fleet  # most programs have none
+    from .fleet.fleet import Fleet  # imported on first use, because most programs have no fleet
 
     given = ClientOptions.from_mapping({"URL": PLACEHOLDER, **settings})
     chosen = {name: getattr(given, name) for name in given.chosen - {"url"}}
     own: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value  # as JSON has it
+        name: tuple(value) if isinstance(value, list) else value  # JSON has lists, not tuples
         for name, value in arguments.items()
     }
     return (kind or Fleet)(source, **own, **{**defaults, **chosen})
@@ -187,12 +186,13 @@ def prepare(
     client: Client | Fleet, *, foreground: bool, lease: bool = True, **defaults: Any
 ) -> None:
     """
-    Give a client that is not started yet an adapter's defaults for what it has not chosen itself.
+    Set an adapter's defaults for the options that a client doesn't set itself.
 
     Args:
-        client: Or a fleet, which outlives the failure of each of its streams.
-        foreground: As of :func:`embedded_defaults`.
-        lease: Whether a lease that was chosen is used.
+        client: A client or a fleet that isn't started yet. A fleet ignores *foreground*, because
+            it continues when one of its streams fails.
+        foreground: As for :func:`embedded_defaults`.
+        lease: ``False`` ignores the option ``lease``.
         **defaults: More options.
 
     """
@@ -206,23 +206,23 @@ def prepare(
         client.options = options
 
 
-# --- streams, whatever framework they are of -------------------------------------------------
+# --- streams of any framework ----------------------------------------------------------------
 
 
 def is_stream_of_settings(given: Any) -> bool:
-    """Whether *given* is a stream of Django's ``DATASTREAMS``."""
+    """Return whether *given* is a stream of Django's ``DATASTREAMS``."""
     return hasattr(type(given), "prepare")
 
 
 def name_of(given: Any) -> str:
-    """Return the name of a client or stream, without building anything."""
-    # A Django stream's name is its alias; asking for `name` would read the settings.
+    """Return the name of a client or stream, without creating a client."""
+    # The attribute `name` of a Django stream would read the settings.
     name: str = given.alias if is_stream_of_settings(given) else given.name
     return name
 
 
 def client_of(given: Any, flask_app: Any = None) -> Any:
-    """Return the client of this process behind a stream; raises what wrong settings raise."""
+    """Return the client that a stream has in this process. Raises what invalid settings raise."""
     if flask_app is not None:
         with flask_app.app_context():
             return given.client
@@ -231,13 +231,15 @@ def client_of(given: Any, flask_app: Any = None) -> Any:
 
 def check_stream(given: Any, flask_app: Any, verb: str) -> None:
     """
-    Refuse what is neither a client nor a stream.
+    Verify that *given* is a client or a stream.
 
     Args:
-        verb: The function that was given it, for the error.
+        given: The value to verify.
+        flask_app: The app of a Flask stream. ``None`` for any other stream.
+        verb: The function that the user called. The error names it.
 
     Raises:
-        ConfigurationError: Also if a Flask stream comes without its app, or an app without one.
+        ConfigurationError: If it isn't. Also if a Flask stream has no app, or another stream has.
 
     """
     is_flask = hasattr(type(given), "init_app")
@@ -256,7 +258,7 @@ def check_stream(given: Any, flask_app: Any, verb: str) -> None:
 
 
 def argument_for(message: Message) -> dict[str, Any]:
-    """Return a message as JSON can carry it: a binary payload in base64, a key as a text."""
+    """Return a message as a dict for JSON. Binary data is in base64, and the key is a string."""
     data = message.data
     argument: dict[str, Any] = {
         "data": data,
@@ -267,7 +269,7 @@ def argument_for(message: Message) -> dict[str, Any]:
         "received_at": message.received_at,
         "stream": message.stream,
     }
-    if message.key is not None:  # a whole number is one in JSON, too
+    if message.key is not None:  # JSON also has whole numbers
         argument["key"] = message.key if isinstance(message.key, int) else str(message.key)
     if isinstance(data, bytes):
         argument["data"] = base64.b64encode(data).decode("ascii")
@@ -277,7 +279,7 @@ def argument_for(message: Message) -> dict[str, Any]:
 
 # --- dotted paths in settings ----------------------------------------------------------------
 
-# Options that take a callable, a class or an object; elsewhere a text is a text.
+# Options that take a callable, a class or an object. In other options a string is just a string.
 DOTTED = {
     *("SOURCE", "URL", "HEADERS", "MESSAGE_HANDLER", "CONNECTION_READY_HANDLER", "LOGGER", "RETRY"),
     *("HEARTBEAT", "SSL", "LEASE", "CONFLATE", "ORDERING_KEY", "RETRY_MESSAGE", "CODEC", "ROUTE"),
@@ -287,16 +289,16 @@ DOTTED_PATH = re.compile(r"[^\W\d]\w*(?:[.:][^\W\d]\w*)+")
 
 
 def is_dotted_path(value: Any) -> bool:
-    """Whether a setting names something to import; a text with ``://`` is a URL."""
+    """Return whether a setting is a dotted path to import. A string with ``://`` is a URL."""
     return isinstance(value, str) and DOTTED_PATH.fullmatch(value) is not None
 
 
 def resolved(key: str, value: Any) -> Any:
     """
-    Return what a setting stands for: a dotted path is imported, a class of objects is made one.
+    Return the value of a setting. A dotted path is imported, and some classes are instantiated.
 
     Raises:
-        ImportError: If there is nothing at the end of the path, or what is there fails itself.
+        ImportError: If the path can't be imported, or the class raises an exception.
 
     """
     if key not in DOTTED or not is_dotted_path(value):
@@ -310,5 +312,5 @@ def resolved(key: str, value: Any) -> Any:
 
 
 def current_key() -> Any:
-    """Return the key of the fleet's stream whose handler or hook runs here, else ``None``."""
+    """Return the key of the fleet's stream whose handler or hook runs here, or ``None``."""
     return getattr(handling.get(), "key", None)

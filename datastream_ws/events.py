@@ -1,4 +1,4 @@
-"""The states of a client, and the frozen events that its hooks are given."""
+"""The states of a client, and the events that its hooks get."""
 
 from __future__ import annotations
 
@@ -14,26 +14,42 @@ __all__ = ["DisconnectEvent", "GapEvent", "Handshake", "RecentEvent", "State", "
 
 
 class State(Enum):
-    """Where a client stands; changed in one place, told to ``on_state``."""
+    """
+    The state of a client. Every change is passed to ``on_state`` hooks.
 
-    IDLE = "idle"  # never started in this process
+    Attributes:
+        IDLE: Never started in this process.
+        CONNECTING: An attempt to connect is in progress.
+        CONNECTED: Messages arrive, and the ``on_connect`` and ``on_ready`` hooks run.
+        READY: The hooks have succeeded.
+        WAITING: The backoff before the next attempt.
+        PAUSED: Offline until ``resume()`` is called.
+        STANDBY: Another process holds the lease.
+        CLOSING: Received messages are handled before the connection is closed.
+        CLOSED: The client was closed.
+        FAILED: The client doesn't connect again. The property ``error`` has the reason.
+
+    """
+
+    IDLE = "idle"
     CONNECTING = "connecting"
-    CONNECTED = "connected"  # messages arrive, on_connect and on_ready hooks run
+    CONNECTED = "connected"
     READY = "ready"
-    WAITING = "waiting"  # backing off before the next attempt
+    WAITING = "waiting"
     PAUSED = "paused"
-    STANDBY = "standby"  # another process holds the lease
-    CLOSING = "closing"  # finishing what was received
+    STANDBY = "standby"
+    CLOSING = "closing"
     CLOSED = "closed"
-    FAILED = "failed"  # gave up; .error says why
+    FAILED = "failed"
 
     @property
     def is_connected(self) -> bool:
+        """Whether there is an open connection (CONNECTED or READY)."""
         return self is State.CONNECTED or self is State.READY
 
     @property
     def is_final(self) -> bool:
-        """Nothing happens any more before ``start()`` is called (again)."""
+        """Whether the client does nothing until ``start()`` is called (IDLE, CLOSED or FAILED)."""
         return self in (State.IDLE, State.CLOSED, State.FAILED)
 
 
@@ -43,8 +59,11 @@ class StateEvent:
     A change of state.
 
     Attributes:
-        attempt: Number of the attempt since the last stable connection, from 1.
-        delay: Seconds until the next attempt (WAITING), else ``None``.
+        state: The new state.
+        previous: The state before.
+        error: The error that caused the change. ``None`` if there is none.
+        attempt: The number of the attempt since the last stable connection, from 1.
+        delay: Seconds until the next attempt if the state is WAITING. ``None`` otherwise.
 
     """
 
@@ -61,12 +80,12 @@ class DisconnectEvent:
     The end of a connection that was open.
 
     Attributes:
-        connection: Its number, from 1.
-        code: Close code (1006 when the peer sent none).
-        reason: The peer's reason, escaped and cut.
-        error: What ended it; ``None`` when we closed it.
-        will_retry: Whether another attempt follows by itself.
-        delay: Seconds until then; ``None`` when there is none.
+        connection: The number of the connection, from 1.
+        code: The close code (RFC 6455 section 7.4). It's 1006 if the server sent none.
+        reason: The server's reason, escaped and shortened. It may be empty.
+        error: The error that ended the connection. ``None`` if the client closed it.
+        will_retry: Whether the client connects again automatically.
+        delay: Seconds until the next attempt. ``None`` if there is no delay or no attempt.
 
     """
 
@@ -81,13 +100,13 @@ class DisconnectEvent:
 @dataclass(frozen=True, slots=True)
 class GapEvent:
     """
-    A time without a connection: what the server sent meanwhile did not arrive.
+    A time without a connection. Messages that the server sent in it did not arrive.
 
     Attributes:
-        started_at: UNIX time of the loss.
-        ended_at: UNIX time of the next open connection.
-        seconds: Length, by the monotonic clock.
-        last_message: The last message received before it; ``None`` when there was none.
+        started_at: The UNIX time at which the connection was lost.
+        ended_at: The UNIX time at which the next connection was open.
+        seconds: The length of the gap in seconds, by the monotonic clock.
+        last_message: The last message received before the gap. ``None`` if there was none.
 
     """
 
@@ -100,13 +119,14 @@ class GapEvent:
 @dataclass(frozen=True, slots=True)
 class RecentEvent:
     """
-    Something that happened to a stream, for those who look later.
+    An event in the recent history of a stream, see ``Stats.recent_events``.
 
     Attributes:
-        at: UNIX time.
+        at: The UNIX time of the event.
         kind: ``"connected"``, ``"ready"``, ``"lost"``, ``"gap"``, ``"lease"``, ``"paused"``,
-            ``"resumed"``, ``"reconnect"``, ``"failed"`` or ``"closed"``; of a fleet ``"limit"``.
-        text: What happened, in a few words; may be empty.
+            ``"resumed"``, ``"reconnect"``, ``"failed"`` or ``"closed"``. A fleet also has
+            ``"limit"``.
+        text: A short description. It may be empty.
 
     """
 
@@ -121,7 +141,7 @@ class Handshake:
     The response of a server that accepted a connection.
 
     Attributes:
-        subprotocol: The one that the server selected. ``None`` if it selected none.
+        subprotocol: The subprotocol that the server selected. ``None`` if it selected none.
         headers: The headers of the response. Their names are case-insensitive. The values of a
             repeated header are joined by ``", "``. They may be secrets, so ``repr`` hides them.
 

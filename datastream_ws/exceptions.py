@@ -4,25 +4,26 @@ Every error of the package.
 ::
 
     DataStreamError
-    ├─ ConfigurationError (ValueError)   an option or URL is wrong         raised by constructors
-    ├─ NotConnectedError                 nothing to send on                raised by send(), …
-    ├─ SendTimeoutError (TimeoutError)   the peer takes nothing any more   raised, reported
-    ├─ HandshakeError                    .status: the server said no       reported, kept in .error
-    │  └─ UnauthorizedError              401 or 403                        reported, kept in .error
-    ├─ StreamClosedError                 .code, .reason: it ended          reported, kept in .error
-    ├─ ReconnectError                    .attempts: gave up                kept in .error
-    ├─ DecodeError (ValueError)          not what the codec reads          raised by Message.json()
-    ├─ EncodeError (ValueError)          nothing that JSON has             raised by send(), …
-    ├─ HandlerError                      .message, .handler, __cause__     reported
-    ├─ InboxOverflowError                dropped: messages, a connection   reported
-    ├─ SpoolError                        the spool file is unusable        raised, reported
-    └─ LeaseError                        the lease store is unusable       reported
+    ├─ ConfigurationError (ValueError)   an option or URL is invalid     raised by constructors
+    ├─ NotConnectedError                 there is no connection          raised by send(), …
+    ├─ SendTimeoutError (TimeoutError)   the server stopped reading      raised, reported
+    ├─ HandshakeError                    the server refused: .status     reported, kept in .error
+    │  └─ UnauthorizedError              … with 401 or 403               reported, kept in .error
+    ├─ StreamClosedError                 it ended: .code, .reason        reported, kept in .error
+    ├─ ReconnectError                    the client failed: .attempts    kept in .error
+    ├─ DecodeError (ValueError)          the codec can't decode it       raised by Message.json()
+    ├─ EncodeError (ValueError)          JSON has no such value          raised by send(), …
+    ├─ HandlerError                      a handler raised: .message      reported
+    ├─ InboxOverflowError                messages were dropped           reported
+    ├─ SpoolError                        the spool file is unusable      reported, kept in .error
+    └─ LeaseError                        the lease store is unavailable  reported
 
-*Reported* means: given to ``on_error`` hooks and to ``errors()``; the stream goes on.
-:class:`Postponed` is no error: a handler raises it to see the same message again later.
+A *reported* error is passed to ``on_error`` hooks and to ``errors()``, and the stream continues.
+An error *kept in .error* has made the client fail. :class:`Postponed` isn't an error. A handler
+raises it to get the same message again later.
 
-No text here carries a header value, a query string, userinfo or a payload; text from the
-peer is escaped and cut (see ``datastream_ws.redaction``).
+The text of an error never contains a header value, a query string, user information or a payload.
+Text from the server is escaped and shortened.
 """
 
 from __future__ import annotations
@@ -61,10 +62,10 @@ __all__ = [
 ]
 
 
-ERRNO = re.compile(r"\[Errno -?\d+\] ")  # the words behind it say the same
-CONNECT_FAILED = re.compile(r"Connect call failed \('([^']*)', (\d+)[^)]*\)")  # asyncio's
+ERRNO = re.compile(r"\[Errno -?\d+\] ")
+CONNECT_FAILED = re.compile(r"Connect call failed \('([^']*)', (\d+)[^)]*\)")  # asyncio's text
 FAILED = "no connection to"
-LONGEST_DELAY = 1e9  # seconds; what locks can wait for ends at about 9e9
+LONGEST_DELAY = 1e9  # seconds; locks can't wait longer than about 9e9
 
 
 class SendTimeoutError(DataStreamError, TimeoutError):
@@ -99,8 +100,8 @@ class StreamClosedError(DataStreamError):
 
     Attributes:
         code: The server's close code (RFC 6455 section 7.4), or 1006 if there was none. If the
-            client ended the connection because of an error of the server, the client's code
-            (1002, 1007, 1009).
+            client ended the connection because of the server's error, it's the client's code
+            (1002, 1007 or 1009).
         reason: The server's reason, escaped and shortened. It may be empty.
 
     """
@@ -132,11 +133,11 @@ class HandlerError(DataStreamError):
     A handler or hook raised an exception, which is the ``__cause__``.
 
     Attributes:
-        message: The message that it handled, or the first one of a batch. ``None`` for a hook.
         messages: All messages of a batch, or the one message. Empty for a hook.
         handler: The callable that raised the exception.
-        still_running: Whether it has raised nothing, but runs longer than ``handler_timeout``. It
-            may still succeed. The cause shows where it is.
+        still_running: Whether the handler is still running after ``handler_timeout``, without an
+            exception. It may still succeed. The ``__cause__`` shows where it is.
+
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class HandlerError(DataStreamError):
 
     @property
     def message(self) -> Message | None:
+        """The message, or the first one of a batch. ``None`` for a hook."""
         return self.messages[0] if self.messages else None
 
 
@@ -171,10 +173,10 @@ class LeaseError(DataStreamError):
 
 class Postponed(Exception):
     """
-    Raise it in a handler to get the same message again, before any other.
+    A request for the same message again, before any other. A handler raises it.
 
     Args:
-        delay: Seconds until the handler is called again.
+        delay: Seconds until the handler is called again. A negative number counts as 0.
 
     """
 
@@ -187,7 +189,7 @@ class Postponed(Exception):
 
 
 def said(error: BaseException | None) -> str:
-    """Return one line on an error, escaped and cut, for logs and stats."""
+    """Return an error as one line for logs and stats, escaped and shortened."""
     if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
         return network_text(error)
     text = ERRNO.sub("", peer_text(error)) if error is not None else ""
@@ -197,7 +199,7 @@ def said(error: BaseException | None) -> str:
 
 
 def network_text(error: OSError) -> str:
-    """Return an error of the system's or the network's in words, without its number."""
+    """Return the text of an operating system or network error, without its errno."""
     text = CONNECT_FAILED.sub(_refusal, ERRNO.sub("", peer_text(error)))
     if isinstance(error, ConnectionRefusedError):
         text = text.replace(FAILED, "connection refused by")

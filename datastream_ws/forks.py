@@ -1,4 +1,4 @@
-"""Forks: what a child makes anew, locks first, and then the clients that it has inherited."""
+"""Forks. A child process first replaces its locks, and then resets the clients it inherited."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Callback = Callable[[], None]
 
 
 class Forkable(Protocol):
-    """A client, as the fork rule sees it."""
+    """A client that can be reset in a forked child."""
 
     def forget_parent(self) -> None:
-        """In a forked child: become idle without touching the parent's objects."""
+        """Become idle in a forked child, without touching the parent's objects."""
         ...
 
 
 class Owner(weakref.ref[object]):
-    """An object, for as long as it lives, and which of its methods is called."""
+    """A weak reference to an object, with the method to call on it."""
 
     __slots__ = ("function",)
 
@@ -32,17 +32,21 @@ class Owner(weakref.ref[object]):
 
 
 class Callbacks:
-    """Functions, and bound methods for as long as their objects live; called in this order."""
+    """
+    Functions and bound methods, called in the order in which they were added.
+
+    A bound method is removed when its object is garbage-collected.
+    """
 
     def __init__(self) -> None:
-        # By number: an object that compares by value could not be found again.
+        # The key is the id, because two objects may compare equal.
         self._found: dict[int, Callback | Owner] = {}
 
     def add(self, callback: Callback) -> None:
         if not isinstance(callback, MethodType):
             self._found[id(callback)] = callback
             return
-        # Not a WeakMethod: that one's own callback complains at interpreter exit.
+        # Not a WeakMethod, because its callback prints an error at interpreter exit.
         owner = Owner(callback.__self__, self._forget)
         owner.function = callback.__func__
         self._found[id(owner)] = owner
@@ -51,7 +55,7 @@ class Callbacks:
         self._found.pop(id(owner), None)
 
     def call(self) -> None:
-        """Call all of them, also where one raises: that is logged."""
+        """Call all callbacks. An exception is logged, and the others are still called."""
         for found in list(self._found.values()):
             callback = _bound(found) if isinstance(found, Owner) else found
             if callback is not None:
@@ -70,13 +74,13 @@ _renewals = Callbacks()
 _clients = Callbacks()
 _pid = os.getpid()
 
-# The parent's objects, kept alive in a child: their finalisers would touch what is shared.
+# The parent's objects. A child keeps them, because their finalizers would touch shared sockets.
 _graveyard: list[Any] = []
 
 
 def in_child(callback: Callback) -> None:
     """
-    Have *callback* called in every forked child, before anything else of this package runs there.
+    Call *callback* in every forked child, before anything else of this package runs there.
 
     Use it for a lock that outlives calls, because a thread of the parent may hold it during the
     fork. A bound method is called as long as its object lives. The registry keeps no reference.
@@ -85,30 +89,29 @@ def in_child(callback: Callback) -> None:
 
 
 def watch_forks(client: Forkable) -> None:
-    """Have *client* told in forked children, after all of :func:`in_child`."""
+    """Reset *client* in forked children, after all callbacks of :func:`in_child`."""
     _clients.add(client.forget_parent)
 
 
 def notice_fork() -> None:
-    """Do what the hook does, where a fork in C (uWSGI's) has called no hook."""
+    """Run the callbacks if this is a child of a fork in C, as in uWSGI, which calls no hook."""
     if _pid != os.getpid():
         _after_fork_in_child()
 
 
 def _after_fork_in_child() -> None:
     global _pid
-    _pid = os.getpid()  # first: what is called below may look for a fork, too
+    _pid = os.getpid()  # set first, because the callbacks may call notice_fork()
     _renewals.call()
     _clients.call()
 
 
 def bury(remains: Any, descriptors: list[int]) -> None:
     """
-    In a forked child: keep the parent's objects alive, and let go of its sockets.
+    Keep the parent's objects alive in a forked child, and release its sockets.
 
-    The descriptors are pointed at /dev/null.
-    A plain close would free the numbers, and a later finaliser of the parent's objects would
-    close whatever had been given one of them since.
+    The descriptors then refer to /dev/null. If they were closed, the system would reuse their
+    numbers, and a finalizer of the parent's objects could close an unrelated file.
     """
     _graveyard.append(remains)
     null = os.open(os.devnull, os.O_RDWR)

@@ -33,7 +33,7 @@ GapHook = TypeVar("GapHook", bound=Callable[[GapEvent], object])
 StateHook = TypeVar("StateHook", bound=Callable[[StateEvent], object])
 ErrorHook = TypeVar("ErrorHook", bound=Callable[[BaseException], object])
 
-# What a hook is given; "": nothing.
+# The argument of each hook. An empty string means no argument.
 HOOKS = {
     "on_connect": "",
     "on_ready": "",
@@ -47,7 +47,7 @@ DECORATORS = ("on_message", "on_batch", *HOOKS, "use")
 
 Per = Literal["call", "run"]
 
-LONGEST_WAIT = 1e9  # seconds; what timers can wait for ends at about 9e9
+LONGEST_WAIT = 1e9  # seconds; timers can't wait longer than about 9e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class Call:
     A call of a handler or hook, which a factory of ``use()`` with a parameter gets.
 
     Attributes:
+        handler: The handler or hook. Its ``name`` is the qualified name of the function.
         messages: The messages that the handler is called with. A hook has none.
         hook: The kind of hook, such as ``"on_ready"``. Empty for a handler of messages.
 
@@ -73,10 +74,12 @@ Factory = TypeVar("Factory", bound=Callable[[], Context] | Callable[[Call], Cont
 @dataclass(frozen=True, slots=True)
 class ContextFactory:
     """
-    A context to enter around handlers: ``use(factory, per=…)``.
+    A registered factory of contexts to enter around handlers, see :meth:`Decorators.use`.
 
     Attributes:
-        takes_call: Whether the factory is given the :class:`Call`.
+        factory: The callable that returns a context manager.
+        per: Whether a context is entered around each ``"call"`` or each ``"run"``.
+        takes_call: Whether the factory gets the :class:`Call`.
 
     """
 
@@ -85,16 +88,16 @@ class ContextFactory:
     takes_call: bool = False
 
     def context(self, call: Call | None = None) -> Any:
-        """Return a new context. Raises TypeError if it is none, and what the factory raises."""
+        """Return a new context. Raises TypeError if it isn't one, or what the factory raises."""
         context = self.factory(call) if self.takes_call else self.factory()
         check_context(context)
         return context
 
 
 def check_context(context: Any) -> None:
-    """Raise TypeError for what is no context, of either kind."""
+    """Raise TypeError unless *context* is a context manager, synchronous or asynchronous."""
     if not (hasattr(type(context), "__enter__") or hasattr(type(context), "__aenter__")):
-        # A generator function without @contextmanager, for example: nothing of it would run.
+        # For example, a generator function without @contextmanager would never run.
         raise TypeError(
             f"use: the factory must return a context manager, not {type(context).__name__}"
         )
@@ -156,12 +159,15 @@ class Decorators:
         """
         Register a handler of messages. Use it as a decorator, with or without arguments.
 
+        A synchronous handler runs on a thread, and a coroutine function runs on the event loop.
+        Handlers run one at a time unless you set the option ``concurrency``.
+
         Args:
             route: Handle only messages with this route, a string or a whole number. ``None``
                 means every message.
             when: Handle only messages for which ``when(message)`` is true. If it raises an
                 exception, this handler has failed for the message, and the others are called.
-            default: Handle only messages that no other handler takes.
+            default: Handle only messages that match no other handler.
             decode_as: A dataclass or ``msgspec.Struct`` to decode the payload into. The handler
                 gets the result instead of the message.
             inline: Call the function on the event loop's thread when a message is received,
@@ -213,11 +219,17 @@ class Decorators:
         """
         Register a handler of lists of messages, in order of arrival.
 
+        Use it as a decorator, with or without arguments.
+
         Args:
             max_size: The maximum number of messages in a list.
             max_wait: The maximum number of seconds that the first message waits for more.
             route: Handle only messages with this route. ``None`` means every message.
             when: Handle only messages for which ``when(message)`` is true.
+
+        Raises:
+            ConfigurationError: If an argument is invalid, or the function can't be called with one
+                argument.
 
         """
         function, max_size = (max_size, 100) if callable(max_size) else (None, max_size)
@@ -258,8 +270,8 @@ class Decorators:
         """
         Register a hook that is called without arguments when the client begins to close.
 
-        It's called only while there is a connection, and awaited within ``close_timeout``.
-        Messages are still received. Sign off here.
+        It's called only if there is a connection, and awaited within ``close_timeout``. Messages
+        are still received. Log out here.
         """
         return self.handlers.add_hook("on_closing", function)
 
@@ -293,6 +305,9 @@ class Decorators:
                 handler's exception. ``"run"`` enters it around each run of waiting messages, which
                 are at most 100, or those of 50 ms.
 
+        Raises:
+            ConfigurationError: If *factory* isn't callable or *per* is invalid.
+
         """
         if not callable(factory):
             raise ConfigurationError("use: the factory must be callable")
@@ -313,8 +328,8 @@ class Handlers(Decorators):
     from any thread and at any time, also while messages are handled.
 
     Attributes:
-        routing: Which handlers a message has; replaced as a whole when one is registered.
-        inline: The same of those that are called when a message is received.
+        routing: The handlers of each message. It's replaced when a handler is registered.
+        inline: The same for inline handlers, which are called when a message is received.
 
     """
 
@@ -325,12 +340,13 @@ class Handlers(Decorators):
         self.hooks: dict[str, tuple[Handler, ...]] = dict.fromkeys(HOOKS, ())
         self.context_factories: tuple[ContextFactory, ...] = ()
         self.added: set[Callable[[], None]] = set()
-        """Called after a message handler was registered; for those who hold messages back."""
+        """Called after a message handler was registered, so that messages stop waiting for one."""
         self.on_failure: list[Callable[[HandlerError], None]] = []
         """
-        Called with each failure of a message handler before it is reported, in the handler's thread
-        (of a coroutine handler: in a thread, while the message waits). For what must not be lost
-        in a queue, as a row that keeps the message.
+        Called with each failure of a message handler, before it is reported.
+
+        It runs in the handler's thread, or in another thread if the handler is a coroutine
+        function. The message waits meanwhile, so a dead letter can be stored reliably.
         """
         self.on_round_trip: list[Callable[[float], None]] = []
         """Called with the seconds of each ping, on the loop's thread."""
@@ -339,20 +355,21 @@ class Handlers(Decorators):
         in_child(self.renew_lock)
 
     @property
-    def handlers(self) -> Handlers:  # type: ignore[override]  # what the decorators register with
+    def handlers(self) -> Handlers:  # type: ignore[override]  # read-only here
+        """This registry itself, which the decorators use."""
         return self
 
     def renew_lock(self) -> None:
-        """After a fork: the lock may be held by a thread that is gone."""
+        """Replace the lock after a fork, because a thread of the parent may hold it."""
         self._lock = threading.Lock()
         self.added = set()
 
     def follow(self, other: Handlers) -> None:
         """
-        Have everything here that is registered with *other*, so far and from now on.
+        Also use everything that is or will be registered with *other*.
 
-        For handlers that serve several clients, each with contexts (:meth:`use`) and handlers of
-        its own besides. *other* holds no reference to this registry.
+        Clients can then share handlers, and each client also has its own handlers and contexts.
+        *other* holds no strong reference to this registry.
         """
         with other._lock:
             other._followers = other._followers or weakref.WeakSet()
@@ -360,7 +377,7 @@ class Handlers(Decorators):
             hooks = [(kind, hook) for kind, added in other.hooks.items() for hook in added]
             handlers, context_factories = other._all, other.context_factories
         self._followed += (other,)
-        self.on_round_trip = other.on_round_trip  # whoever listens there listens to all of them
+        self.on_round_trip = other.on_round_trip  # a callback there covers all followers
         for unit in context_factories:
             self.add_context_factory(unit)
         for kind, hook in hooks:
@@ -371,7 +388,7 @@ class Handlers(Decorators):
     # --- registration ---
 
     def add(self, handler: Handler) -> None:
-        """Register a handler of messages. Raises ConfigurationError if it cannot be called."""
+        """Register a handler of messages. Raises ConfigurationError if it can't be called."""
         name = f"on_{handler.kind}"
         check_function(name, handler.function, "messages" if handler.is_batch else "message")
         if handler.inline and handler.is_async:
@@ -382,13 +399,14 @@ class Handlers(Decorators):
         self._add(handler)
 
     def add_hook(self, kind: str, function: T) -> T:
-        """Register a hook, and return it. Raises ConfigurationError if it cannot be called."""
+        """Register a hook, and return it. Raises ConfigurationError if it can't be called."""
         check_function(kind, function, HOOKS[kind])
         callable_: Any = function
         self._add_hook(kind, Handler(callable_, is_coroutine_callable(function)))
         return function
 
     def add_context_factory(self, unit: ContextFactory) -> None:
+        """Register a factory of contexts, as :meth:`use` does."""
         with self._lock:
             self.context_factories += (unit,)
             followers = tuple(self._followers or ())
@@ -420,9 +438,9 @@ class Handlers(Decorators):
 
     def remove(self, function: Callable[..., Any]) -> None:
         """
-        Take back every registration of *function*, hooks included; an unknown one is no error.
+        Remove every registration of *function*, as a handler and as a hook.
 
-        A message or hook at work may still reach it.
+        An unknown function has no effect. A call that has already begun may still reach it.
         """
         with self._lock:
             self.hooks = {kind: _without(function, hooks) for kind, hooks in self.hooks.items()}
@@ -435,6 +453,7 @@ class Handlers(Decorators):
 
     @property
     def has_message_handlers(self) -> bool:
+        """Whether a handler of messages or batches is registered."""
         return bool(self._all)
 
     @property
@@ -449,6 +468,7 @@ class Handlers(Decorators):
 
     @property
     def batches(self) -> tuple[Handler, ...]:
+        """The handlers that ``on_batch`` has registered."""
         return self.routing.batches
 
     @property
@@ -458,14 +478,15 @@ class Handlers(Decorators):
 
     @property
     def every(self) -> tuple[Handler, ...] | None:
-        """The handlers that every message has, or ``None`` if they differ, see :meth:`match`."""
+        """The handlers of all messages. ``None`` if they differ by message, see :meth:`match`."""
         routing = self.routing
         return None if not routing.handlers and self.inline.has_routes else routing.every
 
     def is_direct(self, is_async: bool) -> bool:
         """
-        Return whether every handler is of this kind and is only to be called: in no batch, and
-        a coroutine function within no contexts.
+        Return whether every handler is of one kind and needs only a call.
+
+        There must be no batch handler, and no context around coroutine handlers.
         """
         routing = self.routing
         if routing.batches or (is_async and self.context_factories):
@@ -474,7 +495,7 @@ class Handlers(Decorators):
 
     @property
     def only(self) -> Handler | None:
-        """The handler, if there is one that is given every message, just as it is."""
+        """The only handler, if it gets every message as a Message. ``None`` otherwise."""
         every = self.every
         if every is None or len(every) != 1 or every[0].decode_as is not None:
             return None
@@ -482,29 +503,30 @@ class Handlers(Decorators):
 
     @property
     def only_batch(self) -> Handler | None:
-        """The batch handler, if there is one that is given every message and no other handler."""
+        """The only handler, if it is a batch handler of every message. ``None`` otherwise."""
         every = self.every
         if every is None or len(every) != 1 or not every[0].is_batch:
             return None
         return every[0]
 
     def has_contexts(self, per: Per) -> bool:
-        """Whether there are contexts to enter around each call, or each run."""
+        """Return whether there are contexts to enter around each call, or each run."""
         factories = self.context_factories
         return bool(factories) and any(unit.per == per for unit in factories)
 
     def match(self, message: Message, taken: bool = False) -> tuple[Handler, ...]:
         """
-        Return the handlers of *message*, without inline ones, in order of registration, each once.
+        Return the handlers of *message* except inline ones, in order of registration, each once.
 
-        A handler whose ``when`` raised is among them as one that fails, see :class:`Routing`.
+        If ``when`` of a handler raises an exception, a function that raises it takes its place.
 
         Args:
-            taken: An inline handler has the message (``inline.match(message)``).
+            message: The message.
+            taken: Whether an inline handler has the message, see ``inline.match(message)``.
 
         Raises:
-            DecodeError: If no handler takes it, and its route cannot be read.
-            Exception: Whatever the user's callable ``route`` raised.
+            DecodeError: If the message matches no handler, and its route can't be decoded.
+            Exception: Any exception that a callable ``route`` raises.
 
         """
         chosen = self.routing.match(message, taken)
@@ -518,7 +540,7 @@ class Handlers(Decorators):
             message.json()
 
 
-# --- what may be registered ---
+# --- checks ---
 
 
 def _check_conditions(decorator: str, route: Any, when: Any) -> None:
@@ -532,21 +554,24 @@ def check_function(
     decorator: str, function: Any, argument: str, by_name: tuple[str, ...] = ()
 ) -> None:
     """
-    Refuse what cannot be called as *decorator* calls it: with one *argument*, or with none.
+    Verify that *function* can be called in the way in which it will be called.
 
     Args:
-        by_name: What it is called with besides, each as a keyword argument.
+        decorator: The decorator, which the error names.
+        function: The function to verify.
+        argument: The name of its positional argument. Empty if there is none.
+        by_name: The names of its keyword arguments.
 
     Raises:
-        ConfigurationError: With the form it should have.
+        ConfigurationError: If it can't. The text shows the signature that it needs.
 
     """
     if not callable(function):
         raise ConfigurationError(f"{decorator}: must be given a callable")
     try:
-        # What functools.wraps() points to may well have other parameters than its wrapper.
+        # A wrapper made with functools.wraps() may have other parameters than the function in it.
         signature = inspect.signature(function, follow_wrapped=False)
-    except (TypeError, ValueError):  # of a builtin
+    except (TypeError, ValueError):  # a builtin function may have no signature
         return
     try:
         signature.bind(*[argument] * bool(argument), **dict.fromkeys(by_name))
@@ -575,7 +600,7 @@ def _misfit(
 
 
 def is_coroutine_callable(function: Any) -> bool:
-    """Whether calling *function* gives a coroutine (partials and ``__call__`` included)."""
+    """Return whether a call of *function* returns a coroutine. It may be a partial or an object."""
     while isinstance(function, functools.partial):
         function = function.func
     if inspect.iscoroutinefunction(function):
@@ -585,7 +610,7 @@ def is_coroutine_callable(function: Any) -> bool:
 
 
 def _code_of(function: Any) -> CodeType | None:
-    """Return what runs when *function* is called; ``None``: nothing written in Python."""
+    """Return the code that runs when *function* is called, or ``None`` if it isn't Python."""
     while isinstance(function, functools.partial):
         function = function.func
     if not hasattr(function, "__code__"):
@@ -595,10 +620,10 @@ def _code_of(function: Any) -> CodeType | None:
 
 
 def takes_call(factory: Callable[..., Any]) -> bool:
-    """Whether *factory* cannot be called without an argument."""
+    """Return whether *factory* needs an argument."""
     try:
         parameters = inspect.signature(factory).parameters.values()
-    except (TypeError, ValueError):  # of a builtin
+    except (TypeError, ValueError):  # a builtin function may have no signature
         return False
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return any(p.kind in positional and p.default is p.empty for p in parameters)

@@ -1,4 +1,4 @@
-"""What a process says of its streams, and the judgement on it; pure but for the file."""
+"""The health of the streams of a process, and the file that holds it for other processes."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ __all__ = [
     "write_health_file",
 ]
 
-# Values of State: as health files, status rows and views have them.
+# Values of State, as in health files and status rows.
 HEALTHY = frozenset(state.value for state in (State.READY, State.STANDBY, State.PAUSED))
 DEAD = frozenset(state.value for state in State if state.is_final)
-MAX_AGE = 30.0  # seconds after which a runner's word is stale; it beats every 5
-HEALTHY_SHARE = 0.95  # of a fleet's streams; fewer healthy ones make an unhealthy fleet
-LARGEST_NUMBER = 2.0**63  # of counters and UNIX times; what is larger cannot be reckoned with
-LARGEST_FILE = 16 * 2**20  # bytes that are read of a health file
+MAX_AGE = 30.0  # seconds after which a report is stale; a runner writes one every 5 seconds
+HEALTHY_SHARE = 0.95  # the share of a fleet's streams that must be healthy
+LARGEST_NUMBER = 2.0**63  # for counters and UNIX times
+LARGEST_FILE = 16 * 2**20  # bytes of a health file that are read
 
-# What JSON may give for the fields of StreamHealth, by their types.
+# The types that JSON values may have, by the type of the field of StreamHealth.
 KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "str | None": (str, type(None)),
@@ -49,7 +49,7 @@ KINDS: dict[str, tuple[type, ...]] = {
 
 
 class Described(Protocol):
-    """A client, or a fleet, which has ``counts()`` where a client has a state."""
+    """A client or a fleet. A fleet has ``counts()``, and a client has ``state``."""
 
     @property
     def name(self) -> str: ...
@@ -60,16 +60,18 @@ class Described(Protocol):
 @dataclass(frozen=True, slots=True)
 class StreamHealth:
     """
-    One stream, or a fleet, at one moment. Holds no URL, no header and no payload.
+    The health of a stream or fleet at one moment. It holds no URL, no header and no payload.
 
     Attributes:
-        state: Value of :class:`State`; a fleet's is that of most of its streams here.
-        messages_handled: Without those that no handler took, which are ``messages_unrouted``.
-        at: UNIX time of the moment.
-        last_message_at, connected_since: UNIX times; ``None``: none yet, not connected.
-        last_error: One line, escaped; ``None``: none yet.
-        streams: Of a fleet: how many streams in this process are in each state.
-        source_size: Of a fleet: how many rows its source has; ``None``: it has not returned yet.
+        state: The value of a :class:`State`. A fleet has the state of most of its streams here.
+        messages_handled: The handled messages, without the ``messages_unrouted``.
+        messages_unrouted: The messages that matched no handler.
+        at: The UNIX time of the moment.
+        last_message_at: The UNIX time of the last message. ``None`` before the first one.
+        connected_since: The UNIX time of the connection. ``None`` without a connection.
+        last_error: The last error on one line, escaped. ``None`` if there was none.
+        streams: The number of a fleet's streams in this process by state. ``None`` for a client.
+        source_size: The number of rows of a fleet's source. ``None`` before its first result.
 
     """
 
@@ -94,11 +96,12 @@ class StreamHealth:
 
 def describe(client: Described, at: float, stats: Stats | None = None) -> StreamHealth:
     """
-    Return how a client or a fleet is.
+    Return the health of a client or fleet.
 
     Args:
+        client: The client or fleet.
         at: The UNIX time now.
-        stats: The client's, if they are known already.
+        stats: The client's stats. ``None`` calls ``client.stats()``.
 
     """
     stats = client.stats() if stats is None else stats
@@ -122,7 +125,7 @@ def describe(client: Described, at: float, stats: Stats | None = None) -> Stream
 
 
 def _state_of(client: Any) -> dict[str, Any]:
-    """Return the fields about the state."""
+    """Return the fields ``state``, ``streams`` and ``source_size``."""
     if not hasattr(client, "source_size"):
         return {"state": client.state.value}
     streams = {state.value: number for state, number in client.counts().items()}
@@ -137,14 +140,14 @@ def state_of_many(
     streams: Mapping[str, int], expected: int | None = None, share: float = HEALTHY_SHARE
 ) -> str:
     """
-    Return the state of most streams: of the healthy ones if enough are, else of the others.
+    Return the most frequent state, of the healthy streams if they are enough, or of the others.
 
-    Never one of ``DEAD``, because a fleet goes on without its failed streams.
+    It's never one of ``DEAD``, because a fleet continues without its failed streams.
 
     Args:
-        streams: How many are in each state.
-        expected: How many there should be; ``None``: those there are.
-        share: How many of them have to be healthy, from 0 to 1.
+        streams: The number of streams by state.
+        expected: The number of streams that there should be. ``None`` uses their sum.
+        share: The share of them that must be healthy, from 0 to 1.
 
     """
     total = sum(streams.values()) if expected is None else expected
@@ -158,7 +161,7 @@ def state_of_many(
 def is_healthy(
     health: StreamHealth, now: float, max_age: float = MAX_AGE, share: float = HEALTHY_SHARE
 ) -> bool:
-    """Whether a stream, or so much of a fleet, was well, at most *max_age* seconds ago."""
+    """Return whether a stream, or the *share* of a fleet, was healthy *max_age* seconds ago."""
     state = health.state
     if health.streams and state not in DEAD:
         state = state_of_many(health.streams, share=share)
@@ -166,14 +169,12 @@ def is_healthy(
 
 
 def is_fresh(health: StreamHealth, now: float, max_age: float = MAX_AGE) -> bool:
-    """Whether this was said at most *max_age* seconds ago; a time to come is no more to be had."""
+    """Return whether this is at most *max_age* seconds old. A time in the future is stale, too."""
     return abs(now - health.at) <= max_age
 
 
 def write_health_file(path: str, streams: Iterable[StreamHealth]) -> None:
-    """
-    Replace the file in one step, so that a reader never sees half of it. Raises OSError.
-    """
+    """Replace the health file in one step, so that it's always complete. Raises OSError."""
     text = json.dumps({"streams": [asdict(stream) for stream in streams]}, indent=1)
     target = Path(path)
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name)
@@ -188,11 +189,11 @@ def write_health_file(path: str, streams: Iterable[StreamHealth]) -> None:
 
 def read_health_file(path: str) -> list[StreamHealth]:
     """
-    Return what the last writer said; never blocks, whatever *path* names.
+    Return the contents of a health file. It never blocks, also if *path* is a FIFO.
 
     Raises:
-        OSError: If there is no such file.
-        ValueError: If it is no health file.
+        OSError: If the file can't be read.
+        ValueError: If it isn't a health file.
 
     """
     with open(path, "rb", opener=_without_waiting) as file:
@@ -208,7 +209,7 @@ def _checked(health: StreamHealth) -> StreamHealth:
         value = getattr(health, field.name)
         if not isinstance(value, KINDS[str(field.type)]):
             raise TypeError(field.name)
-        if isinstance(value, int | float) and not abs(value) < LARGEST_NUMBER:  # NaN, too
+        if isinstance(value, int | float) and not abs(value) < LARGEST_NUMBER:  # also NaN
             raise ValueError(field.name)
         if isinstance(value, dict) and not all(_is_count(number) for number in value.values()):
             raise ValueError(field.name)
@@ -220,5 +221,5 @@ def _is_count(value: object) -> bool:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a FIFO in its place must not hold up a health view."""
+    """Open a file without blocking, because a FIFO would block a health check."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -1,10 +1,16 @@
 """
-What the log records of a stream carry besides their text, for logs that are searched by field.
+The fields of log records, for logs that are searched by field.
 
-The fields are given as ``extra=``, so that any formatter that writes JSON finds them as attributes
-of the record: ``stream`` (its name) on each, and where they are known ``state``, ``connection``
-(its number), ``attempt``, ``delay`` (seconds until the next), ``error`` (the type), ``seq`` (of a
-message) and ``handler``. None of them holds a URL, a header or a payload.
+The fields are passed as ``extra=``, so they are attributes of each record, and formatters for JSON
+find them there. Every record has ``stream``, which is the name. Where they are known, it also has
+these fields:
+
+- ``state``, and ``connection``, which is the connection's number,
+- ``attempt``, and ``delay``, which is the number of seconds until the next attempt,
+- ``error``, which is the type of the error,
+- ``seq``, which is the number of a message, and ``handler``.
+
+No field holds a URL, a header or a payload.
 """
 
 from __future__ import annotations
@@ -23,28 +29,28 @@ __all__ = ["EscapingFormatter", "about", "fields", "write"]
 
 class EscapingFormatter(logging.Formatter):
     """
-    Format log records so that no text of a server forges one or drives a terminal.
+    A formatter that escapes control characters, so that a server can't forge log lines.
 
-    The text of an exception that a handler raises often quotes the message. In a traceback it may
-    hold line breaks and control characters. This formatter escapes control characters, and a bar
-    and a space begin each line of a record but the first. It takes the arguments of
+    The text of a handler's exception often quotes the message. In a traceback it may contain line
+    breaks and control characters. This formatter escapes control characters. It starts each line
+    of a record except the first one with a bar and a space. It takes the arguments of
     :class:`logging.Formatter`.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the text of a record, with a bar before each line but the first."""
+        """Return the text of a record, with a bar before each line except the first one."""
         lines = super().format(record).split("\n")
         return "\n| ".join(map(escaped, lines))
 
 
 def fields(stream: str, **others: Any) -> dict[str, Any]:
-    """Return fields for ``extra=``, without those that are ``None``."""
+    """Return the fields for ``extra=`` that aren't ``None``."""
     known = {name: value for name, value in others.items() if value is not None}
     return {"stream": peer_text(stream)} | known
 
 
 def about(error: BaseException | None) -> dict[str, Any]:
-    """Return the fields that an error gives."""
+    """Return the fields that describe an error."""
     if error is None:
         return {}
     found: dict[str, Any] = {"error": type(error.__cause__ or error).__name__}
@@ -58,9 +64,9 @@ def about(error: BaseException | None) -> dict[str, Any]:
 def write(
     logger: Logger, level: str, text: str, *arguments: Any, exc_info: Any, extra: dict[str, Any]
 ) -> None:
-    """Log with fields where the logger takes them; what a user's own may take is less."""
+    """Log a record, with fields if the logger supports them. A logger of the user may not."""
     more: dict[str, Any] = {} if exc_info is None else {"exc_info": exc_info}
-    takes_fields = getattr(logger, "takes_fields", False)  # a logger of ours that hands on
+    takes_fields = getattr(logger, "takes_fields", False)  # a wrapper of this package
     if takes_fields or isinstance(logger, logging.Logger | logging.LoggerAdapter):
         more["extra"] = extra
     getattr(logger, level)(text, *arguments, **more)

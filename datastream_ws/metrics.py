@@ -1,6 +1,5 @@
 """
-The figures of streams, as monitoring systems want them; what :mod:`datastream_ws.prometheus` and
-:mod:`datastream_ws.opentelemetry` have in common. It depends on neither.
+The metrics of streams, for :mod:`datastream_ws.prometheus` and :mod:`datastream_ws.opentelemetry`.
 """
 
 from __future__ import annotations
@@ -35,14 +34,16 @@ CAUSES = ("overflow", "conflated", "shutdown", "lease_lost", "spool", "untaken")
 @dataclass(frozen=True, slots=True)
 class Metric:
     """
-    One figure of a stream.
+    A metric of a stream.
 
     Attributes:
-        name: With words between underscores, without a prefix.
-        unit: ``"seconds"``, ``"bytes"``, or empty: things are counted.
-        is_counter: It only rises, until the stream is started anew.
-        label: What the series of a metric differ in; empty: there is one.
-        read: Returns the value; ``None``: there is none now; a mapping for one with a label.
+        name: The name in snake case, without a prefix.
+        text: The description.
+        read: A function that returns the value, or ``None`` if there is no value now. For a metric
+            with a label it returns a mapping from the label's value to the metric's value.
+        is_counter: Whether it only rises, until the stream is started again.
+        unit: ``"seconds"``, ``"bytes"``, or empty for a number of things.
+        label: The label that distinguishes the series. Empty if there is only one series.
 
     """
 
@@ -127,12 +128,12 @@ METRICS = (
 )
 
 
-ROUND_TRIPS = "round_trips"  # a histogram, so that each library makes it in its own way
+ROUND_TRIPS = "round_trips"  # not in METRICS, because each library has its own histograms
 ROUND_TRIPS_TEXT = "Round trips of pings."
 
 
 def readings(metric: Metric, reading: Reading) -> Iterator[tuple[dict[str, str], float]]:
-    """Yield labels and value of each series that *metric* has in *reading*."""
+    """Yield the labels and the value of each series of *metric* in *reading*."""
     value = metric.read(reading)
     if isinstance(value, Mapping):
         for label, each in value.items():
@@ -143,9 +144,10 @@ def readings(metric: Metric, reading: Reading) -> Iterator[tuple[dict[str, str],
 
 class Exported:
     """
-    Streams whose metrics are read. They are held weakly and without locks, because of forks.
+    The streams whose metrics are exported. It holds weak references to them.
 
-    A stream of Django's or Flask's is resolved when it is read, in the process that reads.
+    A Django or Flask stream is resolved when it's read, in the process that reads. There is no
+    lock, because a fork could leave it locked.
     """
 
     def __init__(self) -> None:
@@ -153,14 +155,14 @@ class Exported:
 
     def add(self, given: Any, flask_app: Any = None) -> None:
         """
-        Watch a stream. Calling it again has no effect.
+        Export a stream. Calling it again has no effect.
 
         Args:
-            given: A Client, an AsyncClient, or a stream of Django's or Flask's.
-            flask_app: The app, of a Flask stream.
+            given: A Client, an AsyncClient, a Fleet, or a Django or Flask stream.
+            flask_app: The app of a Flask stream. ``None`` for any other stream.
 
         Raises:
-            ConfigurationError: If it is none, or another one has its name.
+            ConfigurationError: If *given* is something else, or another stream has its name.
 
         """
         check_stream(given, flask_app, "metrics")
@@ -172,13 +174,12 @@ class Exported:
             if other is not None and name_of(other) == name_of(given):
                 raise ConfigurationError(
                     f"two streams have the name {name_of(given)!r}, so their metrics would be "
-                    "mixed. "
-                    "Set another name, Client(…, name=…)."
+                    "mixed. Set another name, Client(…, name=…)."
                 )
         self._sources = (*alive, (weakref.ref(given), flask_app))
 
     def read(self) -> list[Reading]:
-        """Return how the streams are now; one that cannot be read is left out, and logged."""
+        """Return a reading of each stream. One that can't be read is logged and left out."""
         found = ((ref(), app) for ref, app in self._sources)
         read = (_read(given, app) for given, app in found if given is not None)
         return [reading for reading in read if reading is not None]
@@ -188,7 +189,7 @@ def _read(given: Any, flask_app: Any) -> Reading | None:
     try:
         client = client_of(given, flask_app)
         return Reading(name_of(given), client.state, client.stats())
-    except Exception as error:  # of wrong settings, for example: the others are still of use
+    except Exception as error:  # for example invalid settings; the other streams are exported
         name = name_of(given)
         log.warning("stream %s: the metrics cannot be read: %s", name, error, extra=fields(name))
         return None

@@ -1,21 +1,21 @@
 """
-Spans around handlers, and the figures of streams, for OpenTelemetry (extra ``opentelemetry``).
+Spans around handlers, and the metrics of streams, for OpenTelemetry (extra ``opentelemetry``).
 
 ::
 
     from datastream_ws.opentelemetry import instrument
 
     instrument(client)                             # or instrument(datastreams["prices"])
-    instrument(datastream, flask_app=app)          # an extension of Flask's
+    instrument(datastream, flask_app=app)          # a Flask extension
 
-Only the API package is needed; without an SDK nothing is recorded. A handler of messages is a
-CONSUMER span ``process <stream>``, a hook an INTERNAL one ``on_ready <stream>``, …. What the
-handler does, a task published with ``forward`` included, belongs to its span.
+The module needs only the API package. Without an SDK nothing is recorded. A call of a message
+handler is a CONSUMER span with the name ``process <stream>``. A call of a hook is an INTERNAL span,
+such as ``on_ready <stream>``. A task that the handler publishes belongs to its span.
 
-Names of attributes: OpenTelemetry's semantic conventions, which are stable for ``server.*``,
+The attributes follow OpenTelemetry's semantic conventions. Those are stable for ``server.*``,
 ``network.*``, ``error.type`` and ``code.function.name``, and still in development for
-``messaging.*``; the rest begins with ``datastream.``. No payload, header or query string is shown.
-The exception of a handler is recorded with its text.
+``messaging.*``. All other attributes begin with ``datastream.``. No payload, header or query string
+is recorded. The exception of a handler is recorded with its text.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ try:
     from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
 except ImportError as missing:
     raise ImportError(
-        "opentelemetry-api is not installed: pip install 'datastream-ws[opentelemetry]'"
+        "opentelemetry-api is not installed. Run: pip install 'datastream-ws[opentelemetry]'"
     ) from missing
 
 __all__ = ["instrument"]
@@ -60,17 +60,18 @@ def instrument(
     flask_app: Any = None,
 ) -> None:
     """
-    Create a span around each call of a handler, and instruments of the metrics of ``stats()``.
+    Create a span around each call of a handler or hook, and instruments for the metrics.
 
-    Calling it again has no effect. Instruments hold the stream weakly.
+    Calling it again has no effect. The instruments hold a weak reference to the stream.
 
     Args:
-        client: A Client, an AsyncClient, or a stream of Django's or Flask's.
-        tracer_provider, meter_provider: ``None`` means the global ones.
-        flask_app: The app, of a Flask stream.
+        client: A Client, an AsyncClient, a Fleet, or a Django or Flask stream.
+        tracer_provider: The provider for spans. ``None`` means the global one.
+        meter_provider: The provider for metrics. ``None`` means the global one.
+        flask_app: The app of a Flask stream. ``None`` for any other stream.
 
     Raises:
-        ConfigurationError: If it is none of these, or another one there has its name.
+        ConfigurationError: If *client* is something else, or another stream has its name.
 
     """
     provider = meter_provider or metrics.get_meter_provider()
@@ -89,7 +90,7 @@ def instrument(
 
 
 class Spans:
-    """Makes the span of each call; a factory for ``use()``."""
+    """A factory for ``use()`` that creates the span of each call."""
 
     def __init__(self, client: Any, tracer: trace.Tracer) -> None:
         self._client = weakref.ref(client)
@@ -140,7 +141,7 @@ class Spans:
         return found
 
     def _where(self) -> dict[str, str | int]:
-        """Return host and port; nothing where the URL comes from a callable."""
+        """Return the attributes for host and port. None if the option ``url`` isn't a string."""
         if self._server is None:
             self._server = _server_of(getattr(self._client(), "options", None))
         return self._server
@@ -156,7 +157,7 @@ def _server_of(options: Any) -> dict[str, str | int]:
 
 
 def _note(span: Span, error: BaseException) -> None:
-    """Say how a handler ended; one that postponed its message has not failed."""
+    """Record the exception of a handler. A postponed message isn't a failure."""
     if isinstance(error, Postponed):
         span.set_attribute("datastream.postponed", True)
         return
@@ -166,11 +167,11 @@ def _note(span: Span, error: BaseException) -> None:
     span.set_status(Status(StatusCode.ERROR, kind.__name__))
 
 
-# --- figures ---------------------------------------------------------------------------------
+# --- metrics ---------------------------------------------------------------------------------
 
 
 def _create_instruments(provider: MeterProvider, watched: Exported) -> None:
-    """Create each instrument once for a provider: a second of its name would be refused."""
+    """Create the instruments of a provider, which accepts each name only once."""
     meter = provider.get_meter(SCOPE, __version__)
     for metric in METRICS:
         create = meter.create_observable_gauge
@@ -181,7 +182,7 @@ def _create_instruments(provider: MeterProvider, watched: Exported) -> None:
 
 
 def _record_round_trips(provider: MeterProvider, client: Any) -> None:
-    """Record each ping of *client*, once for a provider; a histogram cannot be observed."""
+    """Record each ping of *client* once per provider, because histograms have no callbacks."""
     listening = _listening.setdefault(provider, weakref.WeakSet())
     if client in listening:
         return
@@ -192,7 +193,7 @@ def _record_round_trips(provider: MeterProvider, client: Any) -> None:
     )
     try:
         histogram = create(explicit_bucket_boundaries_advisory=BOUNDS)
-    except TypeError:  # an API older than this argument
+    except TypeError:  # an older version of the API
         histogram = create()
     labels = {"stream": name_of(client)}
     client.handlers.on_round_trip.append(lambda seconds: histogram.record(seconds, labels))
@@ -211,14 +212,14 @@ def _callback(metric: Metric, watched: Exported) -> Callable[[CallbackOptions], 
 
 
 class Rising:
-    """Counters that never fall, though those of a stream start at zero with each ``start()``."""
+    """Counters that never fall, although a stream's counters restart at 0 with ``start()``."""
 
     def __init__(self) -> None:
         self._last: dict[tuple[str, ...], float] = {}
         self._before: dict[tuple[str, ...], float] = {}
 
     def of(self, series: tuple[str, ...], value: float) -> float:
-        """Return *value* plus what earlier starts had reached."""
+        """Return *value* plus the counts of earlier starts."""
         last = self._last.get(series, 0)
         if value < last:
             self._before[series] = self._before.get(series, 0) + last

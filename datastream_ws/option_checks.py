@@ -1,4 +1,4 @@
-"""The checks of options. Each returns what is wrong, or ``None``."""
+"""The checks of options. Each returns an error text, or ``None`` if the value is valid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .protocols import Logger
 __all__ = ["Logger", "check_headers", "check_subprotocols", "check_url"]
 
 
-LONGEST = 1e9  # seconds; what locks and selectors can wait for ends at about 9e9
+LONGEST = 1e9  # seconds; locks and selectors can't wait longer than about 9e9
 
 CodecName = Literal["json", "orjson", "msgspec"]
 
@@ -30,14 +30,14 @@ def _number(value: Any) -> bool:
 
 
 def seconds(value: Any) -> str | None:
-    """A positive number of seconds, at most 30 years."""
+    """Check for a positive number of seconds."""
     if _number(value) and 0 < value <= LONGEST:
         return None
     return "must be a number of seconds above 0"
 
 
 def count(value: Any) -> str | None:
-    """A whole number from 1."""
+    """Check for a whole number of at least 1."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return None
     return "must be a whole number of at least 1"
@@ -94,7 +94,7 @@ def url_option(value: Any) -> str | None:
 
 
 def check_url(value: Any) -> str | None:
-    """Say what is wrong with a stream URL, without showing it, or return ``None``."""
+    """Check the URL of a stream. The error text doesn't show it."""
     if not isinstance(value, str):
         return "must be a ws:// or wss:// URL, a list of them, or a callable returning one"
     if not value.isprintable() or " " in value:
@@ -102,7 +102,7 @@ def check_url(value: Any) -> str | None:
     try:
         parts = urlsplit(value)
         port = parts.port
-        (parts.hostname or "").encode("idna")  # as the look-up does: no label empty or too long
+        (parts.hostname or "").encode("idna")  # refuses empty and long labels, as DNS does
     except ValueError:
         return "is not a URL: its host or port cannot be read"
     if parts.scheme == "ws+unix":
@@ -113,7 +113,7 @@ def check_url(value: Any) -> str | None:
 
 
 def _check_unix_url(value: str, netloc: str) -> str | None:
-    """``ws+unix:///path.sock:/resource``; the resource may be missing."""
+    """Check ``ws+unix:///path.sock:/resource``, where the resource is optional."""
     path, _, resource = value.partition("://")[2].partition(":")
     if netloc or not path.strip("/") or (resource and not resource.startswith("/")):
         return "must have a socket and a resource, such as ws+unix:///path/to.sock:/resource"
@@ -135,7 +135,7 @@ def _check_url_parts(value: str, host: str | None, port: int | None, userinfo: b
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 section 5.6.2
 
 
-# A second line of these breaks the opening handshake (RFC 6455 section 4.1).
+# Headers that the handshake must contain only once (RFC 6455 section 4.1), and where they're set.
 SET_ELSEWHERE = {
     "connection": "the client itself",
     "sec-websocket-extensions": "the option compression",
@@ -151,7 +151,7 @@ def headers_option(value: Any) -> str | None:
 
 
 def check_headers(value: Any) -> str | None:
-    """Say what is wrong with handshake headers, naming the header but never its value."""
+    """Check handshake headers. The error text shows the header's name and never its value."""
     if not isinstance(value, Mapping):
         return "must be a mapping of names to values, or a callable returning one"
     faults = (_header_fault(name, content) for name, content in value.items())
@@ -229,7 +229,7 @@ def subprotocols_option(value: Any) -> str | None:
 
 
 def check_subprotocols(value: Any) -> str | None:
-    """Say what is wrong with a list of subprotocols, or return ``None``."""
+    """Check a list of subprotocols."""
     good = isinstance(value, Sequence) and not isinstance(value, str | bytes) and value
     if good and all(isinstance(p, str) and TOKEN.fullmatch(p) for p in value):
         return None

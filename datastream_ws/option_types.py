@@ -1,4 +1,4 @@
-"""What each option may be, with the sentence that describes it: for type checkers and editors."""
+"""The type and the description of every option."""
 
 from __future__ import annotations
 
@@ -33,18 +33,20 @@ Subprotocols = Sequence[str] | Callable[[], Sequence[str] | Awaitable[Sequence[s
 class MessageHandler(Protocol):
     """An object that handles messages. Source: client.go, MessageHandlerFunc."""
 
-    def handle_message(self, message: Message) -> Any: ...
+    def handle_message(self, message: Message) -> Any:
+        """Handle a message. It's called like a synchronous or coroutine handler."""
 
 
 @runtime_checkable
 class ConnectionReadyHandler(Protocol):
-    """An object told of each connection. Source: client.go, ConnectionReadyHandlerFunc."""
+    """An object with an ``on_ready`` hook. Source: client.go, ConnectionReadyHandlerFunc."""
 
-    def on_connection_ready(self) -> Any: ...
+    def on_connection_ready(self) -> Any:
+        """Prepare a new connection. It's called like an ``on_ready`` hook."""
 
 
 class StreamOptions(TypedDict, total=False):
-    """Every option but ``url``, for type checkers: ``**options: Unpack[StreamOptions]``."""
+    """Every option except ``url``, for annotations such as ``**options: Unpack[StreamOptions]``."""
 
     headers: Headers
     """Headers of the opening handshake. A callable, sync or async, returns them and is called
@@ -165,7 +167,7 @@ class StreamOptions(TypedDict, total=False):
 
 
 class Options(StreamOptions, total=False):
-    """Every option: ``Client(**options)``."""
+    """Every option, for annotations such as ``**options: Unpack[Options]``."""
 
     url: Url
     """A ``ws://``, ``wss://`` or ``ws+unix:///path.sock:/resource`` URL. A list of URLs is tried

@@ -1,4 +1,4 @@
-"""Every option of a client: its default and its check, once, for the core and all frameworks."""
+"""The default and the check of every option, for the clients and all frameworks."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ __all__ = ["ClientOptions", "ConnectionReadyHandler", "MessageHandler", "Options
 SomeOptions = TypeVar("SomeOptions", bound="ClientOptions")
 
 
-# Stands for 90 % of pong_timeout, as pingPeriod does in client.go; None means: no pings.
-# Known by identity, so that no number a user may give is taken for it.
+# The default of ping_interval is 90 % of pong_timeout (source: pingPeriod in client.go). This
+# placeholder is compared by identity, so it never equals a number of the user.
 OF_PONG_TIMEOUT = float("nan")
 
 
@@ -76,7 +76,7 @@ def handlers_option(value: Any) -> str | None:
 
 
 def option(default: Any, check: Check) -> Any:
-    """Return a dataclass field with its check; ``factory`` defaults are made by __post_init__."""
+    """Return a dataclass field with a default and a check."""
     return field(default=default, metadata={"check": check})
 
 
@@ -87,17 +87,23 @@ def required(check: Check) -> Any:
 @dataclass(frozen=True, repr=False, eq=False)
 class ClientOptions:
     """
-    All options of a client, checked; immutable, may be shared by clients and threads.
+    All options of a client. The object is immutable, so clients and threads can share it.
 
-    Durations are float seconds, sizes bytes. ``None`` means "no limit" unless said otherwise.
+    Durations are in seconds, and sizes are in bytes. The module ``datastream_ws.option_types``
+    describes each option.
+
+    Args:
+        url: The URL, a list of URLs, or a callable that returns one.
+        **options: All other options, as keyword arguments.
 
     Raises:
-        ConfigurationError: Naming the option, the value's type and the nearest valid name.
+        ConfigurationError: If an option is unknown or invalid. The text names the option, the type
+            of the value and the closest valid name.
 
     """
 
     chosen: ClassVar[frozenset[str]] = frozenset()
-    """Names of the options that somebody gave a value, be it the default one."""
+    """The names of the options that were set, also if the value is the default."""
 
     url: Url = required(url_option)
     _: KW_ONLY
@@ -152,7 +158,7 @@ class ClientOptions:
     codec: CodecName | Codec = option("json", codec_option)
     route: str | Callable[[Message], str | int | None] = option(DEFAULT_ROUTE, route_option)
 
-    # The options that these are a changed copy of: dataclasses.replace() hands on every field.
+    # A weak reference to the options of which this is a copy. dataclasses.replace() passes it.
     _changed: Any = field(default=None, repr=False)
 
     if not TYPE_CHECKING:
@@ -161,7 +167,7 @@ class ClientOptions:
         def __new__(cls, *args: Any, **options: Any) -> Self:
             if isinstance(options.get("_changed"), weakref.ref):
                 return super().__new__(cls)
-            # dataclass's own __init__ answers an unknown name with a bare TypeError.
+            # Checked here, because the dataclass's __init__ raises TypeError for an unknown name.
             _refuse_unknown(cls, options)
             if not args and "url" not in options:
                 raise ConfigurationError("url: is required")
@@ -187,7 +193,7 @@ class ClientOptions:
         self._check_together()
 
     def _take_choices_of(self, original: ClientOptions) -> None:
-        """Count as chosen what was, and what is not as it was."""
+        """Copy the set of chosen options, and add those whose value has changed."""
         names = self.names()
         changed = {name for name in names if getattr(self, name) is not getattr(original, name)}
         self._set("chosen", original.chosen | changed)
@@ -196,7 +202,7 @@ class ClientOptions:
             self._set("ping_interval", OF_PONG_TIMEOUT)
 
     def _keep_plain(self) -> None:
-        """Keep what the caller may change later, or gave in another form, as data of our own."""
+        """Copy values that the caller could change later, and convert others to one form."""
         self._set("codec", codec_for(self.codec))
         if isinstance(self.headers, Mapping):
             stripped = {name: value.strip(" \t") for name, value in self.headers.items()}
@@ -212,13 +218,13 @@ class ClientOptions:
         object.__setattr__(self, name, value)
 
     def _check_together(self) -> None:
-        """Refuse what cannot work in combination."""
+        """Raise ConfigurationError for options that exclude or require each other."""
         if self.min_reconnect_delay > self.max_reconnect_delay:
             raise ConfigurationError("min_reconnect_delay: must not be above max_reconnect_delay")
         interval, patience = self.ping_interval, self.pong_timeout
         if interval is not None and patience is not None and interval >= patience:
             raise ConfigurationError(
-                "ping_interval: must be below pong_timeout, otherwise a silent server looks dead"
+                "ping_interval: must be below pong_timeout, otherwise a quiet server looks dead"
             )
         if self.journal and self.spool is None:
             raise ConfigurationError("journal: requires the option spool")
@@ -237,7 +243,10 @@ class ClientOptions:
 
         Args:
             mapping: For example ``{"URL": "wss://…", "PONG_TIMEOUT": 30}``.
-            **defaults: Options (lower case) the mapping may override.
+            **defaults: Options in lower case, which *mapping* overrides.
+
+        Raises:
+            ConfigurationError: If an option is unknown or invalid.
 
         """
         if not isinstance(mapping, Mapping):
@@ -257,7 +266,15 @@ class ClientOptions:
 
     @hides_arguments
     def replace(self, **changes: Any) -> Self:
-        """Return a copy with *changes*. A default ping interval follows ``pong_timeout``."""
+        """
+        Return a copy with other values for some options.
+
+        If ``ping_interval`` wasn't set, it follows ``pong_timeout``.
+
+        Raises:
+            ConfigurationError: If an option is unknown or invalid.
+
+        """
         _refuse_unknown(type(self), changes)
         changed = replace(self, **changes)
         changed._set("chosen", self.chosen | frozenset(changes))
@@ -265,7 +282,7 @@ class ClientOptions:
 
     @hides_arguments
     def with_defaults(self, **defaults: Any) -> Self:
-        """Return a copy with other defaults for the options that have no value of their own."""
+        """Return a copy with other defaults for the options that weren't set."""
         _refuse_unknown(type(self), defaults)
         open_ones = {name: value for name, value in defaults.items() if name not in self.chosen}
         changed = self.replace(**open_ones)
@@ -276,7 +293,7 @@ class ClientOptions:
         return _restored, (type(self), self._state())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Copy the data; share what is not, as a registry, a logger, a TLS context, a function."""
+        """Copy containers, and share other objects such as loggers, TLS contexts and functions."""
         data = (dict, list, tuple)
         return _restored(
             type(self),
@@ -298,24 +315,24 @@ class ClientOptions:
         return hash(self.name)
 
     def __repr__(self) -> str:
-        url = vars(self).get("url", ())  # nothing yet, in the frames of an error
+        url = vars(self).get("url", ())  # not set if __init__ failed
         name: Any = self.name
         name = name if isinstance(name, str) else "(unreadable name)"
         return f"<ClientOptions {peer_text(name)}: {shown_urls(url)}>"
 
 
-setattr(ClientOptions, "__init__", hides_arguments(ClientOptions.__init__))  # noqa: B010  # it is made
+setattr(ClientOptions, "__init__", hides_arguments(ClientOptions.__init__))  # noqa: B010
 
 
 def _restored(cls: type[SomeOptions], state: dict[str, Any]) -> SomeOptions:
-    """Return options as they were; they have been checked, and chosen, before."""
+    """Return unpickled options, without checking them again."""
     restored = object.__new__(cls)
     vars(restored).update(state)
     restored._set("_changed", weakref.ref(restored))
     return restored
 
 
-# What users bring along from websocket-client and websockets, where no name of ours is near.
+# Names in websocket-client and websockets that difflib can't match, and the options to suggest.
 ELSEWHERE = {
     "additional_headers": "headers",
     "cookie": "headers",

@@ -1,18 +1,20 @@
 """
-The figures of streams for Prometheus (extra ``prometheus``).
+The metrics of streams for Prometheus (extra ``prometheus``).
 
 ::
 
+    from prometheus_client import start_http_server
+
     from datastream_ws.prometheus import expose
 
-    expose(client)                                 # or expose(datastreams["prices"]) of Django's
-    expose(datastream, flask_app=app)              # an extension of Flask's
-    start_http_server(9000)                        # prometheus_client's, or the framework's view
+    expose(client)                                 # or expose(datastreams["prices"]) in Django
+    expose(datastream, flask_app=app)              # a Flask extension
+    start_http_server(9000)                        # or your framework's metrics view
 
-``stats()`` is read when Prometheus asks. Each process has figures of its own: with several (as
-gunicorn's workers) let each be scraped, or expose only the process that runs the stream. The
-multi-process mode of ``prometheus_client`` (``PROMETHEUS_MULTIPROC_DIR``) leaves out collectors
-such as this one.
+The collector reads ``stats()`` when Prometheus scrapes the process. Each process has its own
+metrics. If you run several, such as gunicorn workers, scrape each one, or expose only the process
+that runs the stream. The multi-process mode of ``prometheus_client``
+(``PROMETHEUS_MULTIPROC_DIR``) ignores custom collectors such as this one.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ try:
     from prometheus_client.registry import Collector
 except ImportError as missing:
     raise ImportError(
-        "prometheus_client is not installed: pip install 'datastream-ws[prometheus]'"
+        "prometheus_client is not installed. Run: pip install 'datastream-ws[prometheus]'"
     ) from missing
 
 __all__ = ["StreamCollector", "expose"]
@@ -51,14 +53,16 @@ def expose(client: Any, registry: CollectorRegistry = REGISTRY, *, flask_app: An
     """
     Export the metrics of a stream to *registry*, as ``datastream_…`` with the label ``stream``.
 
-    Calling it again has no effect. The stream is held weakly, so it disappears with its client.
+    Calling it again has no effect. The registry holds a weak reference to the stream, so the
+    metrics disappear with the client.
 
     Args:
-        client: A Client, an AsyncClient, or a stream of Django's or Flask's.
-        flask_app: The app, of a Flask stream.
+        client: A Client, an AsyncClient, a Fleet, or a Django or Flask stream.
+        registry: The registry of ``prometheus_client``.
+        flask_app: The app of a Flask stream. ``None`` for any other stream.
 
     Raises:
-        ConfigurationError: If it is none of these, or another one there has its name.
+        ConfigurationError: If *client* is something else, or another stream has its name.
 
     """
     collector = _collectors.get(registry)
@@ -70,18 +74,18 @@ def expose(client: Any, registry: CollectorRegistry = REGISTRY, *, flask_app: An
 
 
 class StreamCollector(Collector):
-    """The collector of a registry, one for all streams, so that nothing is registered twice."""
+    """The collector of a registry. It collects the metrics of all streams."""
 
     def __init__(self) -> None:
         self.watched = Exported()
 
     def describe(self) -> Iterator[Family]:
-        """Name the metrics without reading any stream."""
+        """Yield the metrics without values."""
         yield from (_family(metric) for metric in METRICS)
         yield _round_trips([])
 
     def collect(self) -> Iterator[Family]:
-        """Read every stream once, so that its counters add up."""
+        """Yield the metrics of all streams. Each stream is read once, so its counters add up."""
         streams = self.watched.read()
         for metric in METRICS:
             family = _family(metric)

@@ -1,4 +1,4 @@
-"""What objects must do that users bring along: a logger, a lease."""
+"""The protocols for loggers and leases that users pass as options."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Lease(Protocol):
         Take the lease for *ttl* seconds if no other process holds it.
 
         Returns:
-            The epoch of the new tenure: max(previous + 1, milliseconds of UNIX time).
-            ``None`` if another process holds it.
+            The epoch of this acquisition, which is max(previous + 1, UNIX time in milliseconds).
+            ``None`` if another process holds the lease.
 
         """
 

@@ -1,4 +1,4 @@
-"""What may be shown of a URL, a header or a peer's text."""
+"""Redaction of URLs, headers and texts from the server, before they are shown."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 UNREADABLE = "(unreadable URL)"
-SHOWN_TEXT = 200  # characters of a peer's text that logs, errors and pages show
+SHOWN_TEXT = 200  # characters of a text from the server that are shown
 
 
 class HiddenHeaders(dict[str, str]):
     """
-    Headers whose ``repr`` names them and shows no value.
+    Headers whose ``repr`` hides the values.
 
-    Tools that collect errors show the local variables of every frame in a traceback.
+    Error trackers record the local variables of every frame in a traceback.
     """
 
     def __repr__(self) -> str:
@@ -31,10 +31,10 @@ class HiddenHeaders(dict[str, str]):
 
 class Hidden(Generic[T]):
     """
-    A value that nothing shows by accident.
+    A secret whose ``repr`` hides it.
 
-    Tools that collect errors walk mappings, sequences and dataclasses among the local variables
-    of each frame; of anything else they show the ``repr``.
+    Error trackers look into mappings, sequences and dataclasses among the local variables of each
+    frame. For any other object they record the ``repr``.
     """
 
     __slots__ = ("_shown", "_value")
@@ -44,19 +44,19 @@ class Hidden(Generic[T]):
         self._shown = shown
 
     def reveal(self) -> T:
-        """Return the value, to be used in the same expression."""
+        """Return the value. Use it in the same expression, so that no variable holds it."""
         return self._value
 
     def __repr__(self) -> str:
-        return getattr(self, "_shown", "(hidden)")  # of one half made, in the frames of an error
+        return getattr(self, "_shown", "(hidden)")  # not set if __init__ failed
 
 
 def hides_arguments(function: F) -> F:
     """
-    Have an error leave *function* without the frames it came through.
+    Remove the frames of *function* from the traceback of an exception that it raises.
 
-    For functions that are given secrets before anything can hide them: tools that collect errors
-    show the arguments of each frame.
+    Use it for functions with secret arguments, because error trackers record the arguments of each
+    frame.
     """
 
     @functools.wraps(function)
@@ -69,13 +69,13 @@ def hides_arguments(function: F) -> F:
         try:
             raise _without_frames(failure)
         finally:
-            del failure  # it holds this frame
+            del failure  # it refers to this frame
 
     return cast("F", hidden)
 
 
 def _without_frames(error: Exception) -> Exception:
-    """Drop the frames of *error*, and of those of our errors that it was made of."""
+    """Remove the frames of *error*, and of the ConfigurationErrors that caused it."""
     each: BaseException | None = error
     while each is not None:
         each.__traceback__ = None
@@ -86,7 +86,7 @@ def _without_frames(error: Exception) -> Exception:
 
 
 def shown_url(url: str) -> str:
-    """Return scheme, host, port and path of *url*: no userinfo, query or fragment."""
+    """Return *url* without user information, query and fragment."""
     if url.startswith("ws+unix:"):
         return peer_text(url.partition("?")[0])
     try:
@@ -95,7 +95,7 @@ def shown_url(url: str) -> str:
         port = f":{parts.port}" if parts.port is not None else ""
     except ValueError:
         return UNREADABLE
-    if not parts.scheme or not host:  # whatever it is, nobody knows which part is a secret
+    if not parts.scheme or not host:  # any part of it could be a secret
         return UNREADABLE
     if ":" in host:
         host = f"[{host}]"
@@ -103,7 +103,7 @@ def shown_url(url: str) -> str:
 
 
 def shown_urls(urls: object) -> str:
-    """Return what the option ``url`` may show, whatever was given."""
+    """Return a value of the option ``url``, valid or not, without secrets."""
     if callable(urls):
         return "(callable)"
     if isinstance(urls, str):
@@ -114,17 +114,17 @@ def shown_urls(urls: object) -> str:
 
 
 def peer_text(text: object) -> str:
-    """Return *text* on one line, control characters escaped, cut to 200 characters."""
+    """Return *text* on one line, with control characters escaped, cut to 200 characters."""
     try:
         line = str(text)[: SHOWN_TEXT + 1]
-    except Exception:  # of a user's exception: that it cannot be shown must not hide it
+    except Exception:  # for example, __str__ of a user's exception fails
         line = f"({type(text).__name__})"
     line = escaped(line)
     return line if len(line) <= SHOWN_TEXT else line[: SHOWN_TEXT - 1] + "…"
 
 
 def escaped(text: str) -> str:
-    """Return *text* with everything escaped that could drive a terminal, line breaks too."""
+    """Return *text* with line breaks and other control characters escaped."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

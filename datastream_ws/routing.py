@@ -1,4 +1,4 @@
-"""Which handlers a message has: by its route, by a condition, or because no other took it."""
+"""The selection of a message's handlers, by route, by condition or by default."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ from .messages import Message, undecodable
 __all__ = ["Handler", "Routing"]
 
 
-# What makes a handler's ``decode_as``, and whether of the payload or of what json() returns.
+# A function that makes a handler's ``decode_as`` object, and whether its argument is the payload.
+# Otherwise its argument is the result of json().
 Converter = tuple[Callable[[Any], Any], bool]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Handler:
     """
-    One registered callable.
+    A registered handler or hook.
 
     Attributes:
-        route, when, default: Which messages it takes; none of them: every message.
-        decode_as: Type of what it is given in place of the message; ``None``: the message.
-        max_size, max_wait: Of a batch, in messages and seconds; 0 for a plain handler.
-        inline: Called on the loop's thread the moment a message is received.
+        function: The callable.
+        is_async: Whether it's a coroutine function.
+        route: The route of its messages. ``None`` means every message.
+        when: A condition for its messages. ``None`` means no condition.
+        default: Whether it gets only messages that match no other handler.
+        decode_as: The type of its argument. ``None`` means the message itself.
+        max_size: The maximum number of messages in a batch. It's 0 if it isn't a batch handler.
+        max_wait: The maximum number of seconds that the first message of a batch waits.
+        inline: Whether it's called on the loop's thread when a message is received.
 
     """
 
@@ -43,7 +49,7 @@ class Handler:
 
     @property
     def name(self) -> str:
-        """Module and name of the callable, for logs."""
+        """The module and the qualified name of the callable, for logs."""
         function = self.function
         found = getattr(function, "__qualname__", None) or type(function).__qualname__
         return f"{getattr(function, '__module__', None) or ''}.{found}".lstrip(".")
@@ -58,11 +64,11 @@ class Handler:
 
     @property
     def is_conditional(self) -> bool:
-        """Whether its route alone does not say that it takes a message."""
+        """Whether its route isn't enough to decide that it takes a message."""
         return self.when is not None or self.default
 
     def argument(self, message: Message) -> Any:
-        """Return what the callable is given for *message*; may raise DecodeError."""
+        """Return the argument of the callable for *message*. It may raise DecodeError."""
         if self.decode_as is None:
             return message
         convert, is_straight = self._converters.get(message.origin.codec) or self._add(message)
@@ -79,7 +85,7 @@ class Handler:
         return converter
 
     def same_call(self, other: Handler) -> bool:
-        """Whether both would call the same function with the same argument."""
+        """Return whether both call the same function with the same argument."""
         return (
             self.function == other.function
             and self.decode_as is other.decode_as
@@ -87,19 +93,20 @@ class Handler:
         )
 
 
-# The handlers of a route, and whether any of them looks at more than the route.
+# The handlers of a route, and whether any of them has a further condition.
 Candidates = tuple[tuple[Handler, ...], bool]
 
 
 class Routing:
     """
-    Which of some handlers a message has. Never changes, so that a look-up needs no lock.
+    A lookup of the handlers of a message. It's immutable, so it needs no lock.
 
     Attributes:
-        every: The handlers, if each of them takes every message; else ``None``.
-        all_async, none_async: Whether every handler is a coroutine function, or a plain one.
-        certain: The handlers of each route that alone says which they are; empty where messages
-            need not be decoded for their routes.
+        every: The handlers, if each of them takes every message. ``None`` otherwise.
+        all_async: Whether every handler is a coroutine function.
+        none_async: Whether every handler is a synchronous function.
+        certain: The handlers of each route without a further condition. It's empty if the route
+            can be found without decoding the message.
 
     """
 
@@ -112,7 +119,7 @@ class Routing:
         self._by_route, self._routeless = _filed(handlers)
         conditional = self.has_routes or any(each.is_conditional for each in handlers)
         self.every = None if conditional else self._routeless[0]
-        # Whether nobody will look at the rest of a message, but of a type of its own.
+        # Whether no handler needs message.json(), so that decoding only the route is enough.
         self._peeks = all(h.decode_as is not None and h.when is None for h in handlers)
         self.certain: dict[str | int | None, tuple[Handler, ...]] = {}
         if not self._peeks and self.every is None:
@@ -123,14 +130,15 @@ class Routing:
         """
         Return the handlers of *message*, in order of registration, each once.
 
-        If ``when`` of a handler raised an error, the handler is replaced by a function that raises
-        it again. It fails like any handler, and the others are called.
+        If ``when`` of a handler raises an exception, a function that raises it takes the handler's
+        place. It fails like any handler, and the others are called.
 
         Args:
-            taken: Whether another handler has the message, so that ``default`` ones have not.
+            message: The message.
+            taken: Whether an inline handler has the message, so that ``default`` ones are skipped.
 
         Raises:
-            Exception: Whatever the user's callable ``route`` raised.
+            Exception: Any exception that a callable ``route`` raises.
 
         """
         if self.every is not None:
@@ -142,9 +150,9 @@ class Routing:
 
 def _filed(handlers: Iterable[Handler]) -> tuple[dict[str | int | None, Candidates], Candidates]:
     """
-    Return the candidates of each route that some handler names, and those of all others.
+    Return the candidates of each registered route, and those of all other routes.
 
-    The others share one entry: they are the peer's, made-up ones must not fill memory.
+    All other routes share one entry, because a server could fill the memory with new routes.
     """
     by_route: dict[str | int | None, Candidates] = {}
     routeless: Candidates = ((), False)
@@ -159,7 +167,7 @@ def _filed(handlers: Iterable[Handler]) -> tuple[dict[str | int | None, Candidat
 
 
 def _with(handler: Handler, candidates: Candidates) -> Candidates:
-    """Add a handler, unless one that always takes the message makes the same call."""
+    """Add a handler, unless an unconditional candidate makes the same call."""
     kept, conditional = candidates
     if any(not other.is_conditional and handler.same_call(other) for other in kept):
         return candidates
@@ -175,7 +183,7 @@ def _chosen(candidates: tuple[Handler, ...], message: Message, taken: bool) -> t
 
 
 def _asked(handler: Handler, message: Message) -> Handler | None:
-    """Return the handler if it takes *message*, or one that fails for it if ``when`` raises."""
+    """Return the handler if it takes *message*, or a failing one if ``when`` raises."""
     try:
         return handler if handler.when is None or handler.when(message) else None
     except Exception as error:
@@ -186,13 +194,13 @@ def _failing(handler: Handler, error: Exception) -> Handler:
     def fail(*_: object) -> NoReturn:
         raise error
 
-    # Of the same name, so that logs, counters and dead letters speak of the user's function.
+    # It has the name of the user's function, for logs, counters and dead letters.
     function = functools.wraps(handler.function)(fail)
     return replace(handler, function=function, when=None, decode_as=None, max_size=0)
 
 
 def _without_repeats(handlers: Iterable[Handler]) -> tuple[Handler, ...]:
-    """Keep the first of handlers that would do the same call twice."""
+    """Return the handlers without those that would repeat the call of another one."""
     kept: list[Handler] = []
     for handler in handlers:
         if not any(handler.same_call(other) for other in kept):

@@ -1,7 +1,8 @@
 """
-A foreground process around clients and fleets: signals, drain, exit codes, health file.
+The runner of clients and fleets in a foreground process.
 
-Shared by Django's, Flask's and our own commands.
+It handles signals, the shutdown, the exit code and the health file. The commands for Django, Flask
+and ``datastream-ws`` use it.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ __all__ = [
 EXIT_OK = 0
 EXIT_CONFIGURATION = 1
 EXIT_USAGE = 2
-EXIT_FAILED = 3  # a stream gave up
-EXIT_FORCED = 4  # the drain deadline was missed, or a second signal came
+EXIT_FAILED = 3  # a stream failed
+EXIT_FORCED = 4  # the shutdown timed out, or a second signal was received
 
 SIGNAL, ENDED, SPENT = "signal", "ended", "spent"
 
@@ -63,18 +64,20 @@ class Runnable(Protocol):
 
 class Runner:
     """
-    Runs clients and fleets until a signal, until one fails, or until enough messages were handled.
+    A runner of clients and fleets in the main thread.
 
-    The first SIGINT or SIGTERM drains all of them, a second one ends at once. Used once, in the
-    main thread. A fleet goes on when its streams fail.
+    It runs until a signal arrives, a client fails, or enough messages are handled. The first SIGINT
+    or SIGTERM closes all clients, which handle what they have received. A second signal closes them
+    immediately. A fleet continues when its streams fail. Use a runner only once.
 
     Args:
-        clients: Not started yet.
-        shutdown_timeout: Seconds to drain; ``None``: each client's ``close_timeout``.
-        max_messages: Handle exactly so many in all, then stop; ``None``: no limit.
-        health_file: Path of a file rewritten at every beat; ``None``: none.
-        on_beat: Given the streams' health at every beat; what it raises is logged.
-        beat_interval: Seconds between beats; a client's change of state is a beat too.
+        clients: Clients and fleets that aren't started yet.
+        shutdown_timeout: Seconds for the shutdown. ``None`` uses each client's ``close_timeout``.
+        max_messages: Stop after exactly this number of messages. ``None`` means no limit.
+        health_file: The path of a file that holds the health. ``None`` writes no file.
+        on_beat: A function that gets the health of the streams at every beat. If it raises an
+            exception, that is logged.
+        beat_interval: Seconds between beats. Each change of a client's state is also a beat.
 
     """
 
@@ -94,15 +97,19 @@ class Runner:
         self._health_file = health_file
         self._on_beat = on_beat
         self._beat_interval = beat_interval
-        self._words: SimpleQueue[str] = SimpleQueue()  # its put() may be called in a signal handler
+        self._words: SimpleQueue[str] = SimpleQueue()  # its put() is safe in a signal handler
         self._log = logging.getLogger("datastream_ws")
 
     def run(self) -> int:
         """
-        Start the clients, block until the end; return the exit code.
+        Start the clients, block until they have ended, and return the exit code.
+
+        Returns:
+            0 if all is well, 3 if a client failed, or 4 if the shutdown timed out or a second
+            signal was received.
 
         Raises:
-            ConfigurationError: The health file cannot be written, or an option cannot work.
+            ConfigurationError: If the health file can't be written, or an option is invalid.
 
         """
         self._check()
@@ -119,7 +126,7 @@ class Runner:
     def _start(self) -> None:
         try:
             for client in self._clients:
-                if isinstance(client, Client):  # in a fleet one of a thousand always changes
+                if isinstance(client, Client):  # a large fleet would change all the time
                     client.on_state(lambda event: self._words.put("state"))
                 client.start()
                 self._watch(client)
@@ -148,7 +155,7 @@ class Runner:
         finished.add_done_callback(lambda _: self._words.put(ENDED))
 
     def _wait_for(self, wanted: set[str], deadline: float = float("inf")) -> str | None:
-        """Beat until one of the wanted words comes; ``None``: none did before *deadline*."""
+        """Beat until a wanted word arrives, and return it. Return ``None`` after *deadline*."""
         while (left := deadline - time.monotonic()) > 0:
             self._beat()
             try:
@@ -160,7 +167,7 @@ class Runner:
         return None
 
     def _drain(self) -> bool:
-        """Close all clients; return whether it was cut short, by a second signal or the clock."""
+        """Close all clients. Return whether a second signal or the deadline cut that short."""
         closing = [client._finished for client in self._clients]
         deadlines = [client._ask_close(self._shutdown_timeout) for client in self._clients]
         forced = False
@@ -174,7 +181,7 @@ class Runner:
         return forced
 
     def _left_behind(self) -> bool:
-        """Whether messages were still unhandled when the deadline came."""
+        """Return whether messages were unhandled at the deadline."""
         stats = [client.stats() for client in self._clients]
         return any(s.messages_waiting or s.messages_dropped.get("shutdown") for s in stats)
 
@@ -187,8 +194,8 @@ class Runner:
             self._fenced(self._on_beat, streams)
 
     def _fenced(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Neither a full disk nor a database that is away ends the streams."""
+        """Call *function*, and log its exception. A full disk must not stop the streams."""
         try:
             function(*arguments)
         except Exception as error:
-            self._log.warning("health cannot be written: %s", error)
+            self._log.warning("the health cannot be written: %s; retrying at the next beat", error)

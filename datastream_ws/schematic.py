@@ -1,5 +1,5 @@
 """
-The Schematic DataStream: from API URL and key to typed messages and kept subscriptions.
+A client for the Schematic DataStream, with typed messages and subscriptions.
 
 ::
 
@@ -9,7 +9,7 @@ The Schematic DataStream: from API URL and key to typed messages and kept subscr
     def flags(response):
         cache.update((flag["key"], flag) for flag in response.data)
 
-    client.start_entity(EntityType.FLAGS)                            # again on every connection
+    client.start_entity(EntityType.FLAGS)               # sent again on every connection
     client.start_entity(EntityType.COMPANY, {"id": "acme"})
     client.run()
 
@@ -58,7 +58,8 @@ __all__ = [
     "stream_url",
 ]
 
-# As Schematic's own client: the flags of an account come in one message, half a MiB for a hundred.
+# Schematic's own client has the same limit. All flags of an account come in one message, about
+# 0.5 MiB for 100 flags.
 MAX_SIZE = 100 * 2**20
 API_URL = "https://api.schematichq.com"
 STREAM_PATH = "/datastream"
@@ -94,7 +95,7 @@ class MessageType(StrEnum):
     PARTIAL = "partial"
     DELETE = "delete"
     ERROR = "error"
-    UNKNOWN = "unknown"  # and everything that is none of the above
+    UNKNOWN = "unknown"  # also any value that isn't listed here
 
     @classmethod
     def _missing_(cls, value: object) -> MessageType:
@@ -107,13 +108,15 @@ class MessageType(StrEnum):
 @dataclass(frozen=True, slots=True, repr=False)
 class DataStreamRequest:
     """
-    Start or stop the messages about entities.
+    A request to start or stop the messages about entities. Source: types.go, DataStreamReq.
 
     Attributes:
-        keys: Which entity, for example ``{"id": "acme"}``; ``None``: all of that type.
+        entity_type: The type of the entities.
+        keys: The keys of one entity, such as ``{"id": "acme"}``. ``None`` means all of that type.
+        action: ``Action.START`` or ``Action.STOP``.
 
     Raises:
-        ConfigurationError: If a part of it cannot be sent.
+        ConfigurationError: If an attribute is invalid.
 
     """
 
@@ -129,7 +132,7 @@ class DataStreamRequest:
         object.__setattr__(self, "action", Action(self.action))
 
     def to_json(self) -> dict[str, Any]:
-        """Return what goes over the wire, before encoding; :meth:`Client.send` calls this."""
+        """Return the request as an object for JSON. :meth:`Client.send` calls this."""
         data: dict[str, Any] = {
             "action": self.action.value,
             "entity_type": self.entity_type.value,
@@ -141,10 +144,12 @@ class DataStreamRequest:
     @classmethod
     def from_json(cls, obj: Any) -> Self:
         """
-        Read a decoded request, as a server gets it. A missing action counts as "start".
+        Return the request that a server reads from a decoded message.
+
+        A missing action means "start".
 
         Raises:
-            DecodeError: If it is none.
+            DecodeError: If *obj* isn't a request.
 
         """
         data = _object(_object(obj, "request").get("data"), "data of a request")
@@ -161,11 +166,13 @@ class DataStreamRequest:
 @dataclass(frozen=True, slots=True, repr=False)
 class DataStreamErrorMessage:
     """
-    The error that the server sends instead of an entity.
+    The error that the server sends instead of an entity. Source: types.go, DataStreamError.
 
     Attributes:
-        keys: Those of the request it refuses; ``None`` if it names none.
-        entity_type: Its entity type; the bare string for one unknown here.
+        error: The server's text.
+        keys: The keys of the refused request. ``None`` if the server sends none.
+        entity_type: The entity type of the request, or a str if this package doesn't have it.
+            ``None`` if the server sends none.
 
     """
 
@@ -181,10 +188,10 @@ class DataStreamErrorMessage:
     @classmethod
     def from_json(cls, obj: Any) -> Self:
         """
-        Read the decoded ``data`` of an error response.
+        Return the error in the decoded ``data`` of a response.
 
         Raises:
-            DecodeError: If it is not an object.
+            DecodeError: If *obj* isn't a dict.
 
         """
         data = _object(obj, "data of an error")
@@ -202,12 +209,15 @@ class DataStreamErrorMessage:
 @dataclass(frozen=True, slots=True, repr=False)
 class DataStreamResponse:
     """
-    A message from the server.
+    A message from the server. Source: types.go, DataStreamResp.
 
     Attributes:
-        data: Decoded: a list for FLAGS, else an object; for a partial message only what changed.
-        entity_type: The bare string for one unknown here; empty if there is none.
-        entity_id: Of the entity that a partial message changes; ``None`` if the server names none.
+        data: The decoded data, which is a list for FLAGS and a dict for other types. A partial
+            message has only what has changed.
+        entity_type: The entity type, or a str if this package doesn't have it. Empty if there is
+            none.
+        message_type: The kind of ``data``.
+        entity_id: The entity that a partial message changes. ``None`` if the server sends none.
 
     """
 
@@ -218,13 +228,13 @@ class DataStreamResponse:
 
     @property
     def error(self) -> DataStreamErrorMessage | None:
-        """The error, if this is one; else ``None``."""
+        """The error, if the message is one. ``None`` otherwise."""
         if self.message_type is not MessageType.ERROR:
             return None
         return DataStreamErrorMessage.from_json(self.data)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what goes over the wire, before encoding."""
+        """Return the response as an object for JSON."""
         return {
             "data": self.data,
             "entity_type": str(self.entity_type),
@@ -235,10 +245,10 @@ class DataStreamResponse:
     @classmethod
     def from_json(cls, obj: Any) -> Self:
         """
-        Read a decoded message, ``message.json()``.
+        Return the response in a decoded message, which is ``message.json()``.
 
         Raises:
-            DecodeError: If it is not an object.
+            DecodeError: If *obj* isn't a dict.
 
         """
         found = _object(obj, "response")
@@ -261,7 +271,7 @@ def _object(obj: Any, what: str) -> dict[str, Any]:
 
 
 def _known(entity_type: Any) -> EntityType | str:
-    """Return the member, or what the server said if it is none: it may learn new ones."""
+    """Return the member, or the server's str if it's new. Empty if it isn't a str."""
     try:
         return EntityType(entity_type)
     except ValueError:
@@ -294,13 +304,14 @@ def _checked_keys(keys: Any) -> Keys | None:
 @hides_arguments
 def stream_url(url: Any) -> str:
     """
-    Return the datastream URL that belongs to an HTTP API URL.
+    Return the URL of the stream for an HTTP API URL. Source: convertAPIURLToWebSocketURL.
 
-    ``https://api.x.com`` is ``wss://datastream.x.com/datastream``; another host keeps its name,
-    any host its port and query. A ``ws://`` or ``wss://`` URL is used as it is.
+    ``https://api.x.com`` becomes ``wss://datastream.x.com/datastream``. Only the first label
+    ``api`` is replaced, and the port and the query are kept. A ``ws://`` or ``wss://`` URL is
+    returned unchanged.
 
     Raises:
-        ConfigurationError: If it is no such URL; the text does not show it.
+        ConfigurationError: If *url* is invalid. The text doesn't show it.
 
     """
     if not isinstance(url, str):
@@ -310,7 +321,7 @@ def stream_url(url: Any) -> str:
     scheme = url.partition(":")[0].lower()
     if scheme not in (*WEBSOCKET_SCHEMES, *WEBSOCKET_SCHEMES.values()):
         raise ConfigurationError("url: must start with https://, http://, wss:// or ws://")
-    # As a WebSocket URL it passes the core's own check, and nothing else has to know its rules.
+    # The check of the option ``url`` needs a WebSocket URL.
     candidate = WEBSOCKET_SCHEMES.get(scheme, scheme) + url[len(scheme) :]
     if wrong := check_url(candidate):
         raise ConfigurationError(f"url: {wrong}")
@@ -327,10 +338,10 @@ def _converted(candidate: str) -> str:
 @hides_arguments
 def stream_headers(api_key: Any) -> dict[str, str]:
     """
-    Return the headers of the handshake.
+    Return the headers of the opening handshake.
 
     Raises:
-        ConfigurationError: If *api_key* cannot be sent as one; the text does not show it.
+        ConfigurationError: If *api_key* can't be sent in a header. The text doesn't show it.
 
     """
     if not isinstance(api_key, str) or not api_key.strip():
@@ -350,7 +361,7 @@ def stream_headers(api_key: Any) -> dict[str, str]:
 
 
 def _options(api_key: Any, url: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of the core; each callable stays one, called before every attempt."""
+    """Return the options of the client. Callables are still called before every attempt."""
     fixed = {"url": _url(url), "headers": _headers(api_key, options.get("headers", {}))}
     return {"route": "entity_type", "max_size": MAX_SIZE} | options | fixed
 
@@ -361,7 +372,7 @@ def _url(url: Any) -> Any:
 
 def _headers(api_key: Any, more: Any) -> Any:
     if callable(more) and not callable(api_key):
-        stream_headers(api_key)  # a wrong key is told at once
+        stream_headers(api_key)  # raises at once if the key is invalid
     if callable(api_key) or callable(more):
         return _then(_joined, api_key, more)
     return _joined(api_key, more)
@@ -369,9 +380,9 @@ def _headers(api_key: Any, more: Any) -> Any:
 
 @hides_arguments
 def _joined(api_key: Any, more: Any) -> Any:
-    """Return our headers and the user's, which win."""
+    """Return the headers of Schematic and of the user, whose headers take precedence."""
     if check_headers(more):
-        return more  # for the core to refuse
+        return more  # the check of the option refuses them
     theirs = {name.lower() for name in more}
     ours = stream_headers(api_key).items()
     return {name: value for name, value in ours if name.lower() not in theirs} | dict(more)
@@ -379,9 +390,10 @@ def _joined(api_key: Any, more: Any) -> Any:
 
 def _then(function: Callable[..., Any], *sources: Any) -> Callable[[], Any]:
     """
-    Return a callable for *function* of the sources, those called that are callable.
+    Return a callable that calls the callable sources, and then *function* with all values.
 
-    It stays plain for plain callables, which may block and are run on a thread by the core.
+    It's synchronous, because sources may block and the client calls them on a thread. If a source
+    returns an awaitable, the callable returns one, too.
     """
 
     @hides_arguments
@@ -403,20 +415,21 @@ async def _awaited(function: Callable[..., Any], values: Hidden[list[Any]]) -> A
 
 
 class EntityDecorators:
-    """``on_entity``, on whatever has ``on_message``."""
+    """A mixin that adds ``on_entity`` to a class with ``on_message``."""
 
     def on_entity(self, *entity_types: EntityType | str) -> Callable[[F], F]:
         """
-        Register a handler of entities; it is given a :class:`DataStreamResponse`.
+        Register a handler that gets each message as a :class:`DataStreamResponse`.
 
-        An error that names one of the types goes to the handler too, as ``response.error``.
+        The handler also gets errors about one of the types, see ``response.error``.
 
         Args:
-            *entity_types: Only messages about these; none: every message that is an object.
+            *entity_types: The types to handle. Without any, the handler gets every message that is
+                a JSON object.
 
         Raises:
-            ConfigurationError: If there is no such entity type, or the function cannot be called
-                with one argument.
+            ConfigurationError: If an entity type is unknown, or the function can't be called with
+                one argument.
 
         """
         if any(callable(each) for each in entity_types):
@@ -447,7 +460,7 @@ def _is_about(message: Message, wanted: frozenset[EntityType]) -> bool:
 
 
 def _given_response(function: Callable[..., Any]) -> Callable[[Message], Any]:
-    """Return *function* as a handler of messages, under its own name and of its own kind."""
+    """Return *function* as a handler of messages, with its name, and a coroutine if it is one."""
 
     @wraps(function)
     def handle(message: Message) -> Any:
@@ -463,23 +476,25 @@ def _given_response(function: Callable[..., Any]) -> Callable[[Message], Any]:
 
 
 class Handlers(EntityDecorators, core.Handlers):
-    """A registry with ``on_entity``: the decorators, before any client exists."""
+    """A :class:`datastream_ws.Handlers` registry with ``on_entity``."""
 
 
 class Client(EntityDecorators, core.Client):
     """
-    A :class:`datastream_ws.Client` for the Schematic DataStream.
+    A :class:`datastream_ws.Client` for the Schematic DataStream. Source: client.go, NewClient.
 
-    ``on_message("rulesengine.Flags")`` works too: the default of the option ``route`` is
-    ``"entity_type"`` here.
+    The default of the option ``route`` is ``"entity_type"``, so ``on_message("rulesengine.Flags")``
+    also works.
 
     Args:
-        api_key: The key, or a (sync or async) callable returning one, called before every attempt.
-        url: API URL, see :func:`stream_url`, or a callable returning one.
-        **options: See :class:`datastream_ws.ClientOptions`; ``headers`` are sent besides ours.
+        api_key: The API key. A callable, sync or async, returns it and is called before every
+            attempt.
+        url: The API URL, see :func:`stream_url`, or a callable that returns it.
+        **options: See :class:`datastream_ws.ClientOptions`. ``headers`` are sent in addition to
+            those of Schematic.
 
     Raises:
-        ConfigurationError: If an option is unknown or cannot work.
+        ConfigurationError: If an option is unknown or invalid.
 
     """
 
@@ -489,18 +504,27 @@ class Client(EntityDecorators, core.Client):
 
     def start_entity(self, entity_type: EntityType | str, keys: Keys | None = None) -> None:
         """
-        Ask for an entity, now and on every connection, before ``on_ready``; never blocks.
+        Request an entity now, and again on every connection, before ``on_ready``.
 
-        May be called before ``start()``, and from any thread.
+        It's thread-safe and never blocks. You can call it before ``start()``.
 
         Args:
-            keys: Which one, for example ``{"id": "acme"}``; ``None``: all of that type.
+            entity_type: The type of the entity.
+            keys: The keys of the entity, such as ``{"id": "acme"}``. ``None`` means all of that
+                type.
+
+        Raises:
+            ConfigurationError: If an argument is invalid.
 
         """
         self.subscribe(*_subscription(entity_type, keys))
 
     def stop_entity(self, entity_type: EntityType | str, keys: Keys | None = None) -> None:
-        """Take :meth:`start_entity` back; nothing if it was not called with the same values."""
+        """
+        Stop an entity that :meth:`start_entity` has requested.
+
+        It's thread-safe and never blocks. Without a request with the same values it has no effect.
+        """
         self.unsubscribe(_subscription(entity_type, keys)[1])
 
     def send(self, obj: Any, wait: float = 0.0) -> Queued:
@@ -515,18 +539,48 @@ class Client(EntityDecorators, core.Client):
 
 
 class AsyncClient(EntityDecorators, core.AsyncClient):
-    """A :class:`datastream_ws.AsyncClient` for the Schematic DataStream; see :class:`Client`."""
+    """
+    A :class:`datastream_ws.AsyncClient` for the Schematic DataStream.
+
+    Args:
+        api_key: The API key. A callable, sync or async, returns it and is called before every
+            attempt.
+        url: The API URL, see :func:`stream_url`, or a callable that returns it.
+        **options: See :class:`datastream_ws.ClientOptions`. ``headers`` are sent in addition to
+            those of Schematic.
+
+    Raises:
+        ConfigurationError: If an option is unknown or invalid.
+
+    """
 
     @hides_arguments
     def __init__(self, api_key: Source, url: Source = API_URL, **options: Any) -> None:
         super().__init__(**_options(api_key, url, options))
 
     async def start_entity(self, entity_type: EntityType | str, keys: Keys | None = None) -> None:
-        """Ask for an entity, now and on every connection, before ``on_ready``; never blocks."""
+        """
+        Request an entity now, and again on every connection, before ``on_ready``.
+
+        It never waits. You can call it before ``start()``.
+
+        Args:
+            entity_type: The type of the entity.
+            keys: The keys of the entity, such as ``{"id": "acme"}``. ``None`` means all of that
+                type.
+
+        Raises:
+            ConfigurationError: If an argument is invalid.
+
+        """
         await self.subscribe(*_subscription(entity_type, keys))
 
     async def stop_entity(self, entity_type: EntityType | str, keys: Keys | None = None) -> None:
-        """Take :meth:`start_entity` back; nothing if it was not called with the same values."""
+        """
+        Stop an entity that :meth:`start_entity` has requested.
+
+        It never waits. Without a request with the same values it has no effect.
+        """
         await self.unsubscribe(_subscription(entity_type, keys)[1])
 
     async def send(self, obj: Any, wait: float = 0.0) -> None:
@@ -543,8 +597,8 @@ class AsyncClient(EntityDecorators, core.AsyncClient):
 def _subscription(
     entity_type: EntityType | str, keys: Keys | None
 ) -> tuple[dict[str, Any], tuple[Any, ...], dict[str, Any]]:
-    """Return what starts it, the name it is kept under, and what stops it."""
-    start = DataStreamRequest(entity_type, keys)  # type: ignore[arg-type]  # made one
+    """Return the message that starts an entity, its key, and the message that stops it."""
+    start = DataStreamRequest(entity_type, keys)  # type: ignore[arg-type]  # it converts a str
     stop = DataStreamRequest(start.entity_type, start.keys, Action.STOP)
     name = (start.entity_type, *sorted((start.keys or {}).items()))
     return start.to_json(), name, stop.to_json()

@@ -1,4 +1,4 @@
-"""Counters of a stream, and the frozen snapshot that ``stats()`` returns."""
+"""The counters of a stream, and the snapshot that ``stats()`` returns."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class HandlerStats:
     """
     The calls of one message handler since ``start()``.
 
-    Slow calls are all timed, quick ones now and then. The percentiles are those of about the last
-    ten minutes and right to 10 %.
+    Slow calls are always timed, and fast calls are sampled. The percentiles cover about the last
+    10 minutes, with an error of up to 10 %.
 
     Attributes:
-        calls: Batches count as one call, a retry as another.
-        failures: Calls that raised, and were not retried or postponed.
-        p50: Seconds that half of the calls did not exceed; ``None``: none was timed yet.
-        p95: Seconds that 95 % of the calls did not exceed; ``None``: none was timed yet.
-        max: Seconds of the longest call; ``None``: none was timed yet.
+        calls: The number of calls. A batch counts as one call, and so does a retry.
+        failures: The number of calls that raised an exception and weren't retried or postponed.
+        p50: Seconds that half of the calls did not exceed. ``None`` before the first timed call.
+        p95: Seconds that 95 % of the calls did not exceed. ``None`` before the first timed call.
+        max: Seconds of the longest call. ``None`` before the first timed call.
 
     """
 
@@ -55,12 +55,12 @@ class HandlerStats:
 @dataclass(frozen=True, slots=True)
 class Histogram:
     """
-    How many values are in which range.
+    The number of values in each of several ranges.
 
     Attributes:
-        bounds: The upper bounds of the ranges, in seconds; one more range has no bound.
-        counts: One for each range.
-        total: The sum of all values, in seconds.
+        bounds: The upper bounds of the ranges in seconds. One more range has no upper bound.
+        counts: The number of values in each range.
+        total: The sum of all values in seconds.
 
     """
 
@@ -82,28 +82,36 @@ class Stats:
     that an earlier process left in the spool count as received.
 
     Attributes:
-        messages_unrouted: Handled messages that no handler took.
+        messages_received: Messages that were received.
+        messages_handled: Messages that were handled, including the ``messages_unrouted``.
+        messages_failed: Messages of which a handler failed.
+        messages_unrouted: Handled messages that matched no handler.
         messages_dropped: A mapping from the cause to the number. The causes are overflow,
             conflated, shutdown, lease_lost, spool and untaken.
-        messages_waiting: Messages that wait now, including those that handlers are working on.
-        messages_spooled: Messages that are only in the file now.
+        messages_waiting: Messages that wait now, including those that are being handled.
+        messages_spooled: Messages that are only in the spool file now.
+        messages_sent: Messages that were written.
         bytes_received: Bytes of received payloads.
         bytes_sent: Bytes of sent payloads.
+        connections: Connections that were open.
+        reconnects: Connections after the first one.
+        attempts: Attempts to connect.
         blocked_seconds: Seconds for which a full inbox stopped reading.
         round_trip_time: Seconds of the last ping. ``None`` before the first pong.
-        connected_since: UNIX time. ``None`` without a connection.
-        last_message_at: UNIX time. ``None`` before the first message.
+        connected_since: The UNIX time of the connection. ``None`` without a connection.
+        last_message_at: The UNIX time of the last message. ``None`` before the first one.
         last_error: Type and text of the last reported error. ``None`` before the first one.
         reports_dropped: Calls of ``on_state``, ``on_error`` and the like that did not fit into the
             queue behind a slow one.
-        oldest_waiting: Seconds that the oldest waiting message has waited; ``None``: none waits.
+        oldest_waiting: Seconds that the oldest waiting message has waited. ``None`` if there is
+            none.
         errors_dropped: Errors that left the bounded buffer before ``errors()`` read them.
         handlers: The calls of each message handler, by its qualified name.
         recent_events: The last 50 events of the stream, from old to new.
-        inbox_share: How full the inbox is, from 0 to 1, by messages or bytes, whichever is more;
-            ``None``: it has no limit.
-        spool_share: How full the spool is, from 0 to 1; ``None``: there is none, or no limit.
-        round_trips: The times of all pings so far; ``None`` before the first pong.
+        inbox_share: How full the inbox is, from 0 to 1, by messages or bytes, whichever is more.
+            ``None`` without a limit.
+        spool_share: How full the spool is, from 0 to 1. ``None`` without a spool or a limit.
+        round_trips: The round-trip times of all pings. ``None`` before the first pong.
 
     """
 
@@ -137,7 +145,7 @@ class Stats:
 
 @dataclass(slots=True)
 class Traffic:
-    """The counters of one ``start()``'s connections, written on the loop's thread only."""
+    """The counters of the connections since ``start()``, written only on the loop's thread."""
 
     messages_sent: int = 0
     bytes_received: int = 0
@@ -150,7 +158,7 @@ class Traffic:
     connected_since: float | None = None
     last_message_at: float | None = None
     last_error: str | None = None
-    _round_trips: list[int] | None = None  # made at need: most idle clients have none
+    _round_trips: list[int] | None = None  # created at the first pong, to save memory
     _round_trip_total: float = 0.0
 
     def note_round_trip(self, seconds: float) -> None:
@@ -171,10 +179,12 @@ class Traffic:
 
     def snapshot(self, counts: Counts, *, blocked_seconds: float, **others: Any) -> Stats:
         """
-        Return these counters and the inbox's as one.
+        Return these counters and those of the inbox as one snapshot.
 
         Args:
-            others: Fields of :class:`Stats` that are counted elsewhere.
+            counts: The counters of the inbox.
+            blocked_seconds: Seconds for which a full inbox stopped reading.
+            **others: More fields of :class:`Stats`.
 
         """
         return Stats(

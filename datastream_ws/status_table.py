@@ -1,4 +1,4 @@
-"""How streams are, as a table for a terminal: ages instead of times, as wide as there is room."""
+"""The table that commands print to show the status of streams."""
 
 from __future__ import annotations
 
@@ -37,16 +37,20 @@ SHORT = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusRow:
     """
-    One stream in one process.
+    The row of one stream in one process.
 
     Attributes:
-        runner: Which process: its host and number, or a worker's name; empty: none is known.
-        seen: Seconds since the process last said so; ``None``: it never has.
-        since: Seconds in this state, or connected; ``None``: unknown.
-        message: Seconds since the last message; ``None``: there was none.
-        error: What went wrong last, and its age in seconds as *error_age*; empty: nothing.
-        note: More about it, on a line of its own; empty: nothing.
-        counts: By the title of their column.
+        stream: The name of the stream.
+        state: The state, or ``stale (…)``.
+        is_healthy: Whether the stream is healthy.
+        runner: The process, by host and number or by the worker's name. Empty if unknown.
+        seen: Seconds since the last report. ``None`` if there was none.
+        since: Seconds in this state, or since the connection opened. ``None`` if unknown.
+        message: Seconds since the last message. ``None`` if there was none.
+        error: The last error. Empty if there was none.
+        error_age: Seconds since the last error. ``None`` if unknown.
+        note: A text for a separate line beneath the row. It may be empty.
+        counts: The counters, by the titles of their columns.
 
     """
 
@@ -74,7 +78,7 @@ class StatusRow:
         return [shown.get(title) or _count(self.counts.get(title)) for title in titles]
 
 
-# From left to right, and which is left out first where there is too little room.
+# The columns from left to right, and the order in which a narrow terminal drops them.
 TITLES = (
     *("STREAM", "STATE", "FOR", "RUNNER", "SEEN", "MESSAGE"),
     *("RECEIVED", "HANDLED", "FAILED", "WAITING", "RECONNECTS"),
@@ -82,17 +86,18 @@ TITLES = (
 LEFT_OUT_FIRST = (
     "HANDLED", "RECONNECTS", "FOR", "WAITING", "RECEIVED", "SEEN", "MESSAGE", "RUNNER",
 )  # fmt: skip
-UNROUTED = "UNROUTED"  # told beneath the row where there are such messages
-WORDS = {"STREAM", "STATE", "RUNNER"}  # to the left, the others to the right
+UNROUTED = "UNROUTED"  # shown beneath the row if it isn't 0
+WORDS = {"STREAM", "STATE", "RUNNER"}  # left-aligned columns
 
 
 def table(rows: Sequence[StatusRow], *, width: int | None = None, colored: bool = False) -> str:
     """
-    Return a table of streams: ages in seconds, minutes, hours or days, errors beneath their rows.
+    Return a table of streams, with the last error of each beneath its row.
 
     Args:
-        width: Columns of the terminal; ``None``: as wide as need be.
-        colored: Whether states have colors; their words say the same.
+        rows: The rows.
+        width: The width of the terminal. ``None`` means no limit.
+        colored: Whether the states are colored.
 
     """
     titles = list(TITLES)
@@ -154,7 +159,7 @@ def _count(number: int | None) -> str:
 
 
 def shown_age(seconds: float | None) -> str:
-    """Return an age for people, ``3 s`` or ``5 min``; ``-`` for ``None``."""
+    """Return an age such as ``3 s`` or ``5 min``, and ``-`` for ``None``."""
     if seconds is None:
         return "-"
     for size, unit in UNITS:
@@ -176,12 +181,12 @@ COUNTERS = {
 
 
 def counts_of(facts: Mapping[str, Any]) -> dict[str, int]:
-    """Return the counts of a row, out of what health files and status rows have."""
+    """Return the counts of a row from the fields of a health file or a status row."""
     return {title: facts[name] for title, name in COUNTERS.items()}
 
 
 def age(at: float | None, now: float) -> float | None:
-    """Return how long ago a UNIX time is; ``None`` as it was given."""
+    """Return how long ago a UNIX time was in seconds, or ``None`` for ``None``."""
     return None if at is None else max(0.0, now - at)
 
 
@@ -192,7 +197,7 @@ def row_of(
     runner: str,
     share: float = HEALTHY_SHARE,
 ) -> StatusRow:
-    """Return the row of a stream as its process described it; arguments as of ``is_healthy``."""
+    """Return the row of a stream from its health. See ``is_healthy`` for the arguments."""
     state = health.state
     if not is_fresh(health, now, max_age) and state not in DEAD:
         state = f"stale ({state})"
@@ -211,7 +216,7 @@ def row_of(
 
 
 def fleet_note(streams: Mapping[str, int] | None, source_size: int | None) -> str:
-    """Return how the streams of a fleet are; empty: it is none."""
+    """Return the states of a fleet's streams and the size of its source. Empty for a client."""
     if streams is None:
         return ""
     states = share_note(streams) or "streams: none here"
@@ -219,7 +224,7 @@ def fleet_note(streams: Mapping[str, int] | None, source_size: int | None) -> st
 
 
 def share_note(streams: Mapping[str, int] | None) -> str:
-    """Return how the streams are that one process has of a fleet; empty: it has none."""
+    """Return the states of the fleet's streams in one process. Empty if there are none."""
     counts = sorted((streams or {}).items(), key=lambda pair: -pair[1])
     states = ", ".join(f"{number:,} {state}" for state, number in counts)
     return f"streams: {states}" if states else ""
@@ -229,7 +234,7 @@ def share_note(streams: Mapping[str, int] | None) -> str:
 
 
 class Output(Protocol):
-    """Where a command writes."""
+    """The output stream of a command."""
 
     def write(self, text: str, /) -> Any: ...
 
@@ -239,7 +244,7 @@ class Output(Protocol):
 
 
 def show(rows: Sequence[StatusRow], output: Output, *, colored: bool = True) -> str:
-    """Return the table as *output* can have it; *colored*: unless the terminal has no colors."""
+    """Return the table for *output*. It has colors if *colored* and the terminal has them."""
     if not output.isatty():
         return table(rows)
     has_colors = colored and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -250,14 +255,15 @@ def watch(
     look: Callable[[], tuple[str, bool]], output: Output, *, redrawn: bool | None = None
 ) -> bool:
     """
-    Print what *look* returns every two seconds until Ctrl-C.
+    Print the text that *look* returns every 2 seconds until Ctrl-C.
 
     Args:
-        look: Returns a text, and whether all is well.
-        redrawn: Whether each takes the place of the one before; ``None``: on a terminal.
+        look: A function that returns a text, and whether all streams are healthy.
+        output: The output stream.
+        redrawn: Whether each text replaces the one before. ``None`` does so on a terminal.
 
     Returns:
-        Whether all was well at the end.
+        Whether all streams were healthy at the end.
 
     """
     well = False
@@ -275,7 +281,7 @@ def watch(
 
 
 def _in_place(text: str) -> str:
-    """Return *text* as drawn over what is on the terminal, without a flicker."""
+    """Return *text* with the codes that draw it over the old one, without flicker."""
     moment = time.strftime("%H:%M:%S")
-    lines = [f"{moment}, every {WATCH_SECONDS:g} s; Ctrl-C ends it", "", *text.split("\n")]
+    lines = [f"{moment}, every {WATCH_SECONDS:g} s (Ctrl-C to stop)", "", *text.split("\n")]
     return HOME + "".join(f"{line}{TO_END_OF_LINE}\n" for line in lines) + TO_END

@@ -18,7 +18,9 @@ from __future__ import annotations
 try:
     import django as _  # noqa: F401
 except ImportError as missing:
-    raise ImportError("django is not installed: pip install 'datastream-ws[django]'") from missing
+    raise ImportError(
+        "django is not installed. Run: pip install 'datastream-ws[django]'"
+    ) from missing
 
 from .streams import Stream, datastream, datastreams
 

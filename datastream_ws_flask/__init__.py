@@ -26,7 +26,9 @@ from __future__ import annotations
 try:
     import flask as _  # noqa: F401
 except ImportError as missing:
-    raise ImportError("flask is not installed: pip install 'datastream-ws[flask]'") from missing
+    raise ImportError(
+        "flask is not installed. Run: pip install 'datastream-ws[flask]'"
+    ) from missing
 
 from .extension import DataStream
 

@@ -31,27 +31,6 @@ PAGES = sorted(
 )
 # Modules whose docstrings and comments do not follow the rules yet. None may be added.
 NOT_YET = {
-    "datastream_ws/async_client.py",
-    "datastream_ws/celery/broker.py",
-    "datastream_ws/celery/commandline.py",
-    "datastream_ws/celery/config.py",
-    "datastream_ws/celery/forwarding.py",
-    "datastream_ws/celery/payload.py",
-    "datastream_ws/celery/publisher.py",
-    "datastream_ws/celery/sources.py",
-    "datastream_ws/celery/step.py",
-    "datastream_ws/cli/__init__.py",
-    "datastream_ws/cli/advice.py",
-    "datastream_ws/cli/certificates.py",
-    "datastream_ws/cli/checking.py",
-    "datastream_ws/cli/editor.py",
-    "datastream_ws/cli/lines.py",
-    "datastream_ws/cli/listening.py",
-    "datastream_ws/cli/recording.py",
-    "datastream_ws/cli/replaying.py",
-    "datastream_ws/cli/screen.py",
-    "datastream_ws/cli/standard_input.py",
-    "datastream_ws/client.py",
     "datastream_ws/connection/answers.py",
     "datastream_ws/connection/connection.py",
     "datastream_ws/connection/deflate.py",
@@ -64,45 +43,22 @@ NOT_YET = {
     "datastream_ws/connection/subscriptions.py",
     "datastream_ws/connection/websockets_engine.py",
     "datastream_ws/connection/write_queue.py",
-    "datastream_ws/exceptions.py",
-    "datastream_ws/handlers.py",
-    "datastream_ws/health.py",
     "datastream_ws/lifecycle/assembly.py",
     "datastream_ws/lifecycle/machine.py",
     "datastream_ws/lifecycle/reporter.py",
     "datastream_ws/lifecycle/retry.py",
     "datastream_ws/lifecycle/tenure.py",
     "datastream_ws/lifecycle/wishes.py",
-    "datastream_ws/log_fields.py",
-    "datastream_ws/metrics.py",
-    "datastream_ws/opentelemetry.py",
-    "datastream_ws/option_types.py",
-    "datastream_ws/options.py",
     "datastream_ws/process/__init__.py",
     "datastream_ws/process/futures.py",
     "datastream_ws/process/loop_thread.py",
     "datastream_ws/process/loop_use.py",
     "datastream_ws/process/loop_watch.py",
     "datastream_ws/process/user_calls.py",
-    "datastream_ws/prometheus.py",
-    "datastream_ws/protocols.py",
-    "datastream_ws/redaction.py",
-    "datastream_ws/routing.py",
-    "datastream_ws/runner.py",
-    "datastream_ws/schematic.py",
     "datastream_ws/spool/file.py",
     "datastream_ws/spool/file_lock.py",
     "datastream_ws/spool/inbox.py",
     "datastream_ws/spool/run.py",
-    "datastream_ws/status_table.py",
-    "datastream_ws/testing/capture.py",
-    "datastream_ws/testing/record.py",
-    "datastream_ws/testing/server.py",
-    "datastream_ws_flask/cli.py",
-    "datastream_ws_flask/health.py",
-    "datastream_ws_flask/settings.py",
-    "datastream_ws_flask/signals.py",
-    "datastream_ws_flask/streams.py",
 }
 MODULES = sorted(
     path
@@ -264,6 +220,7 @@ def of_module(path: str) -> Iterator[Remark]:
     for line, written in docstrings(ast.parse(text)):
         if re.search(r"\bSee :\w+:`~?\.?(AsyncClient|Client)\.", written):
             yield Remark(path, line, "a docstring stands where the reader is")
+        written = re.sub(r"::\n\n(?:(?: {4}.*)?(?:\n|\Z))+", "\n\n", written)  # literal blocks
         before = re.split(r"\n(?:Example|Args|Attributes|Raises|Returns|Source)::?\n", written)
         for _, paragraph in prose(before[0].replace("    ", "")):
             for each in remarks(re.sub(r":\w+:x", "x", paragraph), is_user=False):

@@ -18,7 +18,9 @@ from __future__ import annotations
 try:
     import celery as _  # noqa: F401
 except ImportError as missing:
-    raise ImportError("celery is not installed: pip install 'datastream-ws[celery]'") from missing
+    raise ImportError(
+        "celery is not installed. Run: pip install 'datastream-ws[celery]'"
+    ) from missing
 
 from .commandline import refuse_in_import
 from .forwarding import forward

@@ -32,7 +32,7 @@ class RedisScripts:
             import redis
         except ImportError:
             raise ConfigurationError(
-                "lease: redis-py is not installed: pip install 'datastream-ws[redis]'"
+                "lease: redis-py is not installed. Run: pip install 'datastream-ws[redis]'"
             ) from None
         self._redis = redis
         try:

@@ -217,5 +217,5 @@ def test_a_lease_s_store_that_is_away_is_said_once(folder: Path) -> None:
 def test_a_missing_extra_is_named(module: str, package: str, extra: str) -> None:
     code = f"import sys; sys.modules[{package.removesuffix('-api')!r}] = None; import {module}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    says = f"ImportError: {package} is not installed: pip install 'datastream-ws[{extra}]'"
+    says = f"ImportError: {package} is not installed. Run: pip install 'datastream-ws[{extra}]'"
     assert done.stderr.splitlines()[-1] == says

@@ -41,9 +41,9 @@ def network_takes_nothing(story: Story) -> None:
 # How the stream is, the verb, what it ends with, after how many seconds, and its text.
 WAITS: list[tuple[Callable[[Story], None], Wait, type[Exception], float, str]] = [
     (dials_hang, lambda c: c.wait_ready(2.0), TimeoutError, 2.0,
-     "is not ready after 2.0 s but connecting"),
+     "is connecting, not ready, after 2.0 s"),
     (Story.start, lambda c: c.wait_closed(2.0), TimeoutError, 2.0,
-     "is not closed after 2.0 s but ready"),
+     "is ready, not closed, after 2.0 s"),
     (dials_hang, lambda c: c.send("x", wait=2.0), NotConnectedError, 2.0,
      "is connecting: no connection within 2 s"),
     (network_takes_nothing, fill, SendTimeoutError, 3.0,
