@@ -1,8 +1,7 @@
 """
-The command ``datastream-ws``: listen to a stream, record and replay it, check why it fails.
+The command ``datastream-ws``, which prints, records and replays a stream, or checks why it fails.
 
-A leaf: it does what a user's program could do with the public names. What comes from the peer is
-escaped before a terminal sees it; headers and query strings are never shown.
+Text from the server is escaped before it's printed. Headers and query strings are never printed.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code (those of :mod:`datastream_ws.runner`)."""
-    # Until a command has a way of its own to end: at once and silently, as other commands do.
+    """Run the command, and return its exit code, see :mod:`datastream_ws.runner`."""
+    # Until a command handles Ctrl-C itself, it ends the process without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from .arguments import parse
 
@@ -28,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import rich as _  # noqa: F401
     except ImportError:
-        print("datastream-ws needs rich: pip install 'datastream-ws[cli]'", file=sys.stderr)
+        print("rich is not installed. Run: pip install 'datastream-ws[cli]'", file=sys.stderr)
         return EXIT_CONFIGURATION
     try:
         code: int = wanted.run(wanted)
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def said_shortly(error: Exception) -> str:
-    """Return one line: our own errors say what to do, others that -v tells more."""
+    """Return an error as one line. For unexpected errors it mentions -v."""
     from .. import DataStreamError
 
     if isinstance(error, DataStreamError):
@@ -49,4 +48,4 @@ def said_shortly(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}"
-    return f"{said(error)} (-v shows where)"
+    return f"{said(error)} (-v shows the traceback)"

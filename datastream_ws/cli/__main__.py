@@ -1,4 +1,4 @@
-"""``python -m datastream_ws.cli``."""
+"""The entry point of ``python -m datastream_ws.cli``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a failed step of ``check`` means, and what to do about it. Pure."""
+"""The explanation of a failed step of ``check``, with advice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 
 DAY = 86_400.0
 
-# Of X509_V_ERR_… (OpenSSL, x509_vfy.h).
+# Values of X509_V_ERR_… (OpenSSL, x509_vfy.h).
 NOT_YET_VALID, EXPIRED, SELF_SIGNED, SELF_SIGNED_ROOT, NO_ISSUER = 9, 10, 18, 19, 20
 OTHER_HOST, OTHER_ADDRESS = 62, 64
 UNTRUSTED = "pass its CA certificate with --cacert FILE (in programs: the option ssl)"
@@ -39,7 +39,7 @@ CERTIFICATE_ADVICE = {
     OTHER_HOST: "use the host name of the certificate, or have the server use another certificate",
     OTHER_ADDRESS: "use the host name of the certificate, not an address",
 }
-# Alerts by which a server refuses a client, by OpenSSL's names.
+# TLS alerts with which a server refuses a client certificate, by OpenSSL's names.
 CLIENT_CERTIFICATE = {
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the server requires a client certificate",
     "TLSV1_ALERT_UNKNOWN_CA": "the server does not trust the client certificate's authority",
@@ -64,7 +64,7 @@ STATUS_ADVICE = {
 
 
 class Trouble(Exception):
-    """Why a step failed, and what to do."""
+    """The reason why a step failed, and the advice."""
 
     def __init__(self, text: str, advice: str) -> None:
         super().__init__(text)
@@ -73,7 +73,7 @@ class Trouble(Exception):
 
 
 def lookup_trouble(host: str, error: BaseException) -> Trouble:
-    """A name that cannot be looked up."""
+    """Explain a failed DNS lookup."""
     name = peer_text(host)
     if isinstance(error, TimeoutError):
         return Trouble(
@@ -90,7 +90,7 @@ def lookup_trouble(host: str, error: BaseException) -> Trouble:
 
 
 def reach_trouble(address: str, port: int, error: OSError, *, via_proxy: bool) -> Trouble:
-    """An address that cannot be connected to."""
+    """Explain a failed TCP connection."""
     where = f"{address} port {port}"
     what = "the proxy" if via_proxy else "the server"
     if isinstance(error, ConnectionRefusedError):
@@ -109,7 +109,7 @@ def reach_trouble(address: str, port: int, error: OSError, *, via_proxy: bool) -
 
 
 def tls_trouble(host: str, error: BaseException) -> Trouble:
-    """A TLS handshake, or the proxy's tunnel for it, that failed."""
+    """Explain a failed TLS handshake, or a failed tunnel through a proxy."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return _certificate_trouble(error)
     reason = getattr(error, "reason", None) or ""
@@ -137,7 +137,7 @@ def tls_trouble(host: str, error: BaseException) -> Trouble:
 
 
 def hung_up_trouble() -> Trouble:
-    """A connection that ended right behind the TLS handshake, without an alert."""
+    """Explain a connection that ended just after the TLS handshake, without an alert."""
     text = "the server closed the connection after the TLS handshake"
     return Trouble(text, f"if it requires a client certificate, {CLIENT_CERTIFICATE_ADVICE}")
 
@@ -152,7 +152,7 @@ def _certificate_trouble(error: ssl.SSLCertVerificationError) -> Trouble:
 
 
 def certificate_text(certificate: Mapping[str, Any], now: float) -> str:
-    """Say whose certificate it is, and how long it is good; *now* in UNIX time."""
+    """Return the subject, the issuer and the remaining days. *now* is the UNIX time."""
     names = _name(certificate.get("subject")) or "no name"
     issuer = _name(certificate.get("issuer")) or "unknown"
     text = f"certificate of {names} by {issuer}"
@@ -169,8 +169,8 @@ def _name(parts: Any) -> str:
 
 
 def handshake_trouble(url: str, error: BaseException | None) -> Trouble:
-    """A WebSocket handshake that failed, or a connection that ended right after it."""
-    if isinstance(error, ReconnectError):  # after the one attempt that it had
+    """Explain a failed WebSocket handshake, or a connection that ended just after it."""
+    if isinstance(error, ReconnectError):  # the check makes only one attempt
         error = error.__cause__
     text = said(error)
     if isinstance(error, HandshakeError):

@@ -1,4 +1,4 @@
-"""The arguments of the command line. No text here repeats a value: it may be a secret."""
+"""The arguments of the command line. No error shows a value, because it may be a secret."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["parse"]
 COMMANDS = ("listen", "replay", "check")
 ANY_PORT = 65535
 LISTEN_EXITS = """\
-exit codes: 0 stopped, 1 something cannot be read or written, 2 usage,
-  3 gave up (the server refuses), 4 a second Ctrl-C, or not done in time
+exit codes: 0 stopped, 1 a file or stdout cannot be used, 2 usage,
+  3 gave up connecting, 4 a second Ctrl-C, or the shutdown took too long
 """
 
 
 class Parser(argparse.ArgumentParser):
-    """One line about what is wrong; the usage only when asked for."""
+    """A parser that reports an error on one line, without the usage."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(
@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return what is wanted; ``run`` is the command's function. Exits on ``--help`` and errors."""
+    """Return the parsed arguments, with the function of the command as ``run``. It may exit."""
     parser, commands = _parser()
     if not arguments:
         parser.error(f"no command given. Use {_commands()}.")
@@ -68,7 +68,7 @@ def _too_much(rest: Sequence[str], parser: argparse.ArgumentParser) -> str:
     option = unknown.partition("=")[0]
     if option in parser._option_string_actions:
         return f"{option} must follow the command: {parser.prog} … {option}"
-    near = difflib.get_close_matches(option, parser._option_string_actions, n=1)
+    near = difflib.get_close_matches(option, parser._option_string_actions, n=1, cutoff=0.7)
     return f"unknown option {option}." + (f" Did you mean {near[0]}?" if near else "")
 
 
@@ -107,7 +107,7 @@ def _listen(commands: Any) -> Parser:
     add("--route", metavar="NAME", dest="routes", action="append", default=[],
         help="Print only messages whose field `type` is NAME (repeatable)")  # fmt: skip
     add("--filter", metavar="TEXT", dest="filters", action="append", default=[],
-        help="Print only messages that contain TEXT; if repeated, all the texts")  # fmt: skip
+        help="Print only messages that contain TEXT, or every TEXT if repeated")  # fmt: skip
     add("--record", metavar="FILE", help="Write a recording for `datastream-ws replay`")
     add("--max-messages", metavar="N", type=_count,
         help="Stop after N messages, including those that are not printed")  # fmt: skip
@@ -116,9 +116,9 @@ def _listen(commands: Any) -> Parser:
     add("--max-reconnect-attempts", metavar="N", type=_count,
         help="Give up after N failed attempts in a row (default: no limit)")  # fmt: skip
     add("--min-reconnect-delay", metavar="S", type=_seconds, default=1.0,
-        help="Seconds before the first retry, at least (default: %(default)g)")  # fmt: skip
+        help="Wait at least S seconds before a retry (default: %(default)g)")  # fmt: skip
     add("--max-reconnect-delay", metavar="S", type=_seconds, default=30.0,
-        help="Seconds between two attempts, at most (default: %(default)g)")  # fmt: skip
+        help="Wait at most S seconds before a retry (default: %(default)g)")  # fmt: skip
     return _finish(parser, "listening", "listen")
 
 
@@ -126,22 +126,17 @@ def _replay(commands: Any) -> Parser:
     parser: Parser = commands.add_parser(
         "replay",
         help="Serve a recording with its timing and its drops",
-        description="Serve a recording of `listen --record` to each client, with its timing. Where "
-        "the connection\nwas lost, it is dropped again. A client that reconnects continues there.",
+        description="Serve a recording of `listen --record` to each client, with its timing. If "
+        "the\nconnection was lost, it is dropped again. A client that reconnects continues there.",
     )
     add = parser.add_argument
-    add("file", metavar="FILE")
-    add(
-        "--port",
-        metavar="P",
-        type=_port,
-        default=8765,
-        help="Port to listen on, or 0 for any free port (default: %(default)s)",
-    )
+    add("file", metavar="FILE", help="Serve the recording in FILE")
+    add("--port", metavar="P", type=_port, default=8765,
+        help="Listen on port P, or on any free port with 0 (default: %(default)s)")  # fmt: skip
     add("--host", metavar="ADDRESS", default="127.0.0.1",
-        help="Address to listen on (default: %(default)s, only this machine)")  # fmt: skip
+        help="Listen on this address (default: %(default)s, only this machine)")  # fmt: skip
     add("--speed", metavar="X", type=_speed, default=1.0,
-        help="Play X times as fast; inf plays without waiting (default: %(default)g)")  # fmt: skip
+        help="Play X times as fast; inf never waits (default: %(default)g)")  # fmt: skip
     ending = parser.add_mutually_exclusive_group()
     ending.add_argument(
         "--once", action="store_true", help="Exit once a client has received everything"
@@ -161,7 +156,7 @@ def _check(commands: Any) -> Parser:
     _add_connection(parser, checked=False)
     add = parser.add_argument
     add("--timeout", metavar="S", type=_seconds, default=10.0,
-        help="Seconds to wait for each step (default: %(default)g)")  # fmt: skip
+        help="Wait up to S seconds for each step (default: %(default)g)")  # fmt: skip
     add("--json", dest="as_json", action="store_true", help="Print one JSON object at the end")
     return _finish(parser, "checking", "check")
 
@@ -169,12 +164,12 @@ def _check(commands: Any) -> Parser:
 def _add_connection(parser: Parser, *, checked: bool = True) -> None:
     add = parser.add_argument
     add("url", metavar="URL", type=_url if checked else _from_file,
-        help="A ws:// or wss:// URL, or @FILE to hide it from `ps`")  # fmt: skip
+        help="Connect to a ws:// or wss:// URL, or that in @FILE to hide it from `ps`")  # fmt: skip
     add("-H", "--header", metavar="'NAME: VALUE'", dest="headers", action=_Headers, default={},
         help="Send a header, or those of @FILE, one per line (repeatable)")  # fmt: skip
     add("--subprotocol", metavar="NAME", dest="subprotocols", action="append", default=[],
         help="Offer a subprotocol (repeatable)")  # fmt: skip
-    # The names that curl has.
+    # The same names as in curl.
     add("--cacert", "--cafile", metavar="FILE", dest="cacert",
         help="Trust the CA certificate in FILE (PEM)")  # fmt: skip
     add("--cert", metavar="FILE", help="Use the client certificate in FILE (PEM)")
@@ -201,7 +196,7 @@ def _finish(parser: Parser, module: str, function: str) -> Parser:
 
 
 class _Headers(argparse.Action):
-    """Collects ``Name: value``."""
+    """An action that collects headers."""
 
     def __call__(self, parser: Any, wanted: Any, values: Any, option: Any = None) -> None:
         try:
@@ -226,7 +221,7 @@ def headers(text: str) -> dict[str, str]:
 
 
 def _content(text: str) -> str:
-    """Return what is in the file that ``@FILE`` names."""
+    """Return the content of the file in ``@FILE``."""
     try:
         return Path(text[1:]).read_text(encoding="utf-8")
     except OSError as error:
@@ -236,7 +231,7 @@ def _content(text: str) -> str:
 
 
 def _json(text: str) -> str:
-    """The text as it stands, once it is known to be JSON: shells eat quotes."""
+    """Return the text unchanged if it's JSON. Without quotes, a shell changes it."""
     text = _content(text) if text.startswith("@") else text
     try:
         json.loads(text)
@@ -248,7 +243,7 @@ def _json(text: str) -> str:
 
 
 def _from_file(text: str) -> str:
-    """The text, or the line in the file that ``@FILE`` names."""
+    """Return the text, or the content of the file in ``@FILE``."""
     return _content(text).strip() if text.startswith("@") else text
 
 

@@ -1,4 +1,4 @@
-"""What ``--cacert``, ``--cert``, ``--key`` and ``--proxy-cacert`` name, as TLS contexts."""
+"""TLS contexts for ``--cacert``, ``--cert``, ``--key`` and ``--proxy-cacert``."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def server_context(wanted: argparse.Namespace) -> ssl.SSLContext | None:
     """
     Return the context for the server, or ``None`` for the default one.
 
-    It asks for the passphrase of an encrypted key on a terminal.
+    It prompts for the passphrase of an encrypted key on a terminal.
 
     Raises:
-        ConfigurationError: If a file cannot be used; the text names option and file.
+        ConfigurationError: If a file can't be used. The text names the option and the file.
 
     """
     if wanted.key and not wanted.cert:
@@ -82,7 +82,7 @@ def _has_pem(path: str, label: bytes) -> bool:
 
 
 def _readable(option: str, path: str) -> None:
-    """Raise ConfigurationError if the file cannot be read: TLS errors name no file."""
+    """Raise ConfigurationError if the file can't be read, because TLS errors don't name it."""
     try:
         with Path(path).open("rb"):
             pass
@@ -91,7 +91,7 @@ def _readable(option: str, path: str) -> None:
 
 
 def _passphrase_of(holder: str) -> Callable[[], str]:
-    """Return what OpenSSL calls for an encrypted key; its own prompt would hang in a script."""
+    """Return a callback for encrypted keys, because OpenSSL's own prompt hangs in a script."""
 
     def ask() -> str:
         if not sys.stdin.isatty():

@@ -1,4 +1,4 @@
-"""``datastream-ws check``: whether a stream can be reached, step by step, in plain words."""
+"""The command ``datastream-ws check``, which tests a connection step by step."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ STEPS = ("URL", "Proxy", "DNS", "TCP", "TLS", "Handshake", "Ping")
 
 
 def check(wanted: argparse.Namespace) -> int:
-    """Run the command; return its exit code."""
+    """Run the command, and return its exit code."""
     report: Report | JsonReport = JsonReport() if wanted.as_json else Report()
     show_log(report, wanted.verbose)
     with closing(Checking(wanted)) as checking:
@@ -63,7 +63,7 @@ def check(wanted: argparse.Namespace) -> int:
 
 
 class Checking:
-    """The steps, each a method that returns what to say, or raises :class:`Trouble`."""
+    """The steps of the check. Each is a method that returns a text, or raises :class:`Trouble`."""
 
     def __init__(self, wanted: argparse.Namespace) -> None:
         self._wanted = wanted
@@ -77,12 +77,12 @@ class Checking:
 
     @property
     def _target(self) -> tuple[str, int]:
-        """Host and port of the server."""
+        """The host and port of the server."""
         return host_and_port(self._url)
 
     @property
     def _peer(self) -> tuple[str, int]:
-        """Host and port that are connected to."""
+        """The host and port of the proxy, or of the server without a proxy."""
         return host_and_port(self._proxy or self._url)
 
     def url(self) -> str:
@@ -130,7 +130,7 @@ class Checking:
             except OSError as error:
                 failures[address] = error
             else:
-                dead = "".join(f"; {each} does not, but the client copes" for each in failures)
+                dead = "".join(f", but {each} does not" for each in failures)
                 return f"{address} responds on port {port}{took(began)}{dead}"
         first, why = next(iter(failures.items()))
         raise reach_trouble(first, port, why, via_proxy=self._proxy is not None) from why
@@ -148,7 +148,7 @@ class Checking:
                 certificate: Any = tls.getpeercert() or {}
                 wait_for_alert(tls)
                 return f"{tls.version()}, {certificate_text(certificate, time.time())}"
-        except (OSError, HTTPException) as error:  # of which SSLError is one
+        except (OSError, HTTPException) as error:  # SSLError is an OSError
             raise tls_trouble(host, error) from error
 
     def _connected(self) -> socket.socket:
@@ -194,8 +194,8 @@ class Checking:
             time.sleep(0.01)
         raise Trouble(
             f"no response within {self._timeout:g} s",
-            "the protocol requires one; to use the server anyway, set ping_interval=None, and "
-            "silent connections are only detected by pong_timeout",
+            "report it to the operator, because the protocol requires pongs; to use the server "
+            "anyway, set ping_interval=None, so that only pong_timeout detects silent connections",
         )
 
     def close(self) -> None:
@@ -204,7 +204,7 @@ class Checking:
 
 
 class Report:
-    """Prints a line for each step, at once; colours on a terminal."""
+    """A report that prints a line for each step, with colors on a terminal."""
 
     def __init__(self) -> None:
         with suppress(AttributeError):
@@ -224,7 +224,7 @@ class Report:
         self._row(Text(" "), Text(), Text(peer_text(text), "dim"))
 
     def end(self, stopped_at: str | None) -> None:
-        """Say how it went; *stopped_at*: the step that failed."""
+        """Print the result. *stopped_at* is the failed step, or ``None`` if all steps passed."""
         if stopped_at is None:
             self._console.print(Text("passed: the stream can be reached", "bold green"))
         else:
@@ -240,7 +240,7 @@ class Report:
 
 
 class JsonReport:
-    """Prints one object at the end; the log goes to stderr."""
+    """A report that prints one JSON object at the end, and the log to stderr."""
 
     def __init__(self) -> None:
         self._steps: list[dict[str, Any]] = []
@@ -267,7 +267,7 @@ def host_and_port(url: str) -> tuple[str, int]:
 
 
 def authorization(proxy: str) -> dict[str, str]:
-    """Return the header that carries a proxy's user and password."""
+    """Return the header with the user and password of a proxy (RFC 9110 section 11.7.2)."""
     from base64 import b64encode
     from urllib.parse import unquote
 
@@ -279,7 +279,11 @@ def authorization(proxy: str) -> dict[str, str]:
 
 
 def wait_for_alert(tls: ssl.SSLSocket) -> None:
-    """In TLS 1.3 a refused client certificate is told behind the handshake, unasked."""
+    """
+    Wait for an alert after the handshake.
+
+    A TLS 1.3 server refuses a client certificate only then (RFC 8446 section 4.4.2.4).
+    """
     if tls.version() == "TLSv1.3":
         tls.settimeout(ALERT_WAIT)
         with suppress(TimeoutError):
@@ -292,7 +296,7 @@ def wait_for_alert(tls: ssl.SSLSocket) -> None:
 
 
 def within(seconds: float, function: Any) -> Any:
-    """Call *function* on a thread; raises TimeoutError when it takes longer."""
+    """Call *function* on a thread. Raises TimeoutError if it takes longer than *seconds*."""
     result: Future[Any] = Future()
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""Bytes of stdin in, lines out: of what somebody types, and of what comes through a pipe."""
+"""The conversion of bytes from stdin into lines, for a terminal and for a pipe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 __all__ = ["LONGEST_LINE", "Cutter", "Editor", "Unsent"]
 
-LONGEST_LINE = 2**20  # bytes; what a server takes by default
+LONGEST_LINE = 2**20  # bytes; the default limit of many servers
 TOO_LONG = f"a line is longer than {LONGEST_LINE // 2**20} MiB"
 ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|O.)?")  # arrows, function keys (ECMA-48, 5.4)
 LAST_WORD = re.compile(r"\S*\s*\Z")
@@ -20,14 +20,14 @@ BACKSPACE = "\x7f\b"
 
 @dataclass(frozen=True, slots=True)
 class Unsent:
-    """A line that cannot be sent, and why."""
+    """A line that can't be sent, and the reason."""
 
     why: str
 
 
 @dataclass(slots=True)
 class Cutter:
-    """Cuts lines out of what a pipe delivers; holds no more than one of them."""
+    """A splitter that cuts the bytes of a pipe into lines. It holds at most one line."""
 
     longest: int = LONGEST_LINE
     has_ended: bool = False
@@ -35,7 +35,7 @@ class Cutter:
     _is_too_long: bool = False
 
     def feed(self, data: bytes) -> list[str | Unsent]:
-        """Return the lines that *data* completes, without empty ones; no data is the end."""
+        """Return the non-empty lines that *data* completes. Empty data means the end."""
         self.has_ended = not data
         *pieces, rest = [*data.split(b"\n"), b""] if self.has_ended else data.split(b"\n")
         lines = [self._line(piece) for piece in pieces]
@@ -64,7 +64,7 @@ class Cutter:
 
 class Editor:
     """
-    The line that somebody types on a terminal which leaves all keys to us.
+    The editor of the line that the user types, if the terminal delivers single keys.
 
     Attributes:
         has_ended: Whether Ctrl-D was pressed on an empty line.
@@ -79,11 +79,11 @@ class Editor:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def tail(self, length: int) -> str:
-        """Return the last characters, at most *length*."""
+        """Return at most the last *length* characters."""
         return "".join(self._typed[-length:])
 
     def feed(self, keys: bytes) -> list[str | Unsent]:
-        """Return the lines that Enter completes, without empty ones."""
+        """Return the non-empty lines that Enter completes."""
         if not keys:
             self.has_ended = True
         lines = []
@@ -101,7 +101,7 @@ class Editor:
 
     @property
     def _is_too_long(self) -> bool:
-        """Whether characters were not taken: the rest is no line that somebody wants to send."""
+        """Whether characters were ignored, so that the line must not be sent."""
         return self._size > self._longest
 
     def _press(self, key: str) -> None:

@@ -1,4 +1,4 @@
-"""What a pipe is given: a JSON line for each message on stdout, words on stderr."""
+"""The output for a pipe, with messages as JSON lines on stdout and events on stderr."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .. import Message
 
 __all__ = ["Lines", "json_line", "one_line", "write_all"]
 
-# What may stand in JSON as it is, but drives a terminal or ends a line somewhere: DEL, C1 controls,
-# separators, directions of writing. Outside of strings there is none of it.
+# Characters that JSON allows in strings, but that control a terminal or end a line. These are DEL,
+# C1 controls, line separators and marks for the direction of text.
 UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 BETWEEN_TOKENS = str.maketrans("\r\n\t", "   ")
 
 
 def one_line(obj: Any) -> str:
-    """Return *obj* as JSON that is one line, and harmless on a terminal."""
+    """Return *obj* as one line of JSON that is safe on a terminal."""
     return UNSAFE.sub(_code, json.dumps(obj, ensure_ascii=False, separators=(",", ":")))
 
 
@@ -36,8 +36,8 @@ def json_line(message: Message) -> str:
     """
     Return a message as one line of JSON.
 
-    ``data`` is the payload itself where that is JSON, digit for digit as it came; else a string,
-    of base64 for a binary message (then with ``"binary": true``).
+    If the payload is JSON, ``data`` is the unchanged payload. Otherwise it's a string. For a binary
+    message it's in base64, and ``"binary": true`` is added.
     """
     head = {
         "received_at": round(message.received_at, 6),
@@ -54,7 +54,7 @@ def json_line(message: Message) -> str:
 
 
 def is_json(text: str) -> bool:
-    """Whether *text* is JSON as RFC 8259 has it: without NaN and Infinity."""
+    """Return whether *text* is JSON as in RFC 8259, without NaN and Infinity."""
     try:
         json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -68,10 +68,10 @@ def _refuse(constant: str) -> NoReturn:
 
 def write_all(descriptor: int, data: bytes) -> None:
     """
-    Write *data*, unbuffered. Raises OSError.
+    Write *data* without a buffer. Raises OSError.
 
-    A handler thread may be stuck here when the process has to end: sys.stdout would hold a lock
-    then that the interpreter wants at exit.
+    A handler thread may block here when the process exits. If it used sys.stdout, it would hold a
+    lock that the interpreter needs at exit.
     """
     rest = memoryview(data)
     while rest:
@@ -80,11 +80,11 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 class Lines:
     """
-    Shows a stream to a program; see :class:`Screen` for people.
+    The output of a stream for programs. See :class:`Screen` for the output on a terminal.
 
     Args:
-        command: What words on stderr begin with.
-        on_reader_gone: Called, on a thread, once nobody reads stdout any more.
+        command: The prefix of lines on stderr.
+        on_reader_gone: A function that is called on a thread when the reader of stdout has exited.
 
     """
 
@@ -105,18 +105,18 @@ class Lines:
     ) -> None: ...
 
     def messages(self, messages: Sequence[Message]) -> None:
-        """Print *messages*; raises OSError, BrokenPipeError once nobody reads any more."""
+        """Print *messages*. Raises OSError, or BrokenPipeError if the reader has exited."""
         write_all(self._stdout, "".join(json_line(message) + "\n" for message in messages).encode())
 
     def event(self, topic: str, text: str) -> None:
-        """Say something that is no message."""
+        """Print an event on stderr."""
         print(f"{self._command}: {text}", file=sys.stderr, flush=True)
 
     def _watch(self) -> None:
-        """Wait for the reader to leave: `| head` on a stream that is silent now would wait."""
+        """Wait until the reader exits. Otherwise `| head` would hang on a quiet stream."""
         if not hasattr(select, "poll"):
             return
         poll = select.poll()
-        poll.register(self._stdout, 0)  # POLLERR and POLLHUP are told in any case
+        poll.register(self._stdout, 0)  # POLLERR and POLLHUP are always reported
         if any(found & (select.POLLERR | select.POLLHUP) for _, found in poll.poll()):
             self._on_reader_gone()

@@ -1,4 +1,4 @@
-"""``datastream-ws listen``: print what a stream sends, and stay connected."""
+"""The command ``datastream-ws listen``, which prints a stream and stays connected."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from .standard_input import StandardInput
 __all__ = ["listen", "show_log"]
 
 COMMAND = "datastream-ws listen"
-PING_INTERVAL = 15.0  # seconds; so that the status line soon knows the round trip
+PING_INTERVAL = 15.0  # seconds; short, so that the status line soon shows the round trip
 MOST_AT_ONCE = 500  # messages in one write
 
 
 def listen(wanted: argparse.Namespace) -> int:
-    """Run the command; return its exit code."""
+    """Run the command, and return its exit code."""
     options = client_options(wanted)
     recorder = Recorder(wanted.record, shown_url(wanted.url)) if wanted.record else None
     show: Screen | Lines
@@ -79,13 +79,13 @@ def client_options(wanted: argparse.Namespace) -> dict[str, Any]:
 
 
 class Show(Protocol):
-    """Where words go."""
+    """An output for events."""
 
     def event(self, topic: str, text: str) -> None: ...
 
 
 def show_log(show: Show, verbose: bool) -> None:
-    """With ``-v``: show the client's log; else nothing of it, its events are shown in words."""
+    """Show the client's log among the events if *verbose*, and hide it otherwise."""
     log = logging.getLogger("datastream_ws")
     log.propagate = False
     log.setLevel(logging.DEBUG)
@@ -93,7 +93,7 @@ def show_log(show: Show, verbose: bool) -> None:
 
 
 class Log(logging.Handler):
-    """Log lines among the events."""
+    """A handler that shows log lines among the events."""
 
     def __init__(self, show: Show) -> None:
         super().__init__()
@@ -107,11 +107,11 @@ class Log(logging.Handler):
 @dataclass(frozen=True, slots=True)
 class Wish:
     """
-    Which messages are printed.
+    The selection of the messages to print.
 
     Attributes:
-        routes: Those with one of these; none: whatever their route.
-        texts: Those that contain each of these.
+        routes: The routes to print. If it's empty, messages of every route are printed.
+        texts: The texts that a message must contain.
 
     """
 
@@ -133,12 +133,14 @@ class Wish:
 
 class Listener:
     """
-    A client whose messages and events are shown, and recorded.
+    A client whose messages and events are shown and recorded.
 
     Args:
-        recorder: ``None``: nothing is recorded.
-        wish: Which messages are shown; all of them are recorded.
-        source: What is sent beside; ``None``: stdin is not read.
+        client: The client.
+        show: The output.
+        recorder: The recorder of all messages. ``None`` records nothing.
+        wish: The selection of the messages to show. ``None`` shows all.
+        source: The sender of the lines of stdin. ``None`` doesn't read stdin.
 
     """
 
@@ -153,7 +155,7 @@ class Listener:
         self.client = client
         self._wish = wish or Wish()
         self._shown = 0
-        self._connections = 0  # that were told of
+        self._connections = 0  # the last connection that was shown
         self._telling = threading.Lock()
         self._show = show
         self._recorder = recorder
@@ -179,11 +181,11 @@ class Listener:
         client.on_error(self._error)
 
     def run(self, max_messages: int | None) -> int:
-        """Block until the end; return the exit code."""
+        """Block until the end, and return the exit code."""
         source = self._source or nullcontext()
         with signals_to(lambda number: self.end(None)), self._show, source:
             self._say("connecting", f"connecting to {where(self.client)}")
-            if self._ended:  # Ctrl-C, before the runner takes care of it
+            if self._ended:  # Ctrl-C was pressed before the runner handles it
                 return EXIT_OK
             code = Runner([self.client], max_messages=max_messages).run()
         if self._failure is not None:
@@ -194,7 +196,7 @@ class Listener:
         return code
 
     def end(self, failure: str | None) -> None:
-        """Close soon: nobody reads any more (``None``), or nothing can be written."""
+        """Request the close. *failure* is an error to print, or ``None``."""
         with self._lock:
             if self._ended:
                 return
@@ -221,7 +223,7 @@ class Listener:
         with suppress(OSError):
             self._show.event(topic, text)
 
-    # --- handlers, beside one another on two threads ---
+    # --- handlers and hooks, which run on two threads at the same time ---
 
     def _messages(self, messages: Sequence[Message]) -> None:
         if self._ended:
@@ -240,7 +242,7 @@ class Listener:
             self.end(f"stdout: {error.strerror}")
 
     def _record(self, messages: Sequence[Message]) -> bool:
-        """Record *messages*; a recording with a hole is worse than one that ends."""
+        """Record *messages*. If that fails, end the command, so that the recording has no gap."""
         recorder = self._recorder
         if recorder is None:
             return True
@@ -263,7 +265,7 @@ class Listener:
                 self._say("connected", "connected")
 
     def _lost(self, event: DisconnectEvent) -> None:
-        if event.error is not None:  # None: closed by us
+        if event.error is not None:  # None if the client closed the connection
             wait = f"; next attempt in {event.delay:.1f} s" if event.delay is not None else ""
             self._say("lost", f"{said(event.error)}{wait}")
 
@@ -281,14 +283,14 @@ class Listener:
             )
         elif event.state is State.WAITING and not event.previous.is_connected:
             self._say("waiting", f"{said(event.error)}; next attempt in {event.delay:.1f} s")
-        elif event.state is State.CONNECTING and self._ended:  # Ctrl-C came before the start
+        elif event.state is State.CONNECTING and self._ended:  # Ctrl-C was pressed before start()
             self.client.request_close()
 
     def _error(self, error: BaseException) -> None:
-        if isinstance(error, HandlerError):  # the network's are told above
+        if isinstance(error, HandlerError):  # other errors are shown by the hooks above
             self._say("failed", peer_text(f"{error}: {error.__cause__}"))
 
 
 def where(client: Client) -> str:
-    """Return the URL as it may be shown."""
+    """Return the client's URL without secrets."""
     return shown_url(str(client.options.url))

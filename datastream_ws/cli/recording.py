@@ -1,5 +1,5 @@
 """
-Recordings: what a stream sent, and when, in a file of JSON lines (UTF-8).
+Recordings of streams in files of JSON lines (UTF-8).
 
 ::
 
@@ -9,9 +9,9 @@ Recordings: what a stream sent, and when, in a file of JSON lines (UTF-8).
     {"at": 0.705, "binary": "AAECAw=="}
     {"at": 9.402, "event": "disconnected", "code": 1012, "reason": "restarting"}
 
-``at`` is in seconds since the start, ``text`` the payload of a text frame, ``binary`` that of a
-binary one in base64. Each line is written whole and at once, so that the file can be read whatever
-ended the recording; a last line that was cut is left out.
+``at`` is the number of seconds since the start. ``text`` is the payload of a text frame, and
+``binary`` is the payload of a binary frame in base64. Each line is written with one call, so the
+file stays readable if the process is killed. An incomplete last line is ignored.
 """
 
 from __future__ import annotations
@@ -35,19 +35,20 @@ from .lines import one_line
 __all__ = ["Moment", "Recorder", "moments"]
 
 VERSION = 1
-LATE_HOOK = 5.0  # seconds that a message waits to be told of its connection
+LATE_HOOK = 5.0  # seconds that a message waits for the event "connected" of its connection
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
     """
-    Something in a recording.
+    A message or an event in a recording.
 
     Attributes:
-        at: Seconds since its start.
-        data: The payload of a message; ``None``: it is an event.
-        event: ``"connected"`` or ``"disconnected"``; empty: it is a message.
-        code, reason: Of a disconnection; 1006: without a close frame.
+        at: Seconds since the start of the recording.
+        data: The payload of a message. ``None`` for an event.
+        event: ``"connected"`` or ``"disconnected"``. Empty for a message.
+        code: The close code of a disconnection. It's 1006 if there was no close frame.
+        reason: The close reason of a disconnection.
 
     """
 
@@ -60,14 +61,14 @@ class Moment:
 
 class Recorder:
     """
-    Writes a recording; from any thread.
+    The writer of a recording. It's thread-safe.
 
-    Messages are handled beside the hooks that tell of connections. So an event is written just
-    before the first message of a later connection, or at the end: in order, whoever was first.
+    Messages and events arrive on different threads. To keep their order, an event is written just
+    before the first message of a later connection, or at the end.
 
     Raises:
-        ConfigurationError: If the file exists: nothing is overwritten.
-        OSError: If it cannot be written.
+        ConfigurationError: If the file exists, because it is never overwritten.
+        OSError: If the file can't be written.
 
     """
 
@@ -81,7 +82,7 @@ class Recorder:
         self._connections = 0
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_BINARY", 0)
-            self._file = os.open(path, flags, 0o600)  # payloads may be anything
+            self._file = os.open(path, flags, 0o600)  # payloads may contain secrets
         except FileExistsError:
             raise ConfigurationError(
                 f"--record: {path} already exists. Remove it, or pass another file."
@@ -92,14 +93,14 @@ class Recorder:
         self._write([head])
 
     def connected(self) -> None:
-        """Note a new connection; they are counted."""
+        """Record that a connection was opened."""
         with self._told:
             self._connections += 1
             self._events.append((self._connections, self._event("connected")))
             self._told.notify_all()
 
     def disconnected(self, event: DisconnectEvent) -> None:
-        """Note the end of a connection, unless it is ours."""
+        """Record the end of a connection, unless the client closed it."""
         if event.error is None and not event.will_retry:
             return
         line = self._event("disconnected") | {"code": event.code}
@@ -107,7 +108,7 @@ class Recorder:
             self._events.append((event.connection, line | _reason(event.reason)))
 
     def write(self, messages: Sequence[Message]) -> None:
-        """Add *messages* of one or several connections."""
+        """Record *messages* of one or several connections."""
         lines: list[dict[str, Any]] = []
         for message in messages:
             with self._told:
@@ -120,7 +121,7 @@ class Recorder:
         self.messages += len(messages)
 
     def close(self) -> None:
-        """Write what is left, and close the file; again: nothing."""
+        """Write the remaining events, and close the file. Calling it again has no effect."""
         if self._file < 0:
             return
         with suppress(OSError), self._told:
@@ -132,7 +133,7 @@ class Recorder:
         return {"at": round(time.time() - self._began, 6), "event": name}
 
     def _events_before(self, connection: int) -> Iterator[dict[str, Any]]:
-        """Yield what precedes the messages of *connection*: its beginning, and all before."""
+        """Yield the events that precede the messages of *connection*."""
         while self._events and (
             self._events[0][0] < connection
             or (self._events[0][0] == connection and self._events[0][1]["event"] == "connected")
@@ -142,7 +143,7 @@ class Recorder:
             yield line | {"at": round(self._last, 6)}
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
-        """Write whole lines; what a full disk cuts is taken back."""
+        """Write lines. If the disk is full, remove the incomplete line."""
         if not lines:
             return
         data = memoryview("".join(one_line(line) + "\n" for line in lines).encode())
@@ -164,7 +165,7 @@ def _reason(reason: str) -> dict[str, str]:
 
 
 def payload(data: str | bytes) -> dict[str, str]:
-    """Return a payload as a recording has it."""
+    """Return a payload in the form of a recording."""
     if isinstance(data, str):
         return {"text": data}
     return {"binary": base64.b64encode(data).decode()}
@@ -172,18 +173,18 @@ def payload(data: str | bytes) -> dict[str, str]:
 
 def moments(path: str) -> Iterator[Moment]:
     """
-    Read a recording from its beginning, line by line.
+    Yield the messages and events of a recording, line by line.
 
     Raises:
-        OSError: If it cannot be read.
-        ConfigurationError: If it is no recording, or line so-and-so cannot be read.
+        OSError: If the file can't be read.
+        ConfigurationError: If it isn't a recording, or a line of it is invalid.
 
     """
     with open(path, "rb") as file:
         _check_head(path, file.readline())
         for number, line in enumerate(file, start=2):
             if not line.endswith(b"\n"):
-                return  # cut: whoever wrote it was killed in the middle
+                return  # incomplete, because the recorder was killed
             try:
                 yield _moment(json.loads(line))
             except (KeyError, TypeError, ValueError, OverflowError, RecursionError):

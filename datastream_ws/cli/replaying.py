@@ -1,4 +1,4 @@
-"""``datastream-ws replay``: a recording as a server, with its timing and its drops."""
+"""The command ``datastream-ws replay``, which serves a recording with its timing and drops."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from .recording import Moment, moments
 __all__ = ["Replay", "replay"]
 
 COMMAND = "datastream-ws replay"
-LATEST_RETURN = 120.0  # seconds until a client that was dropped counts as a new one
+LATEST_RETURN = 120.0  # seconds in which a dropped client can reconnect and continue
 
 
 def replay(wanted: argparse.Namespace) -> int:
-    """Run the command; return its exit code."""
+    """Run the command, and return its exit code."""
     for _ in zip(range(2), moments(wanted.file), strict=False):
-        pass  # what is no recording is said before anybody connects
+        pass  # raises an error before a client connects if the file isn't a recording
     words: SimpleQueue[str] = SimpleQueue()
     playing = Replay(wanted.file, wanted.speed, wanted.once, wanted.loop, words.put)
     server = StreamServer(wanted.host, wanted.port, on_connect=playing.serve, on_message=heard)
@@ -43,7 +43,7 @@ def replay(wanted: argparse.Namespace) -> int:
             ) from error
         try:
             say(f"serving {wanted.file} at {server.url} (Ctrl-C to stop)")
-            if not sys.stdout.isatty():  # for scripts that say --port 0
+            if not sys.stdout.isatty():  # for scripts that use --port 0
                 write_all(sys.stdout.fileno(), f"{server.url}\n".encode())
             failure = words.get()
         finally:
@@ -54,22 +54,23 @@ def replay(wanted: argparse.Namespace) -> int:
 
 
 def reason(error: OSError) -> str:
-    """Return the system's words alone; asyncio's repeat the address."""
+    """Return the text of the operating system, because asyncio's text repeats the address."""
     return os.strerror(error.errno) if error.errno and error.errno > 0 else said(error)
 
 
 class Replay:
     """
-    Plays a recording to every client that connects; on the server's loop.
+    The player of a recording to every client that connects, on the server's loop.
 
-    A client that was dropped where the recording says so goes on when it comes back. Which one
-    comes back cannot be known: the one that was dropped first is taken to be first.
+    A client that was dropped by the recording continues when it reconnects. Clients can't be told
+    apart, so the next one to connect continues for the one that was dropped first.
 
     Args:
-        speed: 2.0: twice as fast.
-        once: End once a client has had all of it.
-        loop: Begin again at the end.
-        end: Called with ``""`` at the end, or with what is wrong with the file.
+        path: The recording.
+        speed: The factor of the speed, such as 2.0 for twice as fast.
+        once: Whether to end once a client has received everything.
+        loop: Whether to start again at the end.
+        end: A function that is called at the end, with ``""`` or with an error of the file.
 
     """
 
@@ -84,13 +85,13 @@ class Replay:
         self._dropped: deque[tuple[float, Iterator[Moment]]] = deque()
 
     async def serve(self, connection: StreamConnection) -> None:
-        """Play to one connection until it ends."""
+        """Play the recording to one connection until it ends."""
         rest = self._rest_of_dropped()
         how = "from the beginning" if rest is None else "continues after the drop"
         say(f"connection {connection.number}: {how}")
         try:
             while await self._play(connection, moments(self._path) if rest is None else rest):
-                await asyncio.sleep(0.1)  # a recording without a message must not spin
+                await asyncio.sleep(0.1)  # limits the rate of an empty recording
                 rest = None
         except (ConfigurationError, OSError) as error:
             if not isinstance(error, ConnectionError):
@@ -98,7 +99,7 @@ class Replay:
             raise
 
     def _rest_of_dropped(self) -> Iterator[Moment] | None:
-        """Return where a client that was dropped goes on; ``None``: none is awaited."""
+        """Return the rest of the recording for a dropped client, or ``None`` for a new one."""
         oldest = time.monotonic() - LATEST_RETURN
         while self._dropped:
             at, rest = self._dropped.popleft()
@@ -107,13 +108,13 @@ class Replay:
         return None
 
     async def _play(self, connection: StreamConnection, rest: Iterator[Moment]) -> bool:
-        """Play until the end, or until a drop; return whether to begin again."""
+        """Play until the end or a drop. Return whether to start again."""
         messages = 0
         pace = Pace(self._speed)
         for moment in rest:
             await pace.wait_until(moment.at)
             if moment.data is not None:
-                await connection.websocket.send(moment.data)  # waits for a client that is slow
+                await connection.websocket.send(moment.data)  # waits for a slow client
                 messages += 1
             elif moment.event == "disconnected":
                 self._dropped.append((time.monotonic(), rest))
@@ -128,7 +129,7 @@ class Replay:
 
 
 class Pace:
-    """Waits as long as the recorder did; the clock starts at the first moment."""
+    """A clock that waits as long as the recorder did. It starts at the first moment."""
 
     def __init__(self, speed: float) -> None:
         self._speed = speed
@@ -143,7 +144,7 @@ class Pace:
 
 
 def drop(moment: Moment) -> str:
-    """Say how a connection ends."""
+    """Return how a connection ends, for the log."""
     return "cut" if moment.code == 1006 else f"closed with {moment.code}"
 
 
@@ -151,14 +152,14 @@ def hang_up(connection: StreamConnection, moment: Moment) -> None:
     """End a connection as it was recorded."""
     try:
         check_close(moment.code, moment.reason)
-    except ValueError:  # 1006: there was no close frame; others must not be in one
-        connection.drop()  # not abort(): the system would throw away what has just been sent
+    except ValueError:  # there was no close frame (1006), or its code must not be sent
+        connection.drop()  # abort() would discard the messages that were just sent
     else:
         connection.close(moment.code, moment.reason)
 
 
 def heard(connection: StreamConnection, data: str | bytes) -> None:
-    """Show what a client sends; nothing answers it."""
+    """Print a message from a client, which gets no reply."""
     what = peer_text(data) if isinstance(data, str) else f"{len(data)} bytes"
     say(f"connection {connection.number} sent: {what}")
 

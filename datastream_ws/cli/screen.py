@@ -1,4 +1,4 @@
-"""What a terminal shows: messages, what happens to the connection, and a live status line."""
+"""The output on a terminal, with messages, events and a live status line."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ..embedding import escaped
 
 __all__ = ["LONGEST", "Screen", "duration", "message_text", "prompt_text", "status_text"]
 
-LONGEST = 500  # characters of a message; a pipe is given all of it
-FIRST_BYTES = 24  # of a binary message
+LONGEST = 500  # characters of a message that are shown; a pipe gets all of them
+FIRST_BYTES = 24  # bytes of a binary message that are shown
 REFRESHES = 4  # per second
 RATE_SECONDS = 2.0
 
@@ -45,27 +45,28 @@ LIGHTS = {
 
 class Screen:
     """
-    Shows a stream to people; from any thread.
+    The output of a stream on a terminal. It's thread-safe.
 
     Args:
-        where: The URL as it may be shown.
-        console: Of rich; ``None``: stdout.
+        where: The URL without secrets.
+        console: A console of rich. ``None`` uses stdout.
 
     Attributes:
-        typed: Returns the end of the line that is being typed; ``None``: there is no such line.
+        typed: A function that returns the end of the line that the user is typing. ``None`` if the
+            user can't type.
 
     """
 
     def __init__(self, where: str, console: Console | None = None) -> None:
         if console is None and hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that knows no UTF-8
+            sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal without UTF-8
         self._console = console or Console(highlight=False, markup=False, emoji=False)
         self._where = where
         self._client: Client | None = None
         self.typed: Callable[[int], str] | None = None
         self._since: tuple[StateEvent, float] | None = None
         self._rate = Rate()
-        self._lock = threading.Lock()  # lines of different threads, whole
+        self._lock = threading.Lock()  # so that lines of different threads don't mix
         self._live = Live(
             console=self._console,
             get_renderable=self._below,
@@ -75,7 +76,7 @@ class Screen:
 
     @property
     def is_live(self) -> bool:
-        """Whether it can redraw a line."""
+        """Whether the terminal can redraw a line."""
         return self._console.is_terminal and not self._console.is_dumb_terminal
 
     def refresh(self) -> None:
@@ -107,7 +108,7 @@ class Screen:
         self._print(Text("\n").join(message_text(message) for message in messages))
 
     def event(self, topic: str, text: str) -> None:
-        """Say something that is no message."""
+        """Print an event."""
         line = Text.assemble((_clock(time.time()), "dim"), "  ", (text, STYLES.get(topic, "")))
         self._print(line)
 
@@ -116,7 +117,7 @@ class Screen:
             self._console.print(text, soft_wrap=True)
 
     def _below(self) -> Group:
-        """Return the live lines; what is typed stands above what is known."""
+        """Return the live lines, which are the typed line and the status line."""
         typed, width = self.typed, self._console.width
         lines = [self._status()]
         if typed is not None:
@@ -136,7 +137,7 @@ class Screen:
 
 
 class Rate:
-    """Messages per second, over the last two seconds."""
+    """The rate of messages per second over the last 2 seconds."""
 
     def __init__(self) -> None:
         self._seen: list[tuple[float, int]] = []
@@ -152,7 +153,7 @@ class Rate:
 def status_text(
     where: str, state: State, stats: Stats, *, rate: float = 0.0, left: float | None = None
 ) -> Text:
-    """Return the status line; what matters most first, for terminals that are narrow."""
+    """Return the status line. Narrow terminals cut its end, so it begins with the state."""
     said = state.value
     if state is State.WAITING and left is not None:
         said = f"next attempt in {max(0.0, left):.0f} s"
@@ -175,7 +176,7 @@ def status_text(
 
 
 def prompt_text(typed: str, width: int) -> Text:
-    """Return the line that is being typed; its end, where it is longer than the terminal wide."""
+    """Return the line that the user is typing, or its end if it's too long for the terminal."""
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append("> ", "bold")
     if not typed:
@@ -188,7 +189,7 @@ def prompt_text(typed: str, width: int) -> Text:
 
 
 def message_text(message: Message) -> Text:
-    """Return a message as a line, escaped, and cut if it is long."""
+    """Return a message as one line, escaped and shortened."""
     line = Text(no_wrap=True)
     line.append(_clock(message.received_at), "dim").append("  ")
     if isinstance(message.data, bytes):
@@ -202,7 +203,7 @@ def message_text(message: Message) -> Text:
 
 
 def binary_text(data: bytes) -> str:
-    """Return size and first bytes of a binary message."""
+    """Return the size and the first bytes of a binary message."""
     more = " …" if len(data) > FIRST_BYTES else ""
     return f"{plural(len(data), 'byte')}: {data[:FIRST_BYTES].hex(' ')}{more}"
 
@@ -212,7 +213,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return ``7 s``, ``3:25`` or ``2:03:25``."""
+    """Return a duration such as ``7 s``, ``3:25`` or ``2:03:25``."""
     whole = max(0, int(seconds))
     if whole < 60:
         return f"{whole} s"

@@ -1,4 +1,4 @@
-"""What is typed or piped into ``datastream-ws listen`` is sent, a line a message."""
+"""The sender of ``datastream-ws listen``, which sends each line of stdin as a message."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ __all__ = ["StandardInput"]
 
 CHUNK = 2**16  # bytes
 ALMOST_READY = 2.0  # seconds
-IN_BACKGROUND = 0.5  # seconds between looks at whether the keys are ours again
+IN_BACKGROUND = 0.5  # seconds between checks whether the process is in the foreground again
 
 
 class StandardInput:
     """
-    Sends the lines of stdin, on a thread of its own that never holds up the end.
+    The sender of the lines of stdin. Its daemon thread never delays the exit.
 
-    It reads the descriptor itself: a thread inside ``sys.stdin`` holds a lock that the interpreter
-    wants at exit. The end of the input ends nothing else.
+    It reads the descriptor directly, because a thread in ``sys.stdin`` holds a lock that the
+    interpreter needs at exit. The command continues after the end of stdin.
     """
 
     def __init__(self, client: Client, show: Screen | Lines) -> None:
@@ -48,7 +48,7 @@ class StandardInput:
         self._prepare()
 
     def _prepare(self) -> None:
-        if sys.stdin is None or sys.stdin.closed:  # then 0 may be a socket of ours
+        if sys.stdin is None or sys.stdin.closed:  # then descriptor 0 may be a socket
             return
         self._descriptor = sys.stdin.fileno()
         self._is_terminal = os.isatty(self._descriptor)
@@ -76,7 +76,7 @@ class StandardInput:
             self._keyboard.give_back()
 
     def _start(self, event: StateEvent) -> None:
-        """Begin with the client: before that there is nothing to wait for."""
+        """Start reading when the client has started."""
         if self._begin.acquire(blocking=False):
             self._thread.start()
 
@@ -94,16 +94,16 @@ class StandardInput:
             self._show.typed = None
 
     def _read(self) -> bytes:
-        """Return the next bytes; none at the end."""
+        """Return the next bytes. Empty at the end."""
         try:
             while self._is_terminal:
                 select.select([self._descriptor], [], [])
                 if has_keys(self._descriptor):
                     break
-                time.sleep(IN_BACKGROUND)  # they are the shell's; a read would stop this process
+                time.sleep(IN_BACKGROUND)  # a read in the background would stop this process
             return os.read(self._descriptor, CHUNK)
         except OSError as error:
-            if not self._is_terminal:  # a terminal that is closed says so in this way
+            if not self._is_terminal:  # a closed terminal also raises OSError
                 self._say("failed", f"stdin: {error.strerror}")
             return b""
 
@@ -116,17 +116,17 @@ class StandardInput:
             self._send(line)
 
     def _is_ready(self) -> bool:
-        """Whether it is, or is about to be: "connected" is shown a moment before."""
+        """Return whether the client is ready, or becomes ready soon after "connected" is shown."""
         if not self._client.is_connected:
             return False
         try:
             self._client.wait_ready(ALMOST_READY)
-        except (DataStreamError, OSError):  # TimeoutError is one
+        except (DataStreamError, OSError):  # TimeoutError is an OSError
             return False
         return True
 
     def _send(self, line: str) -> None:
-        """Send *line*; a pipe waits for a connection. Raises NotConnectedError at the end."""
+        """Send *line*, with a pipe after waiting for a connection. Raises NotConnectedError."""
         while True:
             if not self._is_terminal:
                 self._wait_ready()
@@ -145,7 +145,7 @@ class StandardInput:
     def _wait_ready(self) -> None:
         try:
             self._client.wait_ready()
-        except (DataStreamError, OSError):  # it failed or closes, which is told elsewhere
+        except (DataStreamError, OSError):  # the client failed or closes, which is already shown
             raise NotConnectedError from None
 
     def _say(self, topic: str, text: str) -> None:
@@ -155,9 +155,9 @@ class StandardInput:
 
 class Keyboard:
     """
-    A terminal whose keys come one by one and unseen, for they are drawn with the live line.
+    A terminal that delivers single keys without echo, because the live line shows them.
 
-    Signals of keys, as Ctrl-C, stay as they are.
+    Keys that send signals, such as Ctrl-C, still do.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -166,7 +166,7 @@ class Keyboard:
         self._previous: Any = None
 
     def take(self) -> None:
-        """Take the keys, and again after Ctrl-Z and ``fg``: shells set modes of their own."""
+        """Set the modes now, and again after Ctrl-Z and ``fg``, because shells reset them."""
         self._before = termios.tcgetattr(self._descriptor)
         self._set_modes()
         if threading.current_thread() is threading.main_thread():
@@ -181,7 +181,7 @@ class Keyboard:
                 termios.tcsetattr(self._descriptor, termios.TCSANOW, modes)
 
     def give_back(self) -> None:
-        """Leave the terminal as it was found, unless the shell has it back already."""
+        """Restore the modes, unless the shell is in the foreground again."""
         if self._previous is not None:
             signal.signal(signal.SIGCONT, self._previous)
         with suppress(termios.error, OSError):
@@ -190,14 +190,14 @@ class Keyboard:
 
 
 def has_keys(descriptor: int) -> bool:
-    """Whether keys are ours: a background process that reads a terminal, or sets it, is stopped."""
+    """Return whether this process may use the terminal. A background process would be stopped."""
     try:
         return os.tcgetpgrp(descriptor) == os.getpgrp()
-    except OSError:  # not the terminal that controls this process: nobody stops it
+    except OSError:  # not the controlling terminal, so this process is never stopped
         return True
 
 
 def shortly(line: str) -> str:
-    """Return *line* as it may be shown."""
+    """Return *line* escaped and shortened."""
     cut = f"… ({len(line):,} characters)" if len(line) > LONGEST else ""
     return escaped(line[:LONGEST]) + cut

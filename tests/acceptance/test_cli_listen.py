@@ -212,7 +212,7 @@ def test_without_rich_it_says_what_to_install() -> None:
         timeout=PATIENCE,
     )
     assert done.returncode == 1
-    assert done.stderr == "datastream-ws needs rich: pip install 'datastream-ws[cli]'\n"
+    assert done.stderr == "rich is not installed. Run: pip install 'datastream-ws[cli]'\n"
     version = [COMMAND[0], "-c", f"{hidden} main(['--version'])"]
     done = subprocess.run(version, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stdout.split()[0], done.stderr) == (0, "datastream-ws", "")

@@ -162,7 +162,9 @@ def test_remote_commands(tmp_path: Path, server: StreamServer, redis_url: str) -
         server.wait_connected(2, 20)
         assert "asked default" in celery("control", "datastream_reconnect")
         server.wait_connected(3, 20)
-        assert "no stream 'x' here, but default" in celery("control", "datastream_pause", "x")
+        assert "no stream 'x' runs in this worker. Use one of: default" in celery(
+            "control", "datastream_pause", "x"
+        )
         assert worker.stop() == 0
     project.published()
 
