@@ -1,12 +1,12 @@
 """
-The Flask extension: a WebSocket stream inside an app.
+A Flask extension for WebSocket streams.
 
 ::
 
     datastream = DataStream()
 
     @datastream.on_message("flag_update")
-    def update(message):            # in an application context of its own
+    def update(message):            # runs in its own application context
         db.session.merge(Flag(**message.json()))
         db.session.commit()
 
@@ -16,9 +16,9 @@ The Flask extension: a WebSocket stream inside an app.
         datastream.init_app(app)
         return app
 
-``flask datastream run`` runs it in a process of its own; ``DATASTREAM_AUTOSTART = True`` in
-every serving process. Signals are in :mod:`datastream_ws_flask.signals`, health views for a load
-balancer in :mod:`datastream_ws_flask.health`.
+``flask datastream run`` runs the stream in a separate process. ``DATASTREAM_AUTOSTART = True`` runs
+it in every process that serves requests. Signals are in :mod:`datastream_ws_flask.signals`, and
+health views are in :mod:`datastream_ws_flask.health`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``flask datastream run`` and ``flask datastream status``."""
+"""The commands ``flask datastream run`` and ``flask datastream status``."""
 
 from __future__ import annotations
 
@@ -44,28 +44,28 @@ health_file_option = click.option(
     "--health-file",
     metavar="PATH",
     type=click.Path(dir_okay=False),
-    help=f"File that holds the state.  [default: {HEALTH_FILE}]",
+    help=f"Use this health file  [default: {HEALTH_FILE}]",
 )
 verbose_option = click.option(
-    "-v", "--verbose", is_flag=True, help="Show the traceback of a configuration error."
+    "-v", "--verbose", is_flag=True, help="Show the traceback of a configuration error"
 )
 
 
-# Without the app context that Flask would enter: handlers have one each, the command needs none.
+# Without an app context, because the command needs none and each handler has its own.
 @group.command("run", with_appcontext=False)
 @names_argument
-@click.option("--reload", is_flag=True, help="Restart when a source file changes.")
+@click.option("--reload", is_flag=True, help="Restart when a source file changes")
 @click.option(
-    "--max-messages", metavar="N", type=click.IntRange(min=1), help="Stop after N messages."
+    "--max-messages", metavar="N", type=click.IntRange(min=1), help="Stop after N messages"
 )
 @click.option(
     "--shutdown-timeout",
     metavar="S",
     type=click.FloatRange(min=0),
-    help="Seconds to handle what was received.  [default: CLOSE_TIMEOUT of each stream]",
+    help="Wait up to S seconds for the shutdown  [default: CLOSE_TIMEOUT of each stream]",
 )
 @health_file_option
-@click.option("--no-lease", is_flag=True, help="Connect without waiting for a lease.")
+@click.option("--no-lease", is_flag=True, help="Connect without waiting for a lease")
 @verbose_option
 @pass_script_info
 def run(info: ScriptInfo, /, names: tuple[str, ...], reload: bool, **words: Any) -> None:
@@ -73,8 +73,8 @@ def run(info: ScriptInfo, /, names: tuple[str, ...], reload: bool, **words: Any)
     Run streams until SIGINT or SIGTERM, by default all that are enabled.
 
     \b
-    Exit codes: 0 stopped, 1 configuration, 2 usage, 3 a stream gave up,
-    4 the shutdown took too long, or a second signal.
+    Exit codes: 0 stopped, 1 invalid configuration, 2 usage,
+    3 a stream gave up, 4 the shutdown took too long, or a second signal.
     """
     app = info.load_app()
     if reload:
@@ -92,7 +92,7 @@ def run_streams(
     no_lease: bool,
     verbose: bool,
 ) -> int:
-    """Run the clients of *app* until the end; return the exit code."""
+    """Run the clients of *app* until they end, and return the exit code."""
     with refusing(verbose):
         streams = chosen(app, names)
         clients = [stream.foreground_client(lease=not no_lease) for stream in streams]
@@ -112,7 +112,7 @@ def run_streams(
 
 @contextmanager
 def refusing(verbose: bool) -> Iterator[None]:
-    """Have what is wrong end the command with one line; *verbose*: after its traceback."""
+    """Turn configuration errors into one line. If *verbose*, also print the traceback."""
     try:
         yield
     except (ConfigurationError, SpoolError) as error:
@@ -122,17 +122,17 @@ def refusing(verbose: bool) -> Iterator[None]:
 
 
 def say_why(client: Client | Fleet) -> None:
-    """Say on stderr why a stream gave up, unless Python has done so for want of a log handler."""
+    """Print why a stream failed, unless Python has already printed the log record to stderr."""
     if (
         isinstance(client, Client)
         and client.state is State.FAILED
         and logging.getLogger("datastream_ws").hasHandlers()
     ):
-        click.echo(f"stream {client.name} gave up: {client.error}", err=True)
+        click.echo(f"stream {client.name} failed: {client.error}", err=True)
 
 
 def run_reloading(app: Flask, names: Sequence[str], words: dict[str, Any]) -> None:
-    """Run in a child process that is replaced when a source file changes; never returns."""
+    """Run in a child process that restarts when a source file changes. It never returns."""
     from werkzeug._reloader import run_with_reloader
 
     def main() -> None:
@@ -148,15 +148,15 @@ def run_reloading(app: Flask, names: Sequence[str], words: dict[str, Any]) -> No
 
 @group.command("status", with_appcontext=False)
 @names_argument
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--watch", "again", is_flag=True, help="Repeat it every 2 seconds until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON")
+@click.option("--watch", "again", is_flag=True, help="Repeat it every 2 seconds until Ctrl-C")
 @click.option(
     "--max-age",
     metavar="S",
     type=click.FloatRange(min=0),
     default=MAX_AGE,
     show_default=True,
-    help="Seconds after which a report of the runner is stale.",
+    help="Treat reports that are older than S seconds as stale",
 )
 @health_file_option
 @verbose_option
@@ -172,10 +172,10 @@ def status(
     verbose: bool,
 ) -> None:
     """
-    Show the status of the streams of ``run``, from its health file.
+    Show the status of streams, from the health file of `flask datastream run`.
 
     \b
-    Exit codes: 0 all healthy, 1 one is unhealthy, stale or was never started.
+    Exit codes: 0 all streams are healthy, 1 a stream is unhealthy, stale or never started.
     """
     app = info.load_app()
     with refusing(verbose):
@@ -194,11 +194,13 @@ def looked(
     wanted: Mapping[str, float], path: str | None, max_age: float, as_json: bool
 ) -> tuple[str, bool]:
     """
-    Return what to print of streams, and whether all are healthy.
+    Return the status of streams as a text, and whether all streams are healthy.
 
     Args:
-        wanted: Their names, and which share of their streams has to be healthy, of a fleet.
-        path: The health file.
+        wanted: The names of the streams, and the share of a fleet that must be healthy.
+        path: The health file. ``None`` if none is set, which is an error.
+        max_age: Seconds after which a report is stale.
+        as_json: Whether the text is JSON instead of a table.
 
     """
     found = seen(path)
@@ -210,7 +212,7 @@ def looked(
 
 
 def chosen(app: Flask, names: Sequence[str]) -> list[AppStream]:
-    """Return the streams of these names, without any: all that are enabled."""
+    """Return the streams with these names, or all enabled streams if there are no names."""
     streams = streams_of(app)
     for name in names:
         if name not in streams:
@@ -229,7 +231,7 @@ def chosen(app: Flask, names: Sequence[str]) -> list[AppStream]:
 
 
 def seen(path: str | None) -> dict[str, StreamHealth]:
-    """Return what a runner wrote, by name of the stream; nothing: none has written yet."""
+    """Return the health file's entries by name. Empty if no runner has written it yet."""
     if not path:
         raise ConfigurationError(
             f"no health file is set. Set app.config['{HEALTH_FILE}'], or pass --health-file to "
@@ -250,7 +252,7 @@ def seen(path: str | None) -> dict[str, StreamHealth]:
 def described(
     name: str, health: StreamHealth | None, now: float, max_age: float, share: float
 ) -> dict[str, Any]:
-    """Return the facts of one stream or fleet, and the judgement on it."""
+    """Return the health of one stream or fleet for JSON."""
     if health is None:
         return {"name": name, "healthy": False, "state": "never started"}
     healthy = is_healthy(health, now, max_age, share)
@@ -260,7 +262,7 @@ def described(
 def row(
     name: str, health: StreamHealth | None, now: float, max_age: float, share: float
 ) -> StatusRow:
-    """Return the same as a row of the table for people."""
+    """Return the health of one stream or fleet as a row of the table."""
     if health is None:
         return StatusRow(stream=name, state="never started", is_healthy=False)
     return row_of(health, now, max_age, f"process {health.pid}", share)

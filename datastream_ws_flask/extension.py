@@ -1,4 +1,4 @@
-"""The extension object."""
+"""The Flask extension."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ class DataStream(Decorators):
     """
     A WebSocket stream of Flask apps.
 
-    Handlers are registered here, before or after any app exists, and serve every app that is
-    given to :meth:`init_app`. Each app has a client of its own, in each process of its own; all
-    that is the app's lives in ``app.extensions["datastream"]``.
+    You can register handlers here before or after an app exists. They serve every app that is
+    passed to :meth:`init_app`. Each app has its own client in each process, in
+    ``app.extensions["datastream"]``.
 
-    Every handler and hook, plain or coroutine function, is called in a fresh application context.
+    Every handler and hook is called in a new application context.
 
     With ``DATASTREAM_CONTEXT = "run"`` (default: ``"message"``), one application context serves a
-    run of waiting messages, at most 100 messages or 50 ms. For quick handlers this saves most of
+    run of waiting messages, at most 100 messages or 50 ms. For fast handlers this saves most of
     the time that Flask adds to a message. Handlers of the same run share ``g`` and a
     Flask-SQLAlchemy session, so each handler must commit or roll back. Functions registered with
-    ``teardown_appcontext`` are called once, when the run ends, and are given ``None``. A handler
-    that raises ends the context at once, and the next handler is called in a fresh one. Hooks
-    always have their own context.
+    ``teardown_appcontext`` are called once with ``None``, when the run ends. A handler that raises
+    an exception ends the context, and the next handler is called in a new one. Hooks always have
+    their own context.
 
     Args:
-        app: Calls ``init_app(app)`` at once.
-        name: ``"default"`` is configured by ``DATASTREAM_URL`` and other ``DATASTREAM_<OPTION>``,
-            any other by ``DATASTREAMS = {name: {"URL": …}}``. With ``SOURCE`` in the place of
-            ``URL`` it is a fleet, one stream for each row.
+        app: The app to pass to :meth:`init_app`. ``None`` leaves that call to you.
+        name: The name of the stream. ``"default"`` is configured by ``DATASTREAM_URL`` and other
+            ``DATASTREAM_<OPTION>``. Any other is configured by
+            ``DATASTREAMS = {name: {"URL": …}}``. With ``SOURCE`` instead of ``URL`` it is a fleet,
+            with one stream for each row.
 
     """
 
@@ -49,10 +50,10 @@ class DataStream(Decorators):
 
     def init_app(self, app: Flask) -> None:
         """
-        Make the stream one of *app*; starts nothing.
+        Add the stream to *app*, without starting it.
 
         Raises:
-            ConfigurationError: If the app has a stream of this name already.
+            ConfigurationError: If the app already has a stream with this name.
 
         """
         streams = streams_of(app)
@@ -68,13 +69,13 @@ class DataStream(Decorators):
     @property
     def client(self) -> Client:
         """
-        The client of the current app in this process, with every verb and fact of a stream.
+        The client of the current app in this process, see :class:`datastream_ws.Client`.
 
-        With ``SOURCE`` it is what :attr:`fleet` is.
+        With ``SOURCE`` it's the same as :attr:`fleet`.
 
         Raises:
-            RuntimeError: Outside of an application context.
-            ConfigurationError: If the app's config is wrong, or it has no such stream.
+            RuntimeError: If there is no application context.
+            ConfigurationError: If the app's config is invalid, or the app has no such stream.
 
         """
         return cast("Client", self._of(_current_app()).client)
@@ -85,22 +86,35 @@ class DataStream(Decorators):
         The fleet of the current app in this process.
 
         Raises:
-            RuntimeError: Outside of an application context.
-            ConfigurationError: If the app's config is wrong, or it has no such stream.
-            TypeError: If it is a stream, without ``SOURCE``.
+            RuntimeError: If there is no application context.
+            ConfigurationError: If the app's config is invalid, or the app has no such stream.
+            TypeError: If the stream has no ``SOURCE``.
 
         """
         found: Client | Fleet = self.client
         if not isinstance(found, Fleet):
-            raise TypeError(f"stream {self.name!r} is not a fleet: it has no SOURCE")
+            raise TypeError(
+                f"stream {self.name!r} is not a fleet, because it has no SOURCE. Use "
+                "datastream.client instead."
+            )
         return found
 
     def send(self, obj: Any, wait: float = 0.0) -> None:
         """
-        Send on the connection that the current app has in this process; see ``Client.send``.
+        Queue a message for sending, on the connection of the current app in this process.
+
+        It's thread-safe. It blocks, at most ``write_timeout``, only while the write queue is full
+        or ``send_rate`` holds it back.
+
+        Args:
+            obj: A str becomes a text frame, and bytes become a binary frame. The codec encodes
+                any other object.
+            wait: Seconds to wait for a connection if there is none.
 
         Raises:
+            RuntimeError: If there is no application context.
             NotConnectedError: If there is no open connection.
+            SendTimeoutError: If the queue stays full.
             TypeError: If it is a fleet, which has many connections.
 
         """
@@ -116,27 +130,39 @@ class DataStream(Decorators):
         """
         Start the client of *app* in this process, and return immediately.
 
-        Calling it again has no effect. Call it in the hook of a server that runs in each worker.
+        Calling it again has no effect. Call it in a server hook that runs in each worker process.
         Don't call it in ``create_app``, which also runs in the reloader's parent, in gunicorn's
         master and for every ``flask`` command.
         """
         self._of(app).start()
 
     def close(self, app: Flask, timeout: float | None = None) -> None:
-        """Close the client of *app* in this process, if it has one; see ``Client.close``."""
+        """
+        Close the client of *app* in this process, if it has one.
+
+        It blocks until the client has closed. Calling it again has no effect.
+
+        Args:
+            app: The app.
+            timeout: Seconds for all of it. ``None`` means ``CLOSE_TIMEOUT``.
+
+        """
         self._of(app).close(timeout)
 
     def deliver(self, app: Flask, data: Any, robust: bool = False, *, key: Any = None) -> None:
         """
-        Give a message to the handlers, in this thread, without any network; for tests.
+        Pass a message to the handlers in this thread, without a network.
+
+        Use it in tests. It returns when the handlers have finished.
 
         Args:
-            data: str or bytes as received, or an object to be encoded first.
-            robust: Report what a handler raises, as in production, instead of raising it.
-            key: Of a fleet: the key of the stream that the message is of.
+            app: The app.
+            data: A str or bytes as received. Any other object is encoded first.
+            robust: ``True`` reports a handler's exception, as in production. ``False`` raises it.
+            key: The key of a fleet's stream. ``None`` without a fleet.
 
         Raises:
-            TypeError: If a fleet's message has no key, or another one has.
+            TypeError: If a fleet's message has no key, or another message has one.
 
         """
         client = self._of(app).client

@@ -1,5 +1,5 @@
 """
-Health views for a load balancer or an orchestrator; off unless registered.
+Health views for a load balancer or an orchestrator. You have to register them.
 
 ::
 
@@ -7,9 +7,11 @@ Health views for a load balancer or an orchestrator; off unless registered.
 
     app.register_blueprint(blueprint, url_prefix="/datastream/health")
 
-``live/`` answers 200 while the app's streams are kept by somebody, ``ready/`` while they deliver;
-else 503. An autostarted stream is judged by the client of the process that answers, any other by
-the health file of ``flask datastream run``. There are no details: anybody may ask.
+``live/`` returns 200 while a process keeps the app's streams connected. ``ready/`` returns 200
+while they are ready, paused or in standby. Otherwise they return 503. For a stream with
+``AUTOSTART``, they use the client of the process that serves the request. For any other stream
+they use the health file of ``flask datastream run``. The responses contain no details, because the
+views are public.
 """
 
 from __future__ import annotations
@@ -43,33 +45,37 @@ blueprint = Blueprint("datastream_health", __name__)
 
 @blueprint.get("/live/")
 def live() -> Response:
-    """200: each stream was seen lately, and nobody has given it up."""
+    """Return 200 if each stream has a recent report and hasn't failed."""
     return _answer(lambda health, share: health.state not in DEAD)
 
 
 @blueprint.get("/ready/")
 def ready() -> Response:
-    """200: each stream is ready, paused, or stands by, and of a fleet enough streams are."""
+    """Return 200 if each stream is ready, paused or in standby, and so are enough of a fleet."""
     return _answer(lambda health, share: is_healthy(health, health.at, share=share))
 
 
 def _answer(is_well: Callable[[StreamHealth, float], bool]) -> Response:
-    """Answer what *is_well* makes of each stream's health and the HEALTHY_SHARE of a fleet."""
+    """Return 200 if *is_well* is true for each stream's health and HEALTHY_SHARE."""
     now = time.time()
     try:
         found = _streams(now)
         well = all(
             health and is_fresh(health, now) and is_well(health, share) for health, share in found
         )
-    except Exception as error:  # whatever is wrong, an orchestrator is to hear 503
-        log.warning("health: %s: %s", type(error).__name__, peer_text(error))
+    except Exception as error:  # the orchestrator must get 503 for any error
+        log.warning(
+            "the health check failed: %s: %s; returning 503",
+            type(error).__name__,
+            peer_text(error),
+        )
         well = False
     text = "ok\n" if well else "unavailable\n"
     return Response(text, 200 if well else 503, {"Cache-Control": "no-store"}, "text/plain")
 
 
 def _streams(now: float) -> list[tuple[StreamHealth | None, float]]:
-    """Return the health of each enabled stream, and its share; ``None``: no runner has written."""
+    """Return the health and the share of each enabled stream. ``None`` if there is no report."""
     streams = [stream for stream in streams_of(current_app).values() if stream.is_enabled]
     written = _written() if any(not stream.is_autostarted for stream in streams) else {}
     return [(_health(stream, written, now), stream.settings.healthy_share) for stream in streams]

@@ -1,4 +1,4 @@
-"""What ``app.config`` says of a stream, as options of its client."""
+"""The settings of a stream in ``app.config``, as options of its client."""
 
 from __future__ import annotations
 
@@ -23,25 +23,28 @@ __all__ = ["HEALTH_FILE", "NAMED", "Settings"]
 
 PREFIX = "DATASTREAM_"
 NAMED = "DATASTREAMS"
-HEALTH_FILE = "DATASTREAM_HEALTH_FILE"  # of the process, not of a stream
+HEALTH_FILE = "DATASTREAM_HEALTH_FILE"  # a setting of the process, not of a stream
 FLEET_ARGUMENTS = ("REFRESH", "START_RATE", "LIMIT")
 NO_SOURCE = "must be a function that returns {key: {'url': …}}, or its dotted path"
 
 
 class Settings:
     """
-    The settings of one stream in one app.
+    The settings of a stream in an app.
 
     Args:
-        app: ``DATASTREAM_<OPTION>`` in its config are those of the default stream,
-            ``DATASTREAMS[name]`` those of a named one.
+        app: The app. Its config has ``DATASTREAM_<OPTION>`` for the default stream, and
+            ``DATASTREAMS[name]`` for any other.
+        name: The name of the stream.
 
     Attributes:
-        context_per: How long an application context lasts: for a handler call, or for a run of
-            messages.
+        is_enabled: The setting ``ENABLED``.
+        is_autostarted: The setting ``AUTOSTART``.
+        context_per: ``"call"`` or ``"run"``, which is how long an application context lasts.
+        healthy_share: The share of a fleet's streams that must be healthy.
 
     Raises:
-        ConfigurationError: With the key of the config that is wrong.
+        ConfigurationError: If a setting is invalid. The text names its key.
 
     """
 
@@ -63,12 +66,12 @@ class Settings:
 
     @property
     def is_fleet(self) -> bool:
-        """Whether it is many streams, one for each row of ``SOURCE``."""
+        """Whether the stream is a fleet, with one stream for each row of ``SOURCE``."""
         return self._source is not None
 
     @hides_arguments
     def options(self, handlers: Handlers) -> ClientOptions:
-        """Return the options of a client in a serving process."""
+        """Return the options of a client in a process that serves requests."""
         if "URL" not in self._mapping:
             raise ConfigurationError(
                 f"stream {self._name} has no URL. Set {self._key('URL')} = 'wss://…'."
@@ -83,7 +86,7 @@ class Settings:
 
     @hides_arguments
     def fleet(self, handlers: Handlers, kind: type[Fleet]) -> Fleet:
-        """Return the fleet, which is not started."""
+        """Return a new fleet, without starting it."""
         source = self._resolved("SOURCE", self._source)
         if not callable(source):
             raise ConfigurationError(f"{self._key('SOURCE')}: {NO_SOURCE}")
@@ -103,7 +106,7 @@ class Settings:
 
     @contextmanager
     def _naming_keys(self) -> Iterator[None]:
-        """Have an option that cannot work be an error of its key in the config."""
+        """Replace the option in a ConfigurationError by its key in the config."""
         try:
             yield
         except ConfigurationError as error:
@@ -154,7 +157,7 @@ class Settings:
         return dict(found)
 
     def _key(self, option: str) -> str:
-        """Return where an option is set, as it is written in Python."""
+        """Return the key of an option as Python code."""
         if self._is_flat:
             return f"app.config['{PREFIX}{option}']"
         return f"app.config['{NAMED}']['{self._name}']['{option}']"
@@ -183,7 +186,7 @@ class Settings:
 
 
 def within(app: Flask, function: Callable[[], Any]) -> Callable[[], Any]:
-    """Return *function* as one that is called in an application context of its own."""
+    """Return a function that calls *function* in a new application context."""
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
@@ -201,7 +204,7 @@ def within(app: Flask, function: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def lost_database_connection(error: BaseException) -> bool:
-    """Whether SQLAlchemy says that the database connection was lost; also of what caused it."""
+    """Return whether *error* or one of its causes is SQLAlchemy's error of a lost connection."""
     seen: set[int] = set()
     found: BaseException | None = error
     while found is not None and id(found) not in seen:

@@ -1,21 +1,21 @@
 """
-The blinker signals of a stream. Sender: the app; ``stream``: the ``DataStream``.
+The blinker signals of a stream. The sender is the app, and ``stream`` is the ``DataStream``.
 
-==========================  =====================  ==============================================
-``message_received``        ``stream, message``    every message; counts as a bare ``on_message``
-``stream_ready``            ``stream``             connected, and the ``on_ready`` hooks succeeded
-``stream_disconnected``     ``stream, event``      a :class:`~datastream_ws.DisconnectEvent`
-``stream_error``            ``stream, error``      every reported error, the network's too
-``stream_failed``           ``stream, error``      the stream gave up
-==========================  =====================  ==============================================
+- ``message_received`` is sent for every message, with ``message``.
+- ``stream_ready`` is sent when the stream is ready.
+- ``stream_disconnected`` is sent when a connection has ended. Its ``event`` is a
+  :class:`~datastream_ws.DisconnectEvent`.
+- ``stream_error`` is sent for every reported error, including those of the network, with ``error``.
+- ``stream_failed`` is sent when the client has failed, with ``error``.
 
-All but ``message_received`` also pass ``key`` to receivers that have such a parameter, or
-``**extra``. It is the key of the fleet's stream that the signal is about, and ``None`` without a
-fleet, and in a ``stream_error`` of a fleet's source or lease. A message has a ``key`` of its own.
+All signals except ``message_received`` also pass ``key`` to receivers that have this parameter or
+``**extra``. It's the key of the fleet's stream. It's ``None`` without a fleet, and for a
+``stream_error`` of the fleet's source or lease. A message has its own ``key``.
 
-Receivers are synchronous functions. Each is called in an application context of its own, or in that
-of the run with ``DATASTREAM_CONTEXT = "run"``. A receiver that raises is reported, as a handler is,
-and the others still run. A receiver that lost its database connection is called once more.
+Receivers are synchronous functions. Each is called in its own application context, or in the
+context of the run if ``DATASTREAM_CONTEXT = "run"``. If a receiver raises an exception, it's
+reported like a handler's, and the other receivers are still called. A receiver that fails because
+the database connection was lost is retried once.
 
 ::
 
@@ -54,11 +54,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 class StreamSignal(NamedSignal):
     """
-    A signal that refuses a receiver that cannot be called as it will be.
+    A signal that refuses receivers with the wrong parameters.
 
     Args:
-        name: As blinker knows it.
-        *facts: What receivers are given by name, besides the app.
+        name: The name of the signal in blinker.
+        *facts: The names of the keyword arguments of receivers, besides ``stream``.
 
     """
 
@@ -67,7 +67,7 @@ class StreamSignal(NamedSignal):
         self._facts = ("stream", *facts)
 
     def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
-        """Connect *receiver*. Raises ConfigurationError, with the form that it should have."""
+        """Connect *receiver*. Raises ConfigurationError if it has the wrong parameters."""
         given = [name for name in self._facts if name != "key" or takes_key(receiver)]
         check_function(self.name.replace("-", "_"), receiver, "app", tuple(given))
         return super().connect(receiver, sender, weak)
@@ -82,15 +82,16 @@ stream_failed = StreamSignal("stream-failed", "error", "key")
 
 class Announcer:
     """
-    Sends the signals of one stream in one app.
+    The sender of the signals of one stream in one app.
 
     Args:
-        stream: What receivers are given as ``stream``.
-        handlers: Those of the client in this app; ``message_received`` joins them with its first
-            receiver, because until then it would only cost time.
-        wants_retry: Whether a receiver that failed with an error is called once more.
-        has_own_contexts: Whether each receiver is called in an application context of its own,
-            not in that of the run.
+        app: The app.
+        stream: The argument ``stream`` of receivers.
+        handlers: The handlers of the client in this app. To save time, a handler for
+            ``message_received`` is only registered when the signal has a receiver.
+        wants_retry: A function that returns whether a receiver is retried after an error.
+        has_own_contexts: Whether each receiver is called in its own application context, instead
+            of the context of the run.
 
     """
 
@@ -135,11 +136,11 @@ class Announcer:
         self._send(stream_error, error=error, key=current_key())
 
     def _send(self, signal: NamedSignal, **facts: Any) -> None:
-        """Call every receiver; afterwards raise what they raised, in an ExceptionGroup."""
+        """Call every receiver, and then raise their exceptions in an ExceptionGroup."""
         errors: list[Exception] = []
         for receiver in signal.receivers_for(self._app):
             try:
-                # What a failed receiver has left in the run's context is not for the next one.
+                # A failed receiver may have left a broken session in the context of the run.
                 self._call(receiver, facts, self._has_own_contexts or bool(errors))
             except Exception as error:
                 errors.append(error)
@@ -162,10 +163,10 @@ class Announcer:
 
 
 def takes_key(receiver: Callable[..., Any]) -> bool:
-    """Whether a receiver has room for ``key``, which those of version 0.1 were not given."""
+    """Return whether a receiver accepts ``key``, which version 0.1 did not pass."""
     try:
         parameters = inspect.signature(receiver, follow_wrapped=False).parameters
-    except (TypeError, ValueError):  # of a builtin
+    except (TypeError, ValueError):  # a builtin function may have no signature
         return False
     kinds = {parameter.kind for parameter in parameters.values()}
     return "key" in parameters or inspect.Parameter.VAR_KEYWORD in kinds

@@ -1,4 +1,4 @@
-"""Rows of the runner's streams in the tables of a Django project whose database the app shares."""
+"""The database rows of the runner's streams, for an app that shares a Django project."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["django_rows"]
 @contextmanager
 def django_rows(clients: Sequence[Client | Fleet]) -> Iterator[Any]:
     """
-    Yield what takes each heartbeat, and has Django's admin show and command the streams.
+    Yield a function that stores each heartbeat, so that Django's admin can control the streams.
 
-    Only where the app has called ``django.setup()`` with ``datastream_ws_django`` installed; else
-    ``None``.
+    Yield ``None`` unless the app has called ``django.setup()`` with ``datastream_ws_django``
+    installed.
     """
     heartbeat = _heartbeat(clients)
     try:
@@ -29,7 +29,7 @@ def django_rows(clients: Sequence[Client | Fleet]) -> Iterator[Any]:
 
 
 def _heartbeat(clients: Sequence[Client | Fleet]) -> Any:
-    django_apps = sys.modules.get("django.apps")  # not imported for this
+    django_apps = sys.modules.get("django.apps")  # only if the app has imported it
     if django_apps is None or not django_apps.apps.ready:
         return None
     if not django_apps.apps.is_installed("datastream_ws_django"):

@@ -1,4 +1,4 @@
-"""One stream in one app: its settings, and its client in this process."""
+"""A stream in an app, with its settings and its client in this process."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ def streams_of(app: Flask) -> dict[str, AppStream]:
 
 
 class AppClient(Client):
-    """A client that takes nothing along from the request that starts it."""
+    """A client that doesn't keep the context of the request that starts it."""
 
     def start(self) -> None:
-        # Coroutine handlers run in the context of start(): they would see this request for ever.
+        # Coroutine handlers run in the context of start(), and would see this request forever.
         Context().run(super().start)
 
 
 class AppFleet(Fleet):
-    """A fleet that takes nothing along from the request that starts it."""
+    """A fleet that doesn't keep the context of the request that starts it."""
 
     def start(self) -> None:
         Context().run(super().start)
 
 
 class Built(NamedTuple):
-    """What is made on first use."""
+    """The objects that are created on first use."""
 
     client: AppClient | AppFleet
     announcer: Announcer
@@ -52,14 +52,17 @@ class Built(NamedTuple):
 
 class AppStream:
     """
-    One stream in one app; lives in ``app.extensions["datastream"]``.
+    A stream in an app, stored in ``app.extensions["datastream"]``.
 
-    The client is made on first use, because the config may be filled after ``init_app``. After a
-    fork it is idle, and may be started in the child.
+    The client is created on first use, because the config may be set after ``init_app``. After a
+    fork it's idle, and you can start it in the child.
 
     Args:
+        app: The app.
         stream: The extension object.
-        shared: Its handlers. Each app has them in a registry of its own, with its own contexts.
+        name: The name of the stream.
+        shared: The handlers of the extension object. Each app uses them in its own registry, with
+            its own contexts.
 
     """
 
@@ -69,7 +72,7 @@ class AppStream:
         self._stream = stream
         self._shared = shared
         self._made_once: dict[str, Any] = {}
-        self._asked_in = 0  # id of the process that has handled a request
+        self._asked_in = 0  # the id of the process that has handled a request
 
     @property
     def is_enabled(self) -> bool:
@@ -77,7 +80,7 @@ class AppStream:
 
     @property
     def is_autostarted(self) -> bool:
-        """Whether the client of this process is the one that matters, not a runner's."""
+        """Whether the client runs in every process that serves requests, not in a runner."""
         return self.settings.is_autostarted
 
     @property
@@ -86,17 +89,17 @@ class AppStream:
         The client, or the fleet, of this process.
 
         Raises:
-            ConfigurationError: If the config is wrong.
+            ConfigurationError: If the config is invalid.
 
         """
         return self._made("built", self._build).client
 
     def start(self) -> None:
-        """Start the client unless the stream is disabled; again: nothing happens."""
+        """Start the client unless the stream is disabled. Calling it again has no effect."""
         if self.is_enabled:
             self.client.start()
         else:
-            text = "stream %s is not started: it is disabled"
+            text = "stream %s: not started, because it is disabled"
             self.app.logger.info(text, self.name, extra=fields(self.name))
 
     def close(self, timeout: float | None) -> None:
@@ -106,29 +109,30 @@ class AppStream:
             built.client.close(timeout)
 
     def foreground_client(self, *, lease: bool = True) -> Client | Fleet:
-        """Return the client as a process of its own runs it: it fails where it cannot go on."""
+        """Return the client with the defaults of a runner, where it fails after a fatal error."""
         client = self.client
         prepare(client, foreground=True, lease=lease)
         return client
 
     def autostart(self) -> None:
-        """Start with the first request that this process handles; a ``before_request`` hook."""
+        """Start with the first request of this process. It's a ``before_request`` hook."""
         if self._asked_in == os.getpid() or comes_from_test_client(self.app):
             return
         self._asked_in = os.getpid()
         try:
             if self.is_autostarted:
                 self.start()
-        except Exception as error:  # the app serves without the stream
+        except Exception as error:  # the app continues without the stream
             extra = fields(self.name, **about(error))
-            self.app.logger.error("stream %s is not started: %s", self.name, error, extra=extra)
+            self.app.logger.error("stream %s: not started: %s", self.name, error, extra=extra)
 
     @property
     def settings(self) -> Settings:
         return self._made("settings", lambda: Settings(self.app, self.name))
 
     def _made(self, key: str, make: Callable[[], T]) -> T:
-        # Without a lock, which a fork could leave locked: of two made at once, one stays.
+        # There is no lock, because a fork could leave it locked. Two threads may both create one,
+        # and setdefault() keeps the first.
         if key not in self._made_once:
             self._made_once.setdefault(key, make())
         made: T = self._made_once[key]
@@ -157,7 +161,7 @@ def never(_: Any) -> bool:
 
 
 def comes_from_test_client(app: Flask) -> bool:
-    """Whether the request at hand was made up by a test: no server has had it."""
+    """Return whether the current request comes from a test client and not from a server."""
     environ = request.environ
     made_up = environ.get("HTTP_USER_AGENT", "").startswith("Werkzeug/")
     return app.testing or (made_up and "SERVER_SOFTWARE" not in environ)

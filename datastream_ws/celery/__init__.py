@@ -1,5 +1,5 @@
 """
-The stream inside Celery's workers.
+Streams in Celery workers.
 
 ::
 
@@ -9,8 +9,8 @@ The stream inside Celery's workers.
     install(app, client)
     forward(client, "proj.tasks.ingest", queue="ticks", batch=(100, 0.2))
 
-``celery -A proj worker --datastream`` runs it. A worker without ``--datastream`` opens no
-connection; with a ``lease`` any number of workers may be started with it.
+``celery -A proj worker --datastream`` runs the stream. A worker without ``--datastream`` opens no
+connection. If the option ``lease`` is set, you can start any number of workers with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The connection that one publishing thread has to the broker."""
+"""The connection of a publishing thread to the broker."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ log = logging.getLogger("datastream_ws.celery")
 
 TIMEOUT = 5.0  # seconds that each step of a publish may take
 
-# By driver type of kombu's transports: options without which a silent broker is waited for, for
-# ever. What broker_transport_options say wins.
+# Options by the driver type of kombu's transports. Without them, a publish waits indefinitely for
+# a broker that doesn't respond. The user's broker_transport_options take precedence.
 TIMEOUTS: dict[str, dict[str, float]] = {
     "redis": {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT},
     "amqp": {"read_timeout": TIMEOUT, "write_timeout": TIMEOUT},
 }
-# Those that cannot be left to the user: without confirms RabbitMQ loses what it has accepted.
+# Options that the user can't change. Without confirms, RabbitMQ can lose messages.
 REQUIRED: dict[str, dict[str, Any]] = {"amqp": {"confirm_publish": True}}
 PUBLISH: dict[str, dict[str, float]] = {"amqp": {"timeout": TIMEOUT, "confirm_timeout": TIMEOUT}}
 
 
 class BrokerConnection:
     """
-    One connection to the broker for publishing, with timeouts and publisher confirms.
+    A connection to the broker for publishing, with timeouts and publisher confirms.
 
-    Used by one thread; :meth:`sever` may be called from another one.
+    Only one thread may use it, except for :meth:`sever`.
 
     Args:
-        app: The Celery app whose broker it is.
-        said: Names of options that the log has told of already; filled here.
+        app: The Celery app.
+        said: The names of options that were already logged. It's updated here.
 
     """
 
@@ -49,7 +49,7 @@ class BrokerConnection:
 
     @property
     def errors(self) -> tuple[type[BaseException], ...]:
-        """What the broker and the way to it raise; anything else is the message's fault."""
+        """The errors of the broker and the network. Any other error is caused by the message."""
         connection = self._connection
         return (
             OperationalError,
@@ -61,7 +61,7 @@ class BrokerConnection:
         )
 
     def producer(self) -> Any:
-        """Return the producer of this connection, which is opened when there is none yet."""
+        """Return the producer, and connect if there is no connection yet."""
         if self._producer is None:
             brokers = len(self._connection.alt) or 1
             self._connection.ensure_connection(
@@ -74,22 +74,22 @@ class BrokerConnection:
         return self._producer
 
     def close(self) -> None:
-        """Say goodbye to the broker; blocks, but not for ever."""
+        """Close the connection. It blocks for a limited time."""
         with suppress(KombuError, *self.errors):
             self._connection.release()
 
     def sever(self) -> None:
-        """Shut the sockets down, so that a thread blocked in them goes on. May block itself."""
+        """Shut down the sockets, so that a thread blocked in them continues. It may block."""
         with suppress(Exception):
             self._connection.collect(TIMEOUT)
 
 
 def set_timeouts(app: Any) -> None:
     """
-    Give all of a worker's connections the timeouts that its user has not thought of.
+    Set the timeouts of a worker's broker connections that the user hasn't set.
 
-    Celery's own would wait for a silent broker without end, at the worker's shutdown too. An idle
-    worker does not notice them.
+    Without timeouts, Celery waits indefinitely for a broker that doesn't respond, also during the
+    worker's shutdown. An idle worker isn't affected.
     """
     missing = missing_timeouts(app, driver_of(app))
     _tell_once(missing, set())
@@ -98,13 +98,13 @@ def set_timeouts(app: Any) -> None:
 
 
 def driver_of(app: Any) -> str:
-    """Return the type of the transport; opens no connection."""
+    """Return the driver type of the transport, without a connection."""
     driver: str = app.connection_for_write().transport.driver_type
     return driver
 
 
 def missing_timeouts(app: Any, driver: str) -> dict[str, float]:
-    """Return those that ``broker_transport_options`` say nothing of."""
+    """Return the timeouts that ``broker_transport_options`` don't set."""
     chosen = _chosen(app)
     return {name: value for name, value in TIMEOUTS.get(driver, {}).items() if name not in chosen}
 

@@ -1,6 +1,4 @@
-"""
-What Celery's command line prints of ours: a wrong configuration in one line, and how streams are.
-"""
+"""The output in Celery's command line, which is errors on one line and the table of streams."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ OURS = str(Path(__file__).parents[1])
 
 
 class Refusal(ConfigurationError, click.ClickException):
-    """A wrong configuration, of which Celery's command line prints the one line."""
+    """A configuration error that Celery's command line prints on one line."""
 
     def __init__(self, text: str) -> None:
         click.ClickException.__init__(self, text)
@@ -35,7 +33,7 @@ class Refusal(ConfigurationError, click.ClickException):
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Have what is wrong end the command with one line, and exit code 1, not a traceback."""
+    """Turn configuration errors into one line and exit code 1, without a traceback."""
     try:
         yield
     except _wrong() as error:
@@ -44,18 +42,18 @@ def refusing() -> Iterator[None]:
 
 
 def _wrong() -> tuple[type[Exception], ...]:
-    """Return what says that something is configured wrongly; Django's too, if there is one."""
+    """Return the types of configuration errors, including Django's if it's imported."""
     django = sys.modules.get("django.core.exceptions")
     return ConfigurationError, getattr(django, "ImproperlyConfigured", ConfigurationError)
 
 
 def refuse_in_import() -> None:
     """
-    Have ``celery -A proj`` print one line for a configuration error in the import of ``proj``.
+    Print one line if ``celery -A proj`` finds a configuration error in the import of ``proj``.
 
-    Without this, the command shows a traceback for each exception of that import. Called when
-    ``proj`` imports this package. There is no hook, so it replaces ``fail`` of the running command.
-    It has no effect if no such command runs.
+    Otherwise the command prints a traceback for each exception of that import. The function is
+    called when ``proj`` imports this package. Celery has no hook for it, so it replaces the method
+    ``fail`` of the running command. It has no effect if no such command runs.
     """
     context = click.get_current_context(silent=True)
     command = getattr(sys.modules.get("celery.bin.celery"), "celery", None)
@@ -72,14 +70,14 @@ def refuse_in_import() -> None:
 
 
 def _configuration_error(error: BaseException | None) -> ConfigurationError | None:
-    """Return the first one in the chain; kombu makes other errors of what an import raises."""
+    """Return the first one in the chain, because kombu wraps the exceptions of an import."""
     while error is not None and not isinstance(error, ConfigurationError):
         error = error.__cause__ or error.__context__
     return error
 
 
 def _place(error: ConfigurationError) -> str:
-    """Return the line of the user's that raised it, as the beginning of a sentence."""
+    """Return the file and line of user code that raised *error*, as a prefix of the text."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith((OURS, "<")):
             return f"{os.path.relpath(frame.filename)}, line {frame.lineno}: "
@@ -91,10 +89,10 @@ def _place(error: ConfigurationError) -> str:
 
 def table_in_inspect() -> None:
     """
-    Have ``celery inspect datastream`` print a table, and take ``--watch``.
+    Make ``celery inspect datastream`` print a table and accept ``--watch``.
 
-    Celery prints what workers answer as JSON, and has no hook for another form. Where its command
-    line does not run, nothing is done.
+    Celery prints replies as JSON and has no hook for another format, so this patches the command.
+    It has no effect outside of Celery's command line.
     """
     module = sys.modules.get("celery.bin.control")
     command = getattr(module, "inspect", None)
@@ -102,7 +100,7 @@ def table_in_inspect() -> None:
         return
     command.params.append(
         click.Option(
-            ["--watch"], is_flag=True, help="Repeat datastream every 2 seconds until Ctrl-C."
+            ["--watch"], is_flag=True, help="Repeat datastream every 2 seconds until Ctrl-C"
         )
     )
     inspect = command.callback
@@ -117,7 +115,7 @@ def table_in_inspect() -> None:
 
 
 def _show(app: Any, again: bool, options: dict[str, Any]) -> None:
-    """Print how the streams of all workers are; exit code 1 unless all are healthy."""
+    """Print the table of the streams of all workers. Exit with 1 unless all are healthy."""
     look = functools.partial(_look, app, options["timeout"], options["destination"])
     if again:
         well = watch(look, sys.stdout)
@@ -137,13 +135,13 @@ def _look(app: Any, timeout: float, destination: Any) -> tuple[str, bool]:
         replies.update(answer)
     rows = [row for node, reply in sorted(replies.items()) for row in _rows(node, reply)]
     if not rows:
-        return "No worker with a stream responded.", False
+        return "No worker with a stream responded. Start one with --datastream.", False
     return show(rows, sys.stdout), all(row.is_healthy for row in rows)
 
 
 def _rows(node: str, reply: Any) -> Iterator[StatusRow]:
     for name, facts in reply.items():
-        if isinstance(facts, dict):  # else it is a text: an error
+        if isinstance(facts, dict):  # otherwise it's the text of an error
             health = StreamHealth(**facts)
             yield row_of(health, health.at, MAX_AGE, node)
         else:

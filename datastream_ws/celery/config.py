@@ -1,4 +1,4 @@
-"""``app.conf.datastream``, the worker's options, and what a worker's clients are given."""
+"""The configuration of a worker from ``app.conf.datastream`` and its command line."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ TRUE, FALSE = {"1", "true", "t", "yes", "y", "on"}, {"", "0", "false", "f", "no"
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """
-    How a worker treats its streams.
+    The configuration of a worker.
 
     Attributes:
-        enabled: Whether it runs them.
-        names: Which of them; ``None``: all.
-        stops: Whether the worker stops once a stream has failed for good.
+        enabled: Whether it runs streams.
+        names: The names of the streams to run. ``None`` means all.
+        stops: Whether the worker stops when a stream has failed permanently.
 
     """
 
@@ -43,7 +43,7 @@ class WorkerConfig:
 
     @classmethod
     def of(cls, app: Any, flag: bool | None, names: str | None) -> WorkerConfig:
-        """Read the configuration; what the command line says wins. Raises ConfigurationError."""
+        """Read the configuration. The command line takes precedence. Raises ConfigurationError."""
         conf = _checked(app.conf.get("datastream") or {})
         enabled = _from_environment() if flag is None else flag
         if enabled is None:
@@ -69,7 +69,7 @@ def _checked(conf: Any) -> Mapping[str, Any]:
 
 
 def _from_environment() -> bool | None:
-    """Read what Celery's command line would, for workers that are started without it."""
+    """Read the variable of Celery's command line, for workers that are started without it."""
     value = os.environ.get("CELERY_WORKER_DATASTREAM")
     if value is None:
         return None
@@ -80,7 +80,7 @@ def _from_environment() -> bool | None:
 
 def spool_path(app_name: str | None, node: str) -> str | None:
     """
-    Return where a worker keeps messages for the broker, or ``None`` if no directory is writable.
+    Return the path of a worker's spool, or ``None`` if no directory is usable.
 
     There is one file for each node and stream, because two processes can't share a file.
     """
@@ -93,7 +93,7 @@ def spool_path(app_name: str | None, node: str) -> str | None:
                 part.mkdir(mode=0o700, exist_ok=True)
                 _refuse_strange(part)
         except OSError as error:
-            log.warning("cannot keep a spool in %s: %s", target, error.strerror)
+            log.warning("the directory %s cannot hold a spool: %s", target, error.strerror)
             continue
         if os.access(target, os.W_OK):
             return str(target / (re.sub(r"[^\w.@-]", "_", node) + ".{name}.spool"))
@@ -102,10 +102,10 @@ def spool_path(app_name: str | None, node: str) -> str | None:
 
 def _refuse_strange(folder: Path) -> None:
     """
-    Raise OSError unless this is a directory of this user's that nobody else may change.
+    Raise OSError unless *folder* is a directory that only this user can change.
 
-    In the temporary folder anybody may have made it, or put a link in its place. What others may
-    read is closed to them.
+    In the temporary directory, another user may have created it or a symbolic link. If other users
+    can read it, that permission is removed.
     """
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode):
@@ -121,7 +121,7 @@ def _refuse_strange(folder: Path) -> None:
 
 
 def _state_directories() -> list[Path]:
-    """Return where a program of this user may keep state, the better place first."""
+    """Return the directories for the state of this user's programs, the preferred one first."""
     home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return [

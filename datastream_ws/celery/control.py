@@ -1,4 +1,4 @@
-"""The remote commands: ``celery inspect datastream``, ``celery control datastream_pause`` …"""
+"""The remote commands, such as ``celery inspect datastream``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .sources import Stream
 
 __all__: list[str] = []
 
-NONE_HERE = "no stream runs in this worker: start it with --datastream"
+NONE_HERE = "no stream runs in this worker. Start it with --datastream."
 
 
 @inspect_command(name="datastream")  # type: ignore[untyped-decorator,unused-ignore]
 def datastream(state: Any, **_: Any) -> dict[str, Any]:
-    """State and counters of the WebSocket streams of each worker."""
+    """Show the state and counters of each worker's WebSocket streams."""
     now = time.time()
     return {stream.name: asdict(describe(stream.client, now)) for stream in _streams(state)}
 
@@ -35,7 +35,7 @@ def _command(verb: str, explained: str) -> None:
 
 
 _command("pause", "Close the connection of a stream, or of all, and stay offline.")
-_command("resume", "Come back from datastream_pause.")
+_command("resume", "Connect again after datastream_pause.")
 
 
 @control_command(  # type: ignore[untyped-decorator,unused-ignore]
@@ -54,19 +54,20 @@ def datastream_reconnect(
 
 
 def _one_of(client: Client | Fleet, key: str) -> Client:
-    """Return a fleet's stream; raises KeyError if it does not run here."""
+    """Return a stream of a fleet. Raises KeyError if it doesn't run here."""
     if isinstance(client, Client):
         raise KeyError(key)
     return client[key]
 
 
 def _each(state: Any, name: str | None, verb: Callable[[Any], None]) -> dict[str, Any]:
-    """Do something with one stream, or with all; answer as Celery's own commands do."""
+    """Call *verb* with one stream or all, and return a reply like those of Celery's commands."""
     streams = _streams(state)
     wanted = [stream for stream in streams if name in (None, stream.name)]
     if not wanted:
         known = ", ".join(stream.name for stream in streams)
-        return {"error": f"no stream {name!r} here, but {known}" if streams else NONE_HERE}
+        unknown = f"no stream {name!r} runs in this worker. Use one of: {known}"
+        return {"error": unknown if streams else NONE_HERE}
     try:
         for stream in wanted:
             verb(stream.client)

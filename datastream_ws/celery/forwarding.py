@@ -1,4 +1,4 @@
-"""``forward()``: the messages of a stream become tasks."""
+"""The function ``forward()``, which publishes the messages of a stream as tasks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .publisher import Publisher
 
 __all__ = ["Forwarder", "app_of", "bind", "forward", "forwarders", "note_installed", "publisher_of"]
 
-# Not data but programs, to whoever reads them: a feed must not choose what a worker runs.
+# Serializers that can execute code. A server must not choose the code that a worker runs.
 UNSAFE = {"pickle", "yaml", "application/x-python-serialize", "application/x-yaml"}
 OURS = {
     "args": "the message is the argument",
@@ -25,8 +25,7 @@ OURS = {
     "retry_policy": "forward() retries until the broker accepts the message",
 }
 
-# By the object that messages are forwarded from, which stays the same for the whole process: a
-# Client, or the stream object of an adapter.
+# The keys are Clients, or the stream objects of an adapter. They live as long as the process.
 _publishers: weakref.WeakKeyDictionary[Any, Publisher] = weakref.WeakKeyDictionary()
 _forwarders: weakref.WeakKeyDictionary[Any, list[Forwarder]] = weakref.WeakKeyDictionary()
 _apps: weakref.WeakKeyDictionary[Any, Callable[[], Any]] = weakref.WeakKeyDictionary()
@@ -52,10 +51,10 @@ def forward(
     spool for a stream that has none. If the outcome of a publish is unknown, it is repeated with
     the same task id, which is made from stream, epoch and seq.
 
-    May be called before or after :func:`install`. Nothing is resolved before the first message.
+    You can call it before or after :func:`install`. Nothing is resolved before the first message.
 
     Args:
-        client: A Client or a Fleet, or a stream of Django's or Flask's.
+        client: A Client, a Fleet, or a Django or Flask stream.
         task: A task, or its name.
         route: Only messages with this route. ``None`` means every message.
         batch: The most messages in one task, and the seconds that the first one may wait for more.
@@ -87,7 +86,7 @@ def _batch(batch: Any) -> tuple[int, float]:
 
 
 class Forwarder:
-    """The message handler behind one :func:`forward`; given a message, or a list of them."""
+    """The handler of one :func:`forward`. It gets a message, or a list of messages."""
 
     def __init__(
         self, client: Any, task: Any, options: dict[str, Any], batch: bool = False
@@ -95,7 +94,7 @@ class Forwarder:
         name = getattr(task, "name", task)
         if not isinstance(name, str) or not name:
             raise ConfigurationError("forward: the task must be a Celery task or its name")
-        for option in options.keys() - {"router"}:  # apply_async has that
+        for option in options.keys() - {"router"}:  # an option of apply_async() similar to route
             if near := difflib.get_close_matches(option, ("batch", "route"), n=1, cutoff=0.8):
                 raise ConfigurationError(
                     f"forward: unknown option {option!r}. Did you mean {near[0]!r}?"
@@ -123,7 +122,7 @@ class Forwarder:
             argument = [argument_for(message) for message in given]
         options = {
             "task_id": task_id_for(self._target, messages),
-            "argsrepr": shown(messages),  # Celery's own would show the payload in its log
+            "argsrepr": shown(messages),  # by default, Celery logs the payload
             **self._options,
         }
 
@@ -135,7 +134,7 @@ class Forwarder:
             else:
                 task.apply_async(args=(argument,), **call)
 
-        if app.conf.task_always_eager:  # a test: the task runs here and now, without any broker
+        if app.conf.task_always_eager:  # in a test, the task runs here without a broker
             send(None, {})
         else:
             publisher_of(client).publish(app, send)
@@ -145,11 +144,11 @@ class Forwarder:
             check_function(f"forward({self.task})", run, self._argument)
 
     def _task_of(self, app: Any) -> Any:
-        """Return the task, with its own options, where this process knows it."""
+        """Return the task, or ``None`` if this process hasn't registered it."""
         return self._own or app.tasks.get(self.task)
 
     def check(self, app: Any) -> None:
-        """Refuse what only the app's configuration tells. Raises ConfigurationError."""
+        """Check the task in the app's configuration. Raises ConfigurationError."""
         task = self._task_of(app)
         self._check_arguments(task)
         if "serializer" in self._options:
@@ -169,12 +168,12 @@ def _refuse_unsafe(serializer: Any, where: str) -> None:
 
 
 def bind(client: Any, app: Any) -> None:
-    """Say that the messages of *client* are published with *app*."""
+    """Publish the messages of *client* with *app*."""
     _apps[client] = weakref.ref(app)
 
 
 def note_installed(app: Any) -> None:
-    """Say that ``install()`` was called for *app*."""
+    """Record that ``install()`` was called for *app*."""
     _installed.add(app)
 
 
@@ -183,7 +182,7 @@ def app_of(client: Any, task: Any = None) -> Any:
     Return the Celery app that a stream publishes with.
 
     Raises:
-        ConfigurationError: If ``install()`` has not told.
+        ConfigurationError: If ``install()`` wasn't called for this stream.
 
     """
     bound = _apps.get(client)
@@ -199,12 +198,12 @@ def app_of(client: Any, task: Any = None) -> Any:
 
 
 def publisher_of(client: Any) -> Publisher:
-    """Return the publisher of a stream; made on first use."""
+    """Return the publisher of a stream, which is created on first use."""
     if client not in _publishers:
         _publishers.setdefault(client, Publisher(name_of(client)))
     return _publishers[client]
 
 
 def forwarders(client: Any) -> list[Forwarder]:
-    """Return what forwards the messages of this stream."""
+    """Return the forwarders of a stream."""
     return list(_forwarders.get(client, ()))

@@ -1,4 +1,4 @@
-"""``install()``: the step, the worker's options, the remote commands."""
+"""The function ``install()``, which adds the step, the options and the remote commands."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ __all__ = ["install"]
 
 def install(app: Any, client: Any = None, *, flask_app: Any = None) -> None:
     """
-    Give the workers of *app* a stream, which runs where they are started with ``--datastream``.
+    Add a stream to the workers of *app*. It runs in workers that are started with ``--datastream``.
 
-    Nothing is resolved, and nothing started, before a worker starts; so it may be called in any
-    order with :func:`forward` and before ``django.setup()``. The same call again changes nothing.
+    Nothing is resolved or started before a worker starts. You can therefore call it before or after
+    :func:`forward`, and before ``django.setup()``. The same call again has no effect.
 
     Args:
         app: The Celery app.
-        client: A Client or a Fleet, a stream of Django's or Flask's, or a list of them; ``None``:
-            all that Django's ``DATASTREAMS`` configures.
-        flask_app: Of a Flask stream: the app, or a callable returning it.
+        client: A Client, a Fleet, a Django or Flask stream, or a list of them. ``None`` means all
+            streams in Django's ``DATASTREAMS``.
+        flask_app: The app of a Flask stream, or a callable that returns it. ``None`` for any other
+            stream.
 
     Raises:
-        ConfigurationError: If it is none of these, or two streams have one name.
+        ConfigurationError: If *client* is something else, or two streams have the same name.
 
     """
     app = app._get_current_object() if hasattr(app, "_get_current_object") else app
@@ -55,14 +56,14 @@ def _install_step(app: Any) -> None:
             CeleryOption(
                 ("--datastream/--no-datastream",),
                 default=None,
-                help="Run the installed WebSocket streams in this worker.",
+                help="Run the installed WebSocket streams in this worker",
                 help_group="Datastream Options",
             ),
             CeleryOption(
                 ("--datastream-streams",),
                 metavar="NAME,NAME",
                 default=None,
-                help="Run only these of the installed streams.",
+                help="Run only the installed streams with these names",
                 help_group="Datastream Options",
             ),
         ]

@@ -1,4 +1,4 @@
-"""What a task is given of a message, and the ids of tasks; pure."""
+"""The argument, the id and the representation of a task."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from ..embedding import argument_for
 
 __all__ = ["argument_for", "shown", "task_id_for"]
 
-NAMESPACE = uuid.UUID("6ee5b4d1-54a9-5e0c-8d0b-3c6f1b1f0c55")  # of our ids; never to change
+NAMESPACE = uuid.UUID("6ee5b4d1-54a9-5e0c-8d0b-3c6f1b1f0c55")  # of the task ids; never change it
 
 
 def task_id_for(target: str, messages: Sequence[Message]) -> str:
     """
-    Return the id of the task for these messages: the same whenever they are published again.
+    Return the id of the task for these messages. It's the same if they are published again.
 
     Args:
-        target: The task's name and queue, because one message may be forwarded to several.
+        target: The name and queue of the task, because a message can be forwarded to several.
+        messages: The messages of the task.
 
     """
     first, last = messages[0], messages[-1]
@@ -27,7 +28,7 @@ def task_id_for(target: str, messages: Sequence[Message]) -> str:
 
 
 def shown(messages: Sequence[Message]) -> str:
-    """Return what logs, events and Flower show in the place of the payload."""
+    """Return the text that logs, events and Flower show instead of the payload."""
     first, last = messages[0], messages[-1]
     numbers = f"#{first.seq}" if first is last else f"#{first.seq} to #{last.seq}"
     return f"({first.stream} {numbers},)"

@@ -1,9 +1,9 @@
 """
-Publishing from a stream's own thread, under a watchdog.
+The publisher of a stream's messages, with a time limit.
 
-A publish runs on a thread that can be left behind: no timeout of a transport covers everything
-that can hang (a name look-up, a disk, the transport's own retries). Whoever publishes waits for
-that thread, and for no longer than LIMIT.
+A publish runs on a thread that can be abandoned. The timeouts of a transport don't cover every
+step, such as a DNS lookup, a disk or the transport's retries. The handler waits for that thread,
+but not longer than LIMIT.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ __all__ = ["LIMIT", "Publisher"]
 
 log = logging.getLogger("datastream_ws.celery")
 
-LIMIT = 15.0  # seconds for one publish, connecting included
-HURRIED_LIMIT = 0.5  # the same at the end, when the message has to go back to the spool
+LIMIT = 15.0  # seconds for one publish, including the connection
+HURRIED_LIMIT = 0.5  # the same during shutdown, when the message must return to the spool
 UNTIL_THE_END = 3600.0
-LONGEST_DELAY = 2.0  # seconds between attempts while the broker is away
-LOG_EVERY = 30.0  # seconds between warnings that it still is
-MOST_ABANDONED = 8  # threads that hang at the same time
+LONGEST_DELAY = 2.0  # seconds between attempts while the broker is unavailable
+LOG_EVERY = 30.0  # seconds between warnings that the broker is unavailable
+MOST_ABANDONED = 8  # threads that may hang at the same time
 
 Send = Callable[[Any, dict[str, Any]], None]
 
 
 class Publisher:
     """
-    Publishes for one stream or fleet, one message after another, on one broker connection.
+    The publisher of a stream or fleet. It publishes one message at a time on one connection.
 
-    What could not be published is postponed: the dispatcher gives the same message again, before
-    any other, so that the order stays. Thread-safe; in a forked child it begins anew.
+    If a publish fails, the message is postponed. The handler then gets the same message again,
+    before any other, so the order is kept. It's thread-safe, and resets itself in a forked child.
 
     Args:
-        name: Of the stream, for the log.
+        name: The name of the stream, for the log.
 
     """
 
@@ -53,7 +53,7 @@ class Publisher:
         in_child(self.forget_parent)
 
     def forget_parent(self) -> None:
-        """Begin anew, in a forked child too: thread, lock and connection are the parent's."""
+        """Reset the state, because thread, lock and connection of the parent can't be used."""
         self._lock = threading.Lock()
         self._worker: Worker | None = None
         self._abandoned: list[Worker] = []
@@ -65,16 +65,16 @@ class Publisher:
 
     def publish(self, app: Any, send: Send) -> None:
         """
-        Call ``send(producer, publish_options)`` on the thread; wait until it is done.
+        Call ``send(producer, publish_options)`` on the publishing thread, and wait for it.
 
         Raises:
-            Postponed: If the broker is away, refused, or did not answer in time.
-            Exception: What *send* raised for another reason.
+            Postponed: If the broker is unavailable, refuses, or doesn't respond in time.
+            Exception: Any other exception that *send* raises.
 
         """
         failures = self._failures
         with self._lock:
-            if self._failures > failures:  # of another stream of the fleet, while this one waited
+            if self._failures > failures:  # another stream of the fleet failed meanwhile
                 raise Postponed(self._delay)
             worker = self._worker or self._new_worker(app)
             job = worker.submit(send)
@@ -92,7 +92,7 @@ class Publisher:
             raise self._postponed(job.error) from job.error
 
     def _wait(self, job: Job) -> float | None:
-        """Wait until a job is over; return after how many seconds it is to be abandoned."""
+        """Wait for a job. Return ``None`` if it's done, or the seconds if it has timed out."""
         begun = time.monotonic()
         while not job.done.acquire(timeout=0.1):
             waited = time.monotonic() - begun
@@ -101,7 +101,7 @@ class Publisher:
         return None
 
     def hurry(self) -> None:
-        """The stream is about to end: have a publish that hangs give its message back."""
+        """Shorten the limit before the stream ends, so that a publish that hangs is postponed."""
         self._is_hurried = True
 
     def _new_worker(self, app: Any) -> Worker:
@@ -131,7 +131,7 @@ class Publisher:
                 peer_text(error),
                 extra=fields(self._name, **about(error)),
             )
-        if self._is_hurried:  # asleep when the end comes, its thread hands the message back at once
+        if self._is_hurried:  # the message waits until the end, and then returns to the spool
             self._delay = UNTIL_THE_END
             return Postponed(UNTIL_THE_END)
         longest = min(LONGEST_DELAY, 0.1 * 2 ** min(self._failures, 10))
@@ -150,11 +150,11 @@ class Publisher:
         self._failures = 0
 
     def close(self, timeout: float) -> None:
-        """Close the broker connection; what does not end within *timeout* seconds is left."""
+        """Close the broker connection, and wait for it at most *timeout* seconds."""
         deadline = time.monotonic() + timeout
         self._is_hurried = False  # the stream may be started again
         if not self._lock.acquire(timeout=timeout):
-            return  # a publish hangs, and ends with the process
+            return  # a publish hangs until the process ends
         try:
             worker, self._worker = self._worker, None
         finally:
@@ -165,7 +165,7 @@ class Publisher:
 
 
 class Job:
-    """One publish; *done* is released when it is over."""
+    """One publish. The lock *done* is released when it has ended."""
 
     __slots__ = ("done", "error", "send")
 
@@ -177,7 +177,7 @@ class Job:
 
 
 class Worker:
-    """A daemon thread with a broker connection of its own."""
+    """A daemon thread with its own connection to the broker."""
 
     def __init__(self, app: Any, said: set[str], name: str) -> None:
         self.errors: tuple[type[BaseException], ...] = (OSError,)
@@ -216,11 +216,11 @@ class Worker:
         send(broker.producer(), broker.publish_options)
 
     def end(self) -> None:
-        """Have the thread close its connection and end; does not wait."""
+        """Request that the thread closes its connection and ends, without waiting."""
         self._jobs.put(None)
 
     def abandon(self) -> None:
-        """Leave a thread that hangs; it ends once its sockets are shut down, or by itself."""
+        """Abandon a thread that hangs. It ends when its sockets are shut down, or earlier."""
         self.end()
         broker = self._broker
         if broker is not None:

@@ -1,4 +1,4 @@
-"""What was installed in an app, and the clients that stand behind it once a worker starts."""
+"""The streams that ``install()`` has added to an app, and their clients in a worker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ class Stream:
     A stream of a worker.
 
     Attributes:
-        source: What messages are forwarded from: the client, or an adapter's stream object.
+        name: The name of the stream.
+        source: The object that was passed to ``forward()``, a client or an adapter's stream.
+        client: The client or fleet in this process.
 
     """
 
@@ -32,11 +34,12 @@ class Stream:
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
     """
-    Something that ``install()`` was given.
+    The arguments of one call of ``install()``.
 
     Attributes:
-        given: A client or stream; ``None``: all that ``DATASTREAMS`` configures.
-        flask_app: Of a Flask stream: the app, or a callable returning it.
+        given: A client or stream. ``None`` means all streams in ``DATASTREAMS``.
+        flask_app: The app of a Flask stream, or a callable that returns it. ``None`` for any other
+            stream.
 
     """
 
@@ -48,7 +51,7 @@ class Source:
         return None if self.given is None else name_of(self.given)
 
     def streams(self) -> list[Stream]:
-        """Resolve it. Raises ConfigurationError, and what settings raise."""
+        """Return the streams. Raises ConfigurationError, and what invalid settings raise."""
         if self.given is None:
             return [_stream(found) for found in django_streams()]
         if self.flask_app is None:
@@ -78,7 +81,7 @@ def django_streams() -> Iterable[Any]:
 
 
 def flask_streams(given: Any, flask_app: Any) -> list[Stream]:
-    """Return the stream of a Flask app, unless it is disabled."""
+    """Return the stream of a Flask app in a list. The list is empty if it's disabled."""
     from datastream_ws_flask.streams import streams_of
 
     app = flask_app if hasattr(flask_app, "app_context") else flask_app()
@@ -89,17 +92,17 @@ def flask_streams(given: Any, flask_app: Any) -> list[Stream]:
 
 
 class Installation:
-    """What was installed in one app; resolved when a worker starts."""
+    """The streams that were added to one app. They are resolved when a worker starts."""
 
     def __init__(self) -> None:
         self._sources: list[Source] = []
 
     def add(self, given: Any, flask_app: Any = None) -> None:
         """
-        Note a client or stream; the same one again changes nothing.
+        Add a client or stream. The same one again has no effect.
 
         Raises:
-            ConfigurationError: If it is none, or another one has its name.
+            ConfigurationError: If *given* is something else, or another stream has its name.
 
         """
         _check(given, flask_app)
@@ -113,10 +116,10 @@ class Installation:
 
     def streams(self, names: Iterable[str] | None = None) -> list[Stream]:
         """
-        Return the streams of these names; ``None``: all.
+        Return the streams with these names, or all streams if *names* is ``None``.
 
         Raises:
-            ConfigurationError: If a name is unknown, two streams share one, or there is none.
+            ConfigurationError: If a name is unknown or not unique, or there is no stream.
 
         """
         streams: dict[str, Stream] = {}
@@ -140,7 +143,7 @@ class Installation:
 
 
 installations: weakref.WeakKeyDictionary[Any, Installation] = weakref.WeakKeyDictionary()
-"""By Celery app: what ``install()`` was given."""
+"""The installation of each Celery app."""
 
 
 def _check(given: Any, flask_app: Any) -> None:

@@ -1,4 +1,4 @@
-"""Rows of a worker's streams, for Django's admin, health views and ``datastream_status``."""
+"""The database rows of a worker's streams, for Django's admin, health checks and commands."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LAST_BEAT_SECONDS = 2.0
 
 class StatusRows:
     """
-    Keeps the rows of streams of Django's, as ``run_datastream`` does; on threads of its own.
+    The thread that updates the database rows of Django streams, as ``run_datastream`` does.
 
     Args:
-        clients: Of streams of ``DATASTREAMS``, not started yet.
+        clients: The clients of streams in ``DATASTREAMS``, which aren't started yet.
 
     """
 
@@ -33,13 +33,13 @@ class StatusRows:
         self._woken = threading.Event()
         self._closing = False
         for client in clients:
-            if isinstance(client, Client):  # in a fleet one of a thousand always changes
+            if isinstance(client, Client):  # a large fleet would change all the time
                 client.on_state(self._wake)
         self._thread = threading.Thread(target=self._run, name="datastream-beat", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Write what is true at the end, within a few seconds; the database may hang."""
+        """Update the rows for the last time. It takes only a few seconds if the database hangs."""
         self._closing = True
         self._woken.set()
         self._thread.join(LAST_BEAT_SECONDS)

@@ -1,4 +1,4 @@
-"""The step of the worker's blueprint that runs the streams."""
+"""The bootstep of a worker that runs the streams."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ __all__ = ["DatastreamStep"]
 
 log = logging.getLogger("datastream_ws.celery")
 
-HURRY = 0.7  # of close_timeout: after that a publish that hangs gives its message back
-COLD_SECONDS = 0.9  # for our part of a cold shutdown
-PUBLISHER_SECONDS = 1.0  # for its goodbye to the broker
+HURRY = 0.7  # the share of close_timeout after which a publish that hangs is postponed
+COLD_SECONDS = 0.9  # for the streams in a cold shutdown
+PUBLISHER_SECONDS = 1.0  # for the close of a publisher's connection to the broker
 EXIT_FAILED = 3
 
 
 class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignore]  # untyped
     """
-    Runs the installed streams in the worker's main process.
+    The bootstep that runs the installed streams in the worker's main process.
 
-    In the *worker* blueprint: that of the consumer is stopped and started whenever the broker is
-    lost, which is when a stream has to go on. After the pool: its processes are forked before
-    there is any thread of ours.
+    It belongs to the *worker* blueprint, because the consumer's blueprint restarts whenever the
+    broker is lost. Streams must continue then. It starts after the pool, because the pool's
+    processes must be forked before the client starts threads.
 
-    A warm shutdown is begun when its signal comes, on a thread that waits for it: before Celery
-    lets us stop, it says goodbye to the broker, and behind one that hangs that takes a minute.
+    A thread begins the warm shutdown as soon as the signal arrives. Celery stops the steps only
+    after it has disconnected from the broker, which takes a minute if the broker hangs.
     """
 
     name = "Datastream"
@@ -62,14 +62,14 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
         self.enabled = self.config.enabled
         self.streams: list[Stream] = []
         self.rows: StatusRows | None = None
-        self._told_to_drain: SimpleQueue[None] = SimpleQueue()  # put() may be in a signal handler
+        self._told_to_drain: SimpleQueue[None] = SimpleQueue()  # put() is safe in a signal handler
         self._drained = threading.Event()
         worker.datastream_step = self
 
-    # --- the blueprint's verbs, all called in the worker's main thread ---
+    # --- the methods of a bootstep, which are called in the worker's main thread ---
 
     def create(self, worker: Any) -> None:
-        """Resolve what was installed. Raises ConfigurationError: the worker does not start."""
+        """Resolve the installed streams. An invalid one stops the worker with one line."""
         with refusing():
             self._create(worker)
 
@@ -81,12 +81,12 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
             for forwarder in forwarders(stream.source):
                 forwarder.check(worker.app)
             self._prepare(stream, worker)
-            lease_for(stream.client.options.lease, stream.name)  # what it refuses, it refuses now
+            lease_for(stream.client.options.lease, stream.name)  # raises now if it's invalid
         if any(forwarders(stream.source) for stream in self.streams):
             set_timeouts(worker.app)
 
     def start(self, worker: Any) -> None:
-        """Start the clients; returns at once, whatever the network is like."""
+        """Start the clients, without waiting for their connections."""
         if found := [
             stream.client for stream in self.streams if is_stream_of_settings(stream.source)
         ]:
@@ -97,7 +97,7 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
         threading.Thread(target=self._run_drain, name="datastream-drain", daemon=True).start()
 
     def stop(self, worker: Any) -> None:
-        """Warm: finish what was received, all streams at once, each in its ``close_timeout``."""
+        """Handle all received messages in a warm shutdown, within each ``close_timeout``."""
         self._told_to_drain.put(None)
         self._drained.wait()
 
@@ -130,30 +130,30 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
             self.rows.close()
 
     def terminate(self, worker: Any) -> None:
-        """Cold: close at once; what was not handled stays in the spool, or is counted."""
+        """Close immediately in a cold shutdown. Unhandled messages are spooled or dropped."""
         deadline = time.monotonic() + COLD_SECONDS
         for stream in self.streams:
             stream.client.request_close()
-            stream.client.request_close()  # the second says: now
+            stream.client.request_close()  # the second request closes immediately
         for stream in self.streams:
             self._wait_closed(stream, deadline)
 
     def _wait_closed(self, stream: Stream, deadline: float) -> None:
-        with suppress(Exception):  # it takes longer; or it has failed, and says so again
+        with suppress(Exception):  # TimeoutError, or the error with which the client failed
             stream.client.wait_closed(max(0.0, deadline - time.monotonic()))
 
     def info(self, worker: Any) -> Any:
-        """What ``celery inspect stats`` shows."""
+        """Return the states for ``celery inspect stats``."""
         return {"datastream": self.states()} if self.streams else {}
 
     # --- the streams ---
 
     def states(self) -> dict[str, Any]:
-        """Return the state of each stream, in a line."""
+        """Return the state and the counters of each stream as a line."""
         return {stream.name: _line(stream.client) for stream in self.streams}
 
     def _prepare(self, stream: Stream, worker: Any) -> None:
-        """Give the client what it has not chosen itself."""
+        """Set defaults for the options that the client doesn't set itself."""
         client, options = stream.client, stream.client.options
         defaults: dict[str, Any] = {}
         if forwarders(stream.source) and options.conflate is None and "spool" not in options.chosen:
@@ -166,15 +166,15 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
                     extra=fields(stream.name),
                 )
         prepare(client, foreground=self.config.stops, **defaults)
-        if self.config.stops and isinstance(client, Client):  # a fleet outlives its streams
+        if self.config.stops and isinstance(client, Client):  # a fleet survives failed streams
             client.on_state(stop_when_failed)
 
 
 def stop_when_failed(event: StateEvent) -> None:
-    """Have the worker stop, as after SIGTERM, and exit with 3."""
+    """Stop the worker as after SIGTERM, with exit code 3, if the client has failed."""
     if event.state is State.FAILED:
         log.error(
-            "a stream has failed permanently; the worker stops, because on_fatal is 'shutdown'"
+            "a stream has failed permanently; the worker stops because on_fatal is 'shutdown'"
         )
         setattr(worker_state, "should_stop", EXIT_FAILED)  # noqa: B010  # stubs say None
 

@@ -1,7 +1,9 @@
 """
-For the tests of programs that use a stream: a real server on a thread, and a client without one.
+Tools for tests of programs that use a stream.
 
-With the package comes a pytest plugin: the fixture ``stream_server`` is a fresh StreamServer.
+``StreamServer`` is a real WebSocket server on a thread. ``capture_sent`` collects the messages that
+a client sends without a server. The package also has a pytest plugin with the fixture
+``stream_server``, which is a new StreamServer for each test.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ __all__ = ["StreamServer", "capture_sent"]
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy, because the pytest plugin beside this is loaded in every test run of every user.
+    # Imported on first use, because every pytest run loads this package for the plugin.
     if name == "StreamServer":
         from .server import StreamServer
 

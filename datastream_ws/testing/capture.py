@@ -1,4 +1,4 @@
-"""Collect what a client sends, without a server and without a connection."""
+"""A context manager that collects the messages that a client sends, without a connection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["capture_sent"]
 @contextmanager
 def capture_sent(client: Any, replies: Iterable[Any] | None = None) -> Iterator[list[Any]]:
     """
-    Yield a list of the messages that are sent through *client* while the block runs.
+    Collect the messages that are sent through *client* while the block runs, in a list.
 
     Example::
 
@@ -24,8 +24,8 @@ def capture_sent(client: Any, replies: Iterable[Any] | None = None) -> Iterator[
 
     ``send``, ``request``, ``subscribe`` and ``unsubscribe`` are replaced on *client* and on
     ``client.aio``. ``message.reply`` is replaced for messages without a connection. Objects are
-    collected as given, not encoded. ``unsubscribe`` adds the message that was given with it to
-    ``subscribe``.
+    collected as they are passed, without encoding. ``unsubscribe`` adds the unsubscribe message
+    that was passed to ``subscribe``.
 
     Args:
         client: A Client, an AsyncClient, or an object with the verbs of one of them.
@@ -53,7 +53,7 @@ Verbs = dict[str, Callable[..., Any]]
 
 
 class _Capture:
-    """The verbs that collect instead of sending."""
+    """The methods that collect messages instead of sending them."""
 
     def __init__(self, replies: list[Any]) -> None:
         self.sent: list[Any] = []
@@ -115,7 +115,7 @@ class _Capture:
 
 
 class _Queued:
-    """What a blocking send returns: may be awaited on an event loop, need not be."""
+    """The result of a blocking send. You can await it on an event loop."""
 
     def __await__(self) -> Generator[None, None, None]:
         yield from ()
@@ -131,7 +131,7 @@ def _coroutine(verb: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _replaced(target: Any, verbs: Verbs) -> Iterator[None]:
-    """Give *target* these verbs, in its own ``__dict__``, until the block ends."""
+    """Set these methods on *target* until the block ends."""
     own = {name: vars(target)[name] for name in verbs if name in vars(target)}
     for name, verb in verbs.items():
         setattr(target, name, verb)
@@ -145,7 +145,7 @@ def _replaced(target: Any, verbs: Verbs) -> Iterator[None]:
 
 
 def _message(reply: Any) -> Any:
-    """Return *reply* as a message; what has ``data`` is one."""
+    """Return *reply* as a message. An object with ``data`` is returned unchanged."""
     if hasattr(reply, "data"):
         return reply
     from .. import Message

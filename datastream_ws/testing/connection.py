@@ -1,4 +1,4 @@
-"""One connection of a StreamServer, as a test sees it."""
+"""A connection of a StreamServer."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ from .loop import LoopOnThread
 
 __all__ = ["GRACE", "StreamConnection", "check_close", "encoded"]
 
-# Seconds that the ways of ending a connection wait for the other side.
+# Seconds to wait for the other side when a connection is ended.
 GRACE = 0.5
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 seconds
 
 
 class StreamConnection:
     """
-    One accepted connection. Its methods may be called from any thread.
+    An accepted connection. You can call its methods from any thread.
 
     Attributes:
-        number: 1, 2, … in order of arrival.
-        path: What was asked for, query included.
-        headers: Those of the handshake request; names in any case.
-        opened_at: When the handshake was done (monotonic).
-        received: What came over this connection, str or bytes.
-        closed: Set once it has ended and everything that came over it was taken.
-        close_code: What the client sent: 1005 for an empty close frame, 1006 for none at all;
-            ``None`` while open.
-        close_reason: What the client sent.
-        websocket: The connection of ``websockets`` beneath; for use on the server's loop only.
+        number: The number of the connection in order of arrival, from 1.
+        path: The path of the request, including the query.
+        headers: The headers of the request. Their names are case-insensitive.
+        opened_at: The monotonic time at which the handshake ended.
+        received: The messages that were received, as str or bytes.
+        closed: A threading.Event that is set when the connection has ended and all messages are
+            in ``received``.
+        close_code: The close code from the client. It's 1005 for a close frame without a code, and
+            1006 without a close frame. ``None`` while the connection is open.
+        close_reason: The close reason from the client.
+        websocket: The connection of ``websockets``. Use it only on the server's loop.
 
     """
 
@@ -65,73 +66,81 @@ class StreamConnection:
 
     @property
     def is_open(self) -> bool:
-        """Whether neither side has begun to end it."""
+        """Whether neither side has begun to close the connection."""
         leaving = self._dropped or self._closing is not None
         return not leaving and self.websocket.state is State.OPEN
 
     def send(self, obj: Any) -> None:
         """
-        Send str as a text frame, bytes as a binary one, anything else as JSON.
+        Send a str as a text frame, bytes as a binary frame, and any other object as JSON.
 
-        It is written when this returns, without waiting for a client that does not read.
+        The frame is written when this returns. It doesn't wait for a client that doesn't read.
 
         Raises:
-            ConnectionError: If the connection is not open.
+            ConnectionError: If the connection isn't open.
 
         """
         if not self._loop.is_running or not self._loop.call(self.write, encoded(obj)):
             raise ConnectionError(f"connection {self.number} of the test server is not open")
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Send a close frame; ``closed`` is set when it was answered. Nothing if not open."""
+        """
+        Send a close frame. ``closed`` is set when the client has responded.
+
+        It has no effect if the connection isn't open.
+
+        Raises:
+            ValueError: If a close frame can't have this code or reason.
+
+        """
         check_close(code, reason)
         self._end("begin_close", code, reason)
 
     def abort(self) -> None:
-        """Reset the TCP connection (RST); what was not sent yet is lost."""
+        """Reset the TCP connection (RST). Data that wasn't sent yet is lost."""
         self._end("reset")
         if not self._loop.is_current:
             self.closed.wait(GRACE)
 
     def drop(self) -> None:
-        """End the TCP connection (FIN) without a close frame, as a dying process does."""
+        """End the TCP connection (FIN) without a close frame, as if the server was killed."""
         self._end("hang_up")
 
     def _end(self, how: str, *args: Any) -> None:
         if self._loop.is_running:
             self._loop.call(getattr(self, how), *args)
 
-    # On the loop
+    # --- on the loop ---
 
     def write(self, data: str | bytes) -> bool:
-        """Send a frame; return whether the connection was open. On the loop only."""
+        """Send a frame, and return whether the connection was open. Call it only on the loop."""
         if self.is_open:
             broadcast([self.websocket], data)
             return True
         return False
 
     def take(self, data: str | bytes) -> bool:
-        """Record a message; return whether it counts. On the loop only."""
-        if not self._dropped:  # a process that died would not have seen it
+        """Record a message unless the connection was dropped. Call it only on the loop."""
+        if not self._dropped:  # a server that was killed would not receive it
             self.received.append(data)
         return not self._dropped
 
     def begin_close(self, code: int, reason: str) -> None:
-        """Start the closing handshake. On the loop only."""
+        """Start the closing handshake. Call it only on the loop."""
         if self.is_open:
             self._closing = asyncio.ensure_future(self.websocket.close(code, reason))
 
     def reset(self) -> None:
-        """Reset the TCP connection. On the loop only."""
+        """Reset the TCP connection. Call it only on the loop."""
         transport = self.websocket.transport
-        with suppress(OSError):  # it may be closed by now
+        with suppress(OSError):  # it may already be closed
             transport.get_extra_info("socket").setsockopt(
                 socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE
             )
         transport.abort()
 
     def hang_up(self) -> None:
-        """End the server's half of the TCP connection, discard the other half. On the loop only."""
+        """Send FIN, and discard what the client still sends. Call it only on the loop."""
         if not self.is_open:
             return
         self._dropped = True
@@ -139,20 +148,20 @@ class StreamConnection:
         if not transport.can_write_eof():  # TLS
             transport.close()
             return
-        # Closing the socket with unread bytes in it would send RST instead: read them out.
+        # Read the remaining bytes, because closing a socket with unread bytes sends RST.
         transport.write_eof()
         transport.resume_reading()
         self.websocket.loop.call_later(GRACE, transport.abort)
 
     def finish(self) -> None:
-        """Record how it ended. On the loop only."""
+        """Record the end of the connection. Call it only on the loop."""
         self.close_code = self.websocket.close_code
         self.close_reason = self.websocket.close_reason or ""
         self.closed.set()
 
 
 def encoded(obj: Any) -> str | bytes:
-    """Return what goes into a frame for *obj*: str and bytes as they are, the rest as JSON."""
+    """Return the payload for *obj*, which is a str, bytes or JSON."""
     if isinstance(obj, str | bytes):
         return obj
     if isinstance(obj, bytearray | memoryview):
@@ -162,10 +171,10 @@ def encoded(obj: Any) -> str | bytes:
 
 def check_close(code: int, reason: str) -> None:
     """
-    Refuse what no close frame may carry.
+    Raise ValueError if a close frame can't have this code or reason (RFC 6455 section 7.4).
 
     Raises:
-        ValueError: If the code is a reserved one, or the reason is longer than 123 bytes.
+        ValueError: If the code is reserved, or the reason is longer than 123 bytes.
 
     """
     try:

@@ -1,4 +1,4 @@
-"""An event loop on a daemon thread, driven from other threads."""
+"""An event loop on a daemon thread, for calls from other threads."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 class LoopOnThread:
     """
-    An event loop on a daemon thread of its own. May be started again after ``stop()``.
+    An event loop on a daemon thread. You can start it again after ``stop()``.
 
     Args:
-        name: Name of the thread, and of the owner in error messages.
+        name: The name of the thread, which is also the name in error messages.
 
     """
 
@@ -37,7 +37,7 @@ class LoopOnThread:
         return threading.current_thread() is self._thread
 
     def start(self) -> None:
-        """Start thread and loop; returns once the loop runs."""
+        """Start the thread, and return when the loop is running."""
         running: Future[asyncio.AbstractEventLoop] = Future()
         self._thread = threading.Thread(
             target=self._run, args=(running,), name=self.name, daemon=True
@@ -46,15 +46,14 @@ class LoopOnThread:
         self._loop = running.result()
 
     def _run(self, running: Future[asyncio.AbstractEventLoop]) -> None:
-        # asyncio's own loop, whatever policy the tested program has set: resets and half-closes
-        # need its sockets.
+        # Always asyncio's loop, because resets and half-closed connections need its sockets.
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
             loop = runner.get_loop()
             loop.call_soon(running.set_result, loop)
             loop.run_forever()
 
     def stop(self) -> None:
-        """End loop and thread, and cancel tasks that still run. Calling it again has no effect."""
+        """End the loop and its tasks, and wait for the thread. Calling it again has no effect."""
         if self._thread is None:
             return
         self.refuse_own_thread()
@@ -63,14 +62,14 @@ class LoopOnThread:
         self._thread = None
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Return ``function(*args)``, called on the loop; at once if the caller is on it."""
+        """Call ``function(*args)`` on the loop, and return its result."""
         self._refuse_stopped()
         if self.is_current:
             return function(*args)
         return self.run(_called(function, args))
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Return the result of *coroutine*, run on the loop; not from the loop itself."""
+        """Run *coroutine* on the loop, and return its result. Don't call it on the loop."""
         try:
             self._refuse_stopped()
             self.refuse_own_thread()
@@ -80,7 +79,7 @@ class LoopOnThread:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def refuse_own_thread(self) -> None:
-        """Raise if waiting here would block the very loop that is waited for."""
+        """Raise RuntimeError on the loop's thread, where waiting for the loop would never end."""
         if self.is_current:
             raise RuntimeError(
                 f"{self.name}: this call would block the event loop that it waits for. "

@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixture ``stream_server``."""
+"""The pytest plugin, with the fixture ``stream_server``."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["stream_server"]
 
 @pytest.fixture
 def stream_server() -> Iterator[StreamServer]:
-    """Give a running StreamServer of the test's own."""
-    # Here, not above: this module is loaded in every test run of every user.
+    """Yield a new StreamServer that is running."""
+    # Imported on first use, because every pytest run loads this module.
     from .server import StreamServer
 
     with StreamServer() as server:

@@ -1,4 +1,4 @@
-"""What a StreamServer has seen, written on its loop and read, or waited for, by the test."""
+"""The messages, connections and attempts that a StreamServer has recorded."""
 
 from __future__ import annotations
 
@@ -13,14 +13,21 @@ __all__ = ["Attempt", "Record"]
 
 @dataclass
 class Attempt:
-    """One TCP connection, with its time (monotonic) and HTTP status, or ``None`` before that."""
+    """
+    A TCP connection.
+
+    Attributes:
+        at: The monotonic time at which it was opened.
+        status: The HTTP status of the response. ``None`` before the response.
+
+    """
 
     at: float
     status: int | None = None
 
 
 class Record:
-    """Messages, connections and attempts in order. All of it may be called from any thread."""
+    """The messages, connections and attempts in order of arrival. It's thread-safe."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

@@ -1,5 +1,5 @@
 """
-A real WebSocket server on a thread, for tests: it records what arrives and fails on demand.
+A real WebSocket server for tests, which records messages and fails on demand.
 
 ::
 
@@ -8,12 +8,12 @@ A real WebSocket server on a thread, for tests: it records what arrives and fail
         client.start()
         server.wait_connected(1)
         server.send({"type": "hello"})
-        server.abort()                  # RST: the client comes back
+        server.abort()                  # RST, so the client reconnects
         server.wait_connected(2)
 
-Every method may be called from any thread and is done when it returns. Inside callbacks, which
-run on the server's loop, those that would have to wait (``wait_…``, ``stop``, ``restart``) raise
-RuntimeError. Durations are seconds, moments are ``time.monotonic()``.
+You can call every method from any thread. Its effect is complete when it returns. Callbacks run on
+the server's loop. The methods that wait (``wait_…``, ``stop`` and ``restart``) raise RuntimeError
+there. Durations are in seconds, and times are those of ``time.monotonic()``.
 """
 
 from __future__ import annotations
@@ -39,29 +39,30 @@ OnMessage = Callable[[StreamConnection, str | bytes], object]
 
 class StreamServer:
     """
-    A WebSocket server on a daemon thread of its own, started and stopped by ``with``.
+    A WebSocket server on a daemon thread, which ``with`` starts and stops.
 
-    Its records survive stops and restarts.
+    The records are kept when the server stops or restarts. If a callback raises an exception, its
+    connection is closed with 1011. The exception is added to ``errors``, and the first one is
+    raised at the end of the ``with`` block.
 
     Args:
-        host: Address to listen on.
-        port: 0 takes a free one, which restarts keep.
-        on_connect: Called on the server's loop with each new StreamConnection, before its first
-            message is taken. A coroutine function runs beside the connection, and is
-            canceled when it ends.
-        on_message: Called on the server's loop with the StreamConnection and the message. A
-            coroutine function is awaited before the next message of the connection is taken.
-        ssl: Serve ``wss://`` with this context.
-        subprotocols: Those supported, in order of preference.
-        compression: ``None`` switches permessage-deflate off.
-        ping_interval: Seconds between the server's own pings. ``None`` disables them.
-        ping_timeout: Seconds that a pong may take. Then the server closes with 1011.
-        receive_buffer: Bytes that the system takes for a connection that is not read. With a small
-            number, a client's writes stall soon after ``mute()``. ``None`` keeps the default.
-        options: Further arguments of ``websockets.asyncio.server.serve``.
-
-    A callback that raises closes its connection with 1011. The exception goes to ``errors``, and
-    the first one is raised where the ``with`` block ends.
+        host: The address to listen on.
+        port: The port to listen on. 0 uses a free port, which restarts keep.
+        on_connect: A callback that gets each new StreamConnection on the server's loop, before its
+            first message. A coroutine function runs at the same time as the connection, and is
+            canceled when the connection ends. ``None`` calls nothing.
+        on_message: A callback that gets the StreamConnection and the message on the server's loop.
+            A coroutine function is awaited before the next message of the connection. ``None``
+            calls nothing.
+        ssl: The TLS context for ``wss://``. ``None`` serves ``ws://``.
+        subprotocols: The supported subprotocols, in order of preference. ``None`` supports none.
+        compression: ``"deflate"`` enables permessage-deflate, and ``None`` disables it.
+        ping_interval: Seconds between the server's pings. ``None`` disables them.
+        ping_timeout: Seconds without a pong after which the server closes with 1011. ``None``
+            means no limit.
+        receive_buffer: The size of the receive buffer of each connection, in bytes. If it's small,
+            a client's writes stall soon after ``mute()``. ``None`` keeps the default.
+        **options: More arguments of ``websockets.asyncio.server.serve``.
 
     """
 
@@ -116,14 +117,14 @@ class StreamServer:
 
     @property
     def port(self) -> int:
-        """The port it listens on, also while stopped."""
+        """The port of the server, also while it's stopped."""
         if not self._port:
             raise RuntimeError("StreamServer has no port yet. Call start() first.")
         return self._port
 
     @property
     def url(self) -> str:
-        """``ws://host:port`` (``wss://`` with ``ssl``)."""
+        """The URL of the server, such as ``ws://127.0.0.1:8765``."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self._scheme}://{host}:{self.port}"
 
@@ -134,25 +135,30 @@ class StreamServer:
 
     @property
     def received(self) -> list[str | bytes]:
-        """All messages in order of arrival, over all connections; a copy."""
+        """A copy of the list of all messages, in order of arrival over all connections."""
         return self._serving.record.received
 
     @property
     def connections(self) -> list[StreamConnection]:
-        """All connections accepted so far, ended ones too; a copy."""
+        """A copy of the list of all accepted connections, including those that have ended."""
         return self._serving.record.connections
 
     @property
     def attempts(self) -> list[Attempt]:
-        """All TCP connections so far, refused and unanswered ones too; a copy."""
+        """A copy of the list of all TCP connections, including refused and unanswered ones."""
         return self._serving.record.attempts
 
     def wait_received(self, n: int, timeout: float = 5.0) -> list[str | bytes]:
         """
-        Return all messages, once there are *n* or more.
+        Wait until there are *n* messages or more, and return all messages.
+
+        Args:
+            n: The number of messages since the server was created.
+            timeout: Seconds to wait.
 
         Raises:
-            TimeoutError: If fewer came; it says which came last.
+            TimeoutError: If there are fewer messages. The text shows the last ones.
+            RuntimeError: If you call it on the server's loop.
 
         """
         self._loop.refuse_own_thread()
@@ -160,10 +166,15 @@ class StreamServer:
 
     def wait_connected(self, n: int, timeout: float = 5.0) -> list[StreamConnection]:
         """
-        Return all connections, once *n* or more have been accepted since the beginning.
+        Wait until *n* connections or more have been accepted, and return all connections.
+
+        Args:
+            n: The number of connections since the server was created.
+            timeout: Seconds to wait.
 
         Raises:
-            TimeoutError: If fewer came; it says how the attempts were answered.
+            TimeoutError: If there are fewer connections. The text shows the status of the attempts.
+            RuntimeError: If you call it on the server's loop.
 
         """
         self._loop.refuse_own_thread()
@@ -171,10 +182,15 @@ class StreamServer:
 
     def wait_attempts(self, n: int, timeout: float = 5.0) -> list[Attempt]:
         """
-        Return all attempts, once *n* or more have been answered, with whatever status.
+        Wait until *n* attempts or more have got a response of any status, and return all attempts.
+
+        Args:
+            n: The number of attempts since the server was created.
+            timeout: Seconds to wait.
 
         Raises:
-            TimeoutError: If fewer came.
+            TimeoutError: If there are fewer attempts.
+            RuntimeError: If you call it on the server's loop.
 
         """
         self._loop.refuse_own_thread()
@@ -182,37 +198,46 @@ class StreamServer:
 
     def send(self, obj: Any) -> int:
         """
-        Send to all open connections, as StreamConnection.send does; return how many those were.
+        Send a message to all open connections, and return their number.
+
+        Args:
+            obj: As for :meth:`StreamConnection.send`.
 
         Raises:
-            RuntimeError: If the server does not run.
+            RuntimeError: If the server isn't running.
 
         """
         data = encoded(obj)
         return self._loop.call(self._serving.write, data)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Send a close frame to all open connections, as StreamConnection.close does."""
+        """
+        Send a close frame to all open connections.
+
+        Raises:
+            ValueError: If a close frame can't have this code or reason.
+
+        """
         check_close(code, reason)
         self._each(lambda connection: connection.begin_close(code, reason))
 
     def abort(self) -> None:
-        """Reset the TCP connections (RST) of all that are not closed yet."""
+        """Reset all TCP connections (RST). Data that wasn't sent yet is lost."""
         ended = self._each(StreamConnection.reset)
         if not self._loop.is_current:
             for connection in ended:
                 connection.closed.wait(GRACE)
 
     def drop(self) -> None:
-        """End the TCP connections (FIN) of all that are open, without a close frame."""
+        """End all TCP connections (FIN) without close frames, as if the server was killed."""
         self._each(StreamConnection.hang_up)
 
     def mute(self) -> None:
-        """Stop reading: no message is taken, no ping and no new handshake is answered."""
+        """Stop reading, so that messages, pings and new handshakes get no response."""
         self._set_muted(True)
 
     def unmute(self) -> None:
-        """Read again; what has come in the meantime is taken now."""
+        """Read again, starting with the data that arrived after ``mute()``."""
         self._set_muted(False)
 
     def refuse(
@@ -223,13 +248,16 @@ class StreamServer:
         body: str | bytes = b"",
     ) -> None:
         """
-        Answer handshakes with an HTTP status instead of the upgrade; open connections stay.
+        Refuse new handshakes with an HTTP status. Open connections aren't affected.
 
         Args:
-            status: Any but 101.
-            headers: More headers for the answer, a mapping or pairs.
-            times: How many handshakes; ``None``: until ``accept()``.
-            body: str goes out as UTF-8.
+            status: The HTTP status, which can't be 101.
+            headers: More headers for the response, as a mapping or as pairs.
+            times: The number of handshakes to refuse. ``None`` refuses all until ``accept()``.
+            body: The body of the response. A str is encoded as UTF-8.
+
+        Raises:
+            ValueError: If *status* is 101.
 
         """
         if status == 101:
@@ -239,15 +267,15 @@ class StreamServer:
         self._serving.refusal = Refusal(status, list(pairs), content, times)
 
     def accept(self) -> None:
-        """Take ``refuse()`` back."""
+        """Accept handshakes again after :meth:`refuse`."""
         self._serving.refusal = None
 
     def start(self) -> None:
         """
-        Listen and serve; nothing if it does already.
+        Listen and serve. It has no effect if the server is running.
 
         Raises:
-            OSError: If the port is taken.
+            OSError: If the server can't listen, for example because the port is in use.
 
         """
         with self._lifecycle:
@@ -256,10 +284,14 @@ class StreamServer:
 
     def stop(self) -> None:
         """
-        End the listener and all connections; nothing if it does not run.
+        Stop listening, and close all connections. It has no effect if the server is stopped.
 
-        Open connections get a close frame with 1001 and half a second to answer it. When this
-        returns, thread and descriptors are gone, and the system refuses new connections.
+        Open connections get a close frame with 1001, and have 0.5 seconds to respond. When this
+        returns, the thread has ended, all sockets are closed, and new connections are refused.
+
+        Raises:
+            RuntimeError: If you call it on the server's loop.
+
         """
         self._loop.refuse_own_thread()
         with self._lifecycle:
@@ -268,14 +300,14 @@ class StreamServer:
                 self._loop.stop()
 
     def restart(self) -> None:
-        """Stop, and start again on the same port."""
+        """Stop the server, and start it again on the same port."""
         self.stop()
         self.start()
 
     def _listen(self) -> socket.socket:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         listener = socket.create_server((self.host, self._port), family=family, backlog=BACKLOG)
-        if self._receive_buffer is not None:  # what it accepts inherits this
+        if self._receive_buffer is not None:  # accepted connections inherit it
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
         return listener
 

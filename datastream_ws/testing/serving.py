@@ -1,4 +1,4 @@
-"""The inside of a StreamServer: what happens on its event loop."""
+"""The part of a StreamServer that runs on its event loop."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from .record import Attempt, Record
 __all__ = ["BACKLOG", "Refusal", "Serving"]
 
 BACKLOG = 1024
-# websockets' own log would show headers and payloads beside the log of the client under test.
+# The log of websockets would mix headers and payloads into the log of the tested program.
 _SILENT = logging.Logger(f"{__name__}.silent", level=logging.CRITICAL + 1)
 
 
 class Refusal:
-    """An HTTP answer in the place of the upgrade, for a number of *times* (``None``: always)."""
+    """An HTTP response instead of the upgrade, for a number of *times*. ``None`` means always."""
 
     def __init__(
         self, status: int, headers: list[tuple[str, str]], body: bytes, times: int | None
@@ -49,7 +49,7 @@ class Refusal:
 
 
 class Wire(ServerConnection):
-    """A connection that *owner* knows from the first moment of its TCP connection to the last."""
+    """A connection that notifies *owner* of the start and the end of its TCP connection."""
 
     def __init__(self, *args: Any, owner: Serving, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -63,7 +63,7 @@ class Wire(ServerConnection):
         self.owner.begun(self)
 
     def send_data(self) -> None:
-        """With the answer it goes on record, so it is there once the client is ready."""
+        """Record the connection with its response, so that a ready client is always recorded."""
         if self.connection is None and self.state is State.OPEN:
             self.owner.admit(self)
         super().send_data()
@@ -75,10 +75,10 @@ class Wire(ServerConnection):
 
 class Serving:
     """
-    The listener, its connections and their callbacks. All of it for use on the loop only.
+    The listener, its connections and their callbacks. Use it only on the loop.
 
     Args:
-        loop: The loop, as the connections' owner drives it from other threads.
+        loop: The loop on its thread.
         on_connect: See StreamServer.
         on_message: See StreamServer.
         options: Arguments of ``websockets.asyncio.server.serve``.
@@ -105,7 +105,7 @@ class Serving:
         self._handlers: set[asyncio.Task[Any]] = set()
 
     async def open(self, listener: socket.socket) -> None:
-        """Serve what *listener* accepts."""
+        """Serve the connections that *listener* accepts."""
         self._server = await serve(
             self._handle,
             sock=listener,
@@ -113,44 +113,44 @@ class Serving:
             process_request=self._refused,
             process_response=self._answered,
             create_connection=cast("type[ServerConnection]", partial(Wire, owner=self)),
-            max_queue=None,  # its flow control would resume what mute() has paused
+            max_queue=None,  # the flow control of websockets would undo mute()
             logger=_SILENT,
             **self._options,
         )
 
     async def shut(self) -> None:
-        """End listener and connections, politely for as long as GRACE."""
+        """Stop listening, close all connections, and abort those that don't respond in time."""
         self._server.close(code=1001)
         ended = asyncio.ensure_future(self._server.wait_closed())
         await asyncio.wait({ended}, timeout=0 if self.is_muted else GRACE)
         for wire in self._wires:
             wire.transport.abort()
         await asyncio.wait({ended}, timeout=GRACE)
-        for task in self._handlers:  # callbacks that outlive their connection
+        for task in self._handlers:  # callbacks that still run
             task.cancel()
         await asyncio.wait({ended}, timeout=GRACE)
         ended.cancel()
 
     def each(self, act: Callable[[StreamConnection], None]) -> list[StreamConnection]:
-        """Do *act* to every connection that is not closed yet; return these."""
+        """Call *act* with every connection that isn't closed yet, and return them."""
         living = [wire.connection for wire in self._wires if wire.connection is not None]
         for connection in living:
             act(connection)
         return living
 
     def write(self, data: str | bytes) -> int:
-        """Send a frame to every open connection; return how many those were."""
+        """Send a frame to every open connection, and return their number."""
         sent: list[bool] = []
         self.each(lambda connection: sent.append(connection.write(data)))
         return sum(sent)
 
     def apply_muted(self) -> None:
-        """Read nothing from any connection, or again, as ``is_muted`` says."""
+        """Stop or resume reading on all connections, as ``is_muted`` requires."""
         for wire in self._wires:
             transport = wire.transport
             (transport.pause_reading if self.is_muted else transport.resume_reading)()
 
-    # One connection, from its first moment to its last
+    # --- one connection, from start to end ---
 
     def begun(self, wire: Wire) -> None:
         self._wires.add(wire)
@@ -190,7 +190,7 @@ class Serving:
 
     async def _converse(self, connection: StreamConnection) -> None:
         greeting = asyncio.create_task(self._call_back(connection, self._on_connect, connection))
-        await asyncio.sleep(0)  # it comes before the first message
+        await asyncio.sleep(0)  # on_connect runs before the first message
         try:
             with suppress(ConnectionClosed):
                 while True:
@@ -215,13 +215,13 @@ class Serving:
                 await result
         except Exception as error:
             ended = isinstance(error, ConnectionClosed | ConnectionError)
-            if not (ended and not connection.is_open):  # it may end under the callback's hands
+            if not (ended and not connection.is_open):  # the client may disconnect meanwhile
                 self.errors.append(error)
                 connection.begin_close(1011, "callback failed")
 
     def ended(self, wire: Wire) -> None:
         self._wires.discard(wire)
-        if wire.connection is not None and not wire.is_served:  # it left before the answer
+        if wire.connection is not None and not wire.is_served:  # it ended before the response
             wire.connection.finish()
 
 
