@@ -18,7 +18,7 @@ from .codecs import codec_for
 from .connection.opening import proxy_for
 from .exceptions import ConfigurationError, said
 from .forks import in_child
-from .handlers import Call, Decorators, Handler, check_function
+from .handlers import Call, Decorators, Handler, check_function, is_coroutine_callable
 from .handling.callers import InlineCaller, drive
 from .handling.contexts import HandlerRun
 from .handling.current import handling
@@ -93,6 +93,7 @@ __all__ = [
     "fleet_note",
     "hides_arguments",
     "in_child",
+    "is_coroutine_callable",
     "is_dotted_path",
     "is_fresh",
     "is_handler_thread",

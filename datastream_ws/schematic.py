@@ -20,7 +20,6 @@ Source: client.go and types.go of SchematicHQ/schematic-datastream-ws.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -37,6 +36,7 @@ from .embedding import (
     check_headers,
     check_url,
     hides_arguments,
+    is_coroutine_callable,
     peer_text,
 )
 
@@ -470,9 +470,7 @@ def _given_response(function: Callable[..., Any]) -> Callable[[Message], Any]:
     async def handle_async(message: Message) -> Any:
         return await function(DataStreamResponse.from_json(message.json()))
 
-    called = getattr(function, "__call__", None)  # noqa: B004 - the bound method is wanted
-    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
-    return handle_async if is_async else handle
+    return handle_async if is_coroutine_callable(function) else handle
 
 
 class Handlers(EntityDecorators, core.Handlers):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -186,19 +185,17 @@ class Settings:
 
 
 def within(app: Flask, function: Callable[[], Any]) -> Callable[[], Any]:
-    """Return a function that calls *function* in a new application context."""
-    if inspect.iscoroutinefunction(function):
+    """Return a function that calls *function*, and awaits its result, in application contexts."""
 
-        @functools.wraps(function)
-        async def awaited() -> Any:
-            with app.app_context():
-                return await function()
+    async def awaited(result: Awaitable[Any]) -> Any:
+        with app.app_context():
+            return await result
 
-        return awaited
-
+    @functools.wraps(function)
     def called() -> Any:
         with app.app_context():
-            return function()
+            result = function()
+        return awaited(result) if isinstance(result, Awaitable) else result
 
     return called
 

@@ -23,6 +23,11 @@ async def token_later() -> dict[str, str]:
     return token()
 
 
+class Tokens:
+    async def __call__(self) -> dict[str, str]:
+        return token()
+
+
 def client_of(config: dict[str, Any], name: str = "default") -> Client:
     app = Flask("shop")
     app.config.update(config)
@@ -76,7 +81,7 @@ def test_dotted_paths() -> None:
     assert options.route == "kind"
 
 
-@pytest.mark.parametrize("function", [token, token_later])
+@pytest.mark.parametrize("function", [token, token_later, Tokens(), lambda: token_later()])
 def test_headers_are_made_in_an_application_context(
     function: Any, stream_server: StreamServer
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -271,6 +272,20 @@ def test_on_entity_is_given_responses_of_its_types() -> None:
     assert flags == [[1]]
     assert both == [EntityType.FLAGS, EntityType.FLAG]
     assert len(everything) == 3
+
+
+def test_on_entity_awaits_a_partial_of_an_object_with_a_coroutine_call() -> None:
+    """Otherwise its coroutine would never be awaited."""
+
+    class Keeper:
+        async def __call__(self, kept: list[Any], response: DataStreamResponse) -> None:
+            kept.append(response.data)
+
+    client = Client(KEY)
+    kept: list[Any] = []
+    client.on_entity(EntityType.FLAGS)(functools.partial(Keeper(), kept))
+    client.deliver(full(EntityType.FLAGS, [1]))
+    assert kept == [[1]]
 
 
 def test_error_goes_to_the_handlers_of_the_type_it_names() -> None:
