@@ -37,18 +37,17 @@ class Hidden(Generic[T]):
     frame. For any other object they record the ``repr``.
     """
 
-    __slots__ = ("_shown", "_value")
+    __slots__ = ("_value",)
 
-    def __init__(self, value: T, shown: str = "(hidden)") -> None:
+    def __init__(self, value: T) -> None:
         self._value = value
-        self._shown = shown
 
     def reveal(self) -> T:
         """Return the value. Use it in the same expression, so that no variable holds it."""
         return self._value
 
     def __repr__(self) -> str:
-        return getattr(self, "_shown", "(hidden)")  # not set if __init__ failed
+        return "(hidden)"
 
 
 def hides_arguments(function: F) -> F:
