@@ -34,7 +34,6 @@ from .health import (
     is_healthy,
     read_health_file,
     state_of_many,
-    write_health_file,
 )
 from .lease import lease_for
 from .lease.liveness import Liveness
@@ -53,7 +52,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEAD",
-    "FATAL_DELAY",
     "HEALTHY",
     "HEALTHY_SHARE",
     "MAX_AGE",
@@ -115,7 +113,6 @@ __all__ = [
     "state_of_many",
     "watch",
     "write",
-    "write_health_file",
 ]
 
 PLACEHOLDER = "ws://localhost"  # never used, because each row has its own URL
