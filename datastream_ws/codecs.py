@@ -17,7 +17,6 @@ from .redaction import peer_text
 __all__ = [
     "Codec",
     "codec_for",
-    "converter_for",
     "field_finder",
     "object_converter",
     "shown_failure",
@@ -153,19 +152,6 @@ class MsgspecCodec:
         return decode
 
 
-class _NoCodec:
-    """A placeholder to check ``decode_as`` with, when no client exists yet."""
-
-    def decode(self, data: str | bytes) -> Any:
-        raise NotImplementedError
-
-    def encode(self, obj: Any) -> str | bytes:
-        raise NotImplementedError
-
-
-NO_CODEC = _NoCodec()
-
-
 def codec_for(name: str | Codec) -> Codec:
     """
     Return the codec for a value of the option ``codec``.
@@ -201,39 +187,35 @@ def frame_of(obj: Any, codec: str | Codec) -> tuple[bool, bytes]:
     return (True, obj.encode()) if isinstance(obj, str) else (False, bytes(obj))
 
 
-def converter_for(type_: Any, codec: Codec) -> Callable[[str | bytes], Any]:
-    """
-    Return a function that decodes a payload into a *type_*, a dataclass or ``msgspec.Struct``.
-
-    With the msgspec codec, msgspec also checks the types. Otherwise the fields of a dataclass are
-    set by name, without checking their types. Unknown fields are ignored.
-
-    Raises:
-        ConfigurationError: If *type_* is neither.
-
-    """
-    straight = straight_converter(type_, codec)
-    if straight is not None:
-        return straight
-    convert = object_converter(type_)
-    return lambda data: convert(codec.decode(data))
-
-
 def straight_converter(type_: Any, codec: Codec) -> Callable[[str | bytes], Any] | None:
-    """Return a function that decodes a payload into a *type_* in one step, if the codec can."""
-    is_struct = hasattr(type_, "__struct_fields__")
-    if not isinstance(type_, type) or not (is_struct or is_dataclass(type_)):
-        raise ConfigurationError("decode_as: must be a dataclass or a msgspec.Struct")
+    """
+    Return a function that decodes a payload into a *type_* in one step, or ``None``.
+
+    msgspec does it, and also checks the types. It returns ``None`` if the codec is another one and
+    *type_* is a dataclass.
+    """
     if isinstance(codec, MsgspecCodec):
         return codec.typed(type_)
-    if is_struct and isinstance(codec, JsonCodec | OrjsonCodec):
+    if hasattr(type_, "__struct_fields__") and isinstance(codec, JsonCodec | OrjsonCodec):
         return MsgspecCodec(_imported("msgspec", "decode_as")).typed(type_)
     return None
 
 
 def object_converter(type_: Any) -> Callable[[Any], Any]:
-    """Return a function that converts a decoded payload into a *type_*."""
-    if not hasattr(type_, "__struct_fields__"):
+    """
+    Return a function that converts a decoded payload into a *type_*.
+
+    msgspec checks the types of a ``msgspec.Struct``. The fields of a dataclass are set by name,
+    without checking their types. Unknown fields are ignored.
+
+    Raises:
+        ConfigurationError: If *type_* is neither, or msgspec isn't installed.
+
+    """
+    is_struct = hasattr(type_, "__struct_fields__")
+    if not isinstance(type_, type) or not (is_struct or is_dataclass(type_)):
+        raise ConfigurationError("decode_as: must be a dataclass or a msgspec.Struct")
+    if not is_struct:
         return _dataclass_converter(type_)
     msgspec = _imported("msgspec", "decode_as")
     return lambda obj: msgspec.convert(obj, type_)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any, Literal, TypeVar, overload
 
-from .codecs import NO_CODEC, converter_for
+from .codecs import object_converter
 from .events import DisconnectEvent, GapEvent, StateEvent
 from .exceptions import ConfigurationError, HandlerError
 from .forks import in_child
@@ -185,7 +185,7 @@ class Decorators:
                 "on_message: default=True cannot be combined with route, when or inline"
             )
         if decode_as is not None:
-            converter_for(decode_as, NO_CODEC)
+            object_converter(decode_as)
 
         def register(function: Any) -> Any:
             is_async = is_coroutine_callable(function)
