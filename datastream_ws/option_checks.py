@@ -258,10 +258,6 @@ def compression_option(value: Any) -> str | None:
     return None if value in (None, "deflate") else "must be 'deflate' or None"
 
 
-def optional_text(value: Any) -> str | None:
-    return or_none(text)(value)
-
-
 def nearest(value: Any, names: Sequence[str]) -> str:
     word = value[:100].lower() if isinstance(value, str) else ""
     near = difflib.get_close_matches(word, names, n=1)

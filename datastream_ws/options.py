@@ -37,7 +37,6 @@ from .option_checks import (
     logger_option,
     nearest,
     one_of,
-    optional_text,
     or_none,
     proxy_option,
     proxy_ssl_option,
@@ -80,10 +79,6 @@ def option(default: Any, check: Check) -> Any:
     return field(default=default, metadata={"check": check})
 
 
-def required(check: Check) -> Any:
-    return field(metadata={"check": check})
-
-
 @dataclass(frozen=True, repr=False, eq=False)
 class ClientOptions:
     """
@@ -105,7 +100,7 @@ class ClientOptions:
     chosen: ClassVar[frozenset[str]] = frozenset()
     """The names of the options that were set, also if the value is the default."""
 
-    url: Url = required(url_option)
+    url: Url = field(metadata={"check": url_option})
     _: KW_ONLY
     headers: Headers = field(default_factory=dict, metadata={"check": headers_option})
     message_handler: MessageHandler | Callable[[Message], object] | None = option(
@@ -140,14 +135,14 @@ class ClientOptions:
     proxy_ssl: ssl_module.SSLContext | None = option(None, proxy_ssl_option)
     ssl: ssl_module.SSLContext | Literal[True] | None = option(None, ssl_option)
     subprotocols: Subprotocols | None = option(None, subprotocols_option)
-    origin: str | None = option(None, optional_text)
+    origin: str | None = option(None, or_none(text))
     lease: str | Lease | None = option(None, lease_option)
     lease_ttl: float = option(15.0, seconds)
 
     inbox_size: int | None = option(1000, or_none(count))
     inbox_bytes: int | None = option(64 * 2**20, or_none(count))
     overflow: Overflow = option("block", one_of(*get_args(Overflow)))
-    spool: str | None = option(None, optional_text)
+    spool: str | None = option(None, or_none(text))
     spool_bytes: int | None = option(256 * 2**20, or_none(count))
     journal: bool = option(False, flag)
     conflate: Callable[[Message], object] | None = option(None, or_none(a_callable))
