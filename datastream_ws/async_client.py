@@ -239,7 +239,7 @@ class AsyncClient(Decorators):
 
         """
         loop = asyncio.get_running_loop()
-        with signals_to(lambda number: void(loop.call_soon_threadsafe(self.request_close))):
+        with signals_to(lambda number: loop.call_soon_threadsafe(self.request_close)):
             await self.start()
             await self.wait_closed()
 
@@ -820,7 +820,3 @@ def registry_of(options: ClientOptions) -> Handlers:
 def _error_bytes(options: ClientOptions) -> int | None:
     """Return how many bytes of messages the kept errors may hold in memory."""
     return None if options.inbox_bytes is None else max(1, options.inbox_bytes // 10)
-
-
-def void(_: Any) -> None:
-    """Discard a result, for a lambda that must return ``None``."""

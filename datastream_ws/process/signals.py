@@ -12,7 +12,7 @@ __all__ = ["signals_to"]
 
 
 @contextmanager
-def signals_to(callback: Callable[[int], None]) -> Iterator[None]:
+def signals_to(callback: Callable[[int], object]) -> Iterator[None]:
     """
     Give SIGINT and SIGTERM to *callback* inside the block; elsewhere than in the main thread,
     where Python allows no signal handlers, do nothing.
