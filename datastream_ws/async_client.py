@@ -773,7 +773,7 @@ class AsyncClient(Decorators):
 
     # --- the process ---
 
-    def forget_parent(self) -> None:
+    def _forget_parent(self) -> None:
         """Reset this client to idle in a forked child, without touching the parent's connection."""
         life, self._life = self._life, None
         self._begin_anew()

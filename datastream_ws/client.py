@@ -663,8 +663,8 @@ class Client(Decorators):
         report = self.aio._report_delivered
         drive(deliver(self.handlers, message, InlineCaller(), robust=robust, report=report))
 
-    def forget_parent(self) -> None:
-        """In a forked child: the loop's thread is the parent's."""
+    def _forget_parent(self) -> None:
+        """Reset the client in a forked child, where the loop's thread doesn't run."""
         self._loop_use = None
 
     def __repr__(self) -> str:

@@ -18,7 +18,7 @@ Callback = Callable[[], None]
 class Forkable(Protocol):
     """A client that can be reset in a forked child."""
 
-    def forget_parent(self) -> None:
+    def _forget_parent(self) -> None:
         """Become idle in a forked child, without touching the parent's objects."""
         ...
 
@@ -90,7 +90,7 @@ def in_child(callback: Callback) -> None:
 
 def watch_forks(client: Forkable) -> None:
     """Reset *client* in forked children, after all callbacks of :func:`in_child`."""
-    _clients.add(client.forget_parent)
+    _clients.add(client._forget_parent)
 
 
 def notice_fork() -> None:

@@ -445,7 +445,7 @@ class Fleet(Decorators):
         with suppress(RuntimeError):  # the loop has closed at this moment
             use.thread.loop.call_soon_threadsafe(call)
 
-    def forget_parent(self) -> None:
+    def _forget_parent(self) -> None:
         """Become idle in a forked child, without touching the parent's resources."""
         remains = (self._work, self._streams, self._loop_use)
         self._begin_anew()

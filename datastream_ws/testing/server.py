@@ -201,7 +201,7 @@ class StreamServer:
         Send a message to all open connections, and return their number.
 
         Args:
-            obj: As for :meth:`StreamConnection.send`.
+            obj: As for :meth:`~datastream_ws.testing.connection.StreamConnection.send`.
 
         Raises:
             RuntimeError: If the server isn't running.

@@ -45,7 +45,6 @@ MORE = {
     "options": "what the client was made of",
     "handlers": "the registry behind the decorators",
     "request_close": "for signal handlers and the rule at exit: does not wait",
-    "forget_parent": "for the fork rule of process.py, which knows clients by a protocol",
 }
 BLOCKING_ONLY = {"aio": "the AsyncClient that does the work"}
 STATS = {

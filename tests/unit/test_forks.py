@@ -73,7 +73,7 @@ def test_locks_are_renewed_before_any_client_is_told(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(forks, "_clients", Callbacks())
 
     class Client:
-        def forget_parent(self) -> None:
+        def _forget_parent(self) -> None:
             calls.append("client")
 
     client = Client()
