@@ -43,7 +43,7 @@ from .crowding import Crowding
 from .share import Share
 from .source import Row, Rows, compare, options_of
 from .streams import Streams
-from .summary import Summary
+from .summary import Summary, counted
 from .totals import FleetStats, total
 
 __all__ = ["Fleet"]
@@ -452,7 +452,7 @@ class Fleet(Decorators):
         bury(remains, [])
 
     def __repr__(self) -> str:
-        return f"<Fleet {peer_text(self.name)}: {len(self._running)} streams here>"
+        return f"<Fleet {peer_text(self.name)}: {counted(len(self._running))} here>"
 
 
 class Work:
@@ -579,7 +579,8 @@ class Work:
         if (news := self.share.summary()) is not None:
             processes, here = news
             who = "1 process runs" if processes == 1 else f"{processes} processes share"
-            self.log.say("info", "%s %d streams; %d run here", who, len(self.rows), here)
+            run = "1 runs" if here == 1 else f"{here:,} run"
+            self.log.say("info", "%s %s; %s here", who, counted(len(self.rows)), run)
 
     async def _leave(self) -> None:
         if self.share is not None:
@@ -641,8 +642,9 @@ class Work:
         if changes:
             self.log.say(
                 "info",
-                "%d streams in the source; %d new, %d changed, %d gone",
-                *(len(rows), len(changes.added), len(changes.changed), len(changes.gone)),
+                "%s in the source; %d new, %d changed, %d removed",
+                counted(len(rows)),
+                *(len(changes.added), len(changes.changed), len(changes.gone)),
             )
         self._look_at_limits()
 
@@ -660,8 +662,10 @@ class Work:
 
     def _check(self, row: Any) -> object:
         if self.share is not None and len(str(row.key)) > KEY_LENGTH:
-            text = f"source: a key of a shared stream may have {KEY_LENGTH} characters at most"
-            raise ConfigurationError(text)
+            raise ConfigurationError(
+                f"source: the key of a shared stream is too long. Use at most {KEY_LENGTH} "
+                "characters."
+            )
         return options_of(row, self._defaults, self._fleet.name)
 
     def _look_at_limits(self) -> None:
@@ -674,7 +678,8 @@ class Work:
         """Log and report a failure of the source, once while it lasts."""
         if text != self._failure:
             self._failure = text
-            self.log.say("warning", "%s; %d streams stay as they are", text, len(self.rows))
+            kept = f"the fleet keeps its {counted(len(self.rows))}"
+            self.log.say("warning", "%s; %s", text, kept if self.rows else "it has no streams yet")
             if error is not None:
                 self._report(error)
 
@@ -693,7 +698,7 @@ class Work:
     def _states(self) -> str:
         counts = sorted(self.streams.counts().items(), key=lambda pair: -pair[1])
         text = ", ".join(f"{n:,} {state.value}" for state, n in counts)
-        here = f"{len(self.streams.running):,} streams here"
+        here = f"{counted(len(self.streams.running))} here"
         return f"{here} ({text})" if text else here
 
 
@@ -721,7 +726,9 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
 
 
 def _rate(value: Any) -> str | None:
-    return "must be (dials, seconds), as (50, 1.0)" if value is None else send_rate_option(value)
+    if value is None:
+        return "must be (dials, seconds), such as (50, 1.0)"
+    return send_rate_option(value)
 
 
 def _check(name: str, value: Any, check: Callable[[Any], str | None]) -> None:

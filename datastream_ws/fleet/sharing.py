@@ -29,6 +29,7 @@ from ..lease.renewal import (
 from ..lease.shared import MemberRecord, SharedStore, SharedView
 from .holding import Holding, Term
 from .membership import IN_FLIGHT, Membership, Mine, Plan
+from .summary import counted
 
 __all__ = ["Sharing"]
 
@@ -322,7 +323,8 @@ class Sharing:
         self._term = self._new_term()
         self._membership = Membership(self._in_flight)
         if lost:
-            self._report(LeaseError(f"lease lost: {why}; {len(lost)} streams are handed over"))
+            text = f"lease lost: {why}; {counted(len(lost))} can start in other processes"
+            self._report(LeaseError(text))
         for holding in lost:
             holding.end()
         self._on_change()
@@ -435,7 +437,8 @@ class Sharing:
             lost = [self._held.pop(key) for key in keys if key in self._held]
             self._giving -= set(keys)
         if lost:
-            self._report(LeaseError(f"lease lost: {len(lost)} streams belong to another process"))
+            text = f"lease lost: other processes run {counted(len(lost))} that ran here"
+            self._report(LeaseError(text))
         for holding in lost:
             holding.end()
         if lost:

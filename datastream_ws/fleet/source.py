@@ -50,7 +50,9 @@ class Row:
         """
         for option in self._given:
             if option in NOT_IN_ROWS:
-                raise ConfigurationError(f"{option}: is an option of the fleet, not of a stream")
+                raise ConfigurationError(
+                    f"{option}: is an option of the fleet, not of a stream. Set it for the fleet."
+                )
             if option not in ClientOptions.names():
                 hint = nearest(option, ClientOptions.names())
                 raise ConfigurationError(f"{peer_text(option)}: is not an option{hint}")

@@ -13,7 +13,7 @@ from ..forks import in_child
 from ..log_fields import fields, write
 from ..protocols import Logger
 
-__all__ = ["Summary"]
+__all__ = ["Summary", "counted"]
 
 LINES = 10  # lines that streams may log per window before they are summarized
 WINDOW = 5.0  # seconds
@@ -93,18 +93,18 @@ class Summary:
         with self._lock:
             if not self._left_out or (not now and time.monotonic() - self._began < WINDOW):
                 return
-            counted, self._left_out = self._left_out, Counter()
+            left_out, self._left_out = self._left_out, Counter()
             self._begin()
-        level = max((level for level, _ in counted), key=LEVELS.index)
+        level = max((level for level, _ in left_out), key=LEVELS.index)
         by_kind: Counter[str] = Counter()
-        for (_, kind), count in counted.items():
+        for (_, kind), count in left_out.items():
             by_kind[kind] += count
         kinds = ", ".join(f"{kind}: {n:,}" for kind, n in by_kind.most_common(KINDS))
         self.say(
             level,
-            "%s; %s more lines of its streams (%s)",
+            "%s; %s of its streams (%s)",
             self._states(),
-            f"{counted.total():,}",
+            counted(left_out.total(), "more line"),
             kinds,
         )
 
@@ -119,3 +119,8 @@ class Summary:
     def _write(self, level: str, text: str, *args: Any, exc_info: Any, extra: Any) -> None:
         with suppress(Exception):  # the logger is user code
             write(self.logger, level, text, *args, exc_info=exc_info, extra=extra)
+
+
+def counted(number: int, noun: str = "stream") -> str:
+    """Return a number and a noun that agrees with it, such as "1 stream" or "2,000 streams"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -207,7 +207,8 @@ class Intake:
 
     def _disconnect(self) -> None:
         error = InboxOverflowError(
-            "the inbox is full; the connection is closed, because overflow is 'disconnect'"
+            "the inbox is full, so the connection was closed, because overflow is 'disconnect'. "
+            "Make the handlers faster, or set another overflow or a spool."
         )
         if self._connection is not None:
             self._connection.fail(error)
@@ -217,9 +218,10 @@ class Intake:
         if now - self._reported_at >= REPORT_SECONDS:
             self._reported_at = now
             lost, self._lost = self._lost, 0
+            noun = "message was" if lost == 1 else "messages were"
             self._report(
                 InboxOverflowError(
-                    f"the inbox is full: {lost} messages dropped. Make the handlers faster, or set "
+                    f"the inbox is full; {lost} {noun} dropped. Make the handlers faster, or set "
                     "another overflow or a spool."
                 )
             )

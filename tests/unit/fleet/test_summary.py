@@ -41,12 +41,15 @@ def many(summary: Summary, count: int = LINES) -> None:
         summary.info("stream accounts/%d: connecting", number, extra={"state": "connecting"})
 
 
-def test_lines_beyond_the_limit_are_summed_up(log: Log, summary: Summary) -> None:
-    many(summary, LINES + 3)
+@pytest.mark.parametrize(("more", "counted"), [(1, "1 more line"), (2000, "2,000 more lines")])
+def test_lines_beyond_the_limit_are_summed_up(
+    more: int, counted: str, log: Log, summary: Summary
+) -> None:
+    many(summary, LINES + more)
     summary.flush(now=True)
     assert len(log.lines) == LINES + 1
-    expected = "fleet accounts: 50 streams here (50 ready); 3 more lines of its streams"
-    assert log.lines[-1] == ("info", f"{expected} (connecting: 3)")
+    expected = f"fleet accounts: 50 streams here (50 ready); {counted} of its streams"
+    assert log.lines[-1] == ("info", f"{expected} (connecting: {more:,})")
 
 
 def test_the_first_trouble_of_a_kind_is_shown_among_many_lines(log: Log, summary: Summary) -> None:

@@ -116,12 +116,14 @@ async def test_drops_are_reported_once_a_second(monkeypatch: pytest.MonkeyPatch)
     rig.take(*"abc")
     rig.take(*"de")
     assert [str(error) for error in rig.reported] == [
-        "the inbox is full: 2 messages dropped. Make the handlers faster, or set "
+        "the inbox is full; 2 messages were dropped. Make the handlers faster, or set "
         "another overflow or a spool."
     ]
     monkeypatch.setattr(intake, "REPORT_SECONDS", 0.0)
     rig.take("f")
     assert "3 messages" in str(rig.reported[-1])
+    rig.take("g")
+    assert "; 1 message was dropped. " in str(rig.reported[-1])
 
 
 async def test_nobody_takes_messages() -> None:
