@@ -119,10 +119,13 @@ class Batches:
         entry = Entry(message, len(handlers), failed)
         now = time.monotonic()
         with self._lock:
-            batches = [self._batches.setdefault(h, Batch(h)) for h in handlers]
-            for batch in batches:
-                batch.add((entry,), now)
-            return any(batch.is_ready(now) for batch in batches)
+            if not self._stopped:
+                batches = [self._batches.setdefault(h, Batch(h)) for h in handlers]
+                for batch in batches:
+                    batch.add((entry,), now)
+                return any(batch.is_ready(now) for batch in batches)
+        self._discard(message)  # stop() has emptied the batches already
+        return False
 
     def add_together(self, handler: Handler, messages: Sequence[Message]) -> bool:
         """Add messages to the batch of their only handler; return whether it is ready."""
@@ -160,6 +163,9 @@ class Batches:
             finally:
                 with self._lock:
                     batch.busy = False
+                    # Keep no reference to a handler that may have been removed.
+                    if not batch.entries and self._batches.get(batch.handler) is batch:
+                        del self._batches[batch.handler]
 
     def _claim(self) -> tuple[Batch, list[Waiting]] | None:
         """Claim the next batch that is full or due, for one worker at a time per handler."""

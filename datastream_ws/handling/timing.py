@@ -131,6 +131,7 @@ class Timings:
         now = self._clock()
         if now - self._faded_at >= FADE_SECONDS:
             self._faded_at = now
+            self._by_handler.clear()  # it would keep handlers that were removed long ago
             for times in self._times.values():
                 times.fade()
 

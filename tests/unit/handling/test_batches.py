@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from datastream_ws import (
     Message,
     Postponed,
 )
+from datastream_ws.handling import timing
 from kit.rigs import BOTH, Lost, Stream, stream, until
 
 
@@ -118,6 +121,43 @@ async def test_batches_given_up() -> None:
         await s.dispatcher.stop()
         assert s.inbox.counts().dropped == {"shutdown": 2}
         assert s.log == []
+
+
+async def test_a_message_that_reaches_its_batch_after_the_end_is_dropped_and_counted() -> None:
+    """Its other handler ran on when the dispatcher was stopped."""
+    async with stream() as s:
+        begun, may_end = threading.Event(), threading.Event()
+        batches(s, max_size=100, max_wait=3600)
+
+        @s.handlers.on_message
+        def handle(message: Message) -> None:
+            begun.set()
+            may_end.wait(10)
+
+        s.put("a")
+        await until(begun.is_set)
+        await s.dispatcher.stop()
+        may_end.set()
+        await until(lambda: s.inbox.counts().waiting == 0)
+        assert s.inbox.counts().dropped == {"shutdown": 1}
+        assert s.log == []
+
+
+async def test_a_batch_handler_that_was_removed_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timing, "FADE_SECONDS", 0.0)
+    async with stream() as s:
+
+        def handle(given: list[Message]) -> None:
+            s.log.append(len(given))
+
+        kept = weakref.ref(s.handlers.on_batch(2, 3600)(handle))
+        s.put("a", "b")
+        await until(lambda: s.inbox.counts().handled == 2)
+        s.handlers.remove(handle)
+        del handle
+        await until(lambda: bool(gc.collect()) and kept() is None)
 
 
 @BOTH

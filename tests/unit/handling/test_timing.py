@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -98,3 +100,17 @@ def test_names_that_two_registrations_share_are_one() -> None:
     timings.add({make(): 3}, [])
     (found,) = timings.stats().values()
     assert found.calls == 5
+
+
+def test_a_handler_that_was_removed_is_not_kept_for_good() -> None:
+    """A program that registers one for each of its requests, for example."""
+    clock, tick = Clock(), handler()
+    timings, kept = Timings(clock), weakref.ref(tick.function)
+    timings.add({tick: 1}, [(tick, 0.1)])
+    del tick
+    clock.now += FADE_SECONDS
+    timings.add({handler(): 1}, [])
+    gc.collect()
+    assert kept() is None
+    (found,) = timings.stats().values()
+    assert found.calls == 2
