@@ -38,7 +38,6 @@ from ..process.loop_use import (
 from ..process.signals import signals_to
 from ..process.user_calls import UserCalls
 from ..redaction import Hidden, hides_arguments, peer_text
-from ..stats import Stats
 from .crowding import Crowding
 from .share import Share
 from .source import Row, Rows, compare, options_of
@@ -232,10 +231,10 @@ class Fleet(Decorators):
         streams, work = self._streams, self._work
         if streams is None or work is None:
             return FleetStats()
-        each = {key: client.stats() for key, client in streams.by_key().items()}
+        past, each = streams.stats()
         crowding = work.crowding
         return FleetStats(
-            **total([work.past, *each.values()]),
+            **total([past, *each.values()]),
             streams=each,
             streams_beyond_limit=crowding.streams,
             recent_events=crowding.events,
@@ -460,7 +459,6 @@ class Work:
     One ``start()`` of a fleet, on the loop's thread.
 
     Attributes:
-        past: The stats of the streams that have ended.
         source_size: How many rows the source has. ``None`` means that it has not returned yet.
         rows: The rows of the source.
         share: Decides which streams run here. ``None`` means all.
@@ -478,7 +476,6 @@ class Work:
         self.rows: Rows = {}
         self._failure = ""
         self._reports: set[asyncio.Task[Any]] = set()
-        self.past = Stats()
         self.source_size: int | None = None
         self.log = Summary(fleet.options.logger, fleet.name, self._states)
         self._defaults = fleet.options.replace(
@@ -592,8 +589,7 @@ class Work:
             return Place(key=row.key, turns=self._turns)
         return self.share.place(row)
 
-    def _ended(self, key: str, stats: Stats) -> None:
-        self.past = Stats(**total([self.past, stats]))
+    def _ended(self, key: str) -> None:
         if self.share is not None:
             self.share.ended(key)
 

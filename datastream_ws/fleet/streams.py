@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -14,6 +15,7 @@ from ..lifecycle.assembly import Place
 from ..lifecycle.wishes import HangUp
 from ..stats import Stats
 from .source import Changes, Row, Rows
+from .totals import total
 
 __all__ = ["Streams"]
 
@@ -30,7 +32,7 @@ class Streams:
     Args:
         make: Returns a client for a row whose options are valid.
         place: Returns a row's place in the fleet. ``None`` means that it must not start yet.
-        on_ended: Called with the key and the final stats of each client that has closed.
+        on_ended: Called with the key of each client that has closed.
         on_refused: Called with the key and the error of a client that could not start. It stays
             idle until its row changes.
         limit: Most streams. ``None`` means no limit.
@@ -45,7 +47,7 @@ class Streams:
         self,
         make: Callable[[Row], Client],
         place: Callable[[Row], Place | None],
-        on_ended: Callable[[str, Stats], None],
+        on_ended: Callable[[str], None],
         on_refused: Callable[[str, Exception], None],
         limit: int | None = None,
     ) -> None:
@@ -58,6 +60,8 @@ class Streams:
         self._on_ended = on_ended
         self._on_refused = on_refused
         self._limit = limit
+        self._past = Stats()  # of the clients that have ended
+        self._lock = threading.Lock()  # held while a client moves from running to _past
         self._ending: dict[str, Client] = {}
         self._waiting: dict[str, None] = {}  # keys of streams to close, in this order
         self._closing = False
@@ -180,9 +184,10 @@ class Streams:
         if not was_asked and not self._closing:
             # it has failed, or user code has closed it, so it stays closed until its row changes
             return
-        stats = client.stats()
-        self.running = {name: other for name, other in self.running.items() if name != key}
-        self._on_ended(key, stats)
+        with self._lock:
+            self._past = Stats(**total([self._past, client.stats()]))
+            self.running = {name: other for name, other in self.running.items() if name != key}
+        self._on_ended(key)
         if not self._closing:
             self._close_some()
             self._start_missing()
@@ -196,6 +201,16 @@ class Streams:
             state = client.state
             found[state] = found.get(state, 0) + 1
         return found
+
+    def stats(self) -> tuple[Stats, dict[Any, Stats]]:
+        """
+        Return the sum over the clients that have ended, and the stats of the others by key.
+
+        Thread-safe. No client is missing or counted twice if it ends at this moment.
+        """
+        with self._lock:
+            past, clients = self._past, self.by_key()
+        return past, {key: client.stats() for key, client in clients.items()}
 
     def by_key(self) -> dict[Any, Client]:
         """Return the clients by their original keys. Thread-safe."""
