@@ -96,6 +96,7 @@ class Intake:
         self._timer: asyncio.TimerHandle | None = None
         self._lost = 0  # messages that overflow dropped since the last report
         self._reported_at = -REPORT_SECONDS
+        self._report_timer: asyncio.TimerHandle | None = None
         self._has_warned_untaken = False
         self._stopped = False
 
@@ -123,6 +124,7 @@ class Intake:
         self.requests.fail(NotConnectedError("the client closed before the reply"))
         self._unblock()
         self._force_backlog()
+        self._report_lost()
         self._stopped = True
         if self._connection is not None:
             self._connection.pause_reading()
@@ -165,8 +167,7 @@ class Intake:
         put = self._inbox.put(messages)
         self._wake()
         if put.dropped:
-            self._lost += put.dropped
-            self._report_lost()
+            self._note_lost(put.dropped)
         if put.untaken:
             self._warn_untaken()
         if put.disconnect:
@@ -213,11 +214,22 @@ class Intake:
         if self._connection is not None:
             self._connection.fail(error)
 
+    def _note_lost(self, messages: int) -> None:
+        """Report dropped messages now, or once the last report is REPORT_SECONDS old."""
+        self._lost += messages
+        wait = self._reported_at + REPORT_SECONDS - time.monotonic()
+        if wait <= 0:
+            self._report_lost()
+        elif self._report_timer is None:
+            self._report_timer = asyncio.get_running_loop().call_later(wait, self._report_lost)
+
     def _report_lost(self) -> None:
-        now = time.monotonic()
-        if now - self._reported_at >= REPORT_SECONDS:
-            self._reported_at = now
-            lost, self._lost = self._lost, 0
+        if self._report_timer is not None:
+            self._report_timer.cancel()
+            self._report_timer = None
+        lost, self._lost = self._lost, 0
+        if lost:
+            self._reported_at = time.monotonic()
             noun = "message was" if lost == 1 else "messages were"
             self._report(
                 InboxOverflowError(

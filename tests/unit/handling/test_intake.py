@@ -10,7 +10,7 @@ import pytest
 from datastream_ws import Message
 from datastream_ws.exceptions import InboxOverflowError, NotConnectedError
 from datastream_ws.handling import intake
-from kit.rigs import Rig, numbered
+from kit.rigs import Rig, numbered, until
 
 
 async def test_messages_are_numbered_and_counted() -> None:
@@ -124,6 +124,29 @@ async def test_drops_are_reported_once_a_second(monkeypatch: pytest.MonkeyPatch)
     assert "3 messages" in str(rig.reported[-1])
     rig.take("g")
     assert "; 1 message was dropped. " in str(rig.reported[-1])
+
+
+async def test_the_last_drops_of_a_burst_are_reported_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None follows that would bring the next report."""
+    monkeypatch.setattr(intake, "REPORT_SECONDS", 0.05)
+    rig = Rig(inbox_size=1, overflow="drop_oldest")
+    rig.take(*"ab")
+    rig.take(*"cd")
+    rig.take("e")
+    assert len(rig.reported) == 1
+    await until(lambda: len(rig.reported) == 2)
+    assert "; 3 messages were dropped. " in str(rig.reported[-1])
+    await asyncio.sleep(0.1)
+    assert len(rig.reported) == 2
+
+
+async def test_the_last_drops_before_the_end_are_reported() -> None:
+    rig = Rig(inbox_size=1, overflow="drop_oldest")
+    rig.take(*"ab")
+    rig.take("c")
+    rig.intake.stop()
+    assert "; 1 message was dropped. " in str(rig.reported[-1])
+    assert len(rig.reported) == 2
 
 
 async def test_nobody_takes_messages() -> None:
