@@ -64,6 +64,7 @@ __all__ = [
 
 ERRNO = re.compile(r"\[Errno -?\d+\] ")
 CONNECT_FAILED = re.compile(r"Connect call failed \('([^']*)', (\d+)[^)]*\)")  # asyncio's text
+TLS_NUMBERS = re.compile(r"^\[\w+(?:: \w+)?\] | \(_ssl\.c:\d+\)$")  # of OpenSSL and Python
 FAILED = "no connection to"
 LONGEST_DELAY = 1e9  # seconds; locks can't wait longer than about 9e9
 
@@ -190,7 +191,9 @@ class Postponed(Exception):
 
 def said(error: BaseException | None) -> str:
     """Return an error as one line for logs and stats, escaped and shortened."""
-    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+    if isinstance(error, ssl.SSLError):
+        return tls_text(error)
+    if isinstance(error, OSError):
         return network_text(error)
     text = ERRNO.sub("", peer_text(error)) if error is not None else ""
     if isinstance(error, DataStreamError) and text:
@@ -208,6 +211,19 @@ def network_text(error: OSError) -> str:
     if type(error).__name__ == "gaierror" and error.strerror:
         return f"the host name cannot be resolved: {text}"
     return text or type(error).__name__
+
+
+def tls_text(error: ssl.SSLError) -> str:
+    """Return a TLS error in words, without OpenSSL's names for it."""
+    text = TLS_NUMBERS.sub("", peer_text(error))
+    if isinstance(error, ssl.SSLCertVerificationError):
+        of_proxy = "the proxy's certificate" in text
+        whose = "the proxy's certificate" if of_proxy else "the certificate"
+        why = getattr(error, "verify_message", None) or text.removeprefix(f"{whose}: ")
+        return f"{whose} is not trusted: {peer_text(why)}"
+    if not error.args:
+        return f"TLS failed: {type(error).__name__}"
+    return text if text.startswith("the ") else f"TLS failed: {text}"
 
 
 def _refusal(failed: re.Match[str]) -> str:

@@ -219,8 +219,9 @@ def fleet_note(streams: Mapping[str, int] | None, source_size: int | None) -> st
     """Return the states of a fleet's streams and the size of its source. Empty for a client."""
     if streams is None:
         return ""
-    states = share_note(streams) or "streams: none here"
-    return f"{states}; rows in the source: {source_size or 0:,}"
+    states = share_note(streams) or "streams: none"
+    rows = "unknown" if source_size is None else f"{source_size:,}"
+    return f"{states}; rows in the source: {rows}"
 
 
 def share_note(streams: Mapping[str, int] | None) -> str:

@@ -238,16 +238,17 @@ def handle_again(stream: Stream, row: FailedMessage) -> None:
 
 
 def note_failure(row: FailedMessage, error: Exception) -> None:
+    """Note that a retry failed; when the message failed first stays, as do the days it is kept."""
     words = told(error)
     release(
         row,
         attempts=row.attempts + 1,
-        failed_at=timezone.now(),
         group=group_of(row.handler, words["error"]),
         **words,
     )
     extra = fields(row.stream, **about(error))
-    log.error("stream %s: %s failed again", row.stream, row, exc_info=error, extra=extra)
+    text = "stream %s: message %d failed again in %s"
+    log.error(text, row.stream, row.seq, row.handler, exc_info=error, extra=extra)
 
 
 def prune() -> int:

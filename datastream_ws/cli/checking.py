@@ -116,6 +116,8 @@ class Checking:
         except (OSError, UnicodeError) as error:
             raise lookup_trouble(host, error) from error
         self._addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+        if self._addresses == [host]:
+            return f"{host} is an IP address"
         shown = ", ".join(self._addresses[:MOST_ADDRESSES])
         more = len(self._addresses) - MOST_ADDRESSES
         return f"{host} is {shown}{f' and {more} more' if more > 0 else ''}{took(began)}"

@@ -17,6 +17,7 @@ import pytest
 import trustme
 
 from datastream_ws import Client, HandshakeError, ReconnectError, State
+from datastream_ws.exceptions import said
 from datastream_ws.testing import StreamServer
 from kit.rawserver import (
     Drain,
@@ -82,6 +83,10 @@ def test_certificates_that_do_not_verify(case: str) -> None:
         assert isinstance(error, ssl.SSLCertVerificationError)
         assert "s3cr3t" not in str(error)
         assert server.connections == []
+    shown = said(error)
+    assert shown.startswith("the certificate is not trusted: ")
+    assert "SSL" not in shown
+    assert "_ssl.c" not in shown
 
 
 @pytest.mark.fault("21")
@@ -192,7 +197,7 @@ class Greeting(socketserver.BaseRequestHandler):
             socketserver.BaseRequestHandler,
             "the server ended the TLS handshake; the port may be for ws://",
         ),
-        (Greeting, "SSLError: the server does not use TLS on this port, which may be for ws://"),
+        (Greeting, "the server does not use TLS on this port, which may be for ws://"),
     ],
     ids=["resets", "hangs up", "speaks"],
 )

@@ -254,6 +254,8 @@ def test_a_failed_message_is_retried_or_deleted_never_saved() -> None:
     assert looker.post(again).status_code == 403
     assert browser.get(again).status_code == 405
     assert "failed again" in browser.post(again, follow=True).content.decode()
+    tried = FailedMessage.objects.get()
+    assert (tried.attempts, tried.failed_at) == (2, letter.failed_at), "the groups' first one stays"
     seen: list[Any] = []
     handlers = datastreams["feed"].handlers
     handlers.on_message(seen.append)

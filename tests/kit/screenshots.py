@@ -64,7 +64,7 @@ def take(browser: Any, target: Path) -> None:
 def take_for_docs(browser: Any, site: str) -> None:
     for name, (page, height) in PAGES.items():
         browser.get(site + page)
-        sized(browser, 1180, height)
+        sized(browser, 1280, height)
         if name == "shop":
             eventually(lambda: browser.find_elements(*COFFEE), 60)
             browser.find_element(*COFFEE).click()

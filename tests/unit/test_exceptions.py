@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 import re
+import ssl
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from datastream_ws import (
     exceptions,
 )
 from datastream_ws.codecs import JsonCodec
+from datastream_ws.exceptions import said
 from datastream_ws.messages import Origin
 
 LINE = re.compile(r"^(?P<branch>[│├└─ ]*)(?P<name>[A-Z]\w+Error)(?: \((?P<also>\w+)\))?")
@@ -168,3 +170,23 @@ def test_errors_travel(error: Exception) -> None:
     for twin in (travelled, copy.copy(error)):
         assert type(twin) is type(error)
         assert (str(twin), vars(twin)) == (str(error), vars(error))
+
+
+PROXY = ssl.SSLCertVerificationError(1, "the proxy's certificate: certificate verify failed")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            ssl.SSLError(1, "[SSL: DECRYPTION_FAILED] decryption failed (_ssl.c:2576)"),
+            "TLS failed: decryption failed",
+        ),
+        (ssl.SSLError(1, "[SSL] no start line (_ssl.c:4)"), "TLS failed: no start line"),
+        (ssl.SSLError(), "TLS failed: SSLError"),
+        (ssl.SSLError(1, "the server does not use TLS"), "the server does not use TLS"),
+        (PROXY, "the proxy's certificate is not trusted: certificate verify failed"),
+    ],
+)
+def test_errors_of_tls_are_in_words(error: ssl.SSLError, text: str) -> None:
+    assert said(error) == text

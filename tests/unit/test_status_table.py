@@ -12,7 +12,7 @@ import pytest
 
 from datastream_ws import status_table
 from datastream_ws.health import StreamHealth
-from datastream_ws.status_table import StatusRow, row_of, show, shown_age, table, watch
+from datastream_ws.status_table import StatusRow, fleet_note, row_of, show, shown_age, table, watch
 
 NOW = 1_800_000_000.0
 HEALTH = StreamHealth(
@@ -93,6 +93,13 @@ def test_messages_without_a_handler_and_fleets_are_told_beneath() -> None:
         "  messages without a handler: 1,200",
         "  streams: 3 ready; rows in the source: 4",
     ]
+
+
+@pytest.mark.parametrize(("size", "shown"), [(None, "unknown"), (0, "0"), (4_000, "4,000")])
+def test_a_fleet_that_no_process_has_reported_has_no_number_of_rows(
+    size: int | None, shown: str
+) -> None:
+    assert fleet_note({}, size) == f"streams: none; rows in the source: {shown}"
 
 
 EVIL = "a\x1b[2Jb\x1b]0;d\x07\n\r\x9b1m"
