@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from datastream_ws import ConfigurationError, Fleet, LeaseError, Message, State
-from kit.fleets import FleetFeed, FleetProcess, Fleets, check_gaps, fleets_of
+from kit.fleets import SIZES, FleetFeed, Fleets, check_gaps, fleets_of, share_by_the_second
 from kit.fleets import feed as feed
 from kit.redisserver import PrivateRedis
 from kit.streams import until
@@ -331,55 +331,7 @@ def test_close_returns_while_redis_hangs(feed: FleetFeed, redis: PrivateRedis) -
 # --- as many as there may be ------------------------------------------------------------------
 
 
-@pytest.mark.soak
 @pytest.mark.timeout(1800)
-def test_three_thousand_streams(redis: PrivateRedis, tmp_path: Path) -> None:
-    """As with ninety, at the defaults; what is taken over is dialled 50 in a second by each."""
-    streams, ttl = 3000, 15.0
-    with FleetFeed(period=5.0, timeout=5.0) as feed:
-
-        def start(log: Path) -> FleetProcess:
-            options: dict[str, Any] = {"lease": redis.url, "lease_ttl": ttl, "close_timeout": 90}
-            return FleetProcess(feed.url, log, streams, **options)
-
-        with Fleets(feed, start, tmp_path, streams, ttl) as fleets:
-            for _ in range(3):
-                fleets.add()
-            print(f"3,000 streams shared after {fleets.wait_shared(180):.1f} s")
-            used = {process.pid: cpu_seconds(process.pid) for process in fleets.processes}
-            time.sleep(20)
-            for pid, before in used.items():
-                share = (cpu_seconds(pid) - before) / 20
-                print(f"process {pid}: {share:.1%} of a core, {memory(pid):.0f} MiB")
-
-            fleets.any().kill()
-            seconds = fleets.wait_connected(180)
-            print(f"killed: all connected again after {seconds:.1f} s")
-            assert seconds <= ttl + 1 + 1000 / 2 / 50 + 5
-
-            before, began = len(feed.spans), time.monotonic()
-            fleets.add()
-            seconds = fleets.wait_shared(180)
-            moved, gaps = len(feed.spans) - before, feed.gaps(began)
-            print(f"joined: share after {seconds:.1f} s, {moved} moves, gaps ≤ {max(gaps):.2f} s")
-            assert moved <= 1050
-
-            began = time.monotonic()
-            assert fleets.any().terminate(120) == 0
-            print(f"SIGTERM: ended after {time.monotonic() - began:.1f} s")
-            fleets.wait_connected(60)
-            gaps = sorted(feed.gaps(began))
-            print(f"gaps: half ≤ {gaps[len(gaps) // 2]:.2f} s, all ≤ {gaps[-1]:.2f} s")
-            assert feed.twice == []
-            print(f"{fleets.check_promise()} messages handled")
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def memory(pid: int) -> float:
-    """Return the MiB of a process that are in memory."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+@pytest.mark.parametrize("streams", SIZES)
+def test_many_streams(redis: PrivateRedis, tmp_path: Path, streams: int) -> None:
+    share_by_the_second(tmp_path, streams, lease=redis.url)

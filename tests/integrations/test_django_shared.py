@@ -14,7 +14,7 @@ import pytest
 
 from kit.children import ROOT
 from kit.djangoproject import database as database
-from kit.fleets import FleetFeed, Fleets, check_gaps, fleets_of
+from kit.fleets import SIZES, FleetFeed, Fleets, check_gaps, fleets_of, share_by_the_second
 from kit.fleets import feed as feed
 from kit.postgresserver import PrivatePostgres
 from kit.services import url_of
@@ -37,12 +37,16 @@ def fleets(feed: FleetFeed, database: str, tmp_path: Path) -> Iterator[Fleets]:
 @contextmanager
 def shared(feed: FleetFeed, database: str, folder: Path, *, processes: int) -> Iterator[Fleets]:
     """Run processes that meet in a database, which has no tables yet."""
-    code = f"from kit.djangobare import migrate; migrate({database!r})"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT / "tests", timeout=60)
+    migrate(database)
     with fleets_of(
         feed, folder, streams=STREAMS, ttl=TTL, processes=processes, database=database
     ) as fleets:
         yield fleets
+
+
+def migrate(database: str) -> None:
+    code = f"from kit.djangobare import migrate; migrate({database!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT / "tests", timeout=60)
 
 
 @pytest.mark.parametrize("times", MANY)
@@ -156,3 +160,11 @@ def test_a_server_that_is_away_for_longer_than_the_ttl(
                 end(postgres)
             print(f"all came back after {fleets.wait_shared(30):.2f} s")
             assert told, "what the streams wait for is said while they do"
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("streams", SIZES)
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_many_streams(database: str, tmp_path: Path, streams: int) -> None:
+    migrate(database)
+    share_by_the_second(tmp_path, streams, database=database)

@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from datastream_ws.lease import RedisLease
+from datastream_ws.lease.redis_scripts import RedisScripts
 from datastream_ws.lease.shared import MemberRecord, SharedStore
 from datastream_ws_django.lease import DatabaseLease
 from datastream_ws_django.models import StreamLease
@@ -26,13 +29,11 @@ def member(token: str, beat: int = 1, **more: Any) -> MemberRecord:
 
 
 @pytest.fixture(params=["redis", "database"])
-def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+def make(request: pytest.FixtureRequest, transactional_db: None) -> Iterator[Make]:
     """Return what makes another process's way to one store."""
     name, made = f"test-{uuid.uuid4().hex}", list[SharedStore]()
     if request.param == "redis":
         url = request.getfixturevalue("redis_url")
-    else:
-        request.getfixturevalue("transactional_db")
 
     def make() -> SharedStore:
         is_redis = request.param == "redis"
@@ -155,6 +156,25 @@ def test_an_hour_between_the_clocks_of_two_hosts(
     monkeypatch.setattr(time, "time_ns", real)
     epochs.append(one.take(ONE, ["1"], [])[0])
     assert epochs == sorted(set(epochs))
+
+
+def test_a_renewal_of_any_number_is_one_round_trip_and_so_is_a_look(
+    one: SharedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(one.take(ONE, [f"k{n}" for n in range(500)], [])[1]) == 500
+    assert len(one.look().holders) == 500
+    run, scripts = RedisScripts.run, list[str]()
+
+    def counted(self: RedisScripts, script: str, *arguments: Any) -> Any:
+        scripts.append(script)
+        return run(self, script, *arguments)
+
+    monkeypatch.setattr(RedisScripts, "run", counted)
+    for ask in (lambda: one.renew(member(ONE, 2)), one.look):
+        scripts.clear()
+        with CaptureQueriesContext(connection) as queries:
+            assert ask()
+        assert len(scripts) + len(queries) == 1
 
 
 def test_three_thousand_streams(one: SharedStore, two: SharedStore) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import threading
 import time
 from collections import Counter
@@ -27,7 +28,24 @@ from datastream_ws.testing.server import StreamServer
 from .children import Child
 from .streams import entries, until
 
-__all__ = ["FleetFeed", "FleetProcess", "Fleets", "Span", "check_gaps", "feed", "fleets_of"]
+__all__ = [
+    "SIZES",
+    "FleetFeed",
+    "FleetProcess",
+    "Fleets",
+    "Span",
+    "check_gaps",
+    "feed",
+    "fleets_of",
+    "share_by_the_second",
+]
+
+# Of a fleet whose processes take seconds to dial their shares, at the default rate.
+SIZES = [
+    pytest.param(300, marks=pytest.mark.ci),
+    pytest.param(3000, marks=pytest.mark.soak),
+]
+RATE = 50  # dials in a second
 
 PROGRAM = """
 import json, os, sys, threading, time
@@ -205,14 +223,14 @@ class Fleets:
         """Return the one that was there first, and forget it."""
         return self.processes.pop(0)
 
-    def outlive_a_stop(self) -> None:
+    def outlive_a_stop(self, timeout: float = 30) -> None:
         """Stop a process until the others have its streams, and have it go on."""
         process = self.any()
         process.stop()
-        self.wait_connected(30)
+        self.wait_connected(timeout)
         self.processes.append(process)
         process.go_on()
-        self.wait_shared(30)
+        self.wait_shared(timeout)
 
     def wait_shared(self, timeout: float) -> float:
         """Wait until all streams are connected and shared; return the seconds that took."""
@@ -307,3 +325,73 @@ def check_gaps(gaps: list[float], times: int, ttl: float) -> None:
     """A second for each stream; for most of them, unless this is the soak of 20 rounds."""
     assert sorted(gaps)[len(gaps) // 2] <= 1.0
     assert max(gaps) <= (1.0 if times == 20 else ttl)
+
+
+def share_by_the_second(folder: Path, streams: int, **options: Any) -> None:
+    """
+    Have processes of a large fleet, at the defaults, come and go in each of the four ways.
+
+    Args:
+        options: Of :class:`FleetProcess`: its lease.
+
+    """
+    ttl, share = 15.0, streams // 3
+    with FleetFeed(period=5.0, timeout=5.0) as feed:
+
+        def start(log: Path) -> FleetProcess:
+            return FleetProcess(feed.url, log, streams, lease_ttl=ttl, close_timeout=90, **options)
+
+        with Fleets(feed, start, folder, streams, ttl) as fleets:
+            for _ in range(3):
+                fleets.add()
+            print(f"{streams} streams shared after {fleets.wait_shared(180):.1f} s")
+            used = {process.pid: cpu_seconds(process.pid) for process in fleets.processes}
+            time.sleep(20)
+            for pid, before in used.items():
+                part = (cpu_seconds(pid) - before) / 20
+                print(f"process {pid}: {part:.1%} of a core, {memory(pid):.0f} MiB")
+
+            fleets.any().kill()
+            seconds = fleets.wait_connected(180)
+            print(f"killed: all connected again after {seconds:.1f} s")
+            assert seconds <= ttl + 1 + share / 2 / RATE + 5
+
+            made, began = len(feed.spans), time.monotonic()
+            fleets.add()
+            seconds = fleets.wait_shared(180)
+            moved = len(feed.spans) - made
+            print(f"joined: share after {seconds:.1f} s, {moved} moves")
+            assert seconds <= ttl + share / RATE
+            assert moved <= share * 1.05
+            check_most_gaps(feed.gaps(began))
+
+            began = time.monotonic()
+            assert fleets.any().terminate(120) == 0
+            print(f"SIGTERM: ended after {time.monotonic() - began:.1f} s")
+            fleets.wait_connected(60)
+            check_most_gaps(feed.gaps(began))
+
+            fleets.add()
+            fleets.wait_shared(180)
+            fleets.outlive_a_stop(180)
+            assert feed.twice == []
+            print(f"{fleets.check_promise()} messages handled")
+
+
+def check_most_gaps(gaps: list[float]) -> None:
+    """A second for each stream; for nine in ten, because thousands are in one test's server."""
+    gaps = sorted(gaps)
+    print(f"gaps: half ≤ {gaps[len(gaps) // 2]:.2f} s, all ≤ {gaps[-1]:.2f} s")
+    assert gaps[len(gaps) * 9 // 10] <= 1.0
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the seconds of a processor that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory(pid: int) -> float:
+    """Return the MiB of a process that are in memory."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
