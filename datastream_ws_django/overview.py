@@ -106,11 +106,13 @@ def with_streams(card: Card) -> Card:
     """Return the card of a fleet, with the counts of its streams."""
     parts = [(row.streams or {}, row.source_size) for row in card.living]
     found = fleet_report(card.alias, parts, [*card.living, *card.gone])
-    tone = card.tone if not found.is_live else WELL if found.is_healthy else UNWELL
+    unwell = [row for row in card.living if row.state not in HEALTHY]
+    is_new = bool(unwell) and all(is_recent(row.state_since) for row in unwell)
+    tone = WELL if found.is_healthy else WARNING if is_new else UNWELL
     return replace(
         card,
         state=found.state if found.is_live else card.state,
-        tone=tone,
+        tone=tone if found.is_live else card.tone,
         counts=found.streams,
         size=found.source_size,
         holder="",
@@ -169,8 +171,11 @@ def tone_of(row: StreamStatus | None) -> str:
         return UNWELL
     if row.state in HEALTHY:
         return WELL
-    is_new = row.state_since is not None and timezone.now() - row.state_since < PATIENCE
-    return WARNING if is_new else UNWELL
+    return WARNING if is_recent(row.state_since) else UNWELL
+
+
+def is_recent(since: datetime | None) -> bool:
+    return since is not None and timezone.now() - since < PATIENCE
 
 
 def holder_of(lease: StreamLease | None) -> str:

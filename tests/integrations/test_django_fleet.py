@@ -41,6 +41,7 @@ from datastream_ws_django.models import (
     StreamLease,
     StreamStatus,
 )
+from datastream_ws_django.overview import cards
 from datastream_ws_django.rows import REWRITE_SECONDS, FleetRows, Rows, write
 from datastream_ws_django.testing import deliver
 from kit.djangoproject import FAST, Project
@@ -437,6 +438,23 @@ def test_processes_are_judged_together() -> None:
         assert (found.state, found.is_healthy) == ("connecting", False)
     with settings(HEALTHY_SHARE=0.4):
         assert report(["accounts"])[0].is_healthy
+
+
+@pytest.mark.django_db
+def test_a_fleet_is_amber_for_half_a_minute_then_red() -> None:
+    for pid, state, streams in ((1, "ready", {"ready": 20}), (2, "waiting", {"waiting": 20})):
+        process(pid, **streams)
+        StreamStatus.objects.filter(pid=pid).update(state=state)
+
+    def tone_after(seconds: float) -> str:
+        since = timezone.now() - timedelta(seconds=seconds)
+        StreamStatus.objects.filter(pid=2).update(state_since=since)
+        return cards(["accounts"])[0].tone
+
+    with settings():
+        assert [tone_after(2), tone_after(31)] == ["warning", "unwell"]
+        StreamStatus.objects.filter(pid=2).delete()
+        assert cards(["accounts"])[0].tone == "unwell", "nothing reconnects: half of it is missing"
 
 
 @pytest.mark.django_db

@@ -35,8 +35,10 @@ __all__ = [
     "Fleets",
     "Span",
     "check_gaps",
+    "cpu_seconds",
     "feed",
     "fleets_of",
+    "memory",
     "share_by_the_second",
 ]
 

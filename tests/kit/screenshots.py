@@ -36,6 +36,7 @@ PAGES = {
     "shop": ("", 720),
 }
 COFFEE = ("css selector", "button[value=coffee]")
+TROUBLE = ("css selector", ".state.warning, .state.unwell")
 ROW = "INSERT INTO datastream_streamminute VALUES (?, ?, 1, ?, ?, 0, ?, ?, ?, ?)"
 
 
@@ -65,6 +66,7 @@ def take_for_docs(browser: Any, site: str) -> None:
     for name, (page, height) in PAGES.items():
         browser.get(site + page)
         sized(browser, 1280, height)
+        eventually(lambda: not browser.find_elements(*TROUBLE), 60)  # the feed drops now and then
         if name == "shop":
             eventually(lambda: browser.find_elements(*COFFEE), 60)
             browser.find_element(*COFFEE).click()
