@@ -160,11 +160,13 @@ class Membership:
         most = at_once(members, holders, self._in_flight) if wanted else 0
         beyond = beyond_limits(members, holders)
         lost = [k for k, epoch in mine.held.items() if view.holders.get(k) != (mine.token, epoch)]
+        strays = _strays(view, mine)
+        take = self._takes(found.take, _unanswered(strays, view, mine), mine, members)
         return Plan(
-            take=self._takes(found.take, mine, members),
+            take=take,
             give=tuple(wanted[: max(0, most - in_flight)]),
             lost=tuple(lost),
-            release=tuple(_strays(view, mine)),
+            release=tuple(key for key in strays if key not in set(take)),
             is_settled=not (len(self._free) > beyond or in_flight or wanted),
             is_done=not (in_flight or wanted),
             beyond_limit=beyond,
@@ -208,10 +210,16 @@ class Membership:
         return [key for key in excess if key in mine.held and key not in mine.giving]
 
     def _takes(
-        self, assigned: Collection[str], mine: Mine, members: Collection[Member]
+        self,
+        assigned: Collection[str],
+        unanswered: Collection[str],
+        mine: Mine,
+        members: Collection[Member],
     ) -> tuple[str, ...]:
         """
         Return the keys to take: this member's share first, then those that stayed free too long.
+
+        The first of all are *unanswered*: the store took them, but its answer was lost.
         """
         own = next((member for member in members if member.name == mine.token), None)
         if own is None or mine.room <= 0:
@@ -227,7 +235,7 @@ class Membership:
             and now - since >= PATIENCE_SECONDS * (1 + (key in self._offered))
         ]
         room = min(mine.room, own.room - len(mine.held))
-        return tuple([*first, *late][: max(0, int(room))])
+        return tuple([*unanswered, *first, *late][: max(0, int(room))])
 
 
 def _shape(view: SharedView) -> frozenset[tuple[str, int | None, bool]]:
@@ -261,6 +269,11 @@ def _strays(view: SharedView, mine: Mine) -> list[str]:
         if (held.token == mine.token and key not in mine.held)
         or (held.token not in view.members and key not in mine.keys)
     ]
+
+
+def _unanswered(strays: Collection[str], view: SharedView, mine: Mine) -> list[str]:
+    """Return the keys that this process has taken although the store's answer was lost."""
+    return [key for key in strays if view.holders[key].token == mine.token and key in mine.keys]
 
 
 def _id(token: str) -> str:

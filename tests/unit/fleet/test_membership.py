@@ -130,7 +130,20 @@ def test_what_the_store_has_differently(clock: Clock) -> None:
     seen = view(member(ONE), member(TWO), a=TWO, b=ONE, c="h:9:c:1", d="h:9:c:1")
     found = Membership().plan(seen, mine(ONE, "abc", "a"))
     assert found.lost == ("a",)
-    assert found.release == ("b", "d"), "nobody holds b, and the source has no d"
+    assert found.release == ("d",), "the source has no d"
+
+
+def test_what_was_taken_although_the_answer_was_lost_is_taken_again(clock: Clock) -> None:
+    seen, own = view(member(ONE), member(TWO), a=ONE, b=ONE), mine(ONE, "abc", "a")
+    found = Membership().plan(seen, own)
+    assert (found.take, found.release) == (("b",), ())
+    full = Membership().plan(seen, mine(ONE, "abc", "a", room=0))
+    assert (full.take, full.release) == ((), ("b",)), "others may have room"
+    gone = Membership().plan(seen, mine(ONE, "a", "a"))
+    assert (gone.take, gone.release) == ((), ("b",)), "its row is gone"
+    leaving = view(member(ONE, is_leaving=True), member(TWO), a=ONE, b=ONE)
+    left = Membership().plan(leaving, own)
+    assert (left.take, left.release) == ((), ("b",))
 
 
 def test_the_next_term_of_a_process_has_what_it_had(clock: Clock) -> None:

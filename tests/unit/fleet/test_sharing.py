@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Never
 from unittest import mock
 
 import pytest
@@ -349,6 +350,27 @@ def test_one_that_has_lost_its_streams_with_the_data_waits_for_the_others(world:
         world.check()
     world.settle()
     assert sorted(world.loads().values()) == [15, 15]
+
+
+def test_an_answer_that_is_lost_costs_one_step(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store has taken note, and a free stream is anybody's only after two seconds."""
+    process = world.join()
+    process.step(world.keys)
+    world.clock.now += 1.0
+    take = process.store.take
+
+    def lost(token: str, keys: Collection[str], dead: Collection[str]) -> Never:
+        take(token, keys, dead)
+        raise TimeoutError("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process.store, "take", lost)
+        process.step(world.keys)
+    assert not process.at_work()
+    process.step(world.keys)
+    assert len(process.at_work()) == 25
 
 
 def test_a_changed_row_is_another_tenure_of_the_same_process(world: World) -> None:
