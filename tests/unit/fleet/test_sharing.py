@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Never
+from typing import Any, Never
 from unittest import mock
 
 import pytest
@@ -171,6 +171,20 @@ class World:
 
     def hang(self, n: int) -> None:
         self.memory.hangs = not self.memory.hangs
+
+    def unheard(self, n: int) -> None:
+        """The answer to one process's next call of a kind is lost; the store has done it."""
+        if process := self._one(n):
+            store: Any = process.store
+            name = ("take", "release", "renew", "join", "look", "remove")[n % 6]
+            whole = getattr(MemoryStore, name)
+
+            def lost(*arguments: object) -> Never:
+                delattr(store, name)
+                whole(store, *arguments)
+                raise TimeoutError("no answer")
+
+            setattr(store, name, lost)
 
     def lose(self, n: int) -> None:
         """The store restarts without its data; a process is there that says so to others."""
@@ -394,7 +408,7 @@ def test_one_write_renews_all(world: World) -> None:
     assert process.store.calls - before == 1
 
 
-RARE = ["join", "die", "leave", "end", "hang", "rows", "again", "lag", "wait"]
+RARE = ["join", "die", "leave", "end", "hang", "rows", "again", "lag", "wait", "unheard"]
 KINDS = [*RARE, "tick", "tick", "tick", "step", "step"]
 EVENTS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 1000)), max_size=40)
 
