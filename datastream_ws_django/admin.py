@@ -228,10 +228,9 @@ def events_of(alias: str, living: Sequence[StreamStatus]) -> list[StreamEvent]:
     """Return the newest events. The status rows of a fleet's stream contain its events."""
     found = list(StreamEvent.objects.filter(stream=alias)[:MOST_EVENTS])
     for row in living:
+        process = f"{row.host}, process {row.pid}"  # as in the rows of other events
         found += [
-            StreamEvent(
-                at=datetime.fromtimestamp(at, UTC), kind=kind, text=text, process=str(row.host)
-            )
+            StreamEvent(at=datetime.fromtimestamp(at, UTC), kind=kind, text=text, process=process)
             for at, kind, text in row.events
         ]
     return sorted(found, key=lambda event: aware(event.at), reverse=True)[:MOST_EVENTS]

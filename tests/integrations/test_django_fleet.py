@@ -573,6 +573,7 @@ def test_pages_of_a_fleet_and_of_its_streams(admin_client: Any) -> None:
         assert "/live/accounts/a/" not in page
         page = admin_client.get(f"{live}accounts/a/").content.decode()
         assert "by the server" in page
+        assert "somewhere, process" in page
         assert "ask/reconnect/accounts/a/" in page
         assert "ask/pause/accounts/a/" not in page
         ask_url = "/admin/datastream/streamstatus/ask/"
