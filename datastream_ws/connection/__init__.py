@@ -1,1 +1,1 @@
-"""One WebSocket, from open to ended; knows nothing of handlers."""
+"""One WebSocket connection, from the opening handshake to its end; independent of handlers."""

@@ -1,4 +1,4 @@
-"""What we make of a server's answers: our words for its refusals and its endings."""
+"""Errors and texts for the ways in which a server refuses or ends a connection."""
 
 from __future__ import annotations
 
@@ -28,24 +28,29 @@ __all__ = [
 ]
 
 LONGEST_RETRY_AFTER = 300.0  # seconds
-MOST_FRAGMENTS = 4096  # of one message: empty ones cost memory, too, and no size limit ends them
+MOST_FRAGMENTS = 4096  # of one message; max_size does not bound empty fragments, which cost memory
 
 
 class QuietLogger(logging.LoggerAdapter[logging.Logger]):
-    """The library prints headers, tokens, payloads and what peers say: nothing is made of it."""
+    """A logger that drops every record, because the library logs headers, tokens and payloads."""
 
     def isEnabledFor(self, level: int) -> bool:
-        return False  # whatever matters ends a connection, and is reported with it
+        return False
 
 
 @functools.cache
 def quiet_logger() -> QuietLogger:
-    """Return the logger that is given to the library."""
+    """Return the logger to pass to the library."""
     return QuietLogger(logging.getLogger("datastream_ws.engine"), {})
 
 
 class ResponseHeaders(Mapping[str, str]):
-    """The headers of an answer, by any spelling of their names; the ``repr`` shows no value."""
+    """
+    The headers of an HTTP response, with case-insensitive names.
+
+    Values of a repeated header are joined with commas (RFC 9110 section 5.3). The ``repr`` shows no
+    value, because a value may be a secret.
+    """
 
     __slots__ = ("_values",)
 
@@ -74,15 +79,20 @@ def _verifying_context() -> ssl.SSLContext:
 
 
 def default_ssl_context(options: ClientOptions) -> ssl.SSLContext:
-    """Return the option's context, or one that verifies; made once, it reads many files."""
+    """
+    Return the context of the option ``ssl``, or a verifying one.
+
+    The verifying context is made once per process, because making it reads many files.
+    """
     return options.ssl if isinstance(options.ssl, ssl.SSLContext) else _verifying_context()
 
 
 def same_origin(url: str, other: str) -> bool:
     """
-    Whether two URLs share scheme, host and port, and name no user.
+    Return whether two URLs share scheme, host and port, and *url* names no user.
 
-    False when one cannot be read. With a user the library would send an Authorization header.
+    An invalid URL has no origin, so the result is false. A user in the URL does not count as the
+    same origin, because the library would send an Authorization header for it.
     """
     try:
         return _origin(url) == _origin(other) and "@" not in urlsplit(url).netloc
@@ -96,7 +106,7 @@ def _origin(url: str) -> tuple[str, str | None, int]:
 
 
 def tls_refusal(error: BaseException) -> ssl.SSLError | None:
-    """Return the error of a server that refuses our TLS by an alert; ``None``: it is another."""
+    """Return *error* if it is the server's TLS alert (RFC 8446 section 6), otherwise ``None``."""
     reason = getattr(error, "reason", None)
     if not isinstance(error, ssl.SSLError) or "ALERT" not in str(reason):
         return None
@@ -108,7 +118,15 @@ def tls_refusal(error: BaseException) -> ssl.SSLError | None:
 
 
 def status_error(status: int, retry_after: str | None, now: datetime) -> HandshakeError:
-    """Return the error of an HTTP answer that is no upgrade."""
+    """
+    Return the error for an HTTP response that is not an upgrade.
+
+    Args:
+        status: The HTTP status code.
+        retry_after: Value of the header ``Retry-After``. ``None`` means that there is none.
+        now: The current time, from which an HTTP date counts.
+
+    """
     text = f"the server responded to the handshake with HTTP {status}"
     if status in (401, 403):
         return UnauthorizedError(f"{text}. Check the credentials in headers or url.", status=status)
@@ -121,7 +139,7 @@ def status_error(status: int, retry_after: str | None, now: datetime) -> Handsha
 
 
 def closed_by_peer(code: int, reason: str) -> StreamClosedError:
-    """Return the error of a close frame that the peer sent first."""
+    """Return the error for a close frame that the server sent first."""
     if code == 1009:
         text = "the server closed with 1009: a message from this client is too big for it"
         return StreamClosedError(code, reason, text)
@@ -129,14 +147,21 @@ def closed_by_peer(code: int, reason: str) -> StreamClosedError:
 
 
 def cut_by_peer(cause: BaseException | None) -> StreamClosedError:
-    """Return the error of a connection that ended without a close frame."""
+    """Return the error for a connection that ended without a close frame."""
     error = StreamClosedError(1006, text="the connection was lost without a close frame")
     error.__cause__ = cause
     return error
 
 
 def peer_fault(code: int, reason: str) -> StreamClosedError:
-    """Return the error of a peer that broke the protocol or ``max_size``; *code* is ours."""
+    """
+    Return the error for a server that broke the protocol or exceeded ``max_size``.
+
+    Args:
+        code: The close code that the client sent (RFC 6455 section 7.4.1).
+        reason: The reason that the client sent with it.
+
+    """
     if reason == "too many fragments":
         what = f"the server sent a message in more than {MOST_FRAGMENTS} fragments"
     elif code == 1009:
@@ -150,10 +175,12 @@ def peer_fault(code: int, reason: str) -> StreamClosedError:
 
 def retry_after_seconds(value: str, now: datetime) -> float | None:
     """
-    Read a Retry-After header: seconds or an HTTP date (RFC 9110 section 10.2.3).
+    Parse the value of a ``Retry-After`` header (RFC 9110 section 10.2.3).
+
+    The value is a number of seconds or an HTTP date.
 
     Returns:
-        Seconds from *now*, in [0, 300]; ``None`` when it cannot be read.
+        Seconds from *now*, from 0 to 300. ``None`` means that the value is invalid.
 
     """
     value = value.strip()
@@ -161,7 +188,7 @@ def retry_after_seconds(value: str, now: datetime) -> float | None:
         return min(float(value), LONGEST_RETRY_AFTER)
     try:
         date = parsedate_to_datetime(value)
-        if date.tzinfo is None:  # asctime's form, without a zone: HTTP dates are all GMT
+        if date.tzinfo is None:  # the asctime form has no zone, and every HTTP date is in GMT
             date = date.replace(tzinfo=UTC)
         seconds = (date.astimezone(UTC) - now).total_seconds()
     except (TypeError, ValueError, IndexError, OverflowError):

@@ -1,8 +1,7 @@
 """
-One WebSocket, from open to ended, over an engine; never reused.
+One WebSocket connection over an engine, from the opening handshake to its end.
 
-It joins what is decided beside it: the write queue, keepalive and the close deadline, on one
-timer. On the loop's thread, but for :meth:`Connection.send` and what senders wait for.
+The connection combines the write queue, the keepalive and the close deadline, all on one timer.
 """
 
 from __future__ import annotations
@@ -27,18 +26,25 @@ __all__ = ["Connection"]
 
 class Connection:
     """
-    One connection.
+    One WebSocket connection, used once.
+
+    Call its methods on the event loop's thread. :meth:`send`, :meth:`room` and :meth:`flushed` may
+    be called from any thread. Nothing here blocks.
 
     Args:
-        number: 1, 2, … of this ``start()``.
+        engine: The engine that opens the socket, not opened yet.
+        options: The client's options.
+        number: Number of the connection within one ``start()``, from 1.
+        pacing: The limit that ``send_rate`` sets. ``None`` means no limit.
         gated: Whether only frames that pass the gate are sent before :meth:`open_gate`.
-        on_messages: Given whole messages and their size in bytes, on the loop's thread.
-        on_round_trip: Given the seconds between a ping and its pong.
-        on_sent: Given the number of messages and bytes handed to the engine.
+        on_messages: Called on the loop's thread with whole messages and their size in bytes.
+        on_round_trip: Called with the seconds between a ping and its pong.
+        on_sent: Called with the number of messages and of bytes passed to the engine.
 
     Attributes:
-        over: Nothing is sent or received any more: the peer's close frame is in, or it has ended.
-        gone: The engine has ended; there is no socket any more.
+        over: Resolved when the server's close frame was received or the engine has ended. From
+            then on nothing is sent or received.
+        gone: Resolved when the engine has ended and the socket is closed.
 
     """
 
@@ -64,7 +70,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self.over: asyncio.Future[Ended] = self._loop.create_future()
         self.gone: asyncio.Future[Ended] = self._loop.create_future()
-        # Messages may come with the handshake's last bytes, and wait for hand_over().
+        # Messages may arrive together with the handshake response. They wait for hand_over().
         self._early: list[tuple[list[str | bytes], int]] | None = []
         self._failure: Exception | None = None
         self._queue = WriteQueue(
@@ -84,9 +90,17 @@ class Connection:
         self._close_at = NEVER
 
     async def open(self, endpoint: Endpoint) -> None:
-        """Do the opening handshake. Raises what :meth:`Engine.open` raises."""
+        """
+        Perform the opening handshake.
+
+        Raises:
+            ConfigurationError: If an option cannot work.
+            HandshakeError: If the server or a proxy refused the connection.
+            OSError: If the network failed, or TLS verification.
+
+        """
         await self._engine.open(endpoint, self)
-        if self.gone.done():
+        if self.gone.done():  # the connection was lost right behind the handshake
             return
         self._queue.open(gated=self._gated)
         now = self._loop.time()
@@ -95,14 +109,14 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        """Messages can be sent."""
+        """Whether messages can be sent."""
         return self._queue.is_open
 
     @property
     def handshake(self) -> Handshake:
         return self._engine.handshake
 
-    # --- what the engine reports ---
+    # --- called by the engine, see Receiver ---
 
     def bytes_received(self) -> None:
         self._keepalive.heard(self._loop.time())
@@ -115,7 +129,7 @@ class Connection:
             self._early.append((messages, size))
 
     def hand_over(self) -> None:
-        """Give messages on from now; those that came right behind the handshake first."""
+        """Start to pass messages to ``on_messages``, beginning with those that are waiting."""
         early, self._early = self._early or (), None
         for messages, size in early:
             self._on_messages(messages, size)
@@ -153,7 +167,6 @@ class Connection:
     # --- the timer ---
 
     def _tick(self) -> None:
-        """Do what is due, and come back when the next thing is."""
         self._timer = None
         if self.gone.done() or self._failure is not None:
             return
@@ -164,7 +177,7 @@ class Connection:
         self._look(now)
 
     def _look(self, now: float) -> None:
-        """Judge, and look again when it is due."""
+        """Check all deadlines and set the timer for the next one."""
         self._judge(now, self._check_all)
 
     def _check_all(self, now: float) -> float:
@@ -177,6 +190,7 @@ class Connection:
         return self._queue.check(now, written, unsent)
 
     def _judge(self, now: float, check: Callable[[float], float]) -> None:
+        """Run a check, which returns when it is due again or raises why the connection failed."""
         try:
             due = check(now)
         except DataStreamError as failure:
@@ -185,7 +199,11 @@ class Connection:
             self._look_at(due)
 
     def _look_at(self, due: float) -> None:
-        """Have the timer end at *due*; one that ends earlier stays, it does no harm."""
+        """
+        Set the timer to *due*, in seconds of the loop's clock.
+
+        An earlier timer stays, because it checks everything and then sets itself again.
+        """
         if self._timer is not None:
             if self._timer.when() <= due:
                 return
@@ -199,7 +217,7 @@ class Connection:
     # --- reading ---
 
     def ready(self) -> None:
-        """The way to READY is over: messages are expected from now on."""
+        """Expect messages from now on, because the client is READY."""
         now = self._loop.time()
         self._keepalive.ready(now)
         self._look(now)
@@ -221,19 +239,19 @@ class Connection:
     # --- writing ---
 
     def send(self, frame: Frame, *, passes_gate: bool = False) -> None:
-        """Queue a message; from any thread, see :meth:`WriteQueue.put`."""
+        """Queue a message; see :meth:`WriteQueue.put`."""
         self._queue.put(frame, passes_gate=passes_gate)
 
     def room(self) -> Future[None] | None:
-        """Return what to wait for before sending; from any thread, see :meth:`WriteQueue.room`."""
+        """Return what to wait for before sending; see :meth:`WriteQueue.room`."""
         return self._queue.room()
 
     def flushed(self, *, passes_gate: bool = False) -> Future[None] | None:
-        """Return a future of the moment when all that is queued is with the kernel."""
+        """Return a future that resolves once the kernel has everything queued so far."""
         return self._queue.flushed(passes_gate=passes_gate)
 
     def open_gate(self) -> None:
-        """The login is over: send what was held back."""
+        """Send the frames held back during the login."""
         self._queue.open_gate()
 
     @property
@@ -241,15 +259,15 @@ class Connection:
         return bool(self._queue) or (not self.gone.done() and self._engine.unsent > 0)
 
     def _wake_pump(self) -> None:
-        """From the thread that queues."""
+        """Schedule the pump from the thread that queued a frame."""
         if asyncio._get_running_loop() is self._loop:
             self._loop.call_soon(self._pump)
         else:
-            with suppress(RuntimeError):  # the loop has just ended, and the connection with it
+            with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._pump)
 
     def _pump(self) -> None:
-        """Hand what is queued to the engine, as far as the network and the pace take it."""
+        """Pass queued frames to the engine, as far as the network and ``send_rate`` allow."""
         if self.gone.done() or not self.is_open:
             return
         now = self._loop.time()
@@ -262,7 +280,12 @@ class Connection:
         self._judge(now, self._check_writing)
 
     def _pump_at(self, due: float, now: float) -> None:
-        """Let the loop turn before the rest: threads may queue as fast as this writes, for ever."""
+        """
+        Schedule the rest of the queue as a new callback.
+
+        Threads may queue as fast as the pump writes. A pump that runs until the queue is empty
+        would block the loop.
+        """
         if self._pump_timer is not None:
             self._pump_timer.cancel()
             self._pump_timer = None
@@ -272,23 +295,27 @@ class Connection:
     # --- the end ---
 
     async def close(self, timeout: float, code: int = 1000, reason: str = "") -> None:
-        """Do the close handshake; after *timeout* seconds end the connection without it."""
+        """
+        Perform the close handshake and wait until the connection has ended.
+
+        After *timeout* seconds the connection is aborted. Calling it again shortens the time.
+        """
         if self.gone.done():
             return
         self._queue.close()
         self._begin_close(timeout)
         if not self.over.done():
             self._engine.close(code, reason)
-        self.resume_reading()  # else the peer's close frame stays unread
+        self.resume_reading()  # otherwise the server's close frame stays unread
         await asyncio.shield(self.gone)
 
     def hasten_close(self, timeout: float) -> None:
-        """Give a close handshake at most *timeout* seconds from now."""
+        """Limit a close handshake that has begun to *timeout* seconds from now."""
         if self._close_at < NEVER and not self.gone.done():
             self._begin_close(timeout)
 
     def fail(self, error: Exception) -> None:
-        """End the connection now, because of *error*."""
+        """Abort the connection because of *error*. Calling it again has no effect."""
         if self.gone.done() or self._failure is not None:
             return
         self._failure = error
@@ -296,7 +323,11 @@ class Connection:
         self._engine.abort()
 
     def disown(self) -> int:
-        """In a forked child: return the descriptor of a socket that is the parent's."""
+        """
+        Return the descriptor of the parent's socket, in a forked child.
+
+        The result is -1 if there is no socket.
+        """
         self._queue.abandon()
         with suppress(Exception):
             return self._engine.descriptor

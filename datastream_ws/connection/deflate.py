@@ -1,8 +1,8 @@
 """
-permessage-deflate, bounded and past final blocks (RFC 7692).
+The permessage-deflate extension with bounded output and support for final blocks (RFC 7692).
 
-The ``websockets`` library negotiates it, compresses, and inflates fragments; messages in one frame
-are inflated where they are cut (:mod:`.frames`), by the same decompressor.
+The ``websockets`` library negotiates the extension, compresses messages and inflates fragments.
+:mod:`.frames` inflates messages in one frame, with the same decompressor.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from websockets.typing import ExtensionParameter
 
 __all__ = ["Decompressor", "Deflate", "DeflateFactory", "TooBig"]
 
-SETTINGS = {"memLevel": 5}  # as the library's own `compression="deflate"`
+SETTINGS = {"memLevel": 5}  # as the library sets for `compression="deflate"`
 TAIL = b"\x00\x00\xff\xff"  # RFC 7692 section 7.2.2
-MOST_FINAL_BLOCKS = 64  # in what is inflated at once; each costs a few kB and a copy of the rest
+MOST_FINAL_BLOCKS = 64  # per call; each costs a few kB and a copy of the remaining data
 
 
 class TooBig(Exception):
-    """A message inflates to more than it may."""
+    """A message inflates to more than the limit."""
 
 
 class Decompressor:
     """
-    ``zlib.decompressobj`` that goes on after a final block, as RFC 7692 section 7.2.3.4 wants.
+    A ``zlib.decompressobj`` that continues after a final block (RFC 7692 section 7.2.3.4).
 
-    zlib's own says no more after one: later messages would be empty, and what the peer sends
-    would be kept for ever.
+    zlib's own object ignores all data after a final block. Later messages would be empty, and
+    ``unused_data`` would grow without a limit.
 
     Args:
-        window_bits: Base-two logarithm of the peer's window, 8 to 15.
+        window_bits: Base-two logarithm of the server's window, 8 to 15.
 
     Attributes:
-        unconsumed_tail: As zlib's: what was not looked at because of the limit.
+        unconsumed_tail: Input that the limit left unprocessed, as in zlib.
 
     """
 
@@ -52,17 +52,24 @@ class Decompressor:
         self.unconsumed_tail = b""
 
     def decompress(self, data: bytes, max_length: int = 0) -> bytes:
-        """Return at most *max_length* bytes (0: no limit); zlib.error when *data* is corrupt."""
+        """
+        Inflate *data*, to at most *max_length* bytes (0 means no limit).
+
+        Raises:
+            zlib.error: If *data* is corrupt.
+
+        """
         inflated = self._stream.decompress(data, max_length)
         self.unconsumed_tail = self._stream.unconsumed_tail
         return inflated if not self._stream.eof else self._go_on(inflated, max_length)
 
     def _go_on(self, inflated: bytes, max_length: int) -> bytes:
-        """Inflate what follows a final block, with a new window: the peer's is not known."""
+        """Inflate the data after a final block, with an empty window."""
         for _ in range(MOST_FINAL_BLOCKS):
             rest = self._stream.unused_data
             self._stream = zlib.decompressobj(-self._window_bits)
             room = max_length - len(inflated)
+            # With no room left, ask for one byte, which shows whether any output follows.
             more = self._stream.decompress(rest, max_length and max(1, room))
             if more and max_length and room <= 0:
                 self.unconsumed_tail = rest
@@ -75,7 +82,12 @@ class Decompressor:
 
 
 class Deflate(PerMessageDeflate):
-    """The library's, but whatever it makes its decoder of, it is ours."""
+    """
+    The library's extension with :class:`Decompressor` as its decoder.
+
+    The library creates a decoder in several places, always by assigning to ``decoder``. The
+    property replaces each of them.
+    """
 
     @property
     def decoder(self) -> Any:
@@ -91,11 +103,11 @@ class Deflate(PerMessageDeflate):
 
     def inflate(self, payload: bytes, limit: int) -> bytes:
         """
-        Inflate the payload of a message in one frame.
+        Inflate the payload of an unfragmented message.
 
         Raises:
             TooBig: If the message is longer than *limit* bytes.
-            zlib.error: If it is corrupt.
+            zlib.error: If the payload is corrupt.
 
         """
         if self.remote_no_context_takeover:
@@ -109,7 +121,7 @@ class Deflate(PerMessageDeflate):
 
 
 class DeflateFactory(ClientPerMessageDeflateFactory):
-    """Offers the extension as the library does."""
+    """Offers the extension with the library's parameters, and makes a :class:`Deflate` of it."""
 
     def __init__(self) -> None:
         super().__init__(compress_settings=SETTINGS)

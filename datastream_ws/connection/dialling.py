@@ -1,11 +1,8 @@
 """
-A TCP connection to whichever address of a host answers first.
+TCP connections with Happy Eyeballs, to the first address of a host that accepts (RFC 8305).
 
-asyncio offers the same as ``happy_eyeballs_delay``, but loses the socket of an attempt that is
-cancelled in the moment it succeeds: ``close()`` would leave it open. uvloop, whose loop may be the
-user's, does not offer it.
-
-Source: RFC 8305.
+asyncio's ``happy_eyeballs_delay`` is not used for two reasons. It leaks the socket of an attempt
+that is canceled in the moment it succeeds, and uvloop does not support it.
 """
 
 from __future__ import annotations
@@ -24,17 +21,17 @@ ATTEMPT_DELAY = 0.25  # seconds, RFC 8305 section 5
 
 async def dialled(host: str, port: int) -> socket.socket:
     """
-    Return a connected, non-blocking socket.
+    Connect to a host by TCP and return the non-blocking socket.
 
     Raises:
-        OSError: Of the first address, when none can be reached.
+        OSError: If no address accepts. It is the error of the first address.
 
     """
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
-        error.strerror = f"{error.strerror} ({host})"  # the system does not say which
+        error.strerror = f"{error.strerror} ({host})"  # the system's text does not name the host
         raise
     addresses = deque(_families_in_turn(found))
     attempts: list[asyncio.Task[socket.socket]] = []
@@ -55,14 +52,20 @@ async def dialled(host: str, port: int) -> socket.socket:
 
 
 async def dialled_unix(path: str) -> socket.socket:
-    """Return a non-blocking socket that is connected to the Unix socket at *path*."""
+    """
+    Connect to the Unix socket at *path* and return the non-blocking socket.
+
+    Raises:
+        OSError: If the socket does not exist or refuses the connection.
+
+    """
     return await _connected((socket.AF_UNIX, socket.SOCK_STREAM, 0, "", path))
 
 
 async def _first(
     attempts: Sequence[asyncio.Task[socket.socket]], timeout: float | None
 ) -> asyncio.Task[socket.socket] | None:
-    """Wait for one of *attempts* to end; return it if it has succeeded."""
+    """Wait up to *timeout* seconds for an attempt to end, and return one that has succeeded."""
     running = [attempt for attempt in attempts if not attempt.done()]
     done, _ = await asyncio.wait(running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     return next((attempt for attempt in done if attempt.exception() is None), None)
@@ -81,12 +84,17 @@ async def _connected(address: tuple[Any, ...]) -> socket.socket:
 
 
 def _discard(attempt: asyncio.Task[socket.socket]) -> None:
+    """Close the socket of an attempt that succeeded although it was canceled or lost the race."""
     if not attempt.cancelled() and attempt.exception() is None:
         attempt.result().close()
 
 
 def _families_in_turn(found: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Order addresses so that a family that is unreachable costs one attempt. Section 4."""
+    """
+    Alternate between the address families (RFC 8305 section 4).
+
+    An unreachable family then delays the connection by one attempt only.
+    """
     first = [each for each in found if each[0] == found[0][0]]
     other = [each for each in found if each[0] != found[0][0]]
     pairs = itertools.zip_longest(first, other)

@@ -1,4 +1,4 @@
-"""Where an attempt connects, and with what: the options, or what their callables return."""
+"""The URL, headers and subprotocols of each attempt, from the options or their callables."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from ..redaction import Hidden, shown_url
 __all__ = ["Call", "Endpoint", "Endpoints", "ascii_url", "escaped_path"]
 
 Call = Callable[[Callable[[], Any]], Awaitable[Any]]
-"""Calls a function of the user's, plain or not, where it may block."""
+"""Calls a function of the user's, synchronous or not, on a thread where it may block."""
 
 UNIX = "ws+unix://"
-# What a path or query may contain (RFC 3986 section 3.3), and "%": what is escaped stays so.
+# The characters of a path or query (RFC 3986 section 3.3), and "%" to keep existing escapes.
 ALLOWED = ":/?#[]@!$&'()*+,;=%"
 
 
 class Endpoint:
     """
-    What one attempt needs. Opaque: URL and headers may be secrets, and are in no ``repr``.
+    The URL, headers and subprotocols of one attempt.
+
+    URL and headers may hold secrets, so the ``repr`` shows neither a query nor a header's value.
 
     Args:
         url: A ``ws://``, ``wss://`` or ``ws+unix://`` URL.
-        headers: Of the handshake.
-        subprotocols: Offered, in order of preference.
+        headers: Headers of the handshake request. ``None`` means none.
+        subprotocols: Subprotocols to offer, in order of preference. ``None`` means none.
 
     """
 
@@ -50,35 +52,36 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        """The URL to ask for, in ASCII; over a Unix socket that of ``localhost``."""
+        """The URL to request, in ASCII. Its host is ``localhost`` over a Unix socket."""
         if self._url.startswith(UNIX):
             return ascii_url("ws://localhost/" + self._url.removeprefix(UNIX).partition(":/")[2])
         return ascii_url(self._url)
 
     @property
     def unix_path(self) -> str | None:
-        """The path of the Unix socket; ``None``: over TCP."""
+        """The path of the Unix socket. ``None`` means TCP."""
         if not self._url.startswith(UNIX):
             return None
         return unquote(self._url.removeprefix(UNIX).partition(":/")[0])
 
     @property
     def shown(self) -> str:
-        """The URL for logs: without its query."""
+        """The URL for logs, without its query."""
         return shown_url(self._url)
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_headers"):
+        if not hasattr(self, "_headers"):  # a debugger may ask before __init__ has ended
             return "<Endpoint>"
         return f"<Endpoint {self.shown}, headers: {', '.join(self._headers) or 'none'}>"
 
 
 class Endpoints:
     """
-    The endpoints of a stream's attempts, one after another.
+    Makes the endpoint of each attempt of a stream.
 
     Args:
-        call: Calls the user's functions.
+        options: The client's options.
+        call: Calls the user's callables.
 
     """
 
@@ -90,13 +93,14 @@ class Endpoints:
 
     async def make(self, url_number: int) -> Endpoint:
         """
-        Return the endpoint of an attempt.
+        Return the endpoint of an attempt. The user's callables are called for each.
 
         Args:
-            url_number: Which URL of a list, from 0. The first follows the last.
+            url_number: Index into a list of URLs, from 0. The first follows the last.
 
         Raises:
-            ConfigurationError: If what a callable returned cannot be used; it is not shown.
+            ConfigurationError: If a callable returned an invalid value. The text does not show it.
+            Exception: If a callable raised it.
 
         """
         options = self._options
@@ -121,7 +125,12 @@ def _stripped(headers: Hidden[Mapping[str, str]]) -> Mapping[str, str]:
 
 
 def ascii_url(url: str) -> str:
-    """Return *url* with what HTTP cannot carry escaped, and nothing else."""
+    """
+    Return *url* in ASCII, with a fragment removed.
+
+    Characters that HTTP cannot carry are percent-encoded, and an international host name is encoded
+    with IDNA.
+    """
     parts = urlsplit(url)
     netloc = parts.netloc
     if not netloc.isascii():
@@ -132,5 +141,5 @@ def ascii_url(url: str) -> str:
 
 
 def escaped_path(text: str | bytes) -> str:
-    """Return a path or query with what RFC 3986 does not allow there percent-encoded, once."""
+    """Percent-encode in a path or query what RFC 3986 does not allow. Escapes stay as they are."""
     return quote(text, safe=ALLOWED)

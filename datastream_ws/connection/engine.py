@@ -1,9 +1,9 @@
 """
-The WebSocket library we stand on, behind one small protocol.
+The interface between a connection and the WebSocket library.
 
-An engine opens one connection, writes frames, and hands received ones to its receiver. It
-knows no states, no timers and no retry. ``websockets_engine``, ``opening`` and ``deflate`` are the
-only importers of the library.
+An engine opens one connection, writes frames and passes received messages to its receiver. It has
+no states, timers or retries. Only ``websockets_engine``, ``opening`` and ``deflate`` import the
+library.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from .endpoint import Endpoint
 __all__ = ["Ended", "Engine", "Frame", "Receiver"]
 
 Frame = tuple[bool, bytes]
-"""An outgoing message: whether it is text, and its payload (UTF-8 for text)."""
+"""An outgoing message as a pair: whether it is text, and the payload (UTF-8 for text)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
     """
-    Why a connection is over.
+    How a connection ended.
 
     Attributes:
-        code, reason: Of the peer's close frame; 1006 without one.
-        error: ``None`` after a close handshake that we began.
-        peer_fault: The peer broke the protocol or ``max_size``.
+        code: Code of the server's close frame, or 1006 without one (RFC 6455 section 7.4.1).
+        reason: Reason of the server's close frame, or an empty string.
+        error: The error to report. ``None`` means that the client began the close handshake.
+        peer_fault: Whether the server broke the protocol or exceeded ``max_size``.
 
     """
 
@@ -40,33 +41,35 @@ class Ended:
 
 
 class Receiver(Protocol):
-    """Who an engine reports to, always on the event loop's thread."""
+    """The callbacks of an engine, all called on the event loop's thread."""
 
     def bytes_received(self) -> None:
-        """Anything at all has arrived: the peer is alive."""
+        """Note that any bytes have arrived, which proves that the server is alive."""
 
     def messages_received(self, messages: list[str | bytes], size: int) -> None:
-        """Whole messages, in order; *size* of their payloads in bytes."""
+        """Take whole messages, in order. *size* is that of their payloads in bytes."""
 
     def pong_received(self, payload: bytes) -> None: ...
 
     def writing_paused(self) -> None:
-        """The transport holds unsent bytes."""
+        """Stop writing, because the transport holds unsent bytes."""
 
     def writing_resumed(self) -> None:
-        """Everything written is with the kernel."""
+        """Continue to write, because the kernel has everything written so far."""
 
     def closing(self, code: int | None, reason: str) -> None:
         """
-        A close frame was received or sent: the peer must end the connection soon.
+        Begin the close deadline, because a close frame was received or sent.
 
         Args:
-            code, reason: Of the peer's close frame; ``None`` and nothing if ours was first.
+            code: Code of the server's close frame. ``None`` means that the client sent its own
+                first.
+            reason: Reason of the server's close frame, or an empty string.
 
         """
 
     def ended(self, ended: Ended) -> None:
-        """Called once, last."""
+        """Note the end of the connection. It is called once, after all other callbacks."""
 
 
 class Engine(Protocol):
@@ -74,12 +77,14 @@ class Engine(Protocol):
 
     async def open(self, endpoint: Endpoint, receiver: Receiver) -> None:
         """
-        Open the connection; cancellable at any await. No error shows what *endpoint* holds.
+        Open the connection.
+
+        The call can be canceled at any await. No error shows a secret of *endpoint*.
 
         Raises:
-            ConfigurationError: An option cannot work.
-            HandshakeError: The server, or a proxy, said no.
-            OSError: The network's own errors, TLS verification included.
+            ConfigurationError: If an option cannot work.
+            HandshakeError: If the server or a proxy refused the connection.
+            OSError: If the network failed, or TLS verification.
 
         """
 
@@ -88,36 +93,36 @@ class Engine(Protocol):
     def ping(self, payload: bytes) -> None: ...
 
     def close(self, code: int, reason: str) -> None:
-        """Send a close frame; the receiver is told when the peer has ended the connection."""
+        """Send a close frame. The receiver's :meth:`Receiver.ended` follows."""
 
     def abort(self) -> None:
-        """End the connection now."""
+        """End the connection without a close handshake."""
 
     def pause(self) -> None:
-        """Stop reading; may be called when paused."""
+        """Stop reading. Calling it again has no effect."""
 
     def resume(self) -> None: ...
 
     @property
     def handshake(self) -> Handshake:
-        """What the server answered, once :meth:`open` has returned."""
+        """The server's handshake response. It exists once :meth:`open` has returned."""
         ...
 
     @property
     def unsent(self) -> int:
-        """Bytes written but not yet with the kernel."""
+        """Bytes that were written and that the kernel does not have yet."""
         ...
 
     @property
     def written(self) -> int:
         """
-        Bytes that are with the kernel, of messages, control frames and the handshake alike.
+        Bytes that the kernel has, including control frames and the handshake.
 
-        It only ever grows, and no more once the connection is lost.
+        The number never decreases. It stays the same once the connection is lost.
         """
         ...
 
     @property
     def descriptor(self) -> int:
-        """The socket's file descriptor; -1 when there is none."""
+        """The socket's file descriptor, or -1 if there is none."""
         ...

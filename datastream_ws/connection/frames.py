@@ -1,8 +1,8 @@
 """
-Cuts whole messages out of the received bytes, and inflates them, in front of the library's parser.
+Parses unfragmented messages out of the received bytes, in front of the library's parser.
 
-Nearly all traffic is messages in one frame. In one loop they cost a fraction of what any call per
-frame does, a C parser's call-back included (docs/performance.md).
+Nearly all messages are unfragmented. One loop for all of them costs a fraction of one call per
+frame, even of a C parser's callback (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ __all__ = ["FrameCutter", "read_in_pieces"]
 
 header = struct.Struct(">HH").unpack_from  # the header of a short frame, or of one below 64 KiB
 
-EXTENDED = 126  # in the place of the length: it is in the next two bytes
+EXTENDED = 126  # this length means that the next two bytes hold the length
 TEXT, BINARY = 0x8100, 0x8200  # the first two bytes of a final, unmasked frame, less its length
 LONG_TEXT = TEXT + EXTENDED
-PACKED = 0x4000  # the bit RSV1: compressed (RFC 7692 section 6)
-WRONG = (UnicodeDecodeError, TooBig, zlib.error)  # what a message may turn out to be
-# What makes a message of a payload, by the first two bytes of its frame, less the length.
+PACKED = 0x4000  # the bit RSV1 of a compressed message (RFC 7692 section 6)
+WRONG = (UnicodeDecodeError, TooBig, zlib.error)  # the errors of an invalid message
+
+# Decoders of a payload, by the first two bytes of its frame, less the length.
 PLAIN: dict[int, Callable[[bytes], str | bytes]] = {TEXT: bytes.decode, BINARY: bytes}
-NO_LIMIT = sys.maxsize - 1  # zlib wants to be told one more
+NO_LIMIT = sys.maxsize - 1  # Deflate.inflate() adds one to it
 READ_BYTES = 2**16
-LONG_READ_BYTES = 2**17 - 2**10  # of long messages; from 128 KiB on malloc would map new pages
-LONG = 2**10  # bytes of a message, on average
+LONG_READ_BYTES = 2**17 - 2**10  # for long messages; from 128 KiB on malloc maps new pages
+LONG = 2**10  # bytes of a long message, on average
 MOST_READ_BYTES = 2**20
 
 Inflate = Callable[[bytes, int], bytes]
@@ -37,22 +38,23 @@ Inflate = Callable[[bytes, int], bytes]
 
 class FrameCutter:
     """
-    Takes messages that fill one frame, gives every other frame to the library.
+    Parses unfragmented messages and passes every other frame to the library (RFC 6455 section 5.2).
 
-    The library is given whole frames only, so that its parser stands between two frames
-    whenever one is taken here. Source: RFC 6455 section 5.2.
+    The library gets whole frames only. Its parser is therefore between two frames whenever a
+    message is parsed here.
 
     Args:
-        max_size: Largest message, in bytes; ``None``: no limit.
-        library: Given bytes that are for the library, a whole frame unless it is wrong or too
-            big. It may set :attr:`takes` and :attr:`is_over`.
-        broken: Given the close code and the error of a message that ends the connection.
+        max_size: Largest message, in bytes. ``None`` means no limit.
+        library: Called with a frame for the library. The frame is whole unless it is invalid or
+            too big. The callback may set :attr:`takes` and :attr:`is_over`.
+        broken: Called with the close code and the error of a message that ends the connection.
 
     Attributes:
-        takes: Whole messages may be taken; not amid the fragments of one, for example.
-        is_over: From here on all bytes are the library's.
-        messages, size: What was taken, and the size of the payloads in bytes.
-        missing: Bytes until it is worth another look.
+        takes: Whether messages may be parsed here. They may not between two fragments.
+        is_over: Whether all further bytes go to the library.
+        messages: The messages parsed since the last :meth:`handed_over`.
+        size: The size of their payloads, in bytes.
+        missing: Bytes that the current frame still lacks.
 
     """
 
@@ -80,8 +82,8 @@ class FrameCutter:
         self._limit = NO_LIMIT if max_size is None else max_size
         self._library = library
         self._broken = broken
-        self._head = b""  # of a frame that is cut, or a part of it
-        self._parts: list[bytes] = []  # of its payload
+        self._head = b""  # the header of an incomplete frame, or a part of the header
+        self._parts: list[bytes] = []  # the received parts of its payload
         self.missing = 0
         self._kinds = PLAIN
         self.takes = True
@@ -90,7 +92,7 @@ class FrameCutter:
         self.size = 0
 
     def inflates(self, inflate: Inflate) -> None:
-        """Take compressed messages, too; *inflate* is given a payload and the limit."""
+        """Parse compressed messages also. *inflate* is called with a payload and the limit."""
         self._inflate = inflate
         self._kinds = PLAIN | {PACKED | TEXT: self._packed_text, PACKED | BINARY: self._packed}
 
@@ -106,7 +108,7 @@ class FrameCutter:
         return text
 
     def feed(self, data: bytes) -> None:
-        """Take what has been received."""
+        """Parse received bytes. An incomplete frame waits for the next call."""
         position = 0
         if self.missing:
             if len(data) < self.missing:
@@ -121,7 +123,7 @@ class FrameCutter:
         self._cut(data, position)
 
     def _cut(self, data: bytes, position: int) -> None:
-        """Cut frames out of *data* from *position* on; keep the beginning of the last."""
+        """Parse all frames of *data* from *position* on, and keep an incomplete last one."""
         while not self.is_over:
             if self.takes:
                 try:
@@ -134,7 +136,7 @@ class FrameCutter:
                 self._head = data[position:]
                 return
             if length < 0 or (length > self._limit and data[position] & 0x08 == 0):
-                self.is_over = True  # wrong or too big: the library's to judge
+                self.is_over = True  # the library closes the connection with the right code
             elif start + length > len(data):
                 self._head, self._parts = data[position:start], [data[start:]]
                 self.missing = start + length - len(data)
@@ -147,10 +149,14 @@ class FrameCutter:
 
     def _take(self, data: bytes, position: int) -> int:
         """
-        Take messages from *position* on; return where something else stands. Raises WRONG.
+        Parse messages from *position* on, and return the position of the first other frame.
 
-        The loop is as it is because it was measured: the commonest frame first, no call but those
-        that make the message.
+        This loop is the hot path, and its structure was measured. It tests for the commonest frame
+        first, and it makes no call except those that decode the message.
+
+        Raises:
+            UnicodeDecodeError, TooBig, zlib.error: If a message is invalid.
+
         """
         append, kinds, limit, end = self.messages.append, self._kinds, self._limit, len(data)
         taken = 0
@@ -182,7 +188,7 @@ class FrameCutter:
         return position
 
     def _put_together(self) -> None:
-        """Take a message that came in several reads, or give its frame to the library."""
+        """Parse a frame that arrived in several reads, or pass it to the library."""
         head, payload = self._head, b"".join(self._parts)
         self._head, self._parts = b"", []
         made_of = self._kinds.get(head[0] << 8) if self.takes else None
@@ -196,7 +202,7 @@ class FrameCutter:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        """RFC 6455 section 7.4.1, RFC 7692 section 7: what a message that is wrong ends with."""
+        """Report an invalid message with its code (RFC 6455 section 7.4.1, RFC 7692 section 7)."""
         self.is_over = True
         if isinstance(error, UnicodeDecodeError):
             self._broken(1007, error)
@@ -204,11 +210,11 @@ class FrameCutter:
             self._broken(1009 if isinstance(error, TooBig) else 1002, error)
 
     def are_long(self, read: int) -> bool:
-        """Whether a read of so many bytes, and no small one, brought long messages."""
+        """Return whether a large read of so many bytes contained long messages."""
         return read >= READ_BYTES // 2 and len(self.messages) * LONG < read
 
     def handed_over(self) -> tuple[list[str | bytes], int]:
-        """Return what was taken since the last call."""
+        """Return the messages parsed since the last call, and the size of their payloads."""
         taken = self.messages, self.size
         self.messages, self.size = [], 0
         return taken
@@ -218,25 +224,28 @@ def read_in_pieces(
     transport: asyncio.BaseTransport, missing: int = 0, *, long: bool = False
 ) -> None:
     """
-    Have asyncio read 64 KiB at a time, not 256; up to 1 MiB of a message of which more is missing.
+    Set how many bytes asyncio reads at a time.
 
-    64 KiB fit a processor's cache, and mostly the inbox, so that reading need not stop and go.
+    The usual size is 64 KiB instead of asyncio's 256 KiB, because 64 KiB fit into a processor's
+    cache. They mostly fit into the inbox also, so reading rarely has to pause.
 
     Args:
-        long: Messages are long: reads may be, too, so that each brings a few.
+        transport: The connection's transport. Other transports than asyncio's stay unchanged.
+        missing: Bytes that an incomplete frame lacks. They are read at once, up to 1 MiB.
+        long: Whether messages are long. Larger reads then bring several of them at once.
 
     """
-    if hasattr(transport, "max_size"):  # of asyncio's own transports, not of uvloop's
+    if hasattr(transport, "max_size"):  # uvloop's transports have none
         usual = LONG_READ_BYTES if long else READ_BYTES
         transport.max_size = min(max(missing, usual), MOST_READ_BYTES)
 
 
 def payload_at(data: bytes, position: int) -> tuple[int, int]:
     """
-    Return where the payload of the frame at *position* starts, and its length.
+    Return the start and the length of the payload of the frame at *position*.
 
-    A length of 0 with a start beyond the data means that the header is incomplete. -1 means that
-    the frame is masked, which a server must not do.
+    If the header is incomplete, the start is beyond the data and the length is 0. A length of -1
+    means that the frame is masked, which is an error of the server (RFC 6455 section 5.1).
     """
     start = position + 2
     if start > len(data):

@@ -1,4 +1,4 @@
-"""When to ping, and when a silent connection is dead; the clock is the caller's."""
+"""Decides when to send a ping and when a silent connection is dead; the caller has the clock."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ __all__ = ["Keepalive"]
 
 class Keepalive:
     """
-    Pings of one connection, and the judgement on its silence.
+    The pings and the silence limits of one connection.
 
-    Any byte from the peer proves life. While reading is paused nothing is judged: what the peer
-    sends waits unread.
+    Any byte from the server proves that the connection is alive. While reading is paused the limits
+    do not apply, because the server's bytes wait unread.
 
     Args:
         ping_interval: Seconds between pings. ``None`` means no pings.
-        pong_timeout: Seconds without a byte after which the connection is dead; ``None``: never.
-        idle_timeout: Seconds without a message, once ready, after which it is replaced.
-        ping: Sends a ping with that payload.
+        pong_timeout: Seconds without a byte after which the connection is dead. ``None`` means no
+            limit.
+        idle_timeout: Seconds without a message after which a ready connection is replaced. ``None``
+            means no limit.
+        ping: Called with the payload of a ping to send.
+        now: The current time of the caller's clock, in seconds.
 
     """
 
@@ -40,7 +43,7 @@ class Keepalive:
         self._idle_timeout = idle_timeout
         self._ping = ping
         self._heard_at = self._pinged_at = now
-        self._message_at = NEVER  # NEVER: not ready yet, nothing is expected
+        self._message_at = NEVER  # until the connection is ready
         self._payload = b""
         self._is_paused = False
 
@@ -48,7 +51,7 @@ class Keepalive:
         self._heard_at = self._pinged_at = now
 
     def heard(self, now: float) -> None:
-        """Anything at all has arrived."""
+        """Note that bytes have arrived."""
         self._heard_at = now
 
     def message(self, now: float) -> None:
@@ -56,29 +59,29 @@ class Keepalive:
             self._message_at = now
 
     def ready(self, now: float) -> None:
-        """Messages are expected from now on."""
+        """Expect messages from now on."""
         self._message_at = now
 
     def paused(self) -> None:
-        """Reading stops."""
+        """Note that reading is paused, and suspend the limits."""
         self._is_paused = True
 
     def resumed(self, now: float) -> None:
-        """Reading goes on; the peer has its whole time from now to be heard."""
+        """Note that reading continues, and start the limits again from *now*."""
         self._is_paused = False
         self._heard_at = now
         self.message(now)
 
     def pong(self, payload: bytes, now: float) -> float | None:
-        """Return the seconds since the ping that is answered; ``None`` for an old one's pong."""
+        """Return the seconds since the latest ping, or ``None`` if the pong answers another."""
         return now - self._pinged_at if payload == self._payload else None
 
     def check(self, now: float) -> float:
         """
-        Ping if it is time; return when to look again.
+        Send a ping if one is due, and return when to check again.
 
         Raises:
-            StreamClosedError: If the connection is dead, or idle for too long.
+            StreamClosedError: If the connection is dead or was idle for too long.
 
         """
         due = NEVER

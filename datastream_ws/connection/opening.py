@@ -1,4 +1,4 @@
-"""The library's way to an open connection: dialling, proxies, redirects, refusals."""
+"""The opening handshake with the library, including proxies, redirects and refusals."""
 
 from __future__ import annotations
 
@@ -47,19 +47,23 @@ USER_AGENT = f"datastream-ws/{__version__}"
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MOST_REDIRECTS = 5
 
-# Why TLS fails where the answer to its first bytes is not TLS.
+# OpenSSL's reasons for a response that is not TLS.
 WITHOUT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"})
 
 
 class Connect(connect):
     """
-    One attempt; a new object each time, because it keeps the URL it was redirected to.
+    One attempt to connect.
+
+    Use a new object for each attempt, because the library's object keeps the target of a redirect.
 
     Args:
-        make: Makes a connection for a protocol and the library's settings.
+        endpoint: The URL, headers and subprotocols of the attempt.
+        options: The client's options.
+        make: Makes a connection from a protocol and the library's settings.
 
     Attributes:
-        reached: The latest connection that was made; ``None`` while there is no way to the server.
+        reached: The latest connection. ``None`` means that the server or proxy is not reached yet.
 
     """
 
@@ -75,19 +79,21 @@ class Connect(connect):
         extra: dict[str, Any] = {"ssl": default_ssl_context(options)} if secure else {}
         super().__init__(
             endpoint.url,
-            origin=options.origin,  # type: ignore[arg-type]  # a NewType of theirs
+            origin=options.origin,  # type: ignore[arg-type]  # a NewType of the library
             subprotocols=endpoint.subprotocols,  # type: ignore[arg-type]
-            compression=None,  # not the library's own
+            compression=None,  # DeflateFactory replaces the library's
             extensions=None if options.compression is None else [DeflateFactory()],
-            user_agent_header=USER_AGENT,  # to a proxy
+            user_agent_header=USER_AGENT,  # for a proxy; request_for() sets the server's
             proxy=options.proxy,
-            # Time limits, keepalive and the close deadline are ours.
+            # Connection applies time limits, keepalive and the close deadline instead.
             open_timeout=None,
             ping_interval=None,
             close_timeout=None,
             max_size=options.max_size,
             max_queue=None,
-            write_limit=(1, 0),  # tells us of bytes that wait; with 0 TLS says so when none do
+            # The high mark is 1 because pause_writing() must report any unsent byte. With 0,
+            # asyncio's TLS calls it although no byte is unsent.
+            write_limit=(1, 0),
             logger=quiet_logger(),
             create_connection=self._made,  # type: ignore[arg-type]
             **extra,
@@ -98,7 +104,12 @@ class Connect(connect):
         return self.reached
 
     async def open_tcp_connection(self) -> ClientConnection:
-        """Without a proxy, dial by ourselves. Should a release not call this, it dials itself."""
+        """
+        Connect with Happy Eyeballs, unless a proxy is used.
+
+        This method overrides an undocumented one of the library. If a release stops calling it, the
+        library opens the TCP connection itself.
+        """
         self.reached = None
         unix_path = self._endpoint.unix_path
         if unix_path is not None:
@@ -118,7 +129,7 @@ class Connect(connect):
             _name_tls(error)
             raise
         finally:
-            del arguments["sock"]  # no redirect is followed with one
+            del arguments["sock"]  # with one, the library refuses to follow redirects
 
     async def _through_proxy(self) -> ClientConnection:
         proxy_ssl = self._options.proxy_ssl
@@ -127,22 +138,27 @@ class Connect(connect):
         try:
             return await super().open_tcp_connection()
         except OSError as error:
-            if self.reached is None:  # made once the proxy has let us through
+            if self.reached is None:  # it is made once the proxy has accepted
                 _name_proxy(error)
             raise
 
     def process_redirect(self, exc: Exception) -> Exception | str:
-        """Follow redirects within the origin only: any header may be a credential."""
+        """
+        Return the target of a redirect, or the error that ends the attempt.
+
+        Only redirects within the origin are followed, because any header may be a credential.
+        """
         if not isinstance(exc, InvalidStatus) or exc.response.status_code not in REDIRECTS:
             return exc
         locations = exc.response.headers.get_all("Location")
         if len(locations) != 1:
             return exc
         try:
-            # The library reads bytes as Latin-1; they may be UTF-8, and are escaped as they came.
+            # The library decodes headers as Latin-1. The bytes may be UTF-8, so escape them as
+            # they were sent.
             target = urljoin(self.uri, escaped_path(locations[0].encode("latin-1")))
-            target = target.partition("#")[0]  # a fragment is the client's own
-            parse_uri(target)  # else the option would be blamed for what the server said
+            target = target.partition("#")[0]  # RFC 6455 section 3 forbids a fragment
+            parse_uri(target)  # otherwise the error would name the option url
         except (ValueError, InvalidURI):
             return exc
         if not same_origin(target, self.uri):
@@ -154,7 +170,7 @@ class Connect(connect):
 
 
 def request_for(protocol: ClientProtocol, endpoint: Endpoint) -> Request:
-    """Return the handshake's request; of what the library sets, a ``Host`` may be replaced."""
+    """Return the handshake request with the endpoint's headers, which may replace ``Host``."""
     request = ClientProtocol.connect(protocol)
     if any(name.lower() == "host" for name in endpoint.headers):
         del request.headers["Host"]
@@ -164,12 +180,16 @@ def request_for(protocol: ClientProtocol, endpoint: Endpoint) -> Request:
 
 
 def proxy_for(url: str) -> str | None:
-    """Return the proxy that the environment names for a stream's URL; it may hold a password."""
+    """
+    Return the URL of the proxy that the environment variables set for *url*.
+
+    ``None`` means a direct connection. The URL may hold a password.
+    """
     return get_proxy(parse_uri(url))
 
 
 def _name_tls(error: OSError) -> None:
-    """Have the text say that TLS failed on a socket that was connected, where it does not."""
+    """Replace the text of an error if it does not mention that the TLS handshake failed."""
     if isinstance(error, ssl.SSLError):
         if error.reason in WITHOUT_TLS:
             error.strerror = "the server does not use TLS on this port, which may be for ws://"
@@ -180,7 +200,7 @@ def _name_tls(error: OSError) -> None:
 
 
 def _name_proxy(error: OSError) -> None:
-    """Have the text of an error say that it is between us and the proxy."""
+    """Add to the text of an error that it concerns the proxy."""
     text = error.strerror or str(error) or type(error).__name__
     what = "the proxy's certificate" if isinstance(error, ssl.SSLError) else "the proxy"
     error.args = (error.errno, f"{what}: {text}")
@@ -189,10 +209,13 @@ def _name_proxy(error: OSError) -> None:
 
 def our_error(error: Exception, lost_with: BaseException | None) -> Exception:
     """
-    Return the error of a failed attempt without the library's text, which may show secrets.
+    Return the error to raise for a failed attempt.
+
+    The library's text is not kept, because it may show secrets.
 
     Args:
-        lost_with: What ended the connection, if it was made.
+        error: The library's error.
+        lost_with: The error that ended the connection. ``None`` means that there is none.
 
     """
     if isinstance(error, InvalidURI):
@@ -206,17 +229,17 @@ def our_error(error: Exception, lost_with: BaseException | None) -> Exception:
     if isinstance(error, OSError):
         return tls_refusal(error) or _in_words(error)
     if lost_with is not None and (refusal := tls_refusal(lost_with)):
-        return refusal  # in TLS 1.3 it comes behind the handshake
+        return refusal  # in TLS 1.3 the alert arrives after the client's handshake is complete
     if isinstance(error, InvalidHandshake):
         return _handshake_error(error)
     return HandshakeError("the server closed the connection during the handshake")
 
 
 def _in_words(error: OSError) -> OSError:
-    """Have the text of a network error be words, without its number; it stays what it is."""
+    """Replace ``[Errno …]`` in the text of a network error by words, and return the error."""
     if not isinstance(error, ssl.SSLError) and error.strerror:
         error.args = (network_text(error),)
-        del error.strerror  # with it, the text is made of it and of the number
+        del error.strerror  # otherwise str() shows it and the number instead of args
     return error
 
 
@@ -238,7 +261,7 @@ def _handshake_error(error: InvalidHandshake) -> Exception:
 
 
 def _broken(error: NegotiationError | InvalidHeader) -> str:
-    """Say what the server selected that it must not; not its text, which may be anything."""
+    """Describe an invalid handshake without the server's own text, which may be anything."""
     if isinstance(error, InvalidHeader):
         return error.name
     if "subprotocol" in str(error).partition(":")[0]:
@@ -257,7 +280,7 @@ def _proxy_error(error: ProxyError) -> Exception:
         return HandshakeError(text, status=status)
     if isinstance(error, InvalidProxyMessage):
         return HandshakeError("the proxy's response is not valid HTTP")
-    why = str(error.__cause__)  # of python-socks: its own words, or a fixed one for each code
+    why = str(error.__cause__)  # python-socks has fixed texts, which hold no secrets
     if "uthentication" in why:
         return ConfigurationError("proxy: the SOCKS proxy refused the user and password")
     return HandshakeError(f"the SOCKS proxy cannot connect: {why}")

@@ -1,4 +1,4 @@
-"""How many messages may be sent in which time: the option ``send_rate``."""
+"""A rate limit for sent messages, as the option ``send_rate`` sets it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ from collections import deque
 
 __all__ = ["Pacing"]
 
-# A network may bring messages closer together than they were sent.
+# The network may deliver messages closer together than they were sent.
 MARGIN_SHARE = 0.02
 MARGIN_SECONDS = 0.01
 
 
 class Pacing:
     """
-    A window that slides: at most *messages* in any *seconds*.
+    A sliding-window rate limit of *messages* in any *seconds*.
 
-    A token bucket of the same figures would let nearly twice as many through in one window, and
-    servers that count close the connection for that. One object serves all connections of a
-    client, because a server may count by account.
+    A token bucket of the same size allows nearly twice as many messages in one window. Servers that
+    count them then close the connection. One object serves all connections of a client, because a
+    server may count by account.
+
+    All times are seconds of the caller's clock. The object has no lock.
     """
 
     def __init__(self, messages: int, seconds: float) -> None:
@@ -35,7 +37,7 @@ class Pacing:
         return self._messages - busy
 
     def due(self, now: float) -> float:
-        """Return when the next message may be sent; *now* or earlier means at once."""
+        """Return when the next message may be sent. A time up to *now* means immediately."""
         if len(self._sent_at) < self._messages:
             return now
         return self._sent_at[0] + self._seconds

@@ -1,4 +1,8 @@
-"""What is sent now and again on every connection, in pieces, as the write queue takes them."""
+"""
+Subscriptions that the client sends again on every connection.
+
+They are sent one by one, as the write queue has room for them.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +26,13 @@ Ending = Frame | Callable[[], Any]
 @dataclass(frozen=True, slots=True)
 class Subscription:
     """
-    Something to be sent on every connection.
+    A message to send on every connection.
 
     Attributes:
+        key: The name by which it is replaced or removed.
         content: A frame, or the user's callable that makes the message for each connection.
-        ending: What unsubscribes, or a callable that makes it; ``None``: nothing does.
+        ending: The frame that unsubscribes, or a callable that makes it. ``None`` means that
+            nothing is sent.
 
     """
 
@@ -36,7 +42,11 @@ class Subscription:
 
 
 class Subscriptions:
-    """The subscriptions of a client, by key, in the order they were made; from any thread."""
+    """
+    The subscriptions of a client, by key, in the order in which they were made.
+
+    All methods may be called from any thread, and they don't block.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -45,10 +55,10 @@ class Subscriptions:
 
     def add(self, subscription: Subscription) -> None:
         """
-        Keep a subscription for every connection; the same key again takes the old one's place.
+        Keep a subscription, and replace one with the same key.
 
-        The very same one again changes nothing, so that a hook may subscribe on each connection
-        and nothing is sent twice.
+        Adding an equal subscription again has no effect. A hook may therefore subscribe on each
+        connection, and nothing is sent twice.
         """
         with self._lock:
             if self._kept.get(subscription.key) == subscription:
@@ -60,7 +70,7 @@ class Subscriptions:
             feed.add(subscription)
 
     def remove(self, key: Hashable) -> None:
-        """Forget a subscription, and end it at the server where that is known; from any thread."""
+        """Remove a subscription, and send its ``ending`` if it was sent on this connection."""
         with self._lock:
             subscription = self._kept.pop(key, None)
             feed = self._feed
@@ -71,7 +81,7 @@ class Subscriptions:
         return self._kept.get(subscription.key) is subscription
 
     def open_feed(self, feed: SubscriptionFeed) -> list[Subscription]:
-        """Tell *feed* of what changes from now on; return what there is."""
+        """Pass all later changes to *feed*, and return the subscriptions so far."""
         with self._lock:
             self._feed = feed
             return list(self._kept.values())
@@ -82,13 +92,17 @@ class Subscriptions:
                 self._feed = None
 
     def renew_lock(self) -> None:
-        """After a fork: the lock may be held by a thread that is gone."""
+        """
+        Replace the lock in a forked child.
+
+        A thread that the child does not have may hold the old one.
+        """
         self._lock = threading.Lock()
         self._feed = None
 
 
 class Sender(Protocol):
-    """What a feed needs of a connection."""
+    """The methods of a connection that a feed uses."""
 
     def room(self) -> Future[None] | None: ...
 
@@ -97,13 +111,16 @@ class Sender(Protocol):
 
 class SubscriptionFeed:
     """
-    Sends the subscriptions over one connection; on the loop, but for :meth:`add` and :meth:`end`.
+    Sends the subscriptions over one connection.
+
+    Call it on the loop's thread. :meth:`add` and :meth:`end` may be called from any thread.
 
     Args:
-        connection: Where to.
-        frame_of: Makes the frame of what a callable returned.
-        call: Calls a user's callable, plain or a coroutine function.
-        report: Given what a callable raises once :meth:`begin` is over.
+        subscriptions: The client's subscriptions.
+        connection: The connection to send over.
+        frame_of: Encodes the value that a callable returned.
+        call: Calls a user's callable, synchronous or a coroutine function.
+        report: Called with what a callable raises after :meth:`begin` has returned.
 
     """
 
@@ -123,23 +140,30 @@ class SubscriptionFeed:
         self._report = report
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
-        # A list and whose turn it is: every idle client has one, and a deque takes 760 bytes.
+        # A list and an index, because an empty deque takes 760 bytes in every idle client.
         self._waiting: list[Subscription | Ending] = []
-        self._turn = 0
-        self._is_busy = False  # one is out of the deque and not sent yet
+        self._next_index = 0
+        self._is_busy = False  # an item was taken from the list and is not sent yet
         self._sent: set[Hashable] = set()
         self._task: asyncio.Task[None] | None = None
         self._has_begun = False
 
     async def begin(self) -> None:
-        """Send all there are; what is added meanwhile, and later, goes out behind them."""
+        """
+        Send all subscriptions, and those added later behind them.
+
+        Raises:
+            NotConnectedError: If the connection is lost.
+            Exception: If a user's callable raised it.
+
+        """
         self._waiting.extend(self._subscriptions.open_feed(self))
         await self._send_waiting()
         self._has_begun = True
         self._continue()
 
     def close(self) -> None:
-        """The connection is over."""
+        """Stop sending. Removed subscriptions no longer reach this feed."""
         self._subscriptions.close_feed(self)
         if self._task is not None:
             self._task.cancel()
@@ -150,11 +174,11 @@ class SubscriptionFeed:
         self._queue(subscription)
 
     def end(self, subscription: Subscription) -> None:
-        """Unsubscribe, behind what is still to be sent; nothing if it was never sent here."""
+        """Queue the message that unsubscribes, if the subscription was sent on this connection."""
         with self._lock:
             if subscription.key not in self._sent:
                 return
-            self._sent.discard(subscription.key)  # what is added under this key now is a new one
+            self._sent.discard(subscription.key)  # the key may be used for a new subscription
         if subscription.ending is not None:
             self._queue(subscription.ending)
 
@@ -169,7 +193,11 @@ class SubscriptionFeed:
             self._loop.call_soon_threadsafe(self._continue)
 
     def _send_now(self, item: Subscription | Ending) -> bool:
-        """Send in the calling thread where nothing is in the way, so that its order is kept."""
+        """
+        Send an item in the calling thread if nothing waits before it.
+
+        The order of the caller's other messages is then kept.
+        """
         frame = item.content if isinstance(item, Subscription) else item
         if not self._has_begun or self._is_busy or self._waiting or callable(frame):
             return False
@@ -211,14 +239,14 @@ class SubscriptionFeed:
             self._is_busy = bool(self._waiting)
             if not self._waiting:
                 return None
-            self._turn += 1
-            item = self._waiting[self._turn - 1]
-            if self._turn == len(self._waiting):
-                self._waiting, self._turn = [], 0
+            item = self._waiting[self._next_index]
+            self._next_index += 1
+            if self._next_index == len(self._waiting):
+                self._waiting, self._next_index = [], 0
             return item
 
     async def _frame(self, item: Subscription | Ending) -> Frame | None:
-        """Return what to send; ``None``: it was ended, or replaced, before its turn."""
+        """Return the frame of an item. ``None`` means that it was removed or replaced meanwhile."""
         content: Frame | Callable[[], Any]
         if isinstance(item, Subscription):
             if not self._subscriptions.is_kept(item):

@@ -1,11 +1,12 @@
 """
-The engine, over the ``websockets`` library.
+The engine, built on the ``websockets`` library.
 
-A subclass of its connection, put in place by the ``create_connection`` argument, takes messages
-before ``recv()``: a :class:`FrameCutter` cuts most of them out of the received bytes; every other
-frame goes through the library's parser and is taken in ``process_event``. That method is not
-documented: should a release lack it, :data:`HOOKED` is False and messages come from a ``recv()``
-loop instead.
+A subclass of the library's connection passes messages on without ``recv()``. The argument
+``create_connection`` installs it. A :class:`FrameCutter` parses most messages out of the received
+bytes. Every other frame goes through the library's parser to ``process_event``.
+
+The library does not document that method. If a release lacks it, :data:`HOOKED` is false and a
+``recv()`` loop reads the messages instead.
 """
 
 from __future__ import annotations
@@ -41,17 +42,17 @@ __all__ = ["HOOKED", "WebsocketsEngine"]
 _TEXT, _BINARY, _CONT, _PONG = Opcode.TEXT, Opcode.BINARY, Opcode.CONT, Opcode.PONG
 PING = 0x89  # the first byte of a ping
 LONGEST_PING = 125  # bytes, RFC 6455 section 5.5
-MOST_PINGS = 16  # of one read, and the latest, are answered
+MOST_PINGS = 16  # per read; only the latest are answered
 
-# What close frames say of 1002 and 1007; beside 1009 it is told what was too big.
-SAID = {1002: "decompression failed", 1007: "invalid UTF-8"}
+# Reasons that the client sends with these close codes. With 1009 it sends the error's text.
+CLOSE_REASONS = {1002: "decompression failed", 1007: "invalid UTF-8"}
 
 HOOKED = (
     "process_event" in ClientConnection.data_received.__code__.co_names
     and "response" in ClientConnection.process_event.__code__.co_names
 )
 
-
+# The errors of an attempt to connect.
 EXPECTED = (
     OSError,
     EOFError,
@@ -60,21 +61,23 @@ EXPECTED = (
     InvalidProxy,
     InvalidURI,
     ConnectionClosed,
-)  # of an attempt to connect
+)
 
 
 class HookedConnection(ClientConnection):
     """
-    The library's connection, with received messages going straight to the receiver.
+    The library's connection, which passes received messages to the receiver.
 
     Attributes:
-        open: The receiver is told of the end.
-        broken: What the peer has sent that must not be, if the library let it through.
-        lost_with: What ended the connection, if it was an error.
+        open: Whether the receiver gets the end of the connection.
+        broken: The server's violation of the protocol that the library did not detect. ``None``
+            means that there is none.
+        lost_with: The error that ended the connection. ``None`` means that there is none.
 
     """
 
-    # A dict with these, too, would be no shared one any more: 1.2 KiB more for each connection.
+    # Slots save 1.2 KiB per connection. With so many more attributes CPython could no longer share
+    # the keys of the instances' dicts.
     __slots__ = (
         "_closing",
         "_cutter",
@@ -107,10 +110,10 @@ class HookedConnection(ClientConnection):
         self._cutter = FrameCutter(protocol.max_message_size, self._parse, self._break_off)
         self._fragments: list[bytes] = []
         self._fragments_are_text = False
-        self._seen = b""  # the end of the HTTP response, as far as it has come
+        self._seen = b""  # the last bytes of the HTTP response so far
         self._splits = False
-        self._pings: list[bytes] = []  # payloads of the latest, not answered yet
-        self._given = self._written = 0  # bytes given to the transport, and by it to the kernel
+        self._pings: list[bytes] = []  # payloads of the latest unanswered pings
+        self._given = self._written = 0  # bytes that the transport got, and that the kernel has
         self._closing = False
         self.open = False
         self.broken: Exception | None = None
@@ -137,10 +140,10 @@ class HookedConnection(ClientConnection):
 
     def _read_response(self, data: bytes) -> None:
         """
-        Give the library the HTTP response and not a byte more.
+        Pass the HTTP response to the library, and not a byte more.
 
-        What comes right behind it may be the beginning of a frame, and the library's parser must
-        not stand within one when frames are split off here.
+        The next bytes may be the beginning of a frame. The library's parser must be between two
+        frames when the frame cutter begins.
         """
         seen = self._seen + data
         end = seen.find(b"\r\n\r\n") + 4 - len(self._seen)
@@ -158,19 +161,19 @@ class HookedConnection(ClientConnection):
             super().data_received(data[end:])
 
     def _stop_reading_refused(self) -> None:
-        """End an answer that is wrong: the library would read on as long as the peer sends."""
+        """Abort after an invalid response, which the library would go on reading indefinitely."""
         if self.protocol.handshake_exc is not None and self.response is None:
             self.transport.abort()
 
     def _cut_frames(self, data: bytes) -> None:
-        """Begin to cut frames out of what is received, by what the handshake has agreed on."""
+        """Begin to parse frames, with the extensions that the handshake negotiated."""
         for extension in self.protocol.extensions:
             if isinstance(extension, Deflate):
                 self._cutter.inflates(extension.inflate)
         self._cutter.feed(data)
 
     def _parse(self, data: bytes) -> None:
-        """Have the library look at what the splitter does not take; pings are answered here."""
+        """Pass a frame from the cutter to the library. Pings are collected here instead."""
         if data[0] == PING and not self._cutter.is_over:
             start, length = payload_at(data, 0)
             if length <= LONGEST_PING:
@@ -183,10 +186,10 @@ class HookedConnection(ClientConnection):
 
     def _answer_pings(self) -> None:
         """
-        Answer what came in this read; the latest ping alone while something is unsent.
+        Send the pongs for this read, once the kernel has everything written before.
 
-        Once all that was written before is with the kernel, so that answers to a peer that reads
-        nothing do not pile up. One answer may do for several pings (RFC 6455 section 5.5.3).
+        While bytes are unsent only the latest ping is kept. Otherwise pongs would pile up for a
+        server that reads nothing. One pong may answer several pings (RFC 6455 section 5.5.3).
         """
         protocol = self.protocol
         if self._pings and self.transport.get_write_buffer_size():
@@ -242,21 +245,21 @@ class HookedConnection(ClientConnection):
             self._cutter.messages.append(data.decode() if is_text else bytes(data))
             self._cutter.size += len(data)
         except UnicodeDecodeError as error:
-            # RFC 6455 section 8.1: fail the connection.
+            # RFC 6455 section 8.1 requires to fail the connection.
             self._break_off(CloseCode.INVALID_DATA, error)
 
     def _break_off(self, code: int, error: Exception) -> None:
-        """Fail the connection over what the library's parser has let through, or not seen."""
+        """Fail the connection because of data that the library's parser did not reject."""
         self.broken = error
         self._fragments.clear()
-        self.protocol.fail(code, SAID.get(code, str(error)))
+        self.protocol.fail(code, CLOSE_REASONS.get(code, str(error)))
         self.send_data()
 
     # --- flow control and the end ---
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self.open:  # TLS may say so before there is anything of ours to write
+        if self.open:  # TLS may call this during its own handshake
             self._receiver.writing_paused()
 
     def resume_writing(self) -> None:
@@ -266,18 +269,18 @@ class HookedConnection(ClientConnection):
             self._receiver.writing_resumed()
 
     def send_data(self) -> None:
-        """Write what the library wants to; nothing on a connection that is lost."""
+        """Write the library's output, unless the connection is lost."""
         for data in self.protocol.data_to_send():
             if data:
                 self.write(data)
             elif self.transport.can_write_eof():
-                with suppress(OSError, RuntimeError):  # uvloop's
+                with suppress(OSError, RuntimeError):  # uvloop raises RuntimeError
                     self.transport.write_eof()
             else:
                 self.transport.close()
 
     def write(self, data: bytes) -> None:
-        if not self.transport.is_closing():  # else asyncio complains of each
+        if not self.transport.is_closing():  # otherwise asyncio logs a warning for each write
             self._given += len(data)
             self.transport.write(data)
 
@@ -290,7 +293,7 @@ class HookedConnection(ClientConnection):
     @property
     def unsent(self) -> int:
         transport = self.transport
-        if transport.is_closing():  # asyncio's TLS may know no size any more
+        if transport.is_closing():  # asyncio's TLS transport may then have no buffer to measure
             return 0
         return transport.get_write_buffer_size() + _below_tls(transport)
 
@@ -306,7 +309,7 @@ class HookedConnection(ClientConnection):
         fault = self.broken or protocol.parser_exc
         sent = protocol.close_sent
         if fault is not None and sent is not None and protocol.close_rcvd is None:
-            code = int(sent.code)  # the library's may be an enum
+            code = int(sent.code)  # the library's code may be an enum
             return Ended(code, "", peer_fault(code, sent.reason), peer_fault=True)
         if protocol.close_rcvd is not None:
             code, reason = int(protocol.close_rcvd.code), protocol.close_rcvd.reason
@@ -316,13 +319,24 @@ class HookedConnection(ClientConnection):
 
 
 def _below_tls(transport: asyncio.Transport) -> int:
-    """Return the bytes that asyncio's TLS has written to a transport of its own, still unsent."""
+    """
+    Return the unsent bytes of the transport below asyncio's TLS.
+
+    The TLS transport does not count the encrypted bytes that it has passed down.
+    """
     below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
     return 0 if below is None else below.get_write_buffer_size()
 
 
 class WebsocketsEngine:
-    """See :class:`datastream_ws.connection.engine.Engine`."""
+    """
+    An :class:`~datastream_ws.connection.engine.Engine` on the ``websockets`` library.
+
+    Args:
+        options: The client's options.
+        hooked: Whether messages bypass ``recv()``. Tests pass false.
+
+    """
 
     def __init__(self, options: ClientOptions, *, hooked: bool = HOOKED) -> None:
         self._options = options
@@ -346,13 +360,13 @@ class WebsocketsEngine:
         else:
             self._start(connection, receiver)
             return
-        # Nothing of the library's: its frames hold headers, and passwords of proxies.
+        # Raise it without the library's traceback, whose frames hold headers and proxy passwords.
         failure.__cause__ = failure.__context__ = None
         raise failure.with_traceback(None)
 
     def _start(self, connection: Any, receiver: Receiver) -> None:
         self._connection = connection
-        connection.request = None  # it holds the headers, secrets among them, and takes 1 KiB
+        connection.request = None  # it takes 1 KiB, and its headers may hold secrets
         self.descriptor = connection.transport.get_extra_info("socket").fileno()
         connection.open = True
         if connection.connection_lost_waiter.done():
@@ -361,10 +375,10 @@ class WebsocketsEngine:
         elif not self._hooked:
             self._pump = asyncio.create_task(self._receive(connection, receiver))
         else:
-            connection._hand_over()  # a close frame may have come with the handshake
+            connection._hand_over()  # a close frame may have arrived with the handshake
 
     async def _receive(self, connection: HookedConnection, receiver: Receiver) -> None:
-        """The slow way in, for a release of the library without our hook."""
+        """Read messages with ``recv()``, for a release of the library without the hook."""
         with suppress(ConnectionClosed):
             async for data in connection:
                 size = len(data) if isinstance(data, bytes) else len(data.encode())
@@ -379,7 +393,7 @@ class WebsocketsEngine:
                 protocol.send_text(payload)
             else:
                 protocol.send_binary(payload)
-        self._connection.write(b"".join(protocol.data_to_send()))  # one system call for the lot
+        self._connection.write(b"".join(protocol.data_to_send()))  # one system call for all frames
 
     def ping(self, payload: bytes) -> None:
         protocol = self._connection.protocol

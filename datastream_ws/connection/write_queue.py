@@ -1,8 +1,8 @@
 """
-What waits to be sent on one connection: order, marks, pace, flushes, and whether it moves.
+The queue of outgoing frames of one connection, with its limits, pacing and flushes.
 
-Any thread may put a frame in, the loop takes frames out. Every decision is made under one lock.
-There is no loop and no socket here, and the clock is the caller's.
+Any thread may put a frame in, and the loop takes frames out. Every decision is made under one lock.
+The queue has no loop, socket or clock. The caller passes the time.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from .pacing import Pacing
 
 __all__ = ["NEVER", "WriteQueue"]
 
-MARK = 2**20  # bytes queued above which send() waits
-LIMIT = 16 * MARK  # bytes queued above which a sender that cannot wait is refused
-CHUNK = 2**18  # bytes handed to the engine in one turn of the loop
-FRAME_COST = 128  # bytes that a frame counts beside its payload: empty ones take time and room, too
-FLUSH_STEP = 0.05  # seconds between two looks for a flush: below TLS nothing tells of progress
+MARK = 2**20  # queued bytes above which send() waits
+LIMIT = 16 * MARK  # queued bytes above which put() raises
+CHUNK = 2**18  # bytes passed to the engine in one iteration of the loop
+FRAME_COST = 128  # bytes that a frame counts beside its payload, because empty ones take memory
+FLUSH_STEP = 0.05  # seconds between checks of a flush, because TLS does not report its progress
 MANY = 2**62
 
 NEVER = float("inf")
 
 
 class _Flush:
-    """Somebody who waits until the first *frames* frames are written."""
+    """A future that resolves once the kernel has the first *frames* frames."""
 
     def __init__(self, frames: int) -> None:
         self.future: Future[None] = Future()
         self._frames = frames
-        self._target: int | None = None  # bytes written by then; known once the frames are taken
+        self._target: int | None = None  # bytes written by then; None until the frames are taken
 
     def is_done(self, taken: int, written: int, unsent: int) -> bool:
         if self._target is None and taken >= self._frames:
@@ -43,12 +43,12 @@ class _Flush:
 
 class WriteQueue:
     """
-    Frames on their way to the engine.
+    Frames that wait for the engine.
 
     Args:
-        write_timeout: Seconds without a byte written after which the connection is given up.
-        pacing: How many messages may be sent in which time. ``None`` means no limit.
-        wake: Called, from the thread that puts, when the loop has to come and :meth:`take`.
+        write_timeout: Seconds without a written byte after which the connection fails.
+        pacing: The rate limit. ``None`` means no limit.
+        wake: Called in the thread that puts a frame, when the loop has to call :meth:`take`.
 
     """
 
@@ -60,16 +60,15 @@ class WriteQueue:
         self._wake = wake
         self._lock = threading.Lock()
         self._frames: list[Frame] = []
-        self._gated: list[Frame] | None = None  # what waits for the login
+        self._gated: list[Frame] | None = None  # frames held back; None once the gate is open
         self._bytes = 0
         self._is_waking = False
         self._room: list[Future[None]] = []
         self._flushes: list[_Flush] = []
         self._put = self._taken = 0  # frames past the gate
         self.is_open = False
-        # What the engine had written when it was last seen to move on, and when that was.
-        self._written = 0
-        self._moved_at = NEVER
+        self._written = 0  # bytes the engine had written at the latest progress
+        self._moved_at = NEVER  # time of the latest progress; NEVER while nothing is to be written
 
     def __len__(self) -> int:
         return len(self._frames) + len(self._gated or ())
@@ -78,11 +77,11 @@ class WriteQueue:
 
     def put(self, frame: Frame, *, passes_gate: bool = False) -> None:
         """
-        Queue a frame; never blocks.
+        Queue a frame without blocking.
 
         Raises:
             NotConnectedError: If the connection is closing or closed.
-            SendTimeoutError: If far more is queued than a sender that waits would queue.
+            SendTimeoutError: If 16 MiB are queued, because senders did not wait for :meth:`room`.
 
         """
         with self._lock:
@@ -102,8 +101,8 @@ class WriteQueue:
         self._wake()
 
     def room(self) -> Future[None] | None:
-        """Return what to wait for before the next :meth:`put`; ``None`` means nothing."""
-        if not self._is_above_mark():  # room that there is may be used, whatever comes next
+        """Return a future to wait for before the next :meth:`put`. ``None`` means there is room."""
+        if not self._is_above_mark():  # without the lock, because a rough answer is good enough
             return None
         with self._lock:
             if not self.is_open or not self._is_above_mark():
@@ -118,7 +117,15 @@ class WriteQueue:
         return self._pacing is not None and len(self) >= self._pacing.messages
 
     def flushed(self, *, passes_gate: bool = False) -> Future[None] | None:
-        """Return a future of the moment when all that is queued now is written; None: closed."""
+        """
+        Return a future that resolves once the kernel has every frame queued now.
+
+        ``None`` means that the connection is closed.
+
+        Args:
+            passes_gate: Whether not to wait for the frames that the gate holds back.
+
+        """
         with self._lock:
             if not self.is_open:
                 return None
@@ -133,13 +140,13 @@ class WriteQueue:
     # --- on the loop ---
 
     def open(self, *, gated: bool = False) -> None:
-        """Accept frames; *gated* holds back all that do not pass the gate."""
+        """Accept frames. *gated* holds back all that do not pass the gate."""
         with self._lock:
             self._gated = [] if gated else None
             self.is_open = True
 
     def open_gate(self) -> None:
-        """Let go of what was held back."""
+        """Queue the frames that were held back, and hold back no more."""
         with self._lock:
             gated, self._gated = self._gated, None
             if not gated:
@@ -152,7 +159,7 @@ class WriteQueue:
         self._wake()
 
     def take(self, now: float) -> list[Frame]:
-        """Return the frames to hand to the engine next; those who wait for room are told."""
+        """Return the next frames for the engine, and wake the senders that now have room."""
         with self._lock:
             self._is_waking = False
             most = MANY if self._pacing is None else self._pacing.allowance(now)
@@ -173,7 +180,11 @@ class WriteQueue:
         return frames
 
     def _take_room(self) -> list[Future[None]]:
-        """Return those who may send now: at half the mark, so that they do not come one by one."""
+        """
+        Return the futures of the senders that may continue.
+
+        They wait until half the mark is free. Otherwise the loop would wake them one by one.
+        """
         if not self._room or self._bytes > MARK // 2:
             return []
         if self._pacing is None:
@@ -184,7 +195,7 @@ class WriteQueue:
         return woken
 
     def due(self, now: float) -> float:
-        """Return when more may be taken; NEVER: nothing is queued."""
+        """Return when the next frames may be taken. ``NEVER`` means that none are queued."""
         with self._lock:
             if not self._frames:
                 return NEVER
@@ -192,10 +203,11 @@ class WriteQueue:
 
     def settle_flushes(self, written: int, unsent: int) -> None:
         """
-        Tell those whose frames are with the kernel.
+        Resolve the flushes whose frames the kernel has.
 
         Args:
-            written, unsent: Bytes the engine has written so far, and those it still has.
+            written: Bytes that the engine has written so far.
+            unsent: Bytes that the engine still has.
 
         """
         if not self._flushes:
@@ -208,16 +220,18 @@ class WriteQueue:
 
     def check(self, now: float, written: int, unsent: int) -> float:
         """
-        Judge whether writing moves; progress is what the engine has written, nothing else.
+        Check that writing makes progress. Only bytes that the engine has written count.
 
         Args:
-            written, unsent: Bytes the engine has written so far, and those it still has.
+            now: The current time, in seconds.
+            written: Bytes that the engine has written so far.
+            unsent: Bytes that the engine still has.
 
         Returns:
-            When to look again.
+            When to check again. ``NEVER`` means once more is queued.
 
         Raises:
-            SendTimeoutError: If nothing was written for ``write_timeout``.
+            SendTimeoutError: If nothing was written for ``write_timeout`` seconds.
 
         """
         if not unsent and self.due(now) > now:
@@ -233,7 +247,13 @@ class WriteQueue:
         return min(now + step, self._moved_at + limit)
 
     def close(self, error: Exception | None = None) -> None:
-        """Accept nothing any more; whoever waits is told why: what ended the connection."""
+        """
+        Refuse further frames, and fail every future that is waited for.
+
+        Args:
+            error: The error that ended the connection. ``None`` means that it was closed.
+
+        """
         if not isinstance(error, SendTimeoutError):
             why = "" if error is None else f": {said(error)}"
             error = NotConnectedError(f"the connection was lost while sending{why}")
@@ -245,13 +265,17 @@ class WriteQueue:
             _settle(future, error)
 
     def abandon(self) -> None:
-        """In a forked child: the lock may be held by a thread that is gone."""
+        """
+        Close the queue in a forked child, with a new lock.
+
+        A thread that the child does not have may hold the old one.
+        """
         self._lock = threading.Lock()
         self.is_open = False
 
 
 def _settle(future: Future[None], error: Exception | None = None) -> None:
-    """Resolve a future unless whoever waited has given up."""
+    """Resolve a future unless it was canceled."""
     if not future.set_running_or_notify_cancel():
         return
     if error is None:

@@ -1,1 +1,1 @@
-"""One start of a client, from CONNECTING to CLOSED."""
+"""The lifecycle of a client, from ``start()`` until it is CLOSED or FAILED."""

@@ -1,4 +1,4 @@
-"""Makes the parts of one ``start()`` and joins them."""
+"""Makes and connects the objects of one ``start()``."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class Place:
     A client's place in a fleet.
 
     Attributes:
-        key: What the fleet's source calls the stream.
-        turns: Of the dials of all streams of the fleet.
-        make_renewal: Of the stream's lease, in the place of the option ``lease``; ``None``: the
-            stream needs none.
+        key: The stream's key in the fleet's source.
+        turns: The rate limit for the connection attempts of the fleet's streams.
+        make_renewal: Makes the renewal of the stream's lease, instead of the option ``lease``.
+            ``None`` means that the stream needs no lease.
 
     """
 
@@ -64,18 +64,23 @@ class Place:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """
-    What a client gives to one ``start()``.
+    The arguments of one ``start()``.
 
     Attributes:
-        owner: The client that users see; a ``close()`` of it inside a handler must not wait.
-        state, errors, subscriptions: The owner's, which outlive this start.
-        epoch: At least this one, unless a lease gives another.
-        submit: Runs a function on a handler thread, ``spawn`` without a result.
+        owner: The public client. Its ``close()`` inside a handler must not wait.
+        options: The client's options.
+        handlers: The client's handlers.
+        state: The client's state, which outlives this start.
+        errors: The client's errors, which outlive this start.
+        subscriptions: The client's subscriptions, which outlive this start.
+        epoch: The lowest epoch to use, unless a lease sets another.
+        submit: Runs a function on a handler thread and returns a future of its result.
+        spawn: Runs a function on a handler thread without a result.
         engine: Makes a new engine for each attempt.
-        is_iterable: Messages wait while there are no handlers: they may be iterated over.
-        lease: What says whether the stream is ours; ``None``: it is.
-        budget: How many messages may be handled; ``None``: no limit.
-        place: In a fleet; ``None``: the client stands alone.
+        is_iterable: Whether messages wait for an iterator while there are no handlers.
+        lease: Decides which process owns the stream. ``None`` means that this process does.
+        budget: Limits how many messages are handled. ``None`` means no limit.
+        place: The client's place in a fleet. ``None`` means that it belongs to none.
 
     """
 
@@ -96,7 +101,7 @@ class Start:
 
     @property
     def make_renewal(self) -> MakeRenewal | None:
-        """Makes what renews the lease; ``None``: there is none."""
+        """Makes the renewal of the lease. ``None`` means that there is no lease."""
         if self.place is not None:
             return self.place.make_renewal
         return None if self.lease is None else partial(LeaseRenewal, self.lease, self._ttl)
@@ -108,10 +113,10 @@ class Start:
 
 class Parts:
     """
-    The parts of one ``start()``; made on the loop's thread.
+    The objects of one ``start()``, made on the loop's thread.
 
     Attributes:
-        death: What ended a part that must not end; ``None``: nothing has.
+        death: The exception that ended an internal task. ``None`` means that all are running.
 
     """
 
@@ -164,7 +169,7 @@ class Parts:
         self.intake = self._intake(start)
 
     def die(self, death: BaseException) -> None:
-        """An internal part has ended: so does the client, and it says so."""
+        """Log the exception that ended an internal task, and close the client."""
         self.reporter.log("error", "internal error, please report it", exc_info=death)
         self.death = death
         self.wishes.close(0.0)
@@ -175,7 +180,11 @@ class Parts:
         self.reporter.log("warning", text, peer_text(name))
 
     def current_tenure(self) -> int | None:
-        """Return what the stream is held by; ``None``: it is not."""
+        """
+        Return the number of the current tenure, from any thread.
+
+        A tenure is a period in which this process holds the lease. ``None`` means that it does not.
+        """
         return 0 if self.tenure is None else self.tenure.tenure()
 
     @property
@@ -183,13 +192,17 @@ class Parts:
         return self.tenure is not None and self.tenure.is_lost
 
     def opened(self, connection: Connection, epoch: int) -> Origin:
-        """Return what the messages of *connection* share."""
+        """Return the origin of the messages of *connection*, which has just been opened."""
         reply = reply_over(connection, self.options)
         origin = self._origin = self._make_origin(epoch, connection.number, reply)
         return origin
 
     def origin(self, epoch: int, number: int) -> Origin:
-        """Return what the messages of a connection share that was in the spool; from any thread."""
+        """
+        Return the origin of messages that come from the spool.
+
+        It may be called from any thread. Messages of an earlier connection get no ``reply``.
+        """
         latest = self._origin
         if latest is not None and (latest.epoch, latest.connection) == (epoch, number):
             return latest
@@ -271,14 +284,22 @@ class Parts:
         self.reporter.on_loop(lambda: self.intake.on_room())
 
     def _gate(self, budget: Budget | None) -> Callable[[], bool] | None:
-        """Return what is looked at before each message; ``None``: nothing."""
+        """
+        Return a function that tells whether the next message may be handled.
+
+        ``None`` means that every message may be. Then no call is spent on it for each message.
+        """
         if self.tenure is None:
             return None if budget is None else lambda: not budget.is_spent
         return lambda: self.current_tenure() is not None and (budget is None or not budget.is_spent)
 
 
 def reply_over(connection: Connection, options: ClientOptions) -> Callable[[Any], None]:
-    """Return what sends over *connection* alone. Messages are kept, connections must not be."""
+    """
+    Return the function behind ``message.reply()``, which sends over *connection* only.
+
+    It refers to the connection weakly, because users may keep messages longer than connections.
+    """
     found = weakref.ref(connection)
 
     def reply(obj: Any) -> None:

@@ -1,4 +1,9 @@
-"""The end of a client: say goodbye, handle what was received, flush, close, by a deadline."""
+"""
+The shutdown of a client within a deadline.
+
+It calls the ``on_closing`` hooks, handles received messages, flushes sent ones and closes the
+connection.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +23,13 @@ __all__ = ["Closing"]
 
 class Closing:
     """
-    Used once, on the loop's thread.
+    The shutdown of a client. Use it once, on the loop's thread.
 
     Args:
-        connection: The one that is still served; ``None``: there is none.
-        spool_opened: Done once the spool's file is open; ``None``: nobody has asked for it.
-        drop_lost: Drops what may not be handled any more after the end of a lease.
+        parts: The objects of the client.
+        connection: The open connection. ``None`` means that there is none.
+        spool_opened: Resolved once the spool is open. ``None`` means that it was never opened.
+        drop_lost: Drops the messages that must not be handled after the lease is lost.
 
     """
 
@@ -42,7 +48,13 @@ class Closing:
         self._dropped = 0
 
     async def run(self, error: BaseException | None) -> None:
-        """Handle what was received, then close the connection."""
+        """
+        Handle received messages, then close the connection.
+
+        Args:
+            error: The error that the client fails with. ``None`` means a regular shutdown.
+
+        """
         parts, connection = self._parts, self._connection
         if parts.wishes.deadline is None:
             parts.wishes.close(parts.options.close_timeout)
@@ -61,7 +73,13 @@ class Closing:
         await parts.dispatcher.stop()
 
     async def finish(self, error: BaseException | None) -> None:
-        """Close the file, let go of the lease, say how it ended."""
+        """
+        Close the spool, release the lease and report the final state.
+
+        Args:
+            error: The error that the client fails with. ``None`` means a regular shutdown.
+
+        """
         parts = self._parts
         self._dropped += await self._close_spool()
         if parts.tenure is not None:
@@ -93,7 +111,7 @@ class Closing:
         if connection.is_open and connection.has_unsent:
             await self._flush(connection)
         farewell = self._parts.wishes.farewell
-        # However late it is, the peer is sent a close frame.
+        # Send a close frame even if the deadline has passed.
         closing = self._loop.create_task(
             connection.close(max(0.0, self._left), farewell.code, farewell.reason)
         )
@@ -118,7 +136,12 @@ class Closing:
         return self._parts.wishes.left
 
     async def _within(self, step: Coroutine[Any, Any, None]) -> bool:
-        """Take a step until a tenth of the time (at most 1 s) is left; whether it has ended."""
+        """
+        Run a step, and return whether it has ended in time.
+
+        A tenth of the remaining time, at most 1 second, is kept for the later steps. An error of
+        the connection counts as an end.
+        """
         reserve = min(1.0, 0.1 * max(0.0, self._left))
         task = self._loop.create_task(step)
         while not task.done() and (left := self._left - reserve) > 0:
@@ -137,13 +160,13 @@ class Closing:
         return True
 
     def _lose(self, task: asyncio.Task[None]) -> None:
-        """The lease has ended amid the end: nothing is handed on any more."""
+        """Abort the connection and drop messages, because the lease was lost meanwhile."""
         if self._connection is not None:
             self._connection.fail(LeaseError("the lease is lost"))
         self._drop_lost()
 
     async def _close_spool(self) -> int:
-        """Have what is unhandled written; return how many messages could not be."""
+        """Write unhandled messages to the spool, and return how many could not be written."""
         spool, opened = self._parts.spool, self._spool_opened
         if spool is None or opened is None:
             return 0
@@ -162,4 +185,5 @@ class Closing:
 
 
 async def _result(future: Future[None]) -> None:
-    await asyncio.wrap_future(future)  # here: a step that never begins leaves no future behind
+    # Wrapped only when the task runs. A task that is canceled before must leave no future behind.
+    await asyncio.wrap_future(future)

@@ -1,9 +1,9 @@
 """
-The one state machine: attempt, serve, plan, wait, again.
+The state machine of a client, a loop of attempt, serve, plan and wait.
 
-One object per ``start()``, alive until CLOSED or FAILED. One task does it all, on the loop's
-thread. Verbs only leave their wishes, and the task reads them where it holds the connection: what
-is asked for ends in one of two things, to serve on or to hang up.
+There is one object per ``start()``, which lives until CLOSED or FAILED. One task on the loop's
+thread runs it. The client's methods only record a request in ``wishes``. The task reads the request
+and either keeps the connection or closes it.
 """
 
 from __future__ import annotations
@@ -38,19 +38,20 @@ from .wishes import hang_up
 __all__ = ["Lifecycle"]
 
 NO_CLOSE_FRAME = 1006  # RFC 6455 section 7.4.1
-HOOK_GRACE = 0.1  # seconds in which a hook may say why, once the connection is over
-RETRY_SECONDS = 10.0  # how long the user's retry may take to decide
-WITHOUT_HANDLERS_SECONDS = 1.0  # in which a program may make its first request
+HOOK_GRACE = 0.1  # seconds in which a hook may still raise after the connection has ended
+RETRY_SECONDS = 10.0  # time limit for the user's retry callable
+WITHOUT_HANDLERS_SECONDS = 1.0  # seconds for a program to make its first request
 
 
 class Lifecycle:
     """
-    The life of a client from ``start()`` on; on the loop's thread.
+    The state machine of one ``start()``. Call it on the loop's thread, except :meth:`stats`.
 
     Attributes:
-        error: Why it failed, or with ``fatal_delay`` cannot connect now.
-        connection: The one there is; it may have ended a moment ago.
-        finished: Done at the very end.
+        error: The error that the client failed with, or the latest fatal one with ``fatal_delay``.
+        connection: The current connection, which may have just ended. ``None`` means that there is
+            none.
+        finished: Resolved when the client is CLOSED or FAILED.
 
     """
 
@@ -66,10 +67,10 @@ class Lifecycle:
         self.error: BaseException | None = None
         self.finished: Future[None] = Future()
         self.connection: Connection | None = None
-        self._lingering: Connection | None = None  # over, but its socket is not gone yet
+        self._lingering: Connection | None = None  # ended by a close frame, with an open socket
         self._spool_opened: asyncio.Future[None] | None = None
         self._is_iterable = start.is_iterable
-        self._has_warned = False  # that nobody takes the messages
+        self._has_warned = False  # that no handler takes the messages
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -86,7 +87,7 @@ class Lifecycle:
         except asyncio.CancelledError:
             self.wishes.close(0.0)
         except GeneratorExit:
-            raise  # the loop was closed amid it all: nothing can be done there any more
+            raise  # the loop was closed, so nothing can be awaited
         except BaseException as death:
             self.parts.die(death)
             error = death
@@ -99,7 +100,7 @@ class Lifecycle:
                 self.finished.set_result(None)
 
     async def _stay_connected(self) -> Exception | None:
-        """Make attempts until told to close (``None``), or until it makes no sense any more."""
+        """Make attempts until the client is to close, or return the fatal error that ends them."""
         while not self.wishes.is_closing:
             if self.parts.has_lost_lease:
                 self._stand_by()
@@ -107,7 +108,7 @@ class Lifecycle:
                 await self._stay_paused()
                 continue
             outcome = await self._attempt()
-            if self.connection is not None:  # it is served to the end while closing
+            if self.connection is not None:  # Closing needs it
                 return None
             plan = await self._plan(outcome)
             self._tell_end(outcome, plan)
@@ -129,7 +130,7 @@ class Lifecycle:
             await self.wishes.change()
 
     def _stand_by(self) -> None:
-        """A tenure is over, and so is everything that belonged to it."""
+        """Drop all messages of a lost lease, and wait for the next."""
         assert self.parts.tenure is not None
         self._drop_lost()
         self.parts.tenure.give_up()
@@ -157,12 +158,18 @@ class Lifecycle:
 
     @property
     def _is_interrupted(self) -> bool:
-        """Whether what goes on now is not wanted any more."""
+        """Whether the current attempt or connection must end."""
         wishes = self.wishes
         return wishes.is_closing or wishes.hang_up is not None or self.parts.has_lost_lease
 
     async def _first(self, *things: asyncio.Future[Any], timeout: float | None = None) -> bool:
-        """Wait for one of *things*, or *timeout* seconds; True: a wish came in between."""
+        """
+        Wait for one of *things*, at most *timeout* seconds.
+
+        Returns:
+            Whether the wait was interrupted. ``None`` as *timeout* means no limit.
+
+        """
         until = None if timeout is None else self.loop.time() + timeout
         while not self._is_interrupted:
             if any(thing.done() for thing in things):
@@ -177,7 +184,7 @@ class Lifecycle:
     # --- one attempt ---
 
     async def _attempt(self) -> Outcome:
-        """Connect, get ready, serve; return how it ended."""
+        """Connect, get ready and serve. Return how the attempt ended."""
         self.wishes.begin_attempt()
         outcome = await self._open_spool() or await self._acquire_lease()
         if outcome is not None:
@@ -190,11 +197,11 @@ class Lifecycle:
         self.traffic.attempts += 1
         connection = self._make_connection()
         dialling = self.loop.create_task(self._dial(connection))
-        dialling.add_done_callback(_error_of)  # retrieved, whoever is there to look
+        dialling.add_done_callback(_error_of)  # otherwise asyncio may log "never retrieved"
         try:
             interrupted = await self._first(dialling)
-        except asyncio.CancelledError:  # the loop ends, and this task with it
-            # It may have been cancelled before this task was, and then it has opened nothing.
+        except asyncio.CancelledError:  # the loop is shutting down and cancels all tasks
+            # A canceled attempt closes its own socket. One that has just succeeded does not.
             if not (dialling.cancel() or dialling.cancelled() or dialling.exception()):
                 connection.fail(DataStreamError("no longer wanted"))
             raise
@@ -217,7 +224,7 @@ class Lifecycle:
         return Outcome(error)
 
     async def _open_spool(self) -> Outcome | None:
-        """Open the spool if there is one and it is not; return what is in the way."""
+        """Open the spool unless it is open. Return the outcome if that failed, or ``None``."""
         spool = self.parts.spool
         if spool is None or spool.is_open:
             return None
@@ -232,7 +239,7 @@ class Lifecycle:
         return None
 
     async def _acquire_lease(self) -> Outcome | None:
-        """Stand by until the stream is ours; return what is in the way."""
+        """Wait for the lease. Return the outcome if that was interrupted, or ``None``."""
         tenure = self.parts.tenure
         if tenure is None:
             return None
@@ -246,13 +253,13 @@ class Lifecycle:
         if self.epoch != tenure.epoch:
             self.epoch = tenure.epoch
             self.parts.reporter.note("lease", f"held, epoch {tenure.epoch}")
-            self.dispatcher.wake()  # what an earlier tenure has left in the spool
+            self.dispatcher.wake()  # messages of an earlier tenure may wait in the spool
             if self.parts.spool is not None:
                 self.parts.spool.nudge()
         return None
 
     async def _end_lingering(self) -> None:
-        """A peer that has said goodbye has had its time to end the socket."""
+        """Abort a connection whose server has sent a close frame but not closed the socket."""
         lingering, self._lingering = self._lingering, None
         if lingering is not None and not lingering.gone.done():
             lingering.fail(
@@ -261,7 +268,7 @@ class Lifecycle:
             await asyncio.wait([lingering.gone])
 
     async def _is_interrupted_before(self, turns: Turns) -> bool:
-        """Wait until a fleet lets this stream dial; return whether that is not wanted any more."""
+        """Wait until the fleet's rate limit allows an attempt. Return whether to give it up."""
         turn = turns.next()
         try:
             return await self._first(turn)
@@ -297,17 +304,17 @@ class Lifecycle:
                 await connection.open(endpoint)
         except TimeoutError:
             if not opening.expired():
-                raise  # the network's own
+                raise  # a timeout of the network
             raise TimeoutError(f"no connection within open_timeout ({limit} s)") from None
 
     # --- serving ---
 
     async def _serve(self, connection: Connection) -> Outcome:
-        """Get ready, and stay until the connection is over or not wanted any more."""
+        """Get ready, and serve until the connection has ended or must be closed."""
         self._opened(connection)
         feed = self._feed(connection)
         getting_ready = self.loop.create_task(self._get_ready(connection, feed))
-        getting_ready.add_done_callback(_error_of)  # retrieved, whoever is there to look
+        getting_ready.add_done_callback(_error_of)  # otherwise asyncio may log "never retrieved"
         beating: asyncio.Task[None] | None = None
         ready_at: float | None = None
         try:
@@ -336,7 +343,7 @@ class Lifecycle:
         self.parts.reporter.state(State.CONNECTED)
         self.parts.reporter.gap(self.inbox.last_message)
         self.intake.attach(connection, self.parts.opened(connection, self.epoch))
-        connection.hand_over()  # from here on: a handler may send what it likes
+        connection.hand_over()  # last, because inline handlers run now and may send
 
     def _feed(self, connection: Connection) -> SubscriptionFeed:
         return SubscriptionFeed(
@@ -348,18 +355,32 @@ class Lifecycle:
         )
 
     async def _get_ready(self, connection: Connection, feed: SubscriptionFeed) -> None:
-        """Log in, subscribe, resume; only the time in the hooks counts for ``ready_timeout``."""
+        """
+        Run the hooks and send the subscriptions.
+
+        Only the time in the hooks counts for ``ready_timeout``.
+        """
         left = await self._call_hooks("on_connect", connection, self.options.ready_timeout)
         connection.open_gate()
         await feed.begin()
         if connection.has_unsent and (written := connection.flushed()) is not None:
-            await asyncio.wrap_future(written)  # what is queued may have to wait for send_rate
+            await asyncio.wrap_future(written)  # send_rate may delay the subscriptions
         await self._call_hooks("on_ready", connection, left)
 
     async def _call_hooks(
         self, kind: str, connection: Connection, left: float | None
     ) -> float | None:
-        """Call hooks within *left* seconds; return what is left of them."""
+        """
+        Call hooks within *left* seconds. ``None`` means no limit.
+
+        Returns:
+            The seconds that are left, or ``None``.
+
+        Raises:
+            TimeoutError: If the hooks took longer.
+            HookFailure: If a hook raised.
+
+        """
         began = self.loop.time()
         try:
             async with asyncio.timeout(left):
@@ -370,7 +391,7 @@ class Lifecycle:
         return None if left is None else max(0.001, left - (self.loop.time() - began))
 
     def _ready(self, connection: Connection) -> asyncio.Task[None] | None:
-        """The way to READY is over; return the task of the application's heartbeat."""
+        """Enter READY, and return the task of the option ``heartbeat``, if it is set."""
         self.error = None
         self.parts.attempts.ready()
         self.intake.requests.ready()
@@ -382,14 +403,14 @@ class Lifecycle:
         return self.loop.create_task(self._beat(connection, self.options.heartbeat))
 
     def _warn_without_handlers(self) -> None:
-        """Say once what a misspelt module of handlers does not say: nobody takes the messages."""
+        """Schedule one warning if there is no handler, as with a misspelled handler module."""
         if self._is_iterable or self._has_warned or self.parts.handlers.has_message_handlers:
             return
         self._has_warned = True
         self.loop.call_later(WITHOUT_HANDLERS_SECONDS, self._warn_if_nothing_takes_messages)
 
     def _warn_if_nothing_takes_messages(self) -> None:
-        """A program that only makes requests needs no handler, nor one that has ended by now."""
+        """Warn, unless the program has made requests, which need no handler, or is closing."""
         handles = self.parts.handlers.has_message_handlers or self.intake.requests.were_made
         if handles or self.wishes.is_closing or self.parts.state.value.is_final:
             return
@@ -416,7 +437,7 @@ class Lifecycle:
     async def _leave(
         self, connection: Connection, failure: BaseException | None, ready_for: float
     ) -> Outcome:
-        """Hang up what is not over yet; return the outcome. While closing it is kept."""
+        """Close a connection that has not ended, except during shutdown. Return the outcome."""
         if connection.over.done():
             ended = self._note_end(connection)
             error, reported = _because(ended, failure)
@@ -436,7 +457,7 @@ class Lifecycle:
         return Outcome(None, self._note_end(connection), connection.number)
 
     async def _leave_lease(self, connection: Connection) -> Outcome:
-        """End the connection before somebody else begins with one."""
+        """End the connection before the lease expires and another process may connect."""
         assert self.parts.tenure is not None
         left = self.parts.tenure.left
         if left > 0:
@@ -447,7 +468,7 @@ class Lifecycle:
         return Outcome(None, self._note_end(connection), connection.number)
 
     async def _hang_up(self, connection: Connection, code: int, reason: str) -> None:
-        """Close a connection; without ceremony once the client is to close."""
+        """Close a connection. If the client is to close meanwhile, abort it."""
         closing = self.loop.create_task(connection.close(self.options.close_timeout, code, reason))
         while not closing.done():
             if self.wishes.is_closing or self.parts.has_lost_lease:
@@ -470,13 +491,13 @@ class Lifecycle:
     # --- what follows ---
 
     async def _plan(self, outcome: Outcome) -> Plan | None:
-        """Return what follows; ``None``: what was asked for."""
+        """Return the plan after a failure, or ``None`` after an end that was asked for."""
         if outcome.error is None:
             return None
         return self.parts.attempts.plan(outcome, await self._decision(outcome.error))
 
     async def _decision(self, error: Exception) -> bool | None:
-        """Ask the user's ``retry``; ``None``: it has nothing to say."""
+        """Return the decision of the user's ``retry``, or ``None`` if it made none."""
         if self.options.retry is None:
             return None
         try:
@@ -488,7 +509,7 @@ class Lifecycle:
         return None if decided is None else bool(decided)
 
     def _tell_end(self, outcome: Outcome, plan: Plan | None) -> None:
-        """The one place that tells of an end."""
+        """Report the end of an attempt. It is the only method that does."""
         reporter = self.parts.reporter
         if outcome.error is not None:
             reporter.report(outcome.reported or outcome.error)
@@ -505,7 +526,7 @@ class Lifecycle:
         return self.parts.traffic
 
     def stats(self) -> Stats:
-        """Return a snapshot; from any thread."""
+        """Return a snapshot of the metrics, from any thread."""
         reporter = self.parts.reporter
         return self.traffic.snapshot(
             self.inbox.counts(),
@@ -520,7 +541,7 @@ class Lifecycle:
         )
 
     def abandon(self) -> list[int]:
-        """Stop all work in a forked child, and return the parent's descriptors."""
+        """Stop all work in a forked child, and return the descriptors of the parent's sockets."""
         self.inbox.abandon()
         self.dispatcher.abandon()
         connections = filter(None, (self.connection, self._lingering))
@@ -532,7 +553,7 @@ def _error_of(task: asyncio.Task[None]) -> BaseException | None:
 
 
 def _explained(failure: BaseException) -> tuple[Exception, Any]:
-    """Return what a hook raised, as it is, and what is reported in its place."""
+    """Return the exception that a hook raised, and the error to report instead of it."""
     if isinstance(failure, HookFailure):
         cause = failure.__cause__
         error = cause if isinstance(cause, Exception) else failure.report
@@ -542,10 +563,10 @@ def _explained(failure: BaseException) -> tuple[Exception, Any]:
 
 def _because(ended: Ended, failure: BaseException | None) -> tuple[Exception, Any]:
     """
-    Return what explains a connection's end, and what is reported in its place.
+    Return the error that explains a connection's end, and the error to report instead of it.
 
-    A close code says more than the hook that fails on it. A peer that refuses a login and hangs up
-    without one has told the hook why.
+    A close code is a better explanation than the hook that failed because of it. Without a close
+    code the hook's error is better, because it may hold the server's refusal of a login.
     """
     error = ended.error or _unexplained(ended)
     if failure is None:
@@ -560,14 +581,14 @@ def _because(ended: Ended, failure: BaseException | None) -> tuple[Exception, An
 
 
 def _is_effect(cause: BaseException | None) -> bool:
-    """Whether a hook raised because the connection was over."""
+    """Return whether a hook raised because the connection had ended."""
     while cause is not None and not isinstance(cause, NotConnectedError):
         cause = cause.__cause__ or cause.__context__
     return cause is not None
 
 
 def _farewell(error: Exception) -> tuple[int, str]:
-    """Return close code and reason of a failed attempt: those that the hook raised, if any."""
+    """Return the close code and reason for a failed attempt, which a hook's error may set."""
     if isinstance(error, StreamClosedError):
         with suppress(ConfigurationError):
             chosen = hang_up(error.code, error.reason)

@@ -1,4 +1,4 @@
-"""The count of failed attempts, and what follows each: another one, when, or the end."""
+"""Counts failed attempts and plans the next one."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Outcome:
     How an attempt ended.
 
     Attributes:
-        error: Why; what a hook raised, as it is. ``None``: a verb, or the end of a lease, has
-            asked for it.
-        ended: How its connection ended; ``None``: none was open.
+        error: The cause, or the exception that a hook raised. ``None`` means that a method of the
+            client or the end of a lease ended the attempt.
+        ended: How the connection ended. ``None`` means that none was open.
         connection: The number of that connection.
         ready_for: Seconds in READY.
-        reported: What is reported in the place of *error*.
+        reported: The error to report instead of *error*. ``None`` means *error* itself.
 
     """
 
@@ -43,7 +43,7 @@ class Outcome:
 
     @property
     def is_stable_for(self) -> float:
-        """Seconds in READY that speak for the peer: none when it has broken the protocol."""
+        """Seconds in READY that count for ``stable_after``, none after a protocol violation."""
         return 0.0 if self.ended is not None and self.ended.peer_fault else self.ready_for
 
 
@@ -57,8 +57,9 @@ class Plan:
 
     Attributes:
         delay: Seconds until the next attempt.
-        fatal: What the client fails with, or keeps trying at ``fatal_delay`` in spite of.
-        is_last: There is no next attempt.
+        fatal: The fatal error, which ``fatal_delay`` may allow to retry. ``None`` means that the
+            error is not fatal.
+        is_last: Whether there is no next attempt.
 
     """
 
@@ -69,7 +70,7 @@ class Plan:
 
 class Attempts:
     """
-    Counts and plans, for one ``start()``; without a clock or a loop.
+    Counts the attempts of one ``start()`` and plans the next, without a clock or a loop.
 
     Attributes:
         url_number: Which URL of a list the attempt uses, from 0. It grows with every failed
@@ -85,17 +86,17 @@ class Attempts:
         self._backoff = Backoff(options.min_reconnect_delay, options.max_reconnect_delay)
         self._failures = 0  # consecutive failed attempts
         self._waits = 0  # waits since the last stable connection
-        self._refusals = 0  # consecutive dials that were refused for good
-        self._fatal_ends = 0  # consecutive connections that ended for good, with a code mostly
+        self._refusals = 0  # consecutive attempts that failed fatally before a connection was open
+        self._fatal_ends = 0  # consecutive connections that ended with a fatal error
         self._was_ready = False
 
     @property
     def number(self) -> int:
-        """Number of the attempt at hand since the last stable connection, from 1."""
+        """Number of the current attempt since the last stable connection, from 1."""
         return self._failures + 1
 
     def opened(self) -> None:
-        """The handshake succeeded: the address and the credentials are good."""
+        """Note that the handshake succeeded, which shows that URL and credentials are valid."""
         self._refusals = 0
 
     def ready(self) -> None:
@@ -132,7 +133,7 @@ class Attempts:
         return Plan(self._backoff.slow(pace), fatal)
 
     def _judge(self, outcome: Outcome, error: Exception) -> Verdict:
-        """Judge the error with what came before it: it may have to come more than once."""
+        """Decide about a retry, considering earlier errors that were fatal also."""
         verdict = judge(error)
         if verdict.retry:
             self._refusals = 0
@@ -143,13 +144,13 @@ class Attempts:
             count = self._refusals = self._refusals + 1
         else:
             count = self._fatal_ends = self._fatal_ends + 1
-        if self._urls > 1:  # some of them may refuse a dial, and others close with a code
+        if self._urls > 1:  # some URLs may refuse the handshake while others close with a code
             count = self._refusals + self._fatal_ends
         needed = max(self._urls, self._needed_of_one(outcome, error))
         return replace(verdict, retry=count < needed)
 
     def _needed_of_one(self, outcome: Outcome, error: Exception) -> int:
-        """How often one URL must refuse for good: twice where the next attempt may differ."""
+        """Return how many fatal errors of one URL are final, two if the next attempt may differ."""
         if outcome.ended is not None:  # a server that restarts may close with any code
             is_fatal = isinstance(error, StreamClosedError) and is_fatal_code(error.code)
             return 2 if is_fatal and self._was_ready else 1

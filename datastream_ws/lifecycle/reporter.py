@@ -1,4 +1,4 @@
-"""What a stream says of itself: its state, the log, errors, events; each to all who listen."""
+"""Reports the state, errors and events of a stream to its log, callbacks and readers."""
 
 from __future__ import annotations
 
@@ -32,18 +32,25 @@ from .wishes import Wishes
 
 __all__ = ["Reporter"]
 
-MOST_EVENTS = 50  # recent ones that are kept
+MOST_EVENTS = 50  # recent events that are kept
 
 
 class Reporter:
     """
-    The voice of one ``start()``; on the loop's thread, but for :meth:`report`.
+    The reports of one ``start()``.
+
+    Call it on the loop's thread. :meth:`on_loop`, :meth:`report`, :meth:`warn` and :meth:`log` may
+    be called from any thread.
 
     Args:
-        owner: The client that users see.
-        state, errors: The owner's, which outlive this object.
-        attempts: What counts the attempts.
-        wishes: What the verbs have asked for.
+        owner: The public client.
+        options: The client's options.
+        handlers: The client's handlers.
+        state: The client's state, which outlives this object.
+        errors: The client's errors, which outlive this object.
+        traffic: The client's counters.
+        attempts: The count of the attempts.
+        wishes: The requests of the client's methods.
         submit: Runs a function on a handler thread.
 
     """
@@ -80,11 +87,11 @@ class Reporter:
         )
 
     def on_loop(self, function: Callable[[], None]) -> None:
-        """Call *function* on the loop's thread: now if this is it, else soon."""
+        """Call *function* on the loop's thread, immediately if the caller runs there."""
         if asyncio._get_running_loop() is self._loop:
             function()
         else:
-            with suppress(RuntimeError):  # the loop is closed: a handler outlived its client
+            with suppress(RuntimeError):  # the loop is closed, and a handler still runs
                 self._loop.call_soon_threadsafe(function)
 
     # --- state and events ---
@@ -92,7 +99,17 @@ class Reporter:
     def state(
         self, state: State, error: BaseException | None = None, delay: float | None = None
     ) -> None:
-        """Change the state; the one place where it does. WAITING again is told again."""
+        """
+        Change the state. It is the only method that does.
+
+        Setting the same state again has no effect, except for WAITING, which is reported each time.
+
+        Args:
+            state: The new state.
+            error: The error that caused the change. ``None`` means that there is none.
+            delay: Seconds until the next attempt, for WAITING.
+
+        """
         previous = self._state.value
         if state is previous and state is not State.WAITING:
             return
@@ -116,19 +133,19 @@ class Reporter:
             self.note("closed", "")
 
     def note(self, kind: str, text: str = "") -> None:
-        """Keep an event for those who look later; *kind*: as :class:`RecentEvent` has them."""
+        """Add to the recent events. *kind* is one of those of :class:`RecentEvent`."""
         self._events.append(RecentEvent(time.time(), kind, peer_text(text)))
         if len(self._events) > MOST_EVENTS:
             del self._events[0]
 
     @property
     def recent_events(self) -> tuple[RecentEvent, ...]:
-        """The last events, from old to new; from any thread."""
+        """The latest events from old to new, from any thread."""
         return tuple(self._events)
 
     def _log_state(self, state: State, error: BaseException | None, delay: float | None) -> None:
         if state is State.CONNECTING:
-            return  # logged with the address, once per attempt
+            return  # Lifecycle logs it with the URL, once per attempt
         if state is not State.WAITING:
             self.log("info", "%s", state.value, state=state.value, **about(error))
             return
@@ -146,11 +163,11 @@ class Reporter:
         )
 
     def lost(self) -> None:
-        """A connection has ended: a gap begins."""
+        """Begin a gap, because a connection has ended."""
         self._lost_at = (time.time(), time.monotonic())
 
     def gap(self, last_message: Message | None) -> None:
-        """A connection is open: the gap before it is over, if there was one."""
+        """Report the gap before a connection that is now open, if there was one."""
         if self._lost_at is None:
             return
         wall, monotonic = self._lost_at
@@ -163,11 +180,13 @@ class Reporter:
         self, connection: int, ended: Ended, error: BaseException | None, plan: Plan | None
     ) -> None:
         """
-        Tell of the end of a connection.
+        Report the end of a connection.
 
         Args:
-            error: What ended it; ``None``: we did.
-            plan: What follows; ``None``: nothing, or what a verb has asked for.
+            connection: The number of the connection.
+            ended: How it ended.
+            error: The cause. ``None`` means that the client closed the connection.
+            plan: The consequence. ``None`` means that a method of the client decides it.
 
         """
         will_retry = not self._wishes.is_closing and (plan is None or not plan.is_last)
@@ -179,7 +198,7 @@ class Reporter:
         self._reports.put("on_disconnect", event)
 
     async def finish(self, timeout: float) -> None:
-        """Give reports that wait *timeout* seconds; nothing is reported any more."""
+        """Run waiting reports for at most *timeout* seconds, then end ``errors()``."""
         await self._reports.finish(timeout)
         self._errors.end()
 
@@ -194,7 +213,7 @@ class Reporter:
     # --- errors and the log ---
 
     def report(self, error: BaseException) -> None:
-        """Log an error, give it to ``on_error`` and ``errors()``; from any thread."""
+        """Log an error and pass it to ``on_error`` and ``errors()``, from any thread."""
         self.on_loop(lambda: self._report(error))
 
     def _report(self, error: BaseException) -> None:
@@ -212,13 +231,17 @@ class Reporter:
         self.log("error", "%s", error, exc_info=error)
 
     def warn(self, text: str) -> None:
-        """Log a line."""
+        """Log a warning."""
         self.log("warning", "%s", text)
 
     def log(
         self, level: str, text: str, *arguments: Any, exc_info: Any = None, **more: Any
     ) -> None:
-        """Log; a logger is the user's code: what it raises must not end the stream."""
+        """
+        Log a line with the stream's name and structured fields.
+
+        Exceptions of the logger are ignored, because it may be the user's code.
+        """
         with suppress(Exception):
             name = peer_text(self._options.name)
             known: dict[str, Any] = {

@@ -1,9 +1,9 @@
 """
-How long to wait before the next attempt, and whether to make one. Pure: no clock, no network.
+Decides whether to retry and how long to wait, without a clock or a network.
 
-Source: RFC 6455 section 7.2.3 (a first wait of 0–5 s spread at random, then truncated binary
-exponential backoff); the fatal close codes are those of Centrifugo's clients and of the Go
-client (4001), the IANA registry's 3000 and the usual 44xx.
+RFC 6455 section 7.2.3 recommends a random first delay of 0 to 5 s and then truncated binary
+exponential backoff. The fatal close codes are those of Centrifugo's clients and of the Go client
+(4001). The IANA registry's 3000 and the usual 44xx are fatal also.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Backoff", "Verdict", "is_fatal_code", "judge"]
 
 RETRIED_STATUSES = frozenset({408, 425, 429})
 FATAL_CLOSE_CODES = frozenset({1008, 3000, 4001, 4003, 4401, 4403})
-# Alerts by which a server refuses our TLS, or the certificate we lack; OpenSSL's names for them.
+# OpenSSL's names of the alerts by which a server refuses the client's TLS or certificate.
 FATAL_TLS_ALERTS = frozenset(
     {
         "SSLV3_ALERT_BAD_CERTIFICATE",
@@ -43,7 +43,7 @@ FATAL_TLS_ALERTS = frozenset(
         "UNSUPPORTED_PROTOCOL",
     }
 )
-# Close code -> shortest first wait in seconds: "service restart", "try again later".
+# The shortest wait in seconds after the close codes "service restart" and "try again later".
 PATIENT_CLOSE_CODES = {1012: 5.0, 1013: 10.0}
 
 
@@ -53,9 +53,10 @@ class Verdict:
     The consequence of an error for the next attempt.
 
     Attributes:
-        retry: Whether there is one.
-        floor: Shortest wait in seconds (still within the longest backoff).
-        retry_after: Seconds the server asked for. It may exceed the longest backoff.
+        retry: Whether there is a next attempt.
+        floor: Shortest delay in seconds, capped at the longest backoff.
+        retry_after: Seconds that the server asked for, which may exceed the longest backoff.
+            ``None`` means that it did not ask.
 
     """
 
@@ -65,7 +66,7 @@ class Verdict:
 
 
 def judge(error: BaseException) -> Verdict:
-    """Say whether *error*, seen for itself, is worth another attempt."""
+    """Return whether *error* allows a retry, regardless of earlier errors."""
     if isinstance(error, HandshakeError):
         return Verdict(retry=_status_retried(error.status), retry_after=error.retry_after)
     if isinstance(error, StreamClosedError):
@@ -78,37 +79,37 @@ def judge(error: BaseException) -> Verdict:
 
 
 def _tls_fatal(error: ssl.SSLError) -> bool:
-    reason = getattr(error, "reason", None)  # set only by OpenSSL itself
+    reason = getattr(error, "reason", None)  # only errors of OpenSSL itself have it
     return isinstance(error, ssl.SSLCertVerificationError) or reason in FATAL_TLS_ALERTS
 
 
 def _status_retried(status: int | None) -> bool:
-    """101 is an upgrade that breaks the protocol; 3xx a redirect that may not be followed."""
     if status is None:
         return True
+    # With 101 the upgrade broke the protocol. With 3xx the redirect leads to another origin.
     if status == 101 or 300 <= status < 400:
         return False
     return status in RETRIED_STATUSES or not 400 <= status < 500
 
 
 def is_fatal_code(code: int) -> bool:
-    """Whether a close code says that trying again makes no sense."""
+    """Return whether a close code means that a retry cannot help."""
     return code in FATAL_CLOSE_CODES or 3500 <= code <= 3999 or 4500 <= code <= 4999
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
     """
-    The waits between attempts: uniform in a window that doubles.
+    The delays between attempts, uniformly random in a window that doubles.
 
-    The first wait lies in [minimum, min(maximum, 5 × minimum)], the n-th (n ≥ 2) in
-    [minimum, min(maximum, minimum × 2ⁿ)]. The wide first window spreads a fleet that lost its
-    server at one moment.
+    The first delay lies in [minimum, min(maximum, 5 × minimum)]. The n-th delay (n ≥ 2) lies in
+    [minimum, min(maximum, minimum × 2ⁿ)]. The wide first window spreads clients that lost their
+    server at the same moment.
 
     Args:
-        minimum: Seconds, > 0.
-        maximum: Seconds, ≥ minimum.
-        uniform: Random function of two bounds; injected by tests and simulations.
+        minimum: Shortest delay in seconds, above 0.
+        maximum: Longest delay in seconds, at least *minimum*.
+        uniform: Random function of two bounds, which tests and simulations replace.
 
     """
 
@@ -117,7 +118,14 @@ class Backoff:
     uniform: Callable[[float, float], float] = field(default=random.uniform, repr=False)
 
     def delay(self, n: int, verdict: Verdict | None = None) -> float:
-        """Return the *n*-th wait (from 1) since the last stable connection, in seconds."""
+        """
+        Return the delay before the next attempt, in seconds.
+
+        Args:
+            n: Number of the delay since the last stable connection, from 1.
+            verdict: The consequence of the latest error. ``None`` means a plain backoff.
+
+        """
         low, high = self._window(n, verdict.floor if verdict else 0.0)
         delay = self.uniform(low, high)
         if verdict is None or verdict.retry_after is None:
@@ -126,14 +134,14 @@ class Backoff:
         return self.uniform(asked, asked * 1.25)
 
     def _window(self, n: int, floor: float) -> tuple[float, float]:
-        # The exponent is clamped: 2.0 ** 1024 overflows, and Go's shift turned negative.
+        # Without the limit 2.0 ** 1024 overflows. The Go client's shift became negative.
         factor = 5.0 if n <= 1 else 2.0 ** min(n, 64)
         high = min(self.maximum, self.minimum * factor)
         if not floor:
             return self.minimum, high
-        # 1012: 5–30 s, 1013: 10–30 s and more, so that a fleet does not come back as one.
+        # The upper bound is at least six times the floor, so that not all clients return together.
         return min(max(self.minimum, floor), self.maximum), min(self.maximum, max(high, 6 * floor))
 
     def slow(self, pace: float) -> float:
-        """Return a wait of *pace* seconds ± 50 %."""
+        """Return a random delay of *pace* seconds ± 50 %."""
         return self.uniform(pace * 0.5, pace * 1.5)

@@ -1,4 +1,8 @@
-"""The event loop's side of a lease."""
+"""
+The event loop's side of a lease.
+
+A tenure is a period in which this process holds the lease.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MakeRenewal", "Tenure"]
 
-LOOK_SECONDS = 1.0  # between two looks at whether the store answers
+LOOK_SECONDS = 1.0  # between two checks whether the store responds
 
 
 class MakeRenewal(Protocol):
-    """Makes what acquires and renews a lease, on a thread; it calls both functions from there."""
+    """Makes a renewal, which holds the lease on a thread and calls both functions there."""
 
     def __call__(
         self, *, on_change: Callable[[], None], report: Callable[[BaseException], None]
@@ -25,17 +29,20 @@ class MakeRenewal(Protocol):
 
 class Tenure:
     """
-    Tells one client whether the stream is its own; on the loop, but for :meth:`tenure`.
+    The lease as one client sees it.
 
-    It does not wait for the keeper's thread to say that a tenure is over: a store that hangs
-    may be holding that up.
+    Call it on the loop's thread. ``tenure()`` may be called from any thread. A timer of the loop
+    detects the end of a tenure, because a store that hangs may block the renewal's thread.
 
     Args:
-        on_lost: Called when a tenure has ended. The client then ends what it does and calls
-            :meth:`give_up`; before, there is no next tenure.
+        make_renewal: Makes the renewal of the lease.
+        on_lost: Called when a tenure has ended. The client then stops its work and calls
+            :meth:`give_up`. There is no next tenure before that.
+        report: Called with the errors of the store.
 
     Attributes:
-        is_ours: From the moment :meth:`acquire` has returned until :meth:`give_up`.
+        is_ours: Whether the client uses the lease, from :meth:`acquire` until :meth:`give_up`.
+        tenure: Returns the number of the current tenure. ``None`` means that there is none.
 
     """
 
@@ -61,16 +68,22 @@ class Tenure:
 
     @property
     def is_lost(self) -> bool:
-        """The tenure has ended, and the client has not given it up yet."""
+        """Whether the tenure has ended and the client still uses it."""
         return self.is_ours and not self._renewal.is_held
 
     @property
     def left(self) -> float:
-        """Seconds until the store lets somebody else in; not above 0: it may have."""
+        """Seconds until another process may get the lease. It may have it at 0 or below."""
         return self._renewal.left + self._renewal.slack
 
     async def acquire(self, on_standby: Callable[[], None]) -> None:
-        """Wait until the lease is held; *on_standby* is called when that takes long."""
+        """
+        Wait until this process holds the lease.
+
+        Args:
+            on_standby: Called each second while another process holds it.
+
+        """
         try:
             while not self._renewal.is_held:
                 self._news.clear()
@@ -88,26 +101,26 @@ class Tenure:
         self._watch()
 
     def give_up(self) -> None:
-        """The client has ended what it did in this tenure."""
+        """End the use of this tenure. Calling it again has no effect."""
         self.is_ours = False
         if self._timer is not None:
             self._timer.cancel()
 
     async def release(self, timeout: float) -> None:
-        """Let the next one have it; *timeout* seconds are given to the store."""
+        """Release the lease, waiting at most *timeout* seconds for the store."""
         self.give_up()
         closed = asyncio.wrap_future(self._renewal.close())
         await asyncio.wait([closed], timeout=timeout)
 
     def _watch(self) -> None:
-        """Look when the tenure would end; a renewal has moved that meanwhile, or not."""
+        """Check for the end of the tenure, again whenever it would end without a renewal."""
         if self.is_lost:
             self._on_lost()
         elif self.is_ours:
             self._timer = self._loop.call_later(max(0.001, self._renewal.left), self._watch)
 
     def _tell(self) -> None:
-        """From the keeper's thread."""
+        """Pass a change to the loop, from the renewal's thread."""
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._hear)
 

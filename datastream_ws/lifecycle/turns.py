@@ -1,4 +1,4 @@
-"""Whose turn it is to dial, where many streams of one process share a rate."""
+"""A rate limit for connection attempts that many streams of one process share."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ __all__ = ["Turns"]
 
 class Turns:
     """
-    Lets so many dials begin in so many seconds, first come, first served; on one loop's thread.
+    Lets at most *dials* connection attempts begin in any *seconds*, in order of request.
 
-    Every dial counts, reconnects included: a server that restarts meets a storm of this size.
+    Reconnects count also, so a restarting server gets no more attempts than that. Call it on one
+    loop's thread.
     """
 
     def __init__(self, dials: int, seconds: float) -> None:
@@ -24,7 +25,11 @@ class Turns:
         self._timer: asyncio.TimerHandle | None = None
 
     def next(self) -> asyncio.Future[None]:
-        """Return a future that is done when it is the caller's turn. Canceled, it takes none."""
+        """
+        Return a future that resolves when the caller may connect.
+
+        Cancel the future to withdraw the request.
+        """
         turn: asyncio.Future[None] = self._loop.create_future()
         self._waiting.append(turn)
         if self._timer is None:
@@ -33,7 +38,7 @@ class Turns:
 
     @property
     def waiting(self) -> int:
-        """How many wait, including those that were just canceled. From any thread."""
+        """How many requests wait, from any thread. Canceled ones may be included for a while."""
         return len(self._waiting)
 
     def _grant(self) -> None:

@@ -1,4 +1,8 @@
-"""What the verbs have asked for: close, pause, reconnect. Read in one place, by the machine."""
+"""
+The latest requests of the client's methods to close, pause or reconnect.
+
+Only the state machine reads them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ __all__ = ["HangUp", "Wishes", "hang_up"]
 
 
 class HangUp(NamedTuple):
-    """How to close a connection that is not wanted any more."""
+    """The close code and reason with which to close a connection."""
 
     code: int = 1000
     reason: str = ""
@@ -21,18 +25,18 @@ class HangUp(NamedTuple):
 
 class Wishes:
     """
-    The last word of the verbs, on the loop's thread.
+    The requests that are in force, on the loop's thread.
 
-    Nothing is a queue here: pause and resume, back to back, leave nothing to do.
+    There is no queue. A pause and a resume in a row leave nothing to do.
 
     Args:
-        clock: Seconds of the loop's clock.
+        clock: Returns the seconds of the loop's clock.
 
     Attributes:
-        changed: Set at every word; whoever waits clears it before looking.
-        deadline: When closing must be over, by the clock; ``None``: nobody has asked to close.
-        farewell: How the connection is closed at the end.
-        note: Told of each change that a verb has made: kind and text of a :class:`RecentEvent`.
+        changed: Set at every request. A reader clears it before it reads the requests.
+        deadline: The time by which the client must be closed. ``None`` means that it stays open.
+        farewell: The close code and reason for the shutdown.
+        note: Called with the kind and the text of a :class:`RecentEvent` for each request.
 
     """
 
@@ -45,7 +49,7 @@ class Wishes:
         self.farewell = HangUp()
         self.note: Callable[[str, str], None] = lambda kind, text: None
 
-    # --- the verbs ---
+    # --- called by the client's methods ---
 
     def pause(self, hang_up: HangUp) -> None:
         if self._pause is None:
@@ -65,7 +69,14 @@ class Wishes:
         self.changed.set()
 
     def close(self, timeout: float, farewell: HangUp | None = None) -> None:
-        """Ask to close within *timeout* seconds; a later call may only shorten it."""
+        """
+        Request to close within *timeout* seconds. A later call can only shorten the time.
+
+        Args:
+            timeout: Seconds from now.
+            farewell: The close code and reason. ``None`` means 1000. Only the first call sets it.
+
+        """
         deadline = self._clock() + timeout
         if self.deadline is None:
             self.farewell = farewell or self.farewell
@@ -73,7 +84,7 @@ class Wishes:
             self.deadline = deadline
         self.changed.set()
 
-    # --- the machine ---
+    # --- called by the state machine ---
 
     @property
     def is_closing(self) -> bool:
@@ -85,20 +96,26 @@ class Wishes:
 
     @property
     def hang_up(self) -> HangUp | None:
-        """How to end the connection there is, or the step towards one; ``None``: serve on."""
+        """How to close the connection or the attempt. ``None`` means to keep it."""
         return self._pause or self._reconnect
 
     @property
     def left(self) -> float:
-        """Seconds until the deadline; infinite when nobody has asked to close."""
+        """Seconds until the deadline, infinite without one."""
         return float("inf") if self.deadline is None else self.deadline - self._clock()
 
     def begin_attempt(self) -> None:
-        """The attempt that begins now is what a reconnect has asked for."""
+        """Fulfill a request to reconnect, because an attempt begins."""
         self._reconnect = None
 
     async def change(self, *things: asyncio.Future[Any], timeout: float | None = None) -> bool:
-        """Wait for another word, or for one of *things*; False when *timeout* ends first."""
+        """
+        Wait for another request or for one of *things*.
+
+        Returns:
+            Whether there was one within *timeout* seconds. ``None`` means no limit.
+
+        """
         done, _ = await asyncio.wait(
             [self.changed.wait(), *things], timeout=timeout, return_when=asyncio.FIRST_COMPLETED
         )
@@ -107,10 +124,10 @@ class Wishes:
 
 def hang_up(code: Any, reason: Any) -> HangUp:
     """
-    Return how a connection is closed.
+    Validate a close code and reason.
 
     Raises:
-        ConfigurationError: If no close frame can say that (RFC 6455 sections 5.5.1 and 7.4).
+        ConfigurationError: If a client may not send them (RFC 6455 sections 5.5.1 and 7.4).
 
     """
     is_code = isinstance(code, int) and not isinstance(code, bool)

@@ -1,1 +1,5 @@
-"""What a process has once: the loop's thread, the handler threads, fork, exit and signals."""
+"""
+Resources that exist once per process.
+
+They are the loop's thread, the handler threads, the exit handler and the signal handlers.
+"""

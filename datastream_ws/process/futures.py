@@ -1,4 +1,4 @@
-"""Ways to wait for a fact, for threads and for coroutines; errors that can be waited for."""
+"""Values and errors that threads and coroutines can wait for."""
 
 from __future__ import annotations
 
@@ -19,10 +19,19 @@ T = TypeVar("T")
 
 
 class Awaited(Future[T]):
-    """A future for one waiter, who forgets it when time is up."""
+    """A future for one waiter, canceled when its time limit has elapsed."""
 
     def result(self, timeout: float | None = None) -> T:
-        """Return the result; TimeoutError after *timeout* seconds, and never later."""
+        """
+        Return the result, and cancel the future if there is none in time.
+
+        Args:
+            timeout: Seconds to wait. ``None`` means no limit.
+
+        Raises:
+            TimeoutError: If there is no result after *timeout* seconds.
+
+        """
         try:
             return super().result(timeout)
         except TimeoutError:
@@ -31,7 +40,7 @@ class Awaited(Future[T]):
 
 
 class Observable(Generic[T]):
-    """A value that may be read, and waited for, from any thread."""
+    """A value that any thread may read, set and wait for."""
 
     def __init__(self, value: T) -> None:
         self._lock = threading.Lock()
@@ -39,7 +48,7 @@ class Observable(Generic[T]):
         self.value = value
 
     def set(self, value: T) -> None:
-        """Change the value and wake whoever waited for such a one."""
+        """Change the value, and resolve the futures that waited for such a value."""
         with self._lock:
             self.value = value
             woken = [waiter for waiter in self._waiters if waiter[0](value)]
@@ -49,11 +58,15 @@ class Observable(Generic[T]):
             resolve(future, value)
 
     def when(self, predicate: Callable[[T], bool]) -> Future[T]:
-        """Return a future of the first value, from now on, for which *predicate* holds."""
+        """
+        Return a future of the first value for which *predicate* is true.
+
+        The current value counts also. *predicate* runs under a lock, so it must not block.
+        """
         future: Awaited[T] = Awaited()
         with self._lock:
             if not predicate(self.value):
-                # Whoever asks again and again, with a timeout, leaves nothing behind.
+                # Remove waiters that timed out, so that polling does not grow the list.
                 self._waiters = [w for w in self._waiters if not w[1].cancelled()]
                 self._waiters.append((predicate, future))
                 return future
@@ -63,16 +76,17 @@ class Observable(Generic[T]):
 
 
 def resolve(future: Future[T], value: T) -> None:
-    """Set a result unless the future was cancelled meanwhile."""
+    """Set a result unless the future was canceled meanwhile."""
     if future.set_running_or_notify_cancel():
         future.set_result(value)
 
 
 class LoopEvent:
     """
-    An event on the loop's thread that is waited for as a future, not as a coroutine in a task.
+    An event on the loop's thread that is waited for with a future.
 
-    An idle client waits for one all its life; a task for it would be a fifth of its memory.
+    ``asyncio.Event`` needs a task for each waiter. An idle client always waits for an event, and
+    the task would take a fifth of the client's memory.
     """
 
     def __init__(self) -> None:
@@ -91,7 +105,7 @@ class LoopEvent:
         return self._is_set
 
     def wait(self) -> asyncio.Future[None]:
-        """Return a future of the event; the same one for all who wait at the time."""
+        """Return a future of the event, the same one for all current waiters."""
         future = self._future
         if future is None or future.done():
             future = self._future = asyncio.get_running_loop().create_future()
@@ -102,14 +116,17 @@ class LoopEvent:
 
 class ErrorBuffer:
     """
-    The latest errors, for readers that each see all of them; bounded.
+    A bounded buffer of the latest errors. Each reader gets all of them.
 
-    When nobody reads, the oldest go; ``lost`` counts those that no reader ever saw.
+    A full buffer drops the oldest error. An error of a handler keeps its messages in memory.
 
     Args:
-        size: Most errors that are kept.
-        size_bytes: Most bytes of payload that they keep in memory, the latest error's aside;
-            ``None``: no limit. An error of a handler has its messages with it.
+        size: Most errors in the buffer.
+        size_bytes: Most bytes of payload in memory, not counting the latest error. ``None`` means
+            no limit.
+
+    Attributes:
+        lost: How many errors were dropped before any reader got them.
 
     """
 
@@ -117,17 +134,18 @@ class ErrorBuffer:
         self._size = size
         self._size_bytes = float("inf") if size_bytes is None else size_bytes
         self._bytes = 0
-        self._seen = 0  # up to which number some reader has read
+        self._seen = 0  # the highest number that any reader has read
+        # The number of errors so far, and whether there will be no more.
         self._count: Observable[tuple[int, bool]] = Observable((0, False))
         self.lost = 0
 
     @functools.cached_property
     def _errors(self) -> deque[tuple[int, BaseException]]:
-        """Numbered from 1. Made at need: it takes room, and all may go well."""
+        """The errors, numbered from 1. The deque is made for the first one, to save memory."""
         return deque()
 
     def put(self, error: BaseException) -> None:
-        """Add an error; from one thread at a time."""
+        """Add an error. Only one thread at a time may call this."""
         number, ended = self._count.value
         self._bytes += pinned_bytes(error)
         self._errors.append((number + 1, error))
@@ -144,19 +162,26 @@ class ErrorBuffer:
         self.lost += number > self._seen
 
     def end(self) -> None:
-        """Let the readers stop once they have read everything."""
+        """End the iteration of all readers once they have read everything."""
         self._count.set((self._count.value[0], True))
 
     def _after(self, cursor: int) -> tuple[int, list[BaseException]]:
-        """Return the errors since number *cursor*, and the number of the last one."""
-        # The numbers are with the errors, as one may be put while this looks at them.
+        """Return the number of the last error, and the errors after number *cursor*."""
+        # Each error has its number beside it, because another thread may put one now.
         found = [pair for pair in self._errors.copy() if pair[0] > cursor]
         last = found[-1][0] if found else cursor
         self._seen = max(self._seen, last)
         return last, [error for _, error in found]
 
     def read(self, timeout: float | None) -> Iterator[BaseException]:
-        """Yield errors in the calling thread until the end, or *timeout* seconds without one."""
+        """
+        Yield errors, blocking the calling thread while it waits.
+
+        Args:
+            timeout: Seconds without an error after which the iteration ends. ``None`` means no
+                limit.
+
+        """
         cursor = 0
         while True:
             try:
@@ -164,7 +189,7 @@ class ErrorBuffer:
             except TimeoutError:
                 return
             cursor, errors = self._after(cursor)
-            while errors:  # by and by: none stays in memory while the next one is waited for
+            while errors:  # pop each, so that none stays in memory while the reader waits
                 yield errors.pop(0)
             if ended and cursor >= self._count.value[0]:
                 return
@@ -173,7 +198,7 @@ class ErrorBuffer:
         return self._count.when(lambda state: state[0] > cursor or state[1])
 
     async def read_async(self, timeout: float | None) -> AsyncIterator[BaseException]:
-        """Yield errors in a coroutine, as :meth:`read` does in a thread."""
+        """Yield errors in a coroutine. It behaves as :meth:`read` but does not block the loop."""
         cursor = 0
         while True:
             try:
@@ -188,16 +213,24 @@ class ErrorBuffer:
 
 
 def pinned_bytes(error: BaseException) -> int:
-    """Return how many bytes of payload stay in memory with an error."""
+    """Return how many bytes of payload an error keeps in memory."""
     messages = error.messages if isinstance(error, HandlerError) else ()
     return sum(payload_bytes(message.data) for message in messages)
 
 
 async def wait_for(future: Future[T], timeout: float | None) -> T:
     """
-    Wait for *future* in a coroutine; raise TimeoutError after *timeout* seconds.
+    Wait for *future* in a coroutine.
 
-    Nobody who gives up, or is cancelled, takes the future from the others who wait for it.
+    A waiter that times out or is canceled does not cancel the future of the other waiters.
+
+    Args:
+        future: The future of a thread.
+        timeout: Seconds to wait. ``None`` means no limit.
+
+    Raises:
+        TimeoutError: If there is no result after *timeout* seconds.
+
     """
     if isinstance(future, Awaited):
         async with asyncio.timeout(timeout):
@@ -210,7 +243,7 @@ async def wait_for(future: Future[T], timeout: float | None) -> T:
 
 
 def _on_this_loop(future: Future[T]) -> asyncio.Future[T]:
-    """Wrap a future once, however often it is waited for: its callbacks cannot be removed."""
+    """Wrap a future once for all waiters, because its callbacks cannot be removed."""
     wrapped: asyncio.Future[T] | None = getattr(future, "_datastream_wrapped", None)
     if wrapped is None or wrapped.get_loop() is not asyncio.get_running_loop():
         wrapped = asyncio.wrap_future(future)
@@ -220,6 +253,6 @@ def _on_this_loop(future: Future[T]) -> asyncio.Future[T]:
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Keep asyncio from complaining where everybody has given up."""
+    """Retrieve the exception, because asyncio logs an error if no waiter has."""
     if not future.cancelled():
         future.exception()

@@ -1,4 +1,4 @@
-"""The daemon threads that handlers run on."""
+"""The daemon threads that run handlers."""
 
 from __future__ import annotations
 
@@ -34,26 +34,28 @@ class _Worker:
 
 class HandlerThreads:
     """
-    Daemon threads that run one call after another and end when idle for 10 seconds.
+    A pool of daemon threads without a size limit, which end when idle for 10 seconds.
 
     The thread that became idle last takes the next call, so that the threads of a burst end
     under steady, light use. While the pool is held, two threads stay however long they idle.
     CPython 3.12 and later start no thread at interpreter exit, and messages that were received
     must still be handled then.
+
+    All methods may be called from any thread. Only :meth:`join` blocks.
     """
 
     HELD_SIZE = 2
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # a finalizer may call while its thread holds it
-        self._calls: deque[Callable[[], None]] = deque()  # what no thread was idle for
+        self._calls: deque[Callable[[], None]] = deque()  # calls for which no thread was idle
         self._parked: list[_Worker] = []
         self._alive: set[_Worker] = set()
         self._busy: set[_Worker] = set()
         self._holders = 0
 
     def hold(self) -> None:
-        """Keep two threads from now on, until as many :meth:`let_go` as holds."""
+        """Keep two threads until :meth:`let_go` was called as often as this method."""
         with self._lock:
             self._holders += 1
             missing = self._minimum - len(self._alive)
@@ -61,7 +63,7 @@ class HandlerThreads:
             self._start()
 
     def let_go(self) -> None:
-        """End one hold. After the last one, idle threads end at once."""
+        """End one hold. After the last one, idle threads end immediately."""
         with self._lock:
             self._holders -= 1
             if self._minimum:
@@ -75,7 +77,7 @@ class HandlerThreads:
         return self.HELD_SIZE if self._holders else 0
 
     def call(self, function: Callable[[], None]) -> None:
-        """Run *function* on a thread soon; it must not raise."""
+        """Run *function* on a thread. It must not raise."""
         with self._lock:
             worker = self._parked.pop() if self._parked else None
             if worker is None:
@@ -87,7 +89,11 @@ class HandlerThreads:
             worker.wake.release()
 
     def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
-        """Run *function* on a thread; return the future of its result."""
+        """
+        Run *function* on a thread, and return a future of its result.
+
+        The future cannot be canceled, because the function cannot be stopped.
+        """
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
         self.call(lambda: _settle(future, function, args))
@@ -99,7 +105,7 @@ class HandlerThreads:
             self._alive.add(worker)
         try:
             worker.thread.start()
-        except RuntimeError:  # at interpreter exit: one that is there takes the call
+        except RuntimeError:  # at interpreter exit one of the held threads takes the call
             with self._lock:
                 self._alive.discard(worker)
 
@@ -107,11 +113,11 @@ class HandlerThreads:
         while (function := self._next(worker)) is not None:
             self._busy.add(worker)
             function()
-            del function  # else the client or message in it would live as long as the thread idles
+            del function  # otherwise an idle thread keeps a client or a message in memory
             self._busy.discard(worker)
 
     def _next(self, worker: _Worker) -> Callable[[], None] | None:
-        """Return the call to run next, or None when this thread has to end."""
+        """Wait for the next call. ``None`` means that this thread has to end."""
         is_woken = True
         while True:
             with self._lock:
@@ -128,22 +134,22 @@ class HandlerThreads:
                 return function
 
     def _park(self, worker: _Worker) -> bool:
-        """Wait for a call, for the end or for 10 seconds; return False for the latter."""
+        """Wait for a call or the end. Return false if there was neither for 10 seconds."""
         if worker.wake.acquire(timeout=IDLE_THREAD_SECONDS):
             return True
         with self._lock:
             if worker in self._parked:
                 self._parked.remove(worker)
                 return False
-        return worker.wake.acquire()  # it was unparked in this moment
+        return worker.wake.acquire()  # another thread unparked it in this moment
 
     def join(self, timeout: float) -> None:
-        """Wait up to *timeout* seconds for idle threads to end; not for one that is busy."""
+        """Wait up to *timeout* seconds for idle threads to end, but not for running calls."""
         deadline = time.monotonic() + timeout
         with self._lock:
             ending = [] if self._minimum else [each.thread for each in self._alive - self._busy]
         for thread in ending:
-            # is_alive: one that is only about to start cannot be joined
+            # A thread that is not alive yet is about to start, and join() would raise.
             if thread is not threading.current_thread() and thread.is_alive():
                 thread.join(max(0.0, deadline - time.monotonic()))
 
@@ -151,7 +157,7 @@ class HandlerThreads:
 def _settle(future: Future[T], function: Callable[..., T], args: tuple[Any, ...]) -> None:
     try:
         future.set_result(function(*args))
-    except StopIteration as error:  # asyncio's futures refuse it: what awaits them would hang
+    except StopIteration as error:  # asyncio's futures refuse it, and the waiter would hang
         failure = RuntimeError("a function called on a thread raised StopIteration")
         failure.__cause__ = error
         future.set_exception(failure)
@@ -163,7 +169,8 @@ class DaemonExecutor(ThreadPoolExecutor):
     """
     The loop's default executor, on the pool's daemon threads.
 
-    Lookups of one name share a thread, so that lookups that hang do not pile up.
+    Lookups of the same name share one thread. Otherwise each attempt would add a thread while a
+    name server does not respond.
     """
 
     def __init__(self, pool: HandlerThreads) -> None:

@@ -19,7 +19,7 @@ __all__ = ["LoopThread"]
 
 T = TypeVar("T")
 
-# What tasks of user code have to end once they are cancelled, and then its generators.
+# Seconds for canceled tasks of user code to end, and again for its asynchronous generators.
 LEFTOVER_SECONDS = 0.5
 
 log = logging.getLogger("datastream_ws")
@@ -29,8 +29,12 @@ class LoopThread:
     """
     An event loop on a daemon thread, for all clients of the process.
 
-    The loop is run, shut down and closed by its own thread, and by no other: a caller may run a
-    loop itself.
+    Only this thread runs, shuts down and closes the loop. The calling thread may have a running
+    loop of its own, and then cannot run another.
+
+    Args:
+        pool: The handler threads, which also run the loop's default executor.
+
     """
 
     def __init__(self, pool: HandlerThreads) -> None:
@@ -45,8 +49,7 @@ class LoopThread:
         asyncio.set_event_loop(self.loop)
         while not self._stopping:
             try:
-                # Returns early if user code stops the loop, raises if that wants to exit: neither
-                # may end the streams of others.
+                # User code may stop the loop, or raise SystemExit. Neither may end other streams.
                 self.loop.run_forever()
             except BaseException:
                 log.exception("the event loop continues after an exception")
@@ -55,7 +58,7 @@ class LoopThread:
     def _wind_up(self) -> None:
         ending = self.loop.create_task(_end_leftovers(self.loop))
         while not ending.done():
-            with suppress(BaseException):  # of user code, as above
+            with suppress(BaseException):  # user code may raise SystemExit here also
                 self.loop.run_until_complete(ending)
         self.loop.close()
 
@@ -64,7 +67,20 @@ class LoopThread:
         return threading.current_thread() is self._thread
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
-        """Run *coroutine* on the loop, wait for its result; TimeoutError cancels it."""
+        """
+        Run *coroutine* on the loop and block until it returns its result.
+
+        Call it from another thread. If the wait ends early, the coroutine is canceled.
+
+        Args:
+            coroutine: The coroutine to run.
+            timeout: Seconds to wait. ``None`` means no limit.
+
+        Raises:
+            TimeoutError: If there is no result after *timeout* seconds.
+            Exception: If the coroutine raised it.
+
+        """
         future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
         try:
             return future.result(timeout)
@@ -73,18 +89,20 @@ class LoopThread:
             raise
 
     def responds(self, timeout: float) -> bool:
-        """Whether the loop, within *timeout* seconds, gets round to a callback."""
+        """Block up to *timeout* seconds, and return whether the loop runs a callback in time."""
         answered = threading.Event()
-        with suppress(RuntimeError):  # closed
+        with suppress(RuntimeError):  # the loop is closed
             self.loop.call_soon_threadsafe(answered.set)
         return answered.wait(timeout)
 
     def stop(self, timeout: float) -> bool:
         """
-        End the loop and its thread; waits up to *timeout* seconds, unless called on it.
+        End the loop and its thread, and wait up to *timeout* seconds.
+
+        On the loop's own thread the method does not wait. Calling it again only waits.
 
         Returns:
-            Whether the thread has ended. If user code blocks it, it ends once that returns.
+            Whether the thread has ended. A thread that user code blocks ends once the code returns.
 
         """
         with self._lock:
@@ -96,7 +114,7 @@ class LoopThread:
         return not self._thread.is_alive()
 
     def stack(self) -> str:
-        """Return what the thread is doing, as in a traceback: from the loop's callback on."""
+        """Return the thread's current stack as text, beginning with the loop's callback."""
         frame = sys._current_frames().get(self._thread.ident or 0)
         frames = traceback.extract_stack(frame) if frame is not None else []
         start = 0
@@ -107,7 +125,7 @@ class LoopThread:
 
 
 async def _end_leftovers(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel the tasks that user code has left, close its generators."""
+    """Cancel the remaining tasks of user code, and close its asynchronous generators."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()

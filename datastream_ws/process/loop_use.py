@@ -1,4 +1,4 @@
-"""Who uses the loop's thread: it starts with the first client and ends with the last."""
+"""The uses of the loop's thread, which starts with the first client and ends with the last."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .loop_thread import LoopThread
 
 __all__ = ["CLOSE_GRACE", "LoopUse", "abandon_loop", "end_loop_use", "threads", "use_loop"]
 
-# Seconds that a close() may take beyond its timeout, and of these, what the thread's end may.
+# Seconds that close() may take beyond its timeout, and the part of them for the thread's end.
 CLOSE_GRACE = 1.0
 STOP_SECONDS = 0.25
 
 
 class Closable(Protocol):
-    """A running client, as the exit rule sees it."""
+    """The methods of a client that the exit handler calls."""
 
     def _ask_close(self, timeout: float | None) -> float: ...
 
@@ -30,10 +30,14 @@ class Closable(Protocol):
 
 class LoopUse:
     """
-    What keeps the loop's thread: one ``start()`` of a client, until the end that belongs to it.
+    One ``start()`` of a client, which keeps the loop's thread until its end.
+
+    Args:
+        client: The client.
+        thread: The loop's thread.
 
     Attributes:
-        finished: Done when that life has ended; ``None``: it has not begun.
+        finished: Resolved when the client has ended. ``None`` means that it has not begun.
 
     """
 
@@ -43,7 +47,16 @@ class LoopUse:
         self.finished: Future[None] | None = None
 
     def wait(self, deadline: float) -> bool:
-        """Wait for the end; return whether it came, with time left for that of the thread."""
+        """
+        Block until the client has ended.
+
+        Args:
+            deadline: Latest time of ``time.monotonic()``, less a part for :func:`end_loop_use`.
+
+        Returns:
+            Whether the client has ended.
+
+        """
         if self.finished is None:
             return True
         seconds = deadline - STOP_SECONDS - time.monotonic()
@@ -51,7 +64,7 @@ class LoopUse:
 
 
 class Process:
-    """The clients of this process, and the loop's thread while there is one."""
+    """The clients of this process, the loop's thread while there is one, and handler threads."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -69,7 +82,7 @@ def threads() -> HandlerThreads:
 
 
 def use_loop(client: Closable) -> LoopUse:
-    """Take the loop's thread into use for a client that starts."""
+    """Begin to use the loop's thread, and start it for the first client."""
     process = _process
     with process.lock:
         if process.loop_thread is None:
@@ -81,10 +94,15 @@ def use_loop(client: Closable) -> LoopUse:
 
 def end_loop_use(use: LoopUse, deadline: float | None = None) -> None:
     """
-    End a use, or do nothing if it has ended; the last one ends the loop's thread and the others.
+    End a use. The last one ends the loop's thread and idle handler threads.
 
-    Waits for them until *deadline* (``time.monotonic()``; ``None``: a second); not to be called on
-    the loop's thread.
+    The call blocks until they have ended, so it must not run on the loop's thread. Calling it again
+    has no effect.
+
+    Args:
+        use: The use to end.
+        deadline: Latest time of ``time.monotonic()``. ``None`` means one second from now.
+
     """
     process, thread = _process, use.thread
     if deadline is None:
@@ -105,7 +123,7 @@ def end_loop_use(use: LoopUse, deadline: float | None = None) -> None:
 
 
 def abandon_loop(thread: LoopThread) -> None:
-    """Give the clients that start from now on another thread: user code blocks this one."""
+    """Make later clients use another thread, because user code blocks this one."""
     process = _process
     with process.lock:
         if process.loop_thread is thread:
@@ -113,7 +131,7 @@ def abandon_loop(thread: LoopThread) -> None:
 
 
 def _close_all() -> None:
-    """At interpreter exit: all clients drain together, each within its ``close_timeout`` + 1 s."""
+    """Close all clients at interpreter exit, each within its ``close_timeout`` and 1 second."""
     notice_fork()
     clients = {use.client for use in list(_process.uses)}
     deadlines = [(client, client._ask_close(None)) for client in clients]
@@ -122,6 +140,7 @@ def _close_all() -> None:
 
 
 def _renew() -> None:
+    """Begin without clients and threads in a forked child."""
     global _process
     bury(_process, [])
     _process = Process()

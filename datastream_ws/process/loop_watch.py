@@ -1,4 +1,4 @@
-"""Tells of user code that blocks an event loop, while it does."""
+"""Warns about user code while it blocks an event loop."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..handlers import Handler, Handlers
 
 __all__ = ["end_watch", "watch_loop"]
 
-PERIOD = 0.25  # seconds between two looks
-PATIENCE = 0.75  # seconds without an answer: with the period, every block of a second is seen
-SELECT = (selectors.__file__, "select")  # where asyncio's loops wait
-LATE = 2 * PERIOD  # a look that comes so late: nothing has run, and not for the loop's fault
+PERIOD = 0.25  # seconds between two checks
+PATIENCE = 0.75  # seconds without a response; PERIOD and PATIENCE make up the promised second
+SELECT = (selectors.__file__, "select")  # the function in which asyncio's loops wait
+LATE = 2 * PERIOD  # a later check means that the whole process was suspended
 
-# Between a callback of the loop and the user's function; the packages of this project besides.
+# Packages between a callback of the loop and the user's function, beside those of this project.
 MACHINERY = {
     "asyncio",
     "concurrent",
@@ -41,14 +41,29 @@ log = logging.getLogger("datastream_ws")
 
 
 class WatchedClient(NamedTuple):
-    """One ``start()`` of a client; *warn* logs a line, from any thread."""
+    """
+    One ``start()`` of a client.
+
+    Attributes:
+        handlers: The client's handlers.
+        warn: Logs a warning, from any thread.
+
+    """
 
     handlers: Handlers
     warn: Callable[[str], None]
 
 
 class Place(NamedTuple):
-    """Where a frame of a thread is; *module*: its dotted name."""
+    """
+    The position of a stack frame.
+
+    Attributes:
+        code: The code object of the function.
+        line: The line number.
+        module: The module's dotted name.
+
+    """
 
     code: CodeType
     line: int
@@ -72,12 +87,13 @@ class Place(NamedTuple):
 
 class LoopWatch:
     """
-    One loop: unless it waits, it is asked for a callback, and does not answer while blocked.
+    The watch on one loop.
 
-    Asking costs a callback per period, whatever the loop receives.
+    Unless the loop waits for events, each check schedules a callback. A loop that does not run the
+    callback in time is blocked. A check costs one callback per period, whatever the loop receives.
 
     Attributes:
-        clients: Those that live on the loop.
+        clients: The clients that run on the loop.
 
     """
 
@@ -85,13 +101,20 @@ class LoopWatch:
         self.clients: set[WatchedClient] = set()
         self._loop = loop
         self._thread = threading.get_ident()
-        self._depth = _depth_of_task()  # of a callback's frame; None: not known yet
+        self._depth = _depth_of_task()  # of a callback's frame on the stack; None if unknown
         self._answered = True
         self._asked_at = 0.0
         self._has_told = False
 
     def look(self, now: float, late: bool) -> None:
-        """Ask, or tell of a loop that has not answered for long; *late*: nothing could."""
+        """
+        Check the loop, from the watch's thread.
+
+        Args:
+            now: Time of ``time.monotonic()``.
+            late: Whether the process was suspended, so that the loop could not respond.
+
+        """
         if self._answered:
             if not self._is_waiting():
                 self._ask(now)
@@ -102,7 +125,7 @@ class LoopWatch:
             self._tell(now - self._asked_at)
 
     def _is_waiting(self) -> bool:
-        """Whether the loop is seen to wait for something to do; it need not be woken then."""
+        """Return whether the loop waits for events. An idle loop is not woken for a check."""
         frame = sys._current_frames().get(self._thread)
         code = None if frame is None else frame.f_code
         return code is not None and (code.co_filename, code.co_name) == SELECT
@@ -110,7 +133,7 @@ class LoopWatch:
     def _ask(self, now: float) -> None:
         self._answered = self._has_told = False
         self._asked_at = now
-        with suppress(RuntimeError):  # closed: it never answers, and does not run either
+        with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._answer)
 
     def _answer(self) -> None:
@@ -138,16 +161,16 @@ class LoopWatch:
             log.warning("%s", text)
 
     def _callback(self, places: list[Place]) -> list[Place]:
-        """Return the places of the loop's callback, from its outermost frame on."""
+        """Return the frames of the loop's callback, from the outermost on."""
         for number in range(len(places) - 1, -1, -1):
             code = places[number].code
             if (code.co_filename, code.co_name) == (events.__file__, "_run"):
                 return places[number + 1 :]
-        # Of a loop that is not written in Python: its own frames cannot be seen.
+        # A loop that is not written in Python, like uvloop, has no frames of its own.
         return [] if self._depth is None else places[self._depth - 1 :]
 
     def _whose(self, places: list[Place]) -> tuple[set[WatchedClient], Place, Handler] | None:
-        """Return the clients whose handler is the outermost in *places*, and where it is."""
+        """Return the outermost handler in *places*, its frame and the clients that have it."""
         for place in places:
             found = {client: client.handlers.find(place.code) for client in list(self.clients)}
             clients = {client for client, handler in found.items() if handler is not None}
@@ -158,7 +181,7 @@ class LoopWatch:
 
 
 def _places(frame: FrameType | None) -> list[Place]:
-    """Return where a thread is, from its outermost frame on."""
+    """Return the frames of a thread's stack, from the outermost on."""
     places: list[Place] = []
     while frame is not None:
         module = frame.f_globals.get("__name__")
@@ -168,7 +191,7 @@ def _places(frame: FrameType | None) -> list[Place]:
 
 
 def _depth_of_task() -> int | None:
-    """Return how many frames there are up to that of the task at work; ``None``: there is none."""
+    """Return how deep the running task is on the stack. ``None`` means that no task runs."""
     task = asyncio.current_task()
     frame = getattr(task.get_coro(), "cr_frame", None) if task is not None else None
     return len(_places(frame)) or None
@@ -183,7 +206,7 @@ def _advice(handler: Handler | None) -> str:
 
 
 class Watches:
-    """The loops of this process that clients live on, and the thread that looks at them."""
+    """The watched loops of this process, and the thread that checks them."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -228,7 +251,7 @@ class Watches:
             looked_at = now
 
     def _forget_closed_loops(self) -> None:
-        """Clients that were not closed on them would keep them, and this thread, for ever."""
+        """Remove closed loops, which unclosed clients would keep in memory forever."""
         for loop in [each for each in self._loops if each.is_closed()]:
             del self._loops[loop]
 
@@ -237,18 +260,18 @@ _watches = Watches()
 
 
 def watch_loop(loop: asyncio.AbstractEventLoop, client: WatchedClient) -> None:
-    """Have user code that blocks *loop* told, until :func:`end_watch`; called on the loop."""
+    """Warn about user code that blocks *loop*, until :func:`end_watch`. Call it on the loop."""
     _watches.add(loop, client)
 
 
 def end_watch(loop: asyncio.AbstractEventLoop, client: WatchedClient) -> None:
-    """End a watch, or do nothing if there is none; from any thread."""
+    """End a watch, from any thread. Calling it again has no effect."""
     _watches.remove(loop, client)
 
 
 def _renew() -> None:
     global _watches
-    _watches = Watches()  # the parent's clients are not this process's
+    _watches = Watches()  # a forked child has none of the parent's loops
 
 
 in_child(_renew)

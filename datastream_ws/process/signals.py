@@ -14,8 +14,9 @@ __all__ = ["signals_to"]
 @contextmanager
 def signals_to(callback: Callable[[int], object]) -> Iterator[None]:
     """
-    Give SIGINT and SIGTERM to *callback* inside the block; elsewhere than in the main thread,
-    where Python allows no signal handlers, do nothing.
+    Pass SIGINT and SIGTERM to *callback* inside the block.
+
+    Outside the main thread this has no effect, because Python allows signal handlers only there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -29,5 +30,5 @@ def signals_to(callback: Callable[[int], object]) -> Iterator[None]:
         yield
     finally:
         for number, handler in previous.items():
-            if handler is not None:  # None: installed by C code, cannot be put back from here
+            if handler is not None:  # None means that C code installed it, and cannot be restored
                 signal.signal(number, handler)

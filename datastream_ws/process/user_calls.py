@@ -1,4 +1,4 @@
-"""Calls of the user's own functions among the options, from the loop."""
+"""Calls the user's functions among the options, from the loop."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ Submit = Callable[[Callable[[], Any]], Future[Any]]
 
 class UserCalls:
     """
-    Calls ``url``, ``headers`` and the like; each at most once at a time.
+    Calls ``url``, ``headers`` and similar options, each at most once at a time.
 
-    A call that hangs goes on when its caller has given up, and whoever calls the same function
-    meanwhile waits for that call: attempts to connect do not pile up threads. Its result is for
-    those who wait when it comes; later it would be stale.
-    Plain functions run on a handler thread, coroutine functions on the running loop.
+    Synchronous functions run on a handler thread, coroutine functions on the running loop. Call the
+    methods on the loop's thread.
+
+    A call continues after its caller was canceled. Another call of the same function waits for it,
+    so that attempts to connect do not pile up threads. The result is not kept for later calls,
+    because a token in it may have expired.
 
     Args:
         submit: Runs a function on a handler thread.
-        on_slow: Given a function for which another caller waits already, once a call.
+        on_slow: Called with a function that is still running when it is called again. It is called
+            once per slow call.
 
     """
 
@@ -36,9 +39,13 @@ class UserCalls:
 
     async def call(self, function: Function, *arguments: Any) -> Any:
         """
-        Return what *function* returns, awaited if that is awaitable; raise what it raises.
+        Call *function* and return its result, awaited if it is awaitable.
 
-        May be cancelled, by a timeout for instance: the call goes on for those who come next.
+        The caller may be canceled, for example by a timeout. The call then continues.
+
+        Raises:
+            Exception: If the function raised it.
+
         """
         while True:
             call = self._running.get(id(function))
@@ -49,7 +56,7 @@ class UserCalls:
                 self._on_slow(function)
             if call.has(arguments):
                 return await asyncio.shield(call.task)
-            await asyncio.wait([call.task])  # of something else: not our answer
+            await asyncio.wait([call.task])  # its result is for other arguments
 
     def _start(self, function: Function, arguments: tuple[Any, ...]) -> Call:
         task = asyncio.get_running_loop().create_task(call_user(function, self._submit, arguments))
@@ -60,16 +67,16 @@ class UserCalls:
     def _ended(self, function: Function, task: asyncio.Task[Any]) -> None:
         del self._running[id(function)]
         if not task.cancelled():
-            task.exception()  # retrieved, else asyncio complains where everybody has given up
+            task.exception()  # retrieve it, because asyncio logs an error if no caller has
 
     def cancel(self) -> None:
-        """End the calls that nobody waits for any more; a plain function cannot be stopped."""
+        """Cancel all calls. A synchronous function continues, because it cannot be stopped."""
         for call in self._running.values():
             call.task.cancel()
 
 
 class Call:
-    """A call of the user's function; the function is kept, so that its id stays its own."""
+    """A running call. It refers to the function, so that no other object gets the same id."""
 
     def __init__(
         self, function: Function, arguments: tuple[Any, ...], task: asyncio.Task[Any]
@@ -80,13 +87,13 @@ class Call:
         self.was_slow = False
 
     def has(self, arguments: tuple[Any, ...]) -> bool:
-        """Whether these are the arguments: the very objects, for they may compare as they like."""
+        """Return whether the call has these arguments, compared by identity."""
         own = self.arguments
         return len(own) == len(arguments) and all(map(lambda a, b: a is b, own, arguments))
 
 
 async def call_user(function: Function, submit: Submit, arguments: Sequence[Any] = ()) -> Any:
-    """Call a user's plain or coroutine function from the loop; a plain one on a thread."""
+    """Call a user's function from the loop, on a thread unless it is a coroutine function."""
     if inspect.iscoroutinefunction(function):
         return await function(*arguments)
     result = await asyncio.wrap_future(submit(lambda: function(*arguments)))

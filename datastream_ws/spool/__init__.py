@@ -1,8 +1,8 @@
 """
-The spool: an inbox continued in a SQLite file.
+The spool, an inbox that continues in a SQLite file.
 
-``file_lock`` says whose a file is, ``file`` reads and writes it, ``inbox`` knows what is where, and
-``thread`` does all work on the file.
+``file_lock`` guards a file against other processes, and ``file`` reads and writes it. ``inbox``
+tracks where each message is, and ``thread`` does all work on the file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Room on the disk that is set aside for the day it is full."""
+"""Reserved disk space for the case that the disk is full."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from .file_lock import open_own
 
 __all__ = ["Reserve"]
 
-SIZE = 8 * 2**20  # what SQLite's log holds at most, and has not written into the file yet
+SIZE = 8 * 2**20  # bytes; SQLite's write-ahead log is never larger
 
 
 class Reserve:
     """
-    A file of zeros beside the spool.
+    A file of zeros beside the spool, which is deleted when the disk is full.
 
-    On a full disk SQLite cannot even remove rows: its log must go into the file first, which may
-    have to grow for that. The room that this file gives up is enough for it.
+    On a full disk SQLite cannot even remove rows, because writing its log into the file may make
+    the file grow. The space of the deleted reserve is enough for that. The methods block.
 
     Attributes:
-        is_held: Whether it is there. Not where the system cannot allocate, or has no room.
+        is_held: Whether the reserve exists. It does not if the system cannot allocate files or
+            lacks the space.
 
     """
 
@@ -30,7 +31,7 @@ class Reserve:
         self.is_held = False
 
     def take(self) -> bool:
-        """Set the room aside if as much again is free; return whether it is there."""
+        """Reserve the space if twice as much is free. Return whether the reserve exists."""
         if not hasattr(os, "posix_fallocate"):
             return False
         with suppress(OSError, SpoolError):
@@ -50,7 +51,7 @@ class Reserve:
                 self.give()
 
     def give(self) -> None:
-        """Let it go."""
+        """Delete the reserve. Calling it again has no effect."""
         self.is_held = False
         with suppress(OSError):
             os.unlink(self._path)

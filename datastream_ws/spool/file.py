@@ -1,9 +1,9 @@
 """
-The SQLite file of a spool: runs of messages in, runs out.
+The SQLite file of a spool, which stores runs of messages.
 
-Everything here blocks and belongs on one thread. Few steps of SQLite do it all, however many
-messages there are: the sqlite3 module gives up the GIL for each step, and beside busy threads it
-may take 5 ms to get it back.
+Everything here blocks and must run on one thread. The number of SQLite steps does not grow with the
+number of messages. The sqlite3 module releases the GIL for each step, and it may take 5 ms to get
+it back while other threads are busy.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ __all__ = ["SpoolFile"]
 VERSION = 2
 SCHEMA = f"""
     BEGIN;
-    -- times: JSON, how many were received when; lengths: of each payload, 32 bits; see run.py
+    -- run.py describes the values: times is JSON, and lengths has 32 bits for each payload
     CREATE TABLE runs (
         first INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, connection INTEGER NOT NULL,
         seq INTEGER NOT NULL, times TEXT NOT NULL, lengths BLOB NOT NULL, data BLOB NOT NULL
     );
-    -- of a run that is not handled as a whole yet; marks: 1 for each message that is, else 0
+    -- the runs that are partly handled: marks has a 1 for each handled message, otherwise a 0
     CREATE TABLE handled (first INTEGER PRIMARY KEY, marks TEXT NOT NULL);
     CREATE TRIGGER gone AFTER DELETE ON runs
         BEGIN DELETE FROM handled WHERE first = OLD.first; END;
-    -- the last message received with a journal, once its run above is gone
+    -- with a journal, the last received message, once its run is deleted
     CREATE TABLE IF NOT EXISTS last (
         one INTEGER PRIMARY KEY, position INTEGER, epoch INTEGER, connection INTEGER,
         seq INTEGER, received_at REAL, data
@@ -48,13 +48,13 @@ SCHEMA = f"""
 COLUMNS = "position, epoch, connection, seq, received_at, data"
 RUN = "first, epoch, connection, seq, times, lengths, data"
 PLACES = "(?,?,?,?,?,?,?)"
-# Marks that make no sense are none: at worst, messages are handled again.
+# Invalid marks count as none. At worst, messages are handled again.
 MARKS = """
     CASE length(replace(replace(marks, '0', ''), '1', ''))
     WHEN 0 THEN CAST(marks AS TEXT) ELSE '' END
 """
 KEPT = f"SELECT {RUN}, {MARKS} FROM runs LEFT JOIN handled USING (first)"  # noqa: S608
-# The run that a message is in begins at it or before it.
+# The run of a message begins at its position or before it.
 AROUND = "first BETWEEN coalesce((SELECT max(first) FROM runs WHERE first <= ?1), ?1) AND ?2"
 READ = f"{KEPT} WHERE {AROUND} ORDER BY first"
 FIND = f"""
@@ -70,32 +70,37 @@ COUNT = f"""
     SELECT coalesce(sum(length(lengths) / 4), 0) FROM runs UNION ALL
     SELECT coalesce(sum(length(replace({MARKS}, '0', ''))), 0) FROM handled
 """  # noqa: S608
-OWN_PAGES = 4  # the first one of each table, and of the schema
+OWN_PAGES = 4  # the schema's first page, and one for each table
 KEEP_LAST = f"INSERT OR REPLACE INTO last (one, {COLUMNS}) VALUES (0, ?, ?, ?, ?, ?, ?)"  # noqa: S608
-OLD_ROWS = 1000  # of format 1, moved in one transaction, and about so many bytes:
-OLD_BYTES = 2**20
-# A damaged schema is in SQLite's message, which need not be UTF-8: then decoding it fails.
+OLD_ROWS = 1000  # rows of format 1 that one transaction moves
+OLD_BYTES = 2**20  # bytes of them, about
+# SQLite's message may quote a damaged schema, and then decoding it as UTF-8 fails.
 DATABASE_ERRORS = (sqlite3.Error, UnicodeDecodeError, Corrupt)
 FAR = 2**63 - 1
 NO_LIMIT = 2**32 - 2  # pages
-LEAST = 512  # pages a file has on a full disk: they fit into the reserve
-MOST = 2048  # runs in one statement; SQLite takes 32,766 values
-LARGE = 1000  # pages a file without runs may keep; above, closing gives them back
+LEAST = 512  # pages that a file gets on a full disk; they fit into the reserve
+MOST = 2048  # runs in one statement, because SQLite allows 32,766 values
+LARGE = 1000  # pages that an empty file keeps; closing shrinks a larger one
 
 
 class SpoolFile:
     """
-    The open file.
+    The open file of a spool. Creating the object opens the file or makes it.
+
+    Args:
+        path: The path of the file.
 
     Attributes:
-        set_aside: Where a corrupt predecessor went; ``None``: there was none.
-        count: How many messages it had when opened, from earlier processes.
-        size: Bytes that its runs take now.
-        end, epoch: The highest position, and the epoch of the last message, ever given out.
-        last: The last message that an earlier process received, with a journal, or put here.
+        set_aside: The new path of a corrupt file. ``None`` means that no file was corrupt.
+        count: How many messages of earlier processes the file had when it was opened.
+        size: Bytes that the runs take now.
+        end: The highest position ever used.
+        epoch: The epoch of the last message.
+        last: The last message of earlier processes that the file has. With a journal it is the last
+            one that they received. ``None`` means that there is none.
 
     Raises:
-        SpoolError: If it cannot, or must not, be used. It says why and what to do.
+        SpoolError: If the file cannot or must not be used.
 
     """
 
@@ -110,8 +115,8 @@ class SpoolFile:
             raise
         self._reserve = Reserve(path)
         self._reserve.take()
-        self._is_tight = False  # the disk was full, and the reserve is gone
-        # Handled messages that a full disk had no page to say so for.
+        self._is_tight = False  # the disk was full, and the reserve was deleted
+        # Positions of handled messages that could not be marked, because the disk was full.
         self._unmarked: list[int] = []
 
     def _open(self) -> None:
@@ -124,7 +129,14 @@ class SpoolFile:
             self._connect()
 
     def _connect(self) -> None:
-        """Raises Corrupt or SpoolError."""
+        """
+        Open the database and read its state.
+
+        Raises:
+            Corrupt: If the file is corrupt.
+            SpoolError: If it cannot be read.
+
+        """
         self._db = _connect(self.path)
         try:
             with self._errors("cannot be read"):
@@ -158,13 +170,19 @@ class SpoolFile:
 
     def write(self, runs: Sequence[Run], remove: Sequence[int], last: Row | None = None) -> None:
         """
-        Note *last* as the last message, add runs, remove messages by position; in this order.
+        Store *last*, add runs and remove messages by position, in this order.
 
-        A position stands for the same message always: what was removed may be added again.
-        Each of these is done as a whole or not at all, and all of it may be done again.
+        Each of the three is done as a whole or not at all. After an error, call it again with the
+        same arguments. A position always stands for the same message, so adding it twice is safe.
+
+        Args:
+            runs: The runs to add.
+            remove: The positions of handled messages.
+            last: The last received message, if it is among the removed ones. ``None`` means that it
+                is not.
 
         Raises:
-            SpoolError: If it cannot be done.
+            SpoolError: If the file cannot be written.
 
         """
         with self._errors("cannot be written"):
@@ -181,9 +199,9 @@ class SpoolFile:
 
     def _make_do(self) -> None:
         """
-        Have rows come and go in the space that the file has now.
+        Limit the file to its current space, in which rows can still be replaced.
 
-        The log keeps what it has taken of the disk, and is used again from its beginning.
+        The log keeps its space on the disk, and SQLite writes it again from its beginning.
         """
         if self._reserve.is_held:
             self._is_tight = True
@@ -194,7 +212,7 @@ class SpoolFile:
         self.empty_log()
 
     def _grow(self) -> None:
-        """Take what a small file is to have from the disk, before somebody else does."""
+        """Extend a small file to its least size, before another program takes the space."""
         self.empty_log()
         (pages,), (size,) = self._one("PRAGMA page_count"), self._one("PRAGMA page_size")
         if pages < LEAST:
@@ -208,7 +226,7 @@ class SpoolFile:
         self._is_tight = pages != NO_LIMIT
 
     def empty_log(self) -> None:
-        """Have SQLite's log written into the file; for a disk that is nearly full."""
+        """Write SQLite's log into the file, because the disk is nearly full."""
         how = "RESTART" if self._is_tight else "TRUNCATE"
         with suppress(sqlite3.Error):
             self._db.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
@@ -227,7 +245,7 @@ class SpoolFile:
             self._remove(sorted({*remove, *self._unmarked}))
 
     def _missing(self, run: Run) -> list[Run]:
-        """Unmark what of a run is in the file, in a run that is not handled; return the rest."""
+        """Return the parts of a run that the file lacks, and unmark those that it has."""
         if run.position > self._highest:
             return [run]
         had, parts = "0" * len(run), []
@@ -242,13 +260,13 @@ class SpoolFile:
         return list(run.unmarked(had))
 
     def _around(self, positions: Sequence[int]) -> list[tuple[int, int, str]]:
-        """Return first position, count and marks of the runs that have some of *positions*."""
+        """Return position, count and marks of the runs that may contain some of *positions*."""
         (found,) = self._db.execute(FIND, (positions[0], positions[-1])).fetchone()
         runs: list[tuple[int, int, str]] = json.loads(found)
         return runs
 
     def _remove(self, positions: Sequence[int]) -> None:
-        """Remove runs that are handled as a whole, and mark what is of the others."""
+        """Delete runs that are wholly handled, and mark the handled messages of the others."""
         whole, parts = [], []
         for first, count, marks in self._around(positions):
             start, stop = bisect_left(positions, first), bisect_left(positions, first + count)
@@ -266,7 +284,11 @@ class SpoolFile:
             self._mark(parts)
 
     def _mark(self, parts: Sequence[tuple[int, str]]) -> None:
-        """A full disk is not in the way: a run that is handled as a whole needs no marks."""
+        """
+        Store marks. If the disk is full, keep their positions for the next attempt.
+
+        That is no failure of the write, because later the whole run may be handled and deleted.
+        """
         try:
             self._db.execute(MARK, (json.dumps(parts),))
         except sqlite3.OperationalError:
@@ -277,11 +299,16 @@ class SpoolFile:
 
     def read(self, after: int, before: int | None, count: int, size: int) -> list[Run]:
         """
-        Return the next messages between two positions that are not handled, in order: at most
-        *count*, and no more once they have about *size* bytes of payload.
+        Return the next unhandled messages between two positions, in order.
+
+        Args:
+            after: The position before the first one.
+            before: The position after the last one. ``None`` means no limit.
+            count: Most messages to return.
+            size: Bytes of payload, about, after which to stop.
 
         Raises:
-            SpoolError: If they cannot be read.
+            SpoolError: If the file cannot be read.
 
         """
         found: list[Run] = []
@@ -311,7 +338,7 @@ class SpoolFile:
         self._reserve.take()
 
     def close(self) -> None:
-        """Close the file; one that is empty but large gives its space back."""
+        """Close the file. An empty but large file is shrunk first."""
         with suppress(sqlite3.Error):
             (empty,) = self._one("SELECT NOT EXISTS (SELECT 1 FROM runs)")
             if empty and self._one("PRAGMA page_count")[0] > LARGE:
@@ -332,14 +359,14 @@ class SpoolFile:
 
 
 def is_corrupt(error: SpoolError) -> bool:
-    """Tell a file that makes no sense from one that cannot be read or written now."""
+    """Return whether the error means a corrupt file, and not one that fails temporarily."""
     return isinstance(error.__cause__, Corrupt)
 
 
 def _is_corrupt(error: sqlite3.Error | UnicodeDecodeError | Corrupt) -> bool:
     if not isinstance(error, sqlite3.Error):
         return True
-    if "Could not decode to UTF-8" in str(error):  # sqlite3's own words
+    if "Could not decode to UTF-8" in str(error):  # sqlite3 has no error code for that
         return True
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -347,10 +374,10 @@ def _is_corrupt(error: sqlite3.Error | UnicodeDecodeError | Corrupt) -> bool:
 
 def fitting(count: int) -> int:
     """
-    Return how many of so many runs go into the next statement, a power of two.
+    Return how many of *count* runs to insert with the next statement, a power of two.
 
-    There are few different statements then, and SQLite keeps them all compiled. Compiling a
-    statement takes longer than executing it.
+    With powers of two there are few different statements, so SQLite keeps all of them compiled.
+    Compiling a statement takes longer than executing it.
     """
     return 1 << min(count, MOST).bit_length() - 1
 
@@ -362,10 +389,10 @@ def _insert(db: sqlite3.Connection, runs: Sequence[Run]) -> None:
 
 
 def _marked(marks: str, count: int, numbers: Sequence[int]) -> str:
-    """Return the marks of so many messages with *numbers*, which are sorted, marked as well."""
+    """Return the marks of *count* messages, with the sorted indexes *numbers* marked also."""
     first, last = numbers[0], numbers[-1]
     marks = marks.ljust(count, "0")[:count]
-    if last - first == len(numbers) - 1:  # most often
+    if last - first == len(numbers) - 1:  # consecutive, which is the usual case
         return _replaced(marks, first, "1" * len(numbers))
     found = list(marks)
     for number in numbers:
@@ -378,7 +405,14 @@ def _replaced(marks: str, at: int, by: str) -> str:
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    """Raises Corrupt or SpoolError."""
+    """
+    Open the database.
+
+    Raises:
+        Corrupt: If the file is corrupt.
+        SpoolError: If it cannot or must not be used.
+
+    """
     db: sqlite3.Connection | None = None
     try:
         db = sqlite3.connect(path, isolation_level=None, cached_statements=32)
@@ -406,22 +440,22 @@ def _prepare(db: sqlite3.Connection, path: str) -> None:
     if fcntl is None:
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
     db.execute("PRAGMA journal_mode = WAL")
-    # What was committed survives the death of the process; that of the machine may cost the newest.
+    # A commit survives a crash of the process. A power failure may lose the newest commits.
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute("PRAGMA journal_size_limit = 4194304")
-    # Where SQLite is built to overwrite what it deletes, that takes as long as all the rest.
+    # Some systems build SQLite to overwrite deleted data, which doubles the time of a write.
     db.execute("PRAGMA secure_delete = FAST")
     if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
         raise Corrupt
     if not tables or version == 1:
         db.executescript(SCHEMA)
-    # That they are moved one by one needs no more disk than they have; a crash is no harm.
+    # Moving a few at a time needs little disk space, and can continue after a crash.
     while db.execute("SELECT 1 FROM sqlite_master WHERE name = 'messages'").fetchone():
         _move_old(db)
 
 
 def _move_old(db: sqlite3.Connection) -> None:
-    """Move some rows of format 1, one for each message, into runs."""
+    """Move some rows of format 1, which has a row per message, into runs."""
     query = f"SELECT {COLUMNS} FROM messages ORDER BY position LIMIT {OLD_ROWS}"  # noqa: S608
     rows, size = [], 0
     with closing(db.execute(query)) as found:
@@ -452,7 +486,13 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def _set_aside(path: str) -> str:
-    """Rename the file and its companions; return the new name."""
+    """
+    Rename a corrupt file and its companions, and return the new path.
+
+    Raises:
+        SpoolError: If it cannot be renamed.
+
+    """
     stamp = time.strftime("%Y%m%d-%H%M%S")
     aside = f"{path}.corrupt-{stamp}"
     number = 1

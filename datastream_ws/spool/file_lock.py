@@ -1,4 +1,4 @@
-"""Whose a spool file is: its path, its owner, and the one process that may have it open."""
+"""The path of a spool file, its permissions and the lock of the process that uses it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from ..forks import in_child
 fcntl: ModuleType | None
 try:
     import fcntl
-except ImportError:  # Windows: SQLite's own lock has to do
+except ImportError:  # on Windows, SQLite's own lock is used instead
     fcntl = None
 
 __all__ = ["FileLock", "check_companions", "check_files", "open_own", "path_for"]
 
-# Files beside the spool: what SQLite takes for a part of it, and ours.
+# Suffixes of the files beside the spool, which SQLite or the client treats as a part of it.
 COMPANIONS = ("-journal", "-wal", "-shm", "-reserve")
 
-NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # for the other end of a pipe
+NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # otherwise opening a named pipe blocks
 NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
-# A lock of fcntl() does not keep this process itself out. Process id and path of each open spool;
-# the id, because a forked child has none of its parent's locks.
+# Process id and path of each open spool, because a lock of fcntl() does not exclude other clients
+# of the same process. The id excludes the parent's entries in a forked child.
 _locked: set[tuple[int, str]] = set()
 _guard = threading.Lock()
 
@@ -44,10 +44,10 @@ in_child(_renew_guard)
 
 def path_for(option: str, name: str) -> str:
     """
-    Fill in ``{name}``, ``{host}`` and ``{pid}``; what a file name may not hold is escaped.
+    Return the path with ``{name}``, ``{host}`` and ``{pid}`` filled in.
 
-    No two names have one file: the streams of a fleet are named by their rows, and one must not
-    find the messages of another.
+    Characters that are unsafe in a file name are escaped. Two names never have the same file,
+    because a stream must not find the messages of another.
     """
     values = {"name": name, "host": socket.gethostname(), "pid": str(os.getpid())}
     for key, value in values.items():
@@ -61,13 +61,16 @@ def _escaped(found: re.Match[str]) -> str:
 
 class FileLock:
     """
-    The right to a spool file, held through a lock on a file beside it.
+    A lock on a spool file, held on a second file beside it.
 
-    The kernel lets go of it when the process ends, however it does. The file stays: removing it
-    would let two processes lock two files of one name.
+    Creating the object takes the lock without blocking. The kernel releases it when the process
+    ends. The second file stays, because otherwise two processes could lock two files of one name.
+
+    Args:
+        path: The path of the spool file.
 
     Raises:
-        SpoolError: If another process, or another client of this one, has it.
+        SpoolError: If another process, or another client of this process, has the lock.
 
     """
 
@@ -99,7 +102,7 @@ def _lock(path: str) -> int | None:
         holder = os.read(descriptor, 20).decode(errors="replace").strip()
         os.close(descriptor)
         raise taken(path, f"process {holder}" if holder.isdigit() else "another process") from None
-    with suppress(OSError):  # a full disk: the number is only for the other's message
+    with suppress(OSError):  # the disk may be full, and the id is only for an error message
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
     return descriptor
@@ -113,7 +116,7 @@ def taken(path: str, by: str) -> SpoolError:
 
 
 def refused(path: str, error: OSError) -> SpoolError:
-    """Say what the system has against the file, with the cure where there is one."""
+    """Return the error for a file that the system refuses to open."""
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         return SpoolError(f"spool {path}: the directory {folder} does not exist. Create it.")
@@ -124,15 +127,15 @@ def refused(path: str, error: OSError) -> SpoolError:
 
 def check_files(path: str) -> None:
     """
-    Make the file, readable by this user only; an existing one must be such a file already.
+    Make the spool file, readable by this user only, or check an existing one.
 
-    So must whatever SQLite or we would take for a part of it: rows could be read there, or put in.
-    To be called before SQLite opens them: closing any descriptor of a file drops all locks that
-    this process has on it.
+    The files beside it are checked also. SQLite treats them as a part of the spool, so another user
+    could read or insert rows there. Call this before SQLite opens the files, because closing any
+    descriptor of a file drops all locks that this process has on it.
 
     Raises:
-        SpoolError: If one is a link, no file, or somebody else's, or if others may write to it;
-            if the directory is missing, or if others may put files in the place of ours.
+        SpoolError: If a file is a link, is not a regular file, or belongs to another user, if other
+            users may write to it or to the directory, or if the directory is missing.
 
     """
     try:
@@ -146,14 +149,28 @@ def check_files(path: str) -> None:
 
 
 def check_companions(path: str) -> None:
-    """Look once more, by name: nobody was quicker than SQLite. Raises SpoolError."""
+    """
+    Check the files beside the spool again, after SQLite has opened them.
+
+    Another user may have made one between :func:`check_files` and SQLite.
+
+    Raises:
+        SpoolError: If a file does not belong to this user alone.
+
+    """
     for end in COMPANIONS:
         with suppress(FileNotFoundError):
             check_own(path + end, os.lstat(path + end))
 
 
 def check_folder(path: str) -> None:
-    """Raise SpoolError if others than root may replace files in the folder of *path*."""
+    """
+    Check the directory of *path*.
+
+    Raises:
+        SpoolError: If other users than root may replace files in it.
+
+    """
     folder = os.path.dirname(path)
     found = os.stat(folder)
     if not hasattr(os, "geteuid"):
@@ -163,7 +180,7 @@ def check_folder(path: str) -> None:
             f"spool {path}: the directory {folder} belongs to another user (id {found.st_uid}). "
             "Set a path in a directory of this user."
         )
-    # Who else is in its group was given the right to write on purpose, by volumes for instance.
+    # The group may write. Volumes of Kubernetes are set up like that on purpose.
     if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
         raise SpoolError(
             f"spool {path}: every user can write to the directory {folder}. "
@@ -173,10 +190,11 @@ def check_folder(path: str) -> None:
 
 def open_own(path: str, flags: int) -> int:
     """
-    Open a file of this user's, and close it to others; never waits.
+    Open a file of this user without blocking, and remove the permissions of other users.
 
     Raises:
-        SpoolError, OSError: If it is no such file, or cannot be opened.
+        SpoolError: If it is not a regular file of this user alone.
+        OSError: If it cannot be opened.
 
     """
     descriptor = os.open(path, flags | NO_LINKS | NO_WAITING, 0o600)
@@ -192,7 +210,13 @@ def open_own(path: str, flags: int) -> int:
 
 
 def check_own(path: str, found: os.stat_result) -> None:
-    """Raise SpoolError unless this is a file of this user's, which nobody else could write to."""
+    """
+    Check that a file is a regular file of this user.
+
+    Raises:
+        SpoolError: If it is not, or if another user may have written to it.
+
+    """
     if not stat.S_ISREG(found.st_mode):
         raise SpoolError(f"spool {path}: is not a regular file")
     if not hasattr(os, "geteuid"):

@@ -1,12 +1,13 @@
 """
-An inbox that continues in a file: what is where, and how many bytes of it.
+An inbox that continues in a file.
 
-From old to new, messages are in hand, in memory, in the file, and in the queue of those still to
-be written. So memory is always older than the file, and the order of receipt is kept. The file's
-thread works the queue and moves rows into memory as it empties; nobody waits for it.
+From the oldest to the newest, messages are in handlers, in memory, in the file and in the write
+queue. Memory is always older than the file, so the order of receipt is kept. The spool's thread
+writes the queue to the file, and moves rows into memory when it has room. Neither the receiving
+side nor the handlers wait for that thread.
 
-With a journal everything goes through the queue, and counts as received once it is in the file.
-Its row stays there until it is handled, also while it is in memory.
+With a journal every message goes through the queue, and counts as received once it is in the file.
+Its row stays there until the message is handled, also while it is in memory.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ from .run import Row, Run, runs_of
 
 __all__ = ["SpooledInbox", "Wanted", "WriteBatch"]
 
-BATCH_ROWS = 5000  # written at once, removed at once, or read ahead at once
-AHEAD_ROWS = 20_000  # kept at hand
-ADVANCE_ROWS = 500  # moved into memory in one step
+BATCH_ROWS = 5000  # messages written, removed or read ahead at once
+AHEAD_ROWS = 20_000  # messages read ahead
+ADVANCE_ROWS = 500  # messages moved into memory in one step
 REMOVE_SECONDS = 0.05  # how long a handled message may stay in the file while others are written
 BATCH_BYTES = 4 * 2**20
-RUN_BYTES = 2**20  # written at once: their space is free again when all of them are handled
-QUEUE_ROWS = 10_000  # still to be written; beyond, reading stops until the disk has caught up
+RUN_BYTES = 2**20  # written at once; their space is free once all of them are handled
+QUEUE_ROWS = 10_000  # messages in the write queue, above which reading from the socket stops
 QUEUE_BYTES = 16 * 2**20
-ROOMY = 7 / 8  # of spool_bytes: a full file is read from the socket into again below this
+ROOMY = 7 / 8  # reading continues once a full file has shrunk to this part of spool_bytes
 
 
 class Spooled(Message):
-    """A message that came back from the file; *position* is its row's."""
+    """A message that an earlier process received, with its position in the file."""
 
     __slots__ = ("position",)
 
@@ -52,20 +53,27 @@ class Spooled(Message):
 
 @dataclass(slots=True)
 class WriteBatch:
-    """What the file is to take up and let go of next."""
+    """
+    The next changes to the file. Its length is the number of messages to write.
+
+    Attributes:
+        parts: The messages to write.
+        removals: The positions of the messages to remove.
+        last: The last received message, if it is among the removals. ``None`` means that it is not.
+
+    """
 
     parts: list[Sequence[Message]] = field(default_factory=list)
     removals: list[int] = field(default_factory=list)
-    last: Message | None = None  # the last one received, when it is among the removals
+    last: Message | None = None
 
     def __len__(self) -> int:
-        """How many messages are to be written."""
         return sum(map(len, self.parts))
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Rows that memory has room for, see :meth:`SpoolFile.read`."""
+    """The arguments of :meth:`SpoolFile.read` for the messages that memory has room for."""
 
     after: int
     before: int | None
@@ -75,13 +83,18 @@ class Wanted:
 
 class SpooledInbox(Inbox):
     """
-    See :class:`Inbox`; *overflow* is what a full file does, or one that cannot be written.
+    An :class:`Inbox` with a spool.
+
+    The receiving side calls it on the loop, the handling side on the handlers' threads, and the
+    spool's thread calls the rest. One lock guards the state, and no method waits for the file.
 
     Args:
-        journal: Whether messages go through the file in any case.
-        spool_bytes: Most bytes in the file; ``None``: no limit.
-        gate: While it is closed nothing is moved from the file into memory.
-        origin: Makes the origin of a message that an earlier process received.
+        journal: Whether all messages go through the file.
+        spool_bytes: Most bytes in the file. ``None`` means no limit.
+        gate: Returns whether messages may be moved from the file into memory.
+        origin: Makes the origin of messages from an epoch and the number of a connection.
+        overflow: The policy for a full file, and for one that cannot be written.
+        limits: The other arguments of :class:`Inbox`.
 
     """
 
@@ -96,7 +109,7 @@ class SpooledInbox(Inbox):
         **limits: Any,
     ) -> None:
         super().__init__(overflow="block", **limits)
-        # Those that may be dropped from the old end are popped one by one.
+        # With drop_oldest, any message in memory may be dropped, so workers take one at a time.
         self._may_take_many = self._may_take_many and overflow != "drop_oldest"
         self.changed = threading.Condition(self._lock)
         self._journal = journal
@@ -105,32 +118,33 @@ class SpooledInbox(Inbox):
         self._gate = gate
         self._origin = lru_cache(16)(origin)
         self._queue_bytes_mark = max(1, min(QUEUE_BYTES, (spool_bytes or QUEUE_BYTES * 4) // 4))
-        # Their space in the file is free again when all that were written with them are handled.
+        # The space of a run is free only once all its messages are handled, so keep runs small.
         self._run_bytes = max(1, min(RUN_BYTES, (spool_bytes or RUN_BYTES * 16) // 16))
         self._queue = Line()
-        self._in_flight = 0  # of the queue, from its left: being written now
+        self._in_flight = 0  # how many messages of the queue, from the oldest, are being written
         self._filed = 0  # messages in the file and not in memory
         self._file_bytes = 0
-        self._read_to = -1  # nothing up to this position is to be read any more
-        # Positions of messages in the file that are not to be read: in memory, in hand, or
-        # handled but not removed yet.
+        self._read_to = -1  # messages up to this position are read, or need not be
+        # Positions of messages in the file that must not be read again. They are in memory, in
+        # handlers, or handled but not removed yet.
         self._loaded: set[int] = set()
         self._removals: list[int] = []
         self._removing_since = 0.0
-        # Of the portion that a worker has, with a journal: positions from the next one handled on.
+        # With a journal, the positions of the unhandled messages of a worker's portion.
         self._portion_rows: Sequence[int] = ()
-        self._is_untold = False  # some of it are to be removed, and the file's thread may sleep
-        # Of a journal: the oldest of those in the file, with them in _loaded; memory takes these
-        # without waiting for the file's thread.
+        # Whether messages of the portion are to be removed without a notification so far.
+        self._must_notify = False
+        # With a journal, the oldest messages in the file, read ahead. Workers can move them into
+        # memory themselves, without waiting for the spool's thread. _loaded contains them.
         self._ahead = Line()
-        self._ahead_keys: deque[Keys] = deque()  # of each, where messages have keys
+        self._ahead_keys: deque[Keys] = deque()  # the keys of each, if messages have keys
         self._base = 0  # position of a message of this process, less its seq
         self._earlier = 0  # messages of earlier processes
         self._reading_stopped = False
-        self._newest: Message | None = None  # of those in the journal, and those gone from it
-        self._told = 0  # of the messages dropped by overflow, reported through put()
-        self._broken = False  # the file could not be written the last time
-        self._ended = False  # it is closed
+        self._newest: Message | None = None  # the last message that was ever in the journal
+        self._reported_drops = 0  # messages dropped by overflow that put() has reported
+        self._broken = False  # whether the latest write to the file failed
+        self._ended = False  # whether the file is closed
 
     # --- facts ---
 
@@ -142,7 +156,7 @@ class SpooledInbox(Inbox):
 
     @property
     def waiting(self) -> int:
-        """Messages anywhere: a drain goes on until the file is empty, too."""
+        """How many messages wait anywhere, because a drain must empty the file also."""
         with self._lock:
             self._settle()
             return self._waiting + self._filed + len(self._queue)
@@ -160,19 +174,18 @@ class SpooledInbox(Inbox):
         return message.position if isinstance(message, Spooled) else self._base + message.seq
 
     def _positions(self, messages: Sequence[Message]) -> Sequence[int]:
-        """Return those of messages in the order of receipt."""
+        """Return the positions of messages that are in the order of receipt."""
         if isinstance(messages, Parcel):
             _, _, seq, _ = messages.contents
             return range(self._base + seq, self._base + seq + len(messages))
         first, last = self._position(messages[0]), self._position(messages[-1])
-        if last - first == len(messages) - 1:  # nearly always
+        if last - first == len(messages) - 1:  # the usual case, without a list
             return range(first, last + 1)
         return list(map(self._position, messages))
 
     # --- the receiving side, on the loop ---
 
     def put(self, messages: Sequence[Message], *, force: bool = False) -> Put:
-        """Never waits for the file."""
         if self._journal or self._filed or self._queue:
             return self._put_behind(messages, 0, force)
         put = super().put(messages)
@@ -181,7 +194,7 @@ class SpooledInbox(Inbox):
         return Put(put.taken)
 
     def _put_behind(self, messages: Sequence[Message], start: int, force: bool) -> Put:
-        """Put in the queue what comes after *start*."""
+        """Add the messages from index *start* on to the write queue."""
         with self._lock:
             taken = start + self._admit_fitting(messages[start:] if start else messages)
             while taken < len(messages) and self._admit(messages[taken], force):
@@ -191,11 +204,11 @@ class SpooledInbox(Inbox):
             slow = self._is_slow()
             disconnect = left and not slow and self._policy == "disconnect"
             self._reading_stopped = slow or (left and not disconnect)
-            before, self._told = self._told, self._dropped["overflow"]
-            return Put(taken, self._told - before, self._reading_stopped, disconnect)
+            before, self._reported_drops = self._reported_drops, self._dropped["overflow"]
+            return Put(taken, self._reported_drops - before, self._reading_stopped, disconnect)
 
     def _admit_fitting(self, messages: Sequence[Message]) -> int:
-        """Take into the queue, in one step, what it has room for; return how many."""
+        """Add all messages to the queue in one step if they fit. Return how many were added."""
         room = QUEUE_ROWS - len(self._queue)
         messages = messages if len(messages) <= room else messages[: max(0, room)]
         queue = self._queue.bytes + space(messages)
@@ -213,7 +226,7 @@ class SpooledInbox(Inbox):
             self.last_message = last
 
     def _admit(self, message: Message, force: bool) -> bool:
-        """Take a message into the queue, or only to drop it; False: it stays with the caller."""
+        """Add a message to the queue or drop it. Return false if the caller must keep it."""
         size = space([message])
         if not force and not self._fits(size):
             if self._is_slow() or self._policy in ("block", "disconnect"):
@@ -237,17 +250,17 @@ class SpooledInbox(Inbox):
         return len(self._queue) >= QUEUE_ROWS or self._queue.bytes >= self._queue_bytes_mark
 
     def _is_slow(self) -> bool:
-        """The file has room, but the disk does not keep up: any policy stops reading for that."""
+        """Return whether the disk is too slow. Reading then stops, whatever ``overflow`` is."""
         return not self._broken and self._queue_is_long()
 
     def _drop_received(self, message: Message) -> None:
-        """Count a message that was nowhere yet."""
+        """Count a message that is dropped before it was stored anywhere."""
         self._received += 1
         self.last_message = message
         self._dropped["overflow"] += 1
 
     def _drop_oldest(self, size: int) -> None:
-        """Make way at the old end, where the file cannot."""
+        """Drop the oldest messages in memory and in the queue, because the file is broken."""
         size = self._drop_from_memory(size)
         while size > 0 and not self._filed and self._in_flight < len(self._queue):
             oldest = self._queue.pop(self._in_flight)
@@ -256,7 +269,7 @@ class SpooledInbox(Inbox):
             size -= space([oldest])
 
     def _drop_from_memory(self, size: int) -> int:
-        """Drop the oldest messages there; return how many of *size* bytes are still to go."""
+        """Drop the oldest messages in memory. Return how many of *size* bytes are left to free."""
         while size > 0 and len(self._store):
             oldest = self._store.pop_oldest()
             self._drop(oldest, "overflow")
@@ -275,16 +288,15 @@ class SpooledInbox(Inbox):
     # --- the handling side ---
 
     def done(self, message: Message, *, failed: bool = False, unrouted: bool = False) -> bool:
-        """Reading is resumed by the file's thread: never here."""
+        # It returns false, because only the spool's thread lets reading continue.
         room = super().done(message, failed=failed, unrouted=unrouted)
         self._is_done(message, room)
         return False
 
     def done_together(self, messages: Sequence[Message], *, failed: bool = False) -> bool:
-        """Rows are removed in the order in which they were handled."""
         room = super().done_together(messages, failed=failed)
         first = bool(self._loaded and messages) and self._remove(self._positions(messages))
-        self._tell(room, first)
+        self._notify(room, first)
         return False
 
     def pop_after(self, message: Message) -> tuple[Message | None, bool]:
@@ -293,7 +305,7 @@ class SpooledInbox(Inbox):
         return following, False
 
     def _takes_many(self) -> bool:
-        """With a journal, always; else while nothing is in the file, nor on its way there."""
+        # Without a journal, a message in the file must be removed before it is handled, one by one.
         return super()._takes_many() and (
             self._journal or not (self._filed or self._queue or self._loaded)
         )
@@ -304,24 +316,24 @@ class SpooledInbox(Inbox):
         return super()._portion_of(taken)
 
     def _count_of_portion(self, handled: int) -> None:
-        """Their rows are to be removed, as soon as anyone asks how far the portion is."""
+        # Called whenever the portion's progress is read. Handled messages can then be removed.
         super()._count_of_portion(handled)
         if not handled or not self._journal:
             return
         done, self._portion_rows = self._portion_rows[:handled], self._portion_rows[handled:]
-        self._is_untold = self._remove(done) or self._is_untold
+        self._must_notify = self._remove(done) or self._must_notify
 
     def settle(self, portion: Portion) -> bool:
         room = super().settle(portion)
-        untold, self._is_untold = self._is_untold, False
-        self._tell(room, untold)
+        must_notify, self._must_notify = self._must_notify, False
+        self._notify(room, must_notify)
         return False
 
     def _is_done(self, message: Message, room: bool) -> None:
-        self._tell(room, bool(self._loaded) and self._remove_row(message))
+        self._notify(room, bool(self._loaded) and self._remove_row(message))
 
-    def _tell(self, room: bool, removals: bool) -> None:
-        """Memory has room, or there are rows to remove: the file's thread must hear."""
+    def _notify(self, room: bool, removals: bool) -> None:
+        """Wake the spool's thread if memory has room or there are rows to remove."""
         if room or removals:
             with self._lock:
                 if room:
@@ -329,7 +341,7 @@ class SpooledInbox(Inbox):
                 self.changed.notify_all()
 
     def discard(self, message: Message, cause: str) -> bool:
-        """Nothing is dropped that the file can keep."""
+        """Return a message to the file, or drop it if the file is closed and does not have it."""
         with self._lock:
             self._lay_down(message)
             if self._ended and self._position(message) not in self._loaded:
@@ -343,7 +355,7 @@ class SpooledInbox(Inbox):
         return 0
 
     def _put_back(self, messages: Sequence[Message]) -> None:
-        """From memory into the file, where its place is before all that was received later."""
+        """Return messages from memory to the file. They stay before all later ones."""
         self._forget_ahead()
         unwritten = []
         for message in messages:
@@ -359,7 +371,7 @@ class SpooledInbox(Inbox):
             if position in self._removals:
                 self._removals.remove(position)
         if unwritten:
-            # Of a journal, their file is lost: they count as received once they are in the new one.
+            # A journal without their rows was renewed. They count again once they are in it.
             self._received -= len(unwritten) if self._journal else 0
             self._queue_again(unwritten)
         self.changed.notify_all()
@@ -375,11 +387,11 @@ class SpooledInbox(Inbox):
 
     def _remove(self, positions: Sequence[int]) -> bool:
         """
-        Have messages removed that are in the file; return whether the file's thread must hear.
+        Note messages to remove from the file. Return whether to notify the spool's thread.
 
-        Needs no lock: that thread looks for removals before it waits.
+        The method needs no lock, because the thread checks for removals before it waits.
         """
-        # One that is not in the file any more is not to be removed: the file was renewed.
+        # A message that is not in the file was lost with a corrupt file, or never written.
         found = [each for each in positions if each in self._loaded]
         is_first = bool(found) and not self._removals
         if is_first:
@@ -387,10 +399,19 @@ class SpooledInbox(Inbox):
         self._removals.extend(found)
         return is_first
 
-    # --- the file's side, on its thread ---
+    # --- the file's side, on the spool's thread ---
 
     def opened(self, rows: int, size: int, end: int, last: Row | None) -> None:
-        """Take over what earlier processes left."""
+        """
+        Take over the messages of earlier processes.
+
+        Args:
+            rows: How many messages the file has.
+            size: Bytes that they take.
+            end: The highest position ever used.
+            last: The last message that was received. ``None`` means that there is none.
+
+        """
         with self._lock:
             self._base = end
             self._filed = self._earlier = rows
@@ -398,14 +419,19 @@ class SpooledInbox(Inbox):
             self._file_bytes = size
             if last is not None and self._journal:
                 found = Spooled(last, self._origin(last.epoch, last.connection))
-                self._newest = self.last_message = found  # its row, too, may be removed
+                self._newest = self.last_message = found
 
     def next_run(self, most: int = BATCH_ROWS, most_removed: int = BATCH_ROWS) -> WriteBatch:
         """
-        Return what is to be written and removed next; the queue keeps it until it is.
+        Return the next messages to write and to remove. The queue keeps them until :meth:`stored`.
 
-        After a failure rows are removed first and alone: a full file has no page for a new row
-        before enough of the old ones are gone, and what fails with the new row is done again.
+        After a failure only removals are returned first. A full file has no page for a new row
+        until enough old rows are removed.
+
+        Args:
+            most: Most messages to write.
+            most_removed: Most messages to remove.
+
         """
         with self._lock:
             self._settle()
@@ -427,7 +453,7 @@ class SpooledInbox(Inbox):
         return is_urgent or time.monotonic() - self._removing_since > REMOVE_SECONDS
 
     def runs(self, parts: Sequence[Sequence[Message]]) -> list[Run]:
-        """Return what the file is to keep of messages."""
+        """Return the runs to write for messages."""
         return runs_of(chain.from_iterable(map(self._pieces, parts)))
 
     def _pieces(self, messages: Sequence[Message]) -> Iterator[Run]:
@@ -460,7 +486,7 @@ class SpooledInbox(Inbox):
         return found
 
     def stored(self, run: WriteBatch, file_bytes: int) -> bool:
-        """The run is in the file, which has *file_bytes*; return whether memory got something."""
+        """Note that a batch is in the file. Return whether memory got messages to handle."""
         keys = self._keys_of(run.parts) if self._journal else None
         with self._lock:
             self._broken = False
@@ -473,7 +499,7 @@ class SpooledInbox(Inbox):
                 if self._journal:
                     self._take_journaled(run, keys)
                 else:
-                    self._blocked = True  # done() is to say when memory has room for them
+                    self._blocked = True  # done() then reports when memory has room for them
             self._measured(file_bytes)
             return self._waiting > before
 
@@ -484,7 +510,7 @@ class SpooledInbox(Inbox):
         self._file_bytes = file_bytes if self._filed or self._loaded else 0
 
     def _take_journaled(self, run: WriteBatch, keys: Sequence[Keys] | None) -> None:
-        """They count as received now, and wait at hand where nothing older is in the file only."""
+        """Count written messages as received, and read them ahead if all older ones are."""
         self._received += len(run)
         self._note_newest(run.parts[-1][-1])
         near = self._filed - len(run) == len(self._ahead) and not self._closed
@@ -495,7 +521,7 @@ class SpooledInbox(Inbox):
         self._advance()
 
     def _push_fitting(self, messages: Sequence[Message]) -> bool:
-        """Move messages of the file into memory in one step, if it keeps no keys; False: not."""
+        """Move messages into memory in one step. Return false if they have keys or don't fit."""
         size = size_of(messages)
         if self._plain is None:
             return False
@@ -513,14 +539,14 @@ class SpooledInbox(Inbox):
             self._newest = self.last_message = message
 
     def _look_ahead(self, messages: Sequence[Message]) -> None:
-        """Keep messages of the file at hand; all that are older are."""
+        """Add messages of the file to those read ahead, which include all older ones."""
         positions = self._positions(messages)
         self._loaded.update(positions)
         self._read_to = positions[-1]
         self._ahead.append(messages)
 
     def _advance(self) -> None:
-        """Move what is at hand into memory, as far as it has room."""
+        """Move messages that were read ahead into memory, as far as it has room."""
         while self._ahead and not self._closed and not self._is_full():
             room = ADVANCE_ROWS if self._size is None else self._size - self._waiting
             [messages, *_] = self._ahead.first(min(room, ADVANCE_ROWS), BATCH_BYTES)
@@ -530,10 +556,10 @@ class SpooledInbox(Inbox):
                 self._push(messages[0], self._ahead_keys.popleft() if self._ahead_keys else NO_KEYS)
             self._ahead.drop(len(messages))
         if self._filed:
-            self._blocked = True  # done() is to say when memory has room for it
+            self._blocked = True  # done() then reports when memory has room for them
 
     def _forget_ahead(self) -> None:
-        """These rows are to be read again."""
+        """Discard the messages that were read ahead, so that they are read again."""
         for messages in self._ahead.parts:
             positions = self._positions(messages)
             self._loaded.difference_update(positions)
@@ -547,14 +573,14 @@ class SpooledInbox(Inbox):
         self._store.push(message, keys)
 
     def unstorable(self, run: WriteBatch) -> None:
-        """The file took nothing; it all stays as it was."""
+        """Note that a batch could not be written. Its messages stay in the queue."""
         with self._lock:
             self._broken = True
             self._in_flight = 0
             self._removals[:0] = run.removals
 
     def wanted(self) -> Wanted | None:
-        """Say which rows memory has room for, once it is half empty."""
+        """Return which messages to read, once memory is half empty. ``None`` means none."""
         with self._lock:
             self._settle()
             if not self.wants_rows:
@@ -579,9 +605,11 @@ class SpooledInbox(Inbox):
 
     def trim(self) -> int:
         """
-        Drop the oldest messages of a file that is too full, as far as they are in memory.
+        Drop the oldest messages in memory if the file is too full, to make room for rows there.
 
-        Rows take their places there. Returns how many bytes of rows must be dropped, too.
+        Returns:
+            How many bytes of rows must be dropped from the file also.
+
         """
         with self._lock:
             if not self._is_over_limit:
@@ -594,12 +622,12 @@ class SpooledInbox(Inbox):
         return over and self._policy == "drop_oldest"
 
     def first_rows(self, size: int) -> Wanted:
-        """Return what to read to drop the oldest rows."""
+        """Return which messages to read in order to drop the oldest *size* bytes."""
         with self._lock:
             return Wanted(self._read_to, None, BATCH_ROWS, size)
 
     def dropped_rows(self, runs: Sequence[Run], file_bytes: int) -> None:
-        """Messages are gone from the file, unread."""
+        """Note that messages were dropped from the file without being read."""
         with self._lock:
             for run in runs:
                 self._filed -= len(run)
@@ -608,7 +636,7 @@ class SpooledInbox(Inbox):
             self._measured(file_bytes)
 
     def unread(self, runs: Sequence[Run]) -> list[Run]:
-        """Return of the runs what is not in memory, and was not."""
+        """Return the parts of runs that were never moved into memory."""
         found: list[Run] = []
         for run in runs:
             if self._loaded.isdisjoint(run.positions):
@@ -619,16 +647,25 @@ class SpooledInbox(Inbox):
         return found
 
     def to_be_moved(self, runs: Sequence[Run]) -> list[int]:
-        """Return the positions to remove before they are filled in: none of a journal."""
+        """Return the positions to remove before :meth:`fill`, none with a journal."""
         return [] if self._journal else list(chain(*[run.positions for run in self.unread(runs)]))
 
     def fill(self, wanted: Wanted, runs: Sequence[Run], file_bytes: int, *, moved: bool) -> None:
-        """Take into memory what was wanted; *moved*: it is not in the file any more."""
+        """
+        Move messages into memory.
+
+        Args:
+            wanted: The result of :meth:`wanted`.
+            runs: The messages that were read for it.
+            file_bytes: Bytes that all runs take in the file.
+            moved: Whether the messages were removed from the file.
+
+        """
         with self._lock:
             found = list(chain(*map(self._messages, self.unread(runs))))
         keys = deque(self._keys_of(found) or ())
         with self._lock:
-            is_next = self._read_to == wanted.after  # nothing was put back meanwhile
+            is_next = self._read_to == wanted.after  # otherwise messages were put back meanwhile
             if self._journal and is_next:
                 for messages in found:
                     self._look_ahead(messages)
@@ -641,17 +678,21 @@ class SpooledInbox(Inbox):
             self._measured(file_bytes)
             self._advance()
             self._blocked = True
-            if self._closed or not self._gate():  # since it was wanted
+            if self._closed or not self._gate():  # both may have changed since wanted()
                 self._drop_all("shutdown")
 
     def _fill_one(self, message: Message, keys: Keys, moved: bool) -> None:
         self._filed -= 1
-        if not moved:  # it could not be removed first, as it should: once it is handled, then
+        if not moved:  # the file could not remove it, so remove it once it is handled
             self._loaded.add(self._position(message))
         self._push(message, keys)
 
     def skip_file(self) -> bool:
-        """From the queue into memory, where the file has nothing older; return whether any went."""
+        """
+        Move messages from the queue into memory, if the file has no older ones.
+
+        Return whether any were moved.
+        """
         with self._lock:
             self._settle()
             parts = self._queue.first(BATCH_ROWS, BATCH_BYTES) if self._may_skip() else []
@@ -680,11 +721,11 @@ class SpooledInbox(Inbox):
         )
 
     def lose_file(self) -> int:
-        """The rows in the file are gone; return how many were nowhere else: dropped."""
+        """Note that all rows are lost. Return how many messages were only in the file."""
         with self._lock:
             at_hand, self._ahead = self._ahead, Line()
             lost, self._filed = self._filed - len(at_hand), 0
-            for message in at_hand:  # they are in memory anyway: its limit is no reason now
+            for message in at_hand:  # regardless of the limit, because they are in memory anyway
                 self._push(message, self._ahead_keys.popleft() if self._ahead_keys else NO_KEYS)
             if lost:
                 self._dropped["spool"] += lost
@@ -694,7 +735,7 @@ class SpooledInbox(Inbox):
             return lost
 
     def may_read_on(self) -> bool:
-        """Say once when reading, stopped for want of room, may go on."""
+        """Return true once when reading, which stopped for lack of room, may continue."""
         with self._lock:
             if not self._reading_stopped or not self._has_room_again():
                 return False
@@ -707,7 +748,7 @@ class SpooledInbox(Inbox):
         total = self._file_bytes + self._queue.bytes
         return self._broken or self._limit is None or total <= self._limit * ROOMY
 
-    # --- what the thread waits for; under the lock ---
+    # --- conditions that the spool's thread waits for, under the lock ---
 
     @property
     def has_queue(self) -> bool:
@@ -720,7 +761,7 @@ class SpooledInbox(Inbox):
 
     @property
     def may_be_silent(self) -> bool:
-        """Whether a worker may handle messages that have rows and tell of them later only."""
+        """Whether a worker may have handled messages with rows without notifying the thread."""
         return self._journal and self._may_take_many and self._waiting > 0
 
     @property
@@ -733,13 +774,13 @@ class SpooledInbox(Inbox):
 
     @property
     def may_go_on(self) -> bool:
-        """Whether there is something to do without the file."""
+        """Whether there is work that does not need the file."""
         return self._may_skip() or (self._reading_stopped and self._has_room_again())
 
     # --- the end ---
 
     def in_hand(self) -> list[Message]:
-        """Return, in order, the messages that handlers still have and no row keeps."""
+        """Return, in order, the messages in handlers that are not in the file."""
         if self._journal:
             return []
         with self._lock:
@@ -751,7 +792,7 @@ class SpooledInbox(Inbox):
             return sorted(found, key=self._position)
 
     def end(self) -> int:
-        """The file is closed; return how many messages could not be written to it: dropped."""
+        """Drop the queue, because the file is closed. Return how many messages were dropped."""
         with self._lock:
             self._ended = True
             lost = len(self._queue)

@@ -1,4 +1,4 @@
-"""Messages in a row, in the sequences in which they came."""
+"""A queue of messages, in the sequences in which they were received."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..messages import Message, payload_bytes
 
 __all__ = ["Line", "space"]
 
-ROW = 4  # bytes that the file takes for a message beside its payload
+ROW = 4  # bytes that a message takes in the file beside its payload
 
 
 def space(messages: Sequence[Message]) -> int:
@@ -23,10 +23,12 @@ def space(messages: Sequence[Message]) -> int:
 
 class Line:
     """
-    First in, first out.
+    A first-in, first-out queue, without a lock.
+
+    It keeps whole sequences, because an object per message would cost memory and time.
 
     Attributes:
-        bytes: The space of all.
+        bytes: About how many bytes all messages take in the file.
 
     """
 
@@ -56,7 +58,7 @@ class Line:
             self.bytes += space(messages)
 
     def first(self, most: int, size: int) -> list[Sequence[Message]]:
-        """Return the oldest: at most so many, of *size* bytes, and one at least."""
+        """Return the oldest messages, at most *most* and *size* bytes, but at least one."""
         found: list[Sequence[Message]] = []
         for part in self._parts:
             some = part if len(part) <= most else part[:most]
@@ -72,7 +74,7 @@ class Line:
         return found
 
     def drop(self, count: int) -> None:
-        """Remove so many of the oldest."""
+        """Remove the *count* oldest messages."""
         self._count -= count
         while count:
             part = self._parts.popleft()
@@ -83,7 +85,7 @@ class Line:
             count -= len(part)
 
     def pop(self, at: int = 0) -> Message:
-        """Remove and return the one that so many are older than."""
+        """Remove and return the message at index *at*, from the oldest."""
         passed: list[Sequence[Message]] = []
         while at >= len(self._parts[0]):
             at -= len(self._parts[0])
@@ -96,6 +98,6 @@ class Line:
 
 
 def _fitting(messages: Sequence[Message], size: int) -> int:
-    """Return how many of them, one at least, are of *size* bytes."""
+    """Return how many of the messages fit into *size* bytes, at least one."""
     sizes = accumulate(payload_bytes(each.data) + ROW for each in messages)
     return max(1, sum(1 for each in sizes if each <= size))

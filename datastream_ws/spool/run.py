@@ -1,8 +1,8 @@
 """
-Messages that follow one another, and the values of the row that keeps them.
+Runs of consecutive messages, and their encoding as a row of the file.
 
-A row for each message would cost more than the rest of the client: one keeps all that were written
-together, their payloads in one value.
+A row per message would cost more time than the rest of the client. One row therefore keeps all
+messages that were written together, with their payloads in one value.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Any, NamedTuple
 __all__ = ["Corrupt", "Row", "Run", "checked", "decode", "encode", "run_of", "runs_of"]
 
 UNMARKED = re.compile("0+")
-IS_BYTES = 2**31  # added to the length of the payload of a binary frame
+IS_BYTES = 2**31  # this bit of a payload's length marks a binary message
 
 
 class Corrupt(Exception):
-    """The file, or a row of it, makes no sense."""
+    """The file or a row of it is corrupt."""
 
 
 class Row(NamedTuple):
-    """A message in the file; *position* is its place in the order of receipt."""
+    """A message in the file. Positions count messages in the order of receipt."""
 
     position: int
     epoch: int
@@ -42,10 +42,15 @@ class Row(NamedTuple):
 @dataclass(slots=True)
 class Run:
     """
-    Messages of one connection; positions and numbers rise by one from the first one's.
+    Consecutive messages of one connection.
 
     Attributes:
-        times: How many were received at once, and when, again and again.
+        position: The position of the first message. The others follow without a gap.
+        epoch: The epoch of the connection.
+        connection: The number of the connection.
+        seq: The number of the first message within the process. The others follow without a gap.
+        times: Pairs of a number of messages and the UNIX time at which they were received together.
+        payloads: The payloads of the messages.
 
     """
 
@@ -71,7 +76,7 @@ class Run:
         ]
 
     def part(self, start: int, stop: int) -> Run:
-        """Return the messages from number *start* to *stop*, counted from 0."""
+        """Return the messages from index *start* to *stop*."""
         if (start, stop) == (0, len(self)):
             return self
         times, begin = [], 0
@@ -86,11 +91,11 @@ class Run:
         )
 
     def within(self, size: int) -> int:
-        """Return how many of the messages, one at least, have *size* bytes or characters."""
+        """Return how many messages fit into *size* bytes or characters, at least one."""
         return min(len(self), bisect_left(list(accumulate(map(len, self.payloads))), size) + 1)
 
     def unmarked(self, marks: str, begin: int = 0, end: int = sys.maxsize) -> Iterator[Run]:
-        """Yield the parts, from number *begin* to *end*, that have no ``1`` in *marks*."""
+        """Yield the parts from index *begin* to *end* that have no ``1`` in *marks*."""
         marks = marks.ljust(len(self), "0")
         for some in UNMARKED.finditer(marks, max(0, begin), min(len(self), max(0, end))):
             yield self.part(*some.span())
@@ -105,7 +110,13 @@ class Run:
 
 
 def checked(row: Row) -> Row:
-    """Raises Corrupt."""
+    """
+    Return *row* if its values have the right types.
+
+    Raises:
+        Corrupt: If they do not.
+
+    """
     kinds = tuple(map(type, row))
     if kinds[:-1] != (int, int, int, int, float) or kinds[-1] not in (str, bytes):
         raise Corrupt
@@ -118,7 +129,7 @@ def run_of(row: Row) -> Run:
 
 
 def runs_of(pieces: Iterable[Run]) -> list[Run]:
-    """Return as few runs as these make when each is joined to the one it follows."""
+    """Join each run to the one before it where it follows, and return the resulting runs."""
     runs: list[Run] = []
     for piece in pieces:
         if not runs or not piece.follows(runs[-1]):
@@ -139,13 +150,17 @@ def _merged(times: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def encode(run: Run) -> tuple[int, int, int, int, str, bytes, bytes]:
-    """Return the values of a row."""
+    """
+    Return the values of a row.
+
+    Payloads of ASCII text are joined first and encoded once, which is much faster.
+    """
     payloads = run.payloads
     try:
         text = "".join(payloads)  # type: ignore[arg-type]
         data = text.encode(errors="surrogatepass")
         is_plain = len(data) == len(text)
-    except TypeError:  # some are bytes
+    except TypeError:  # some payloads are bytes
         is_plain = False
     if is_plain:
         sizes = list(map(len, payloads))
@@ -167,10 +182,10 @@ def _as_bytes(data: str | bytes) -> bytes:
 
 def decode(row: Sequence[Any]) -> Run:
     """
-    Return what a row keeps.
+    Return the run that a row keeps.
 
     Raises:
-        Corrupt: If its values don't fit together.
+        Corrupt: If the values of the row don't fit together.
 
     """
     try:
@@ -187,7 +202,13 @@ def decode(row: Sequence[Any]) -> Run:
 
 
 def _cut(data: bytes, sizes: Sequence[int]) -> Iterator[str | bytes]:
-    """Raises ValueError."""
+    """
+    Cut the joined payloads apart.
+
+    Raises:
+        ValueError: If the sizes don't fit.
+
+    """
     ends = list(accumulate([size & ~IS_BYTES for size in sizes]))
     if not ends or ends[-1] != len(data):
         raise ValueError

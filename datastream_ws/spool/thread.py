@@ -1,4 +1,4 @@
-"""The one thread on which all work on a spool's file is done."""
+"""The thread that does all work on a spool's file."""
 
 from __future__ import annotations
 
@@ -16,26 +16,30 @@ from .inbox import BATCH_ROWS, SpooledInbox, WriteBatch
 __all__ = ["SpoolThread"]
 
 RETRY_SECONDS = 1.0  # between attempts to use a file that failed
-EPISODE_SECONDS = 10.0  # failures closer together are one, and reported once
-LINGER_SECONDS = 0.02  # how long a row that can be removed waits for others
-LOOK_SECONDS = 0.05  # between looks at what a worker has handled of the messages it took at once
+EPISODE_SECONDS = 10.0  # failures closer together count as one, which is reported once
+LINGER_SECONDS = 0.02  # how long a removable row waits for others
+LOOK_SECONDS = 0.05  # between checks which of its messages a worker has handled
 
 
 class SpoolThread:
     """
-    Works a spool's queue, and moves rows back into memory.
+    Writes a spool's queue to its file and moves rows back into memory.
 
-    A thread for itself, from :meth:`open` to :meth:`close`. Nothing here blocks its caller.
+    The thread runs from :meth:`open` to :meth:`close`. No method blocks its caller. The callbacks
+    run on the thread.
 
     Args:
-        option, name: The path with its placeholders, and what ``{name}`` stands for.
-        wake: Called when there is something to handle, from the thread.
-        on_room: Called when reading may go on, from the thread.
-        report: Given every SpoolError, from the thread; a lasting one once.
+        option: The path with its placeholders.
+        name: The value of ``{name}``.
+        inbox: The inbox, whose queue the thread writes.
+        journal: Whether all messages go through the file.
+        wake: Called when there are messages to handle.
+        on_room: Called when reading from the socket may continue.
+        report: Called with a SpoolError, once while the failure lasts.
 
     Attributes:
-        epoch: Of the last message in the file when it was opened.
-        unfinished: How many messages handlers still had at the end; the file has them, too.
+        epoch: The epoch of the last message in the file when it was opened.
+        unfinished: How many messages were still in handlers at the end. The file has them also.
 
     """
 
@@ -65,11 +69,17 @@ class SpoolThread:
         self._closing = False
         self._retry_at = 0.0
         self._failed_at = float("-inf")
-        # Fewer rows at once while a disk is nearly full: a smaller run may fit.
+        # Halved after a failure, because a smaller batch may still fit on a nearly full disk.
         self._most = self._most_removed = BATCH_ROWS
 
     def open(self) -> Future[None]:
-        """Open the file on the thread; SpoolError says why it cannot be. May be tried again."""
+        """
+        Open the file on a new thread. If that failed, it may be called again.
+
+        Returns:
+            A future that resolves once the file is open, or fails with a SpoolError.
+
+        """
         self._opened = Future()
         threading.Thread(target=self._run, name="datastream-spool", daemon=True).start()
         return self._opened
@@ -79,14 +89,20 @@ class SpoolThread:
         return self._file is not None
 
     def close(self) -> Future[int]:
-        """Write the rest and close the file. The result is the number of unwritten messages."""
+        """
+        Write the rest of the queue and close the file. Call it once the file is open.
+
+        Returns:
+            A future of the number of messages that could not be written.
+
+        """
         with self._inbox.changed:
             self._closing = True
             self._inbox.changed.notify_all()
         return self._closed
 
     def nudge(self) -> None:
-        """Look again what there is to do: the gate is open."""
+        """Make the thread check for work, because the inbox's gate has opened."""
         with self._inbox.changed:
             self._inbox.changed.notify_all()
 
@@ -123,7 +139,7 @@ class SpoolThread:
         self._report(SpoolError(text))
 
     def _wait(self) -> None:
-        """Wait until there is something to do."""
+        """Wait until there is work to do."""
         inbox, lingered = self._inbox, False
         with inbox.changed:
             while not self._closing and not inbox.may_go_on:
@@ -137,13 +153,13 @@ class SpoolThread:
 
     @property
     def _longest_pause(self) -> float | None:
-        """How long to wait for news; a handler that takes long keeps some back."""
+        """Seconds to wait without a notification. ``None`` means no limit."""
         return LOOK_SECONDS if self._inbox.may_be_silent else None
 
     def _step_safely(self) -> None:
         try:
             self._step()
-        except BaseException as death:  # the thread must not end in silence
+        except BaseException as death:  # the thread must not end, so report it and retry later
             self._failed(_internal(death))
 
     def _step(self) -> None:
@@ -157,7 +173,7 @@ class SpoolThread:
             self._on_room()
 
     def _write(self) -> bool:
-        """Write the next run; return whether there was one."""
+        """Write the next batch. Return whether there was one and it was written."""
         run = self._inbox.next_run(self._most, self._most_removed)
         if not run.parts and not run.removals:
             return False
@@ -175,7 +191,7 @@ class SpoolThread:
             self._wake()
         self._take_more(run)
         if time.monotonic() - self._failed_at < EPISODE_SECONDS:
-            self._file.empty_log()  # else it grows until it cannot be emptied any more
+            self._file.empty_log()  # otherwise it may grow too large for a nearly full disk
         return True
 
     def _take_fewer(self, run: WriteBatch) -> None:
@@ -210,11 +226,11 @@ class SpoolThread:
             self._wake()
         elif wanted.before is None:
             self._missing()
-        else:  # what is older waits in the queue
+        else:  # older messages wait in the queue
             self._retry_at = time.monotonic() + RETRY_SECONDS
 
     def _trim(self) -> None:
-        """Drop the oldest rows, where ``overflow`` says so."""
+        """Drop the oldest rows of a full file, with ``overflow="drop_oldest"``."""
         excess = self._inbox.trim()
         if excess <= 0 or self._file is None:
             return
@@ -229,7 +245,11 @@ class SpoolThread:
         self._inbox.dropped_rows(gone, self._file.size)
 
     def _move_out(self, positions: list[int]) -> bool:
-        """Remove rows before they are handed on, so that a crash does not bring them again."""
+        """
+        Remove rows before their messages are handled, so that a crash does not repeat them.
+
+        Return whether they were removed. Rows of a journal stay.
+        """
         assert self._file is not None
         if not positions:
             return not self._journal
@@ -257,7 +277,7 @@ class SpoolThread:
             self._report(error)
 
     def _renew(self) -> None:
-        """The file became corrupt while in use: go on with a new one."""
+        """Continue with a new file, because this one has become corrupt."""
         assert self._file is not None
         try:
             self._file.renew()
@@ -269,7 +289,7 @@ class SpoolThread:
         self._report_corrupt(self._file, f"with {lost} messages that were in it only: dropped")
 
     def _finish(self, file: SpoolFile) -> int:
-        self._failed_at = float("-inf")  # say what stands in the way at the end, too
+        self._failed_at = float("-inf")  # report a failure at the end also
         try:
             while self._write():
                 pass
@@ -286,7 +306,7 @@ class SpoolThread:
         return lost
 
     def _write_in_hand(self, file: SpoolFile) -> None:
-        """Write what handlers still have: the process may end before they do."""
+        """Write the messages that are still in handlers, because the process may end first."""
         file.write(self._inbox.runs([self._inbox.in_hand()]), [])
         self.unfinished = self._inbox.counts().waiting
 
