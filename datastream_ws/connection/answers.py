@@ -141,7 +141,7 @@ def status_error(status: int, retry_after: str | None, now: datetime) -> Handsha
 def closed_by_peer(code: int, reason: str) -> StreamClosedError:
     """Return the error for a close frame that the server sent first."""
     if code == 1009:
-        text = "the server closed with 1009: a message from this client is too big for it"
+        text = "the server closed with 1009 because a message from this client is too big"
         return StreamClosedError(code, reason, text)
     return StreamClosedError(code, reason)
 
@@ -162,15 +162,17 @@ def peer_fault(code: int, reason: str) -> StreamClosedError:
         reason: The reason that the client sent with it.
 
     """
+    advice = ""
     if reason == "too many fragments":
         what = f"the server sent a message in more than {MOST_FRAGMENTS} fragments"
     elif code == 1009:
-        what = "the server sent a message above max_size; raise the option max_size to take it"
+        what = "the server sent a message above max_size"
+        advice = ". Raise the option max_size to accept it."
     elif code == 1007:
         what = "the server sent a text message that is not UTF-8"
     else:
         what = f"the server broke the WebSocket protocol: {reason}"
-    return StreamClosedError(code, text=f"{what} (closed with {code})")
+    return StreamClosedError(code, text=f"{what} (closed with {code}){advice}")
 
 
 def retry_after_seconds(value: str, now: datetime) -> float | None:

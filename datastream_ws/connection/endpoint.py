@@ -116,7 +116,7 @@ class Endpoints:
             return Hidden(given)
         made = Hidden(await self._call(given))
         if wrong := check(made.reveal()):
-            raise ConfigurationError(f"{name}: what the callable returned {wrong}")
+            raise ConfigurationError(f"{name}: the value that the callable returned {wrong}")
         return made
 
 

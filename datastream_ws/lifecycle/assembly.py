@@ -176,7 +176,7 @@ class Parts:
 
     def _on_slow(self, function: Callable[..., Any]) -> None:
         name = getattr(function, "__qualname__", None) or type(function).__qualname__
-        text = "%s has not returned since it was last called; it is not called again meanwhile"
+        text = "%s has not returned from its latest call; it is not called again until it does"
         self.reporter.log("warning", text, peer_text(name))
 
     def current_tenure(self) -> int | None:

@@ -85,7 +85,7 @@ class Closing:
         if parts.tenure is not None:
             await parts.tenure.release(max(1.0, self._left))
         if self._dropped:
-            text = "closed with %d messages unhandled: dropped"
+            text = "closed; unhandled messages dropped: %d"
             parts.reporter.log("error", text, self._dropped)
         if error is not None:
             text = "%s" if isinstance(error, ReconnectError) else "gave up: %s"
@@ -96,7 +96,7 @@ class Closing:
     async def _drain(self) -> None:
         in_time = await self._within(self._parts.dispatcher.drain())
         if not in_time and (waiting := self._parts.inbox.waiting):
-            text = "close_timeout has elapsed: %d messages are still unhandled"
+            text = "close_timeout has elapsed; messages still unhandled: %d"
             self._parts.reporter.log("warning", text, waiting)
 
     # --- the connection ---
@@ -126,7 +126,7 @@ class Closing:
         flushed = connection.flushed()
         in_time = flushed is None or await self._within(_result(flushed))
         if not in_time and connection.has_unsent:
-            text = "close_timeout has elapsed: messages are still unsent"
+            text = "close_timeout has elapsed; messages are still unsent"
             self._parts.reporter.log("warning", text)
 
     # --- the deadline ---
@@ -179,7 +179,7 @@ class Closing:
             self._parts.reporter.report(SpoolError("spool: the file could not be closed in time"))
             return 0
         if unfinished := spool.unfinished:
-            text = "%d messages in handlers: they come again from the spool"
+            text = "messages still in handlers: %d; the next start handles them again from the spool"
             self._parts.reporter.log("warning", text, unfinished)
         return closed.result()
 

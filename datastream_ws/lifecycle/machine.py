@@ -140,7 +140,7 @@ class Lifecycle:
     def _drop_lost(self) -> None:
         if dropped := self.inbox.drop("lease_lost"):
             self.parts.reporter.log(
-                "warning", "the lease is lost; %d unhandled messages dropped", dropped
+                "warning", "the lease is lost; unhandled messages dropped: %d", dropped
             )
         self.dispatcher.shed()
 

@@ -134,8 +134,8 @@ class SpoolThread:
             self._report_corrupt(file)
         return file
 
-    def _report_corrupt(self, file: SpoolFile, lost: str = "what was in it waits there") -> None:
-        text = f"spool {file.path}: was corrupt; set aside as {file.set_aside}, {lost}"
+    def _report_corrupt(self, file: SpoolFile, loss: str = "which keeps its messages") -> None:
+        text = f"spool {file.path}: was corrupt and is renamed to {file.set_aside}, {loss}"
         self._report(SpoolError(text))
 
     def _wait(self) -> None:
@@ -264,7 +264,7 @@ class SpoolThread:
         lost = self._inbox.lose_file()
         self._wake()
         self._failed(
-            SpoolError(f"spool: {lost} messages are missing from the file and count as dropped")
+            SpoolError(f"spool: messages are missing from the file and count as dropped ({lost})")
         )
 
     def _failed(self, error: SpoolError) -> None:
@@ -286,7 +286,7 @@ class SpoolThread:
             return
         lost = self._inbox.lose_file()
         self._wake()
-        self._report_corrupt(self._file, f"with {lost} messages that were in it only: dropped")
+        self._report_corrupt(self._file, f"and the messages only in it count as dropped ({lost})")
 
     def _finish(self, file: SpoolFile) -> int:
         self._failed_at = float("-inf")  # report a failure at the end also
@@ -300,7 +300,7 @@ class SpoolThread:
         if lost:
             self._report(
                 SpoolError(
-                    f"spool {file.path}: {lost} messages not written at exit count as dropped"
+                    f"spool {file.path}: messages not written at exit count as dropped ({lost})"
                 )
             )
         return lost

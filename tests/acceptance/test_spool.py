@@ -106,7 +106,7 @@ def test_what_is_unhandled_at_the_deadline_is_handled_by_the_next_start(
         check_ledger(stats)
         assert (stats.messages_waiting, stats.messages_spooled) == (1, 2999)
         assert stats.messages_dropped == {}
-        assert "1 messages in handlers: they come again from the spool" in caplog.text
+        assert "messages still in handlers: 1; the next start handles them again" in caplog.text
         second = Blocked(server.url, spool=spool, journal=journal)
         second.client.handlers.hooks["on_ready"] = ()
         second.go.set()
@@ -175,7 +175,7 @@ def test_a_corrupt_file_is_set_aside_and_the_stream_goes_on(spool: str) -> None:
             blocked.until(lambda: len(blocked.numbers) == 100)
         errors = [str(each) for each in client.errors(0)]
         assert len(errors) == 1
-        assert "was corrupt; set aside as" in errors[0]
+        assert "was corrupt and is renamed to" in errors[0]
     aside = [each for each in os.listdir(Path(spool).parent) if "corrupt" in each]
     assert len(aside) == 1
 

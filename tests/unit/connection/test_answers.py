@@ -189,7 +189,7 @@ def test_a_status_in_words(status: int, kind: type, text: str) -> None:
     ("code", "reason", "text"),
     [
         (1002, "too many fragments", "in more than 4096 fragments (closed with 1002)"),
-        (1009, "", "above max_size; raise the option max_size to take it (closed with 1009)"),
+        (1009, "", "above max_size (closed with 1009). Raise the option max_size to accept it."),
         (1007, "", "not UTF-8 (closed with 1007)"),
         (1002, "reserved bits", "broke the WebSocket protocol: reserved bits (closed with 1002)"),
     ],
@@ -205,7 +205,7 @@ def test_endings_in_words() -> None:
     cut = cut_by_peer(cause)
     assert (cut.code, cut.__cause__) == (1006, cause)
     assert "without a close frame" in str(cut)
-    assert "too big for it" in str(closed_by_peer(1009, "no"))
+    assert "is too big" in str(closed_by_peer(1009, "no"))
     assert closed_by_peer(4000, "bye").reason == "bye"
 
 
