@@ -203,11 +203,23 @@ class SubscriptionFeed:
             return False
         if self._connection.room() is not None:
             return False
+        if isinstance(item, Subscription) and not self._mark_sent(item):
+            return True
         with suppress(NotConnectedError):  # the next connection sends it
             self._connection.send(frame)
-        if isinstance(item, Subscription):
-            self._sent.add(item.key)
         return True
+
+    def _mark_sent(self, subscription: Subscription) -> bool:
+        """
+        Note that a subscription is sent, unless it was removed or replaced.
+
+        Hold the lock. A removal then either comes before this and prevents the sending, or finds
+        the mark in :meth:`end` and unsubscribes.
+        """
+        is_kept = self._subscriptions.is_kept(subscription)
+        if is_kept:
+            self._sent.add(subscription.key)
+        return is_kept
 
     # --- on the loop ---
 
@@ -249,9 +261,9 @@ class SubscriptionFeed:
         """Return the frame of an item. ``None`` means that it was removed or replaced meanwhile."""
         content: Frame | Callable[[], Any]
         if isinstance(item, Subscription):
-            if not self._subscriptions.is_kept(item):
-                return None
-            self._sent.add(item.key)
+            with self._lock:
+                if not self._mark_sent(item):
+                    return None
             content = item.content
         else:
             content = item

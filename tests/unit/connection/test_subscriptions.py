@@ -239,3 +239,44 @@ async def test_after_a_fork_the_lock_is_a_new_one() -> None:
     rig.subscriptions._lock.acquire()
     rig.subscriptions.renew_lock()
     rig.add("a")
+
+
+class Racing(Subscriptions):
+    """While a thread looks whether a subscription is kept, another one removes it."""
+
+    def is_kept(self, subscription: Subscription) -> bool:
+        kept = super().is_kept(subscription)
+        self.removing = threading.Thread(target=self.remove, args=(subscription.key,))
+        self.removing.start()
+        self.removing.join(0.2)
+        return kept
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+async def test_removed_in_the_moment_in_which_it_is_sent(has_begun: bool) -> None:
+    rig, connection = Rig(), FakeConnection()
+    rig.subscriptions = Racing()
+    feed = rig.feed(connection)
+    if has_begun:
+        await feed.begin()
+    rig.add("a", ending="end a")
+    if not has_begun:
+        await feed.begin()
+    await asyncio.sleep(0.01)
+    assert connection.sent == ["a", "end a"]
+
+
+async def test_removed_before_it_could_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread removes it between the two steps of `add`."""
+    rig, connection = Rig(), FakeConnection()
+    feed = rig.feed(connection)
+    await feed.begin()
+    add = feed.add
+
+    def late(subscription: Subscription) -> None:
+        rig.subscriptions.remove(subscription.key)
+        add(subscription)
+
+    monkeypatch.setattr(feed, "add", late)
+    rig.add("a", ending="end a")
+    assert connection.sent == []
