@@ -44,7 +44,7 @@ class Keepalive:
         self._ping = ping
         self._heard_at = self._pinged_at = now
         self._message_at = NEVER  # until the connection is ready
-        self._payload = b""
+        self._payload: bytes | None = None  # of the latest ping; None once it was answered
         self._is_paused = False
 
     def opened(self, now: float) -> None:
@@ -73,8 +73,15 @@ class Keepalive:
         self.message(now)
 
     def pong(self, payload: bytes, now: float) -> float | None:
-        """Return the seconds since the latest ping, or ``None`` if the pong answers another."""
-        return now - self._pinged_at if payload == self._payload else None
+        """
+        Return the seconds since the latest ping, or ``None`` if the pong answers another one.
+
+        A pong may also answer no ping at all (RFC 6455 section 5.5.3).
+        """
+        if payload != self._payload:
+            return None
+        self._payload = None
+        return now - self._pinged_at
 
     def check(self, now: float) -> float:
         """

@@ -52,6 +52,15 @@ def test_the_round_trip_of_the_latest_ping_only() -> None:
     assert rig.keepalive.pong(second, 10.5) == 0.5
 
 
+def test_a_pong_without_a_ping_is_no_round_trip() -> None:
+    """RFC 6455 section 5.5.3: a server may send pongs as a heartbeat, mostly empty ones."""
+    rig = Rig(ping_interval=5.0)
+    assert rig.keepalive.pong(b"", 3.0) is None
+    rig.check(5.0)
+    assert rig.keepalive.pong(rig.pings[0], 5.5) == 0.5
+    assert rig.keepalive.pong(rig.pings[0], 9.0) is None, "the same pong once more"
+
+
 def test_silence_is_death() -> None:
     rig = Rig(pong_timeout=60.0)
     assert rig.check(59.9) == 60.0
