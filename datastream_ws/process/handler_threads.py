@@ -181,11 +181,11 @@ class DaemonExecutor(ThreadPoolExecutor):
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         if fn is not socket.getaddrinfo or kwargs:
             return self._pool.submit(lambda: fn(*args, **kwargs))
-        if args not in self._lookups:
+        future = self._lookups.get(args)
+        if future is None:
             future = self._lookups[args] = self._pool.submit(fn, *args)
             future.add_done_callback(lambda _: self._lookups.pop(args, None))
-            return future
-        return self._lookups[args]
+        return future
 
 
 def is_handler_thread() -> bool:

@@ -173,3 +173,23 @@ def test_lookups_of_one_name_share_a_thread(
     assert sorted(calls) == [("a", 1), ("a", 1), ("b", 1)]
     assert executor.submit(divmod, 7, 2).result(5) == (3, 1)
     executor.shutdown()
+
+
+def test_a_lookup_that_ends_while_another_asks_for_it(
+    pool: HandlerThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ending(dict[Any, Any]):
+        """The lookup ends right after it was seen to be running."""
+
+        def __contains__(self, key: object) -> bool:
+            found = super().__contains__(key)
+            self.pop(key, None)
+            return found
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments: [arguments])
+    executor = DaemonExecutor(pool)
+    running: Future[Any] = Future()
+    executor._lookups = Ending({("a", 1): running})
+    found: Future[Any] = executor.submit(socket.getaddrinfo, "a", 1)  # type: ignore[arg-type]
+    assert found is running or found.result(5) == [("a", 1)]
+    executor.shutdown()
