@@ -147,7 +147,8 @@ class LoopWatch:
         caller = next((place for place in places if place.is_users), None)
         if self._answered or is_debugged or caller is None:
             return
-        clients, place, handler = self._whose(places) or (self.clients, caller, None)
+        all_clients = set(self.clients)  # other threads add and remove clients
+        clients, place, handler = self._whose(places, all_clients) or (all_clients, caller, None)
         name = place.function if handler is None else handler.name
         end = places[-1]
         inside = "" if end is place else f", in {end.function} at {end}"
@@ -169,10 +170,12 @@ class LoopWatch:
         # A loop that is not written in Python, like uvloop, has no frames of its own.
         return [] if self._depth is None else places[self._depth - 1 :]
 
-    def _whose(self, places: list[Place]) -> tuple[set[WatchedClient], Place, Handler] | None:
+    def _whose(
+        self, places: list[Place], all_clients: set[WatchedClient]
+    ) -> tuple[set[WatchedClient], Place, Handler] | None:
         """Return the outermost handler in *places*, its frame and the clients that have it."""
         for place in places:
-            found = {client: client.handlers.find(place.code) for client in list(self.clients)}
+            found = {client: client.handlers.find(place.code) for client in all_clients}
             clients = {client for client, handler in found.items() if handler is not None}
             handler = next(filter(None, found.values()), None)
             if handler is not None:

@@ -254,3 +254,20 @@ def test_a_loop_that_was_closed_is_forgotten() -> None:
     thread.join(10)
     assert not thread.is_alive()
     assert not watches._loops
+
+
+def test_a_client_that_ends_while_its_block_is_told(stage: Stage) -> None:
+    """The look goes on with the clients that the loop had when it began."""
+
+    def ending(code: object) -> None:
+        stage.watch.clients.clear()
+
+    stage.handlers.find = ending  # type: ignore[method-assign]
+
+    async def block() -> None:
+        stage.wait()
+
+    with stage.blocked(block):
+        stage.watch.look(10.0, late=False)
+        stage.watch.look(11.0, late=False)
+    assert len(stage.lines) == 1
