@@ -179,7 +179,9 @@ class Closing:
             self._parts.reporter.report(SpoolError("spool: the file could not be closed in time"))
             return 0
         if unfinished := spool.unfinished:
-            text = "messages still in handlers: %d; the next start handles them again from the spool"
+            text = (
+                "messages still in handlers: %d; the next start handles them again from the spool"
+            )
             self._parts.reporter.log("warning", text, unfinished)
         return closed.result()
 

@@ -250,6 +250,7 @@ class Lifecycle:
             acquiring.cancel()
             if interrupted:
                 return ASKED
+            acquiring.result()  # without the lease there must be no connection
         if self.epoch != tenure.epoch:
             self.epoch = tenure.epoch
             self.parts.reporter.note("lease", f"held, epoch {tenure.epoch}")
