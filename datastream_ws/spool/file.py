@@ -115,6 +115,7 @@ class SpoolFile:
             raise
         self._reserve = Reserve(path)
         self._reserve.take()
+        self._is_renewing = False  # the corrupt file is renamed, and there is no new one yet
         self._is_tight = False  # the disk was full, and the reserve was deleted
         # Positions of handled messages that could not be marked, because the disk was full.
         self._unmarked: list[int] = []
@@ -327,12 +328,21 @@ class SpoolFile:
         return found
 
     def renew(self) -> None:
-        """Begin a new file; the old one, corrupt, is set aside."""
+        """
+        Rename the corrupt file and open a new one. After an error, call it again.
+
+        Raises:
+            SpoolError: If the file cannot be renamed, or a new one cannot be made.
+
+        """
         with suppress(sqlite3.Error):
             self._db.close()
-        self.set_aside = _set_aside(self.path)
+        if not self._is_renewing:
+            self.set_aside = _set_aside(self.path)
+            self._is_renewing = True
         check_files(self.path)
         self._connect()
+        self._is_renewing = False
         self._unmarked = []
         self._is_tight = False
         self._reserve.take()

@@ -67,6 +67,7 @@ class SpoolThread:
         self._opened: Future[None] = Future()
         self._closed: Future[int] = Future()
         self._closing = False
+        self._must_renew = False  # the file is corrupt, and there is no new one yet
         self._retry_at = 0.0
         self._failed_at = float("-inf")
         # Halved after a failure, because a smaller batch may still fit on a nearly full disk.
@@ -163,7 +164,7 @@ class SpoolThread:
             self._failed(_internal(death))
 
     def _step(self) -> None:
-        if time.monotonic() >= self._retry_at:
+        if time.monotonic() >= self._retry_at and self._has_file():
             self._write()
             self._trim()
             self._refill_if_wanted()
@@ -276,14 +277,24 @@ class SpoolThread:
         elif now - before > EPISODE_SECONDS:
             self._report(error)
 
+    def _has_file(self) -> bool:
+        """Return whether the file can be used, after another attempt to renew a corrupt one."""
+        if self._must_renew:
+            self._renew()
+        return not self._must_renew
+
     def _renew(self) -> None:
         """Continue with a new file, because this one has become corrupt."""
         assert self._file is not None
         try:
             self._file.renew()
         except Exception as error:
-            self._report(error)
+            if not self._must_renew:
+                self._report(error)
+            self._must_renew = True
+            self._retry_at = time.monotonic() + RETRY_SECONDS
             return
+        self._must_renew = False
         lost = self._inbox.lose_file()
         self._wake()
         self._report_corrupt(self._file, f"and the messages only in it count as dropped ({lost})")
@@ -291,9 +302,10 @@ class SpoolThread:
     def _finish(self, file: SpoolFile) -> int:
         self._failed_at = float("-inf")  # report a failure at the end also
         try:
-            while self._write():
-                pass
-            self._write_in_hand(file)
+            if self._has_file():
+                while self._write():
+                    pass
+                self._write_in_hand(file)
         except Exception as error:
             self._report(error)
         lost = self._inbox.end()

@@ -1033,3 +1033,33 @@ def test_after_a_failure_rows_are_removed_first_and_alone(path: str) -> None:
     assert (alone.parts, len(alone.removals)) == ([], 5)
     inbox.stored(alone, 0)
     assert len(inbox.next_run(1, 5000)) == 1
+
+
+def test_a_new_file_that_cannot_be_made_yet_is_tried_again(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one is corrupt, and the disk is full for a while."""
+    monkeypatch.setattr("datastream_ws.spool.thread.RETRY_SECONDS", 0.02)
+    with Rig(path, journal=True) as rig:
+        file = rig.thread._file
+        assert file is not None
+        write, check, full = file.write, module.check_files, [1, 2]
+
+        def corrupt(*rows: Any) -> None:
+            monkeypatch.setattr(file, "write", write)
+            raise SpoolError("spool: cannot be written (malformed)") from Corrupt()
+
+        def check_files(path: str) -> None:
+            if full:
+                full.pop()
+                raise SpoolError(f"spool {path}: cannot be opened (No space left on device)")
+            check(path)
+
+        monkeypatch.setattr(file, "write", corrupt)
+        monkeypatch.setattr(module, "check_files", check_files)
+        rig.put(1, 10)
+        assert rig.handle(10) == list(range(1, 11))
+        first, second = map(str, rig.errors)
+        assert "No space left on device" in first
+        assert "was corrupt and is renamed to" in second
+    assert rows_in(path) == []
