@@ -38,6 +38,7 @@ class SpoolThread:
         report: Called with a SpoolError, once while the failure lasts.
 
     Attributes:
+        is_open: Whether the file is open.
         epoch: The epoch of the last message in the file when it was opened.
         unfinished: How many messages were still in handlers at the end. The file has them also.
 
@@ -63,7 +64,8 @@ class SpoolThread:
         self._wake = wake
         self._on_room = on_room
         self._report = report
-        self._file: SpoolFile | None = None
+        self.is_open = False
+        self._file: SpoolFile
         self._opened: Future[None] = Future()
         self._closed: Future[int] = Future()
         self._closing = False
@@ -84,10 +86,6 @@ class SpoolThread:
         self._opened = Future()
         threading.Thread(target=self._run, name="datastream-spool", daemon=True).start()
         return self._opened
-
-    @property
-    def is_open(self) -> bool:
-        return self._file is not None
 
     def close(self) -> Future[int]:
         """
@@ -115,6 +113,7 @@ class SpoolThread:
         except BaseException as error:
             self._opened.set_exception(error)
             return
+        self.is_open = True
         self._opened.set_result(None)
         while not self._closing:
             self._step_safely()
@@ -187,7 +186,6 @@ class SpoolThread:
                 raise
             self._failed(error)
             return False
-        assert self._file is not None
         if self._inbox.stored(run, self._file.size):
             self._wake()
         self._take_more(run)
@@ -208,13 +206,12 @@ class SpoolThread:
             self._most_removed = min(BATCH_ROWS, 2 * self._most_removed)
 
     def _write_run(self, run: WriteBatch) -> None:
-        assert self._file is not None
         last = None if run.last is None else self._inbox.row(run.last)
         self._file.write(self._inbox.runs(run.parts), run.removals, last)
 
     def _refill_if_wanted(self) -> None:
         wanted = self._inbox.wanted()
-        if wanted is None or self._file is None:
+        if wanted is None:
             return
         try:
             runs = self._file.read(wanted.after, wanted.before, wanted.count, wanted.size)
@@ -233,7 +230,7 @@ class SpoolThread:
     def _trim(self) -> None:
         """Drop the oldest rows of a full file, with ``overflow="drop_oldest"``."""
         excess = self._inbox.trim()
-        if excess <= 0 or self._file is None:
+        if excess <= 0:
             return
         first = self._inbox.first_rows(excess)
         try:
@@ -251,7 +248,6 @@ class SpoolThread:
 
         Return whether they were removed. Rows of a journal stay.
         """
-        assert self._file is not None
         if not positions:
             return not self._journal
         try:
@@ -285,7 +281,6 @@ class SpoolThread:
 
     def _renew(self) -> None:
         """Continue with a new file, because this one has become corrupt."""
-        assert self._file is not None
         try:
             self._file.renew()
         except Exception as error:

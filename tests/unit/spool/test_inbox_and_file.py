@@ -911,7 +911,6 @@ def test_a_journal_file_that_becomes_corrupt_costs_what_was_in_it_only(
         rig.put(1, 3000, size=100)
         rig.until_written()
         file = rig.thread._file
-        assert file is not None
         write = file.write
 
         def corrupt(*rows: Any) -> None:
@@ -1042,7 +1041,6 @@ def test_a_new_file_that_cannot_be_made_yet_is_tried_again(
     monkeypatch.setattr("datastream_ws.spool.thread.RETRY_SECONDS", 0.02)
     with Rig(path, journal=True) as rig:
         file = rig.thread._file
-        assert file is not None
         write, check, full = file.write, module.check_files, [1, 2]
 
         def corrupt(*rows: Any) -> None:

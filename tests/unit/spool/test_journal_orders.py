@@ -159,7 +159,6 @@ class Journal:
         how = how or self.chance.choice(["crash", "crash after a write", "restart"])
         if how == "restart":
             self.inbox.close()
-            assert self.thread._file is not None
             self.thread._finish(self.thread._file)
             assert not self.errors
             assert not self.rows() & self.handled_here, "handled, and still in the file"
@@ -171,7 +170,6 @@ class Journal:
         self.die()
 
     def die(self) -> None:
-        assert self.thread._file is not None
         self.thread._file._db.close()
         self.thread._file._lock.release()
         self.open()
@@ -188,7 +186,6 @@ class Journal:
         self.handled_here.add(number(message))
 
     def rows(self) -> set[int]:
-        assert self.thread._file is not None
         return {
             int(each)
             for run in self.thread._file.read(-1, None, 10_000, 2**30)
@@ -196,7 +193,6 @@ class Journal:
         }
 
     def note_committed(self) -> None:
-        assert self.thread._file is not None
         rows = self.rows()
         db = self.thread._file._db
         [kept] = db.execute("SELECT max(position), data FROM last").fetchall()
@@ -234,7 +230,6 @@ class Journal:
         assert set(range(1, self.received + 1)) <= self.handled
         assert self.inbox.counts().waiting == self.inbox.counts().spooled == 0
 
-        assert self.thread._file is not None
         self.thread._file.close()
 
 
