@@ -34,7 +34,7 @@ class Endpoint:
 
     """
 
-    __slots__ = ("_headers", "_url", "subprotocols")
+    __slots__ = ("_url", "headers", "subprotocols")
 
     def __init__(
         self,
@@ -43,12 +43,8 @@ class Endpoint:
         subprotocols: Sequence[str] | None = None,
     ) -> None:
         self._url = url
-        self._headers = headers or {}
+        self.headers = headers or {}
         self.subprotocols = subprotocols
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self._headers
 
     @property
     def url(self) -> str:
@@ -70,9 +66,9 @@ class Endpoint:
         return shown_url(self._url)
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_headers"):  # a debugger may ask before __init__ has ended
+        if not hasattr(self, "headers"):  # a debugger may ask before __init__ has ended
             return "<Endpoint>"
-        return f"<Endpoint {self.shown}, headers: {', '.join(self._headers) or 'none'}>"
+        return f"<Endpoint {self.shown}, headers: {', '.join(self.headers) or 'none'}>"
 
 
 class Endpoints:

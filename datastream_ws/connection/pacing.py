@@ -23,22 +23,18 @@ class Pacing:
     """
 
     def __init__(self, messages: int, seconds: float) -> None:
-        self._messages = messages
+        self.messages = messages
         self._seconds = seconds * (1 + MARGIN_SHARE) + MARGIN_SECONDS
         self._sent_at: deque[float] = deque(maxlen=messages)
-
-    @property
-    def messages(self) -> int:
-        return self._messages
 
     def allowance(self, now: float) -> int:
         """Return how many messages may be sent now."""
         busy = sum(now < at + self._seconds for at in self._sent_at)
-        return self._messages - busy
+        return self.messages - busy
 
     def due(self, now: float) -> float:
         """Return when the next message may be sent. A time up to *now* means immediately."""
-        if len(self._sent_at) < self._messages:
+        if len(self._sent_at) < self.messages:
             return now
         return self._sent_at[0] + self._seconds
 

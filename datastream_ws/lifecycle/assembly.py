@@ -104,11 +104,9 @@ class Start:
         """Makes the renewal of the lease. ``None`` means that there is no lease."""
         if self.place is not None:
             return self.place.make_renewal
-        return None if self.lease is None else partial(LeaseRenewal, self.lease, self._ttl)
-
-    @property
-    def _ttl(self) -> float:
-        return self.options.lease_ttl
+        if self.lease is None:
+            return None
+        return partial(LeaseRenewal, self.lease, self.options.lease_ttl)
 
 
 class Parts:
@@ -269,13 +267,10 @@ class Parts:
             wake=self.dispatcher.wake,
             report=self.reporter.report,
             warn=self.reporter.warn,
-            at_work=self._at_work,
+            at_work=lambda: self.dispatcher.at_work,
             is_open=self._gate(start.budget),
             timings=self.timings,
         )
-
-    def _at_work(self) -> list[str]:
-        return self.dispatcher.at_work
 
     def _on_death(self, death: BaseException) -> None:
         self.reporter.on_loop(lambda: self.die(death))

@@ -569,7 +569,7 @@ def _because(ended: Ended, failure: BaseException | None) -> tuple[Exception, An
     A close code is a better explanation than the hook that failed because of it. Without a close
     code the hook's error is better, because it may hold the server's refusal of a login.
     """
-    error = ended.error or _unexplained(ended)
+    error = ended.error or DataStreamError(f"the connection ended with code {ended.code}")
     if failure is None:
         return error, None
     cause, reported = _explained(failure)
@@ -595,7 +595,3 @@ def _farewell(error: Exception) -> tuple[int, str]:
             chosen = hang_up(error.code, error.reason)
             return chosen.code, chosen.reason
     return 1000, ""
-
-
-def _unexplained(ended: Ended) -> Exception:
-    return DataStreamError(f"the connection ended with code {ended.code}")
