@@ -38,10 +38,10 @@ from .answers import (
     tls_refusal,
 )
 from .deflate import DeflateFactory
-from .dialling import dialled, dialled_unix
+from .dialing import connect_tcp, connect_unix
 from .endpoint import Endpoint, escaped_path
 
-__all__ = ["Connect", "our_error", "proxy_for", "request_for"]
+__all__ = ["Connect", "attempt_error", "proxy_for", "request_for"]
 
 USER_AGENT = f"datastream-ws/{__version__}"
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -113,16 +113,16 @@ class Connect(connect):
         self.reached = None
         unix_path = self._endpoint.unix_path
         if unix_path is not None:
-            return await self._over(dialled_unix(unix_path))
+            return await self._over(connect_unix(unix_path))
         if self.proxy is True:
             self.proxy = get_proxy(self.ws_uri)
         if self.proxy is None:
-            return await self._over(dialled(self.ws_uri.host, self.ws_uri.port))
+            return await self._over(connect_tcp(self.ws_uri.host, self.ws_uri.port))
         return await self._through_proxy()
 
-    async def _over(self, dialling: Any) -> ClientConnection:
+    async def _over(self, connecting: Any) -> ClientConnection:
         arguments = self.create_connection_kwargs
-        arguments["sock"] = await dialling
+        arguments["sock"] = await connecting
         try:
             return await super().open_tcp_connection()
         except OSError as error:
@@ -207,7 +207,7 @@ def _name_proxy(error: OSError) -> None:
     error.strerror = f"{what}: {text}"
 
 
-def our_error(error: Exception, lost_with: BaseException | None) -> Exception:
+def attempt_error(error: Exception, lost_with: BaseException | None) -> Exception:
     """
     Return the error to raise for a failed attempt.
 

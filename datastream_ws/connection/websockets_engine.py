@@ -35,7 +35,7 @@ from .deflate import Deflate
 from .endpoint import Endpoint
 from .engine import Ended, Frame, Receiver
 from .frames import FrameCutter, payload_at, read_in_pieces
-from .opening import Connect, our_error, request_for
+from .opening import Connect, attempt_error, request_for
 
 __all__ = ["HOOKED", "WebsocketsEngine"]
 
@@ -356,7 +356,7 @@ class WebsocketsEngine:
             connection = await connecting
         except EXPECTED as error:
             made: Any = connecting and connecting.reached
-            failure = our_error(error, made and made.lost_with)
+            failure = attempt_error(error, made and made.lost_with)
         else:
             self._start(connection, receiver)
             return

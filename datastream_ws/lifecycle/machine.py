@@ -196,20 +196,20 @@ class Lifecycle:
             return ASKED
         self.traffic.attempts += 1
         connection = self._make_connection()
-        dialling = self.loop.create_task(self._dial(connection))
-        dialling.add_done_callback(_error_of)  # otherwise asyncio may log "never retrieved"
+        dialing = self.loop.create_task(self._dial(connection))
+        dialing.add_done_callback(_error_of)  # otherwise asyncio may log "never retrieved"
         try:
-            interrupted = await self._first(dialling)
+            interrupted = await self._first(dialing)
         except asyncio.CancelledError:  # the loop is shutting down and cancels all tasks
             # A canceled attempt closes its own socket. One that has just succeeded does not.
-            if not (dialling.cancel() or dialling.cancelled() or dialling.exception()):
+            if not (dialing.cancel() or dialing.cancelled() or dialing.exception()):
                 connection.fail(DataStreamError("no longer wanted"))
             raise
-        if not dialling.done():
-            dialling.cancel()
-            await asyncio.wait([dialling])
-        if dialling.cancelled() or (error := dialling.exception()) is not None:
-            return self._not_opened(None if dialling.cancelled() else error)
+        if not dialing.done():
+            dialing.cancel()
+            await asyncio.wait([dialing])
+        if dialing.cancelled() or (error := dialing.exception()) is not None:
+            return self._not_opened(None if dialing.cancelled() else error)
         if interrupted:
             connection.fail(DataStreamError("no longer wanted"))
             await asyncio.wait([connection.gone])

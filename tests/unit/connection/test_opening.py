@@ -21,7 +21,7 @@ from websockets.exceptions import (
 
 from datastream_ws import ClientOptions, ConfigurationError, HandshakeError
 from datastream_ws.connection.endpoint import Endpoint
-from datastream_ws.connection.opening import our_error, proxy_for
+from datastream_ws.connection.opening import attempt_error, proxy_for
 from datastream_ws.connection.websockets_engine import WebsocketsEngine
 from kit.rawsteps import TEXT, Frame
 from kit.wire import Wire
@@ -64,7 +64,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
     ],
 )
 def test_what_failed_is_said_in_our_words(error: Exception, kind: type, text: str) -> None:
-    ours = our_error(error, None)
+    ours = attempt_error(error, None)
     assert isinstance(ours, kind)
     assert text in str(ours)
     assert CANARY not in str(ours)
@@ -72,9 +72,9 @@ def test_what_failed_is_said_in_our_words(error: Exception, kind: type, text: st
 
 def test_errors_of_the_network_stay_what_they_are() -> None:
     error = ConnectionRefusedError(111, "Connection refused")
-    assert our_error(error, None) is error
+    assert attempt_error(error, None) is error
     reset = ConnectionResetError()
-    assert isinstance(our_error(EOFError(), reset), HandshakeError)
+    assert isinstance(attempt_error(EOFError(), reset), HandshakeError)
 
 
 def alert(reason: str | None) -> ssl.SSLError:
@@ -86,7 +86,7 @@ def alert(reason: str | None) -> ssl.SSLError:
 
 def test_an_alert_behind_the_handshake_is_the_reason() -> None:
     required = alert("TLSV13_ALERT_CERTIFICATE_REQUIRED")
-    error = our_error(InvalidMessage(""), required)
+    error = attempt_error(InvalidMessage(""), required)
     assert error is required
     assert str(error).startswith("the server requires a client certificate. Load one")
 

@@ -14,12 +14,12 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["dialled", "dialled_unix"]
+__all__ = ["connect_tcp", "connect_unix"]
 
 ATTEMPT_DELAY = 0.25  # seconds, RFC 8305 section 5
 
 
-async def dialled(host: str, port: int) -> socket.socket:
+async def connect_tcp(host: str, port: int) -> socket.socket:
     """
     Connect to a host by TCP and return the non-blocking socket.
 
@@ -51,7 +51,7 @@ async def dialled(host: str, port: int) -> socket.socket:
                 attempt.add_done_callback(_discard)
 
 
-async def dialled_unix(path: str) -> socket.socket:
+async def connect_unix(path: str) -> socket.socket:
     """
     Connect to the Unix socket at *path* and return the non-blocking socket.
 

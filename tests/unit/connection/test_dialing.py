@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from datastream_ws.connection import dialling
-from datastream_ws.connection.dialling import dialled
+from datastream_ws.connection import dialing
+from datastream_ws.connection.dialing import connect_tcp
 from datastream_ws.exceptions import network_text
 
 V6, V4 = socket.AF_INET6, socket.AF_INET
@@ -43,7 +43,7 @@ class Loop(asyncio.SelectorEventLoop):
 def dial(addresses: list[tuple[Any, ...]], connecting: Connecting) -> tuple[Loop, Any]:
     loop = Loop(addresses, connecting)
     try:
-        result: Any = loop.run_until_complete(dialled("h", 80))
+        result: Any = loop.run_until_complete(connect_tcp("h", 80))
         result.close()
     except OSError as error:
         result = error
@@ -121,7 +121,7 @@ def test_a_name_that_cannot_be_resolved_is_in_the_text() -> None:
 
     loop = Lost([], lambda _: asyncio.sleep(0))
     with pytest.raises(socket.gaierror) as caught:
-        loop.run_until_complete(dialled("feed.invalid", 80))
+        loop.run_until_complete(connect_tcp("feed.invalid", 80))
     loop.close()
     expected = "the host name cannot be resolved: Name or service not known (feed.invalid)"
     assert network_text(caught.value) == expected
