@@ -70,7 +70,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self.over: asyncio.Future[Ended] = self._loop.create_future()
         self.gone: asyncio.Future[Ended] = self._loop.create_future()
-        # Messages may arrive together with the handshake response. They wait for hand_over().
+        # Messages may arrive together with the handshake response. They wait for start_delivery().
         self._early: list[tuple[list[str | bytes], int]] | None = []
         self._failure: Exception | None = None
         self._queue = WriteQueue(
@@ -128,7 +128,7 @@ class Connection:
         else:
             self._early.append((messages, size))
 
-    def hand_over(self) -> None:
+    def start_delivery(self) -> None:
         """Start to pass messages to ``on_messages``, beginning with those that are waiting."""
         early, self._early = self._early or (), None
         for messages, size in early:
@@ -309,7 +309,7 @@ class Connection:
         self.resume_reading()  # otherwise the server's close frame stays unread
         await asyncio.shield(self.gone)
 
-    def hasten_close(self, timeout: float) -> None:
+    def shorten_close(self, timeout: float) -> None:
         """Limit a close handshake that has begun to *timeout* seconds from now."""
         if self._close_at < NEVER and not self.gone.done():
             self._begin_close(timeout)
@@ -322,7 +322,7 @@ class Connection:
         self._queue.close(error)
         self._engine.abort()
 
-    def disown(self) -> int:
+    def abandon(self) -> int:
         """
         Return the descriptor of the parent's socket, in a forked child.
 

@@ -166,7 +166,7 @@ class Parts:
         self.dispatcher = self._dispatcher(start)
         self.intake = self._intake(start)
 
-    def die(self, death: BaseException) -> None:
+    def fail(self, death: BaseException) -> None:
         """Log the exception that ended an internal task, and close the client."""
         self.reporter.log("error", "internal error, please report it", exc_info=death)
         self.death = death
@@ -273,7 +273,7 @@ class Parts:
         )
 
     def _on_death(self, death: BaseException) -> None:
-        self.reporter.on_loop(lambda: self.die(death))
+        self.reporter.on_loop(lambda: self.fail(death))
 
     def _on_room(self) -> None:
         self.reporter.on_loop(lambda: self.intake.on_room())

@@ -61,7 +61,7 @@ class Closing:
         if connection is not None or parts.inbox.waiting:
             parts.reporter.state(State.CLOSING, error)
         if connection is not None and connection.is_open and parts.hooks.has("on_closing"):
-            await self._within(self._say_goodbye(connection))
+            await self._within(self._call_closing_hooks(connection))
         parts.intake.stop()
         if parts.inbox.waiting:
             await self._drain()
@@ -101,7 +101,7 @@ class Closing:
 
     # --- the connection ---
 
-    async def _say_goodbye(self, connection: Connection) -> None:
+    async def _call_closing_hooks(self, connection: Connection) -> None:
         try:
             await self._parts.hooks.call("on_closing", connection)
         except HookFailure as failure:
@@ -118,7 +118,7 @@ class Closing:
         while not closing.done():
             self._parts.wishes.changed.clear()
             await self._parts.wishes.change(closing)
-            connection.hasten_close(max(0.0, self._left))
+            connection.shorten_close(max(0.0, self._left))
             if self._parts.has_lost_lease:
                 connection.fail(LeaseError("the lease is lost"))
 
@@ -146,7 +146,7 @@ class Closing:
         task = self._loop.create_task(step)
         while not task.done() and (left := self._left - reserve) > 0:
             if self._parts.has_lost_lease:
-                self._lose(task)
+                self._abort(task)
                 break
             self._parts.wishes.changed.clear()
             await self._parts.wishes.change(task, timeout=left)
@@ -159,7 +159,7 @@ class Closing:
             raise error
         return True
 
-    def _lose(self, task: asyncio.Task[None]) -> None:
+    def _abort(self, task: asyncio.Task[None]) -> None:
         """Abort the connection and drop messages, because the lease was lost meanwhile."""
         if self._connection is not None:
             self._connection.fail(LeaseError("the lease is lost"))

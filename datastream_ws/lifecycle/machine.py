@@ -89,7 +89,7 @@ class Lifecycle:
         except GeneratorExit:
             raise  # the loop was closed, so nothing can be awaited
         except BaseException as death:
-            self.parts.die(death)
+            self.parts.fail(death)
             error = death
         try:
             await self._finish(error)
@@ -111,7 +111,7 @@ class Lifecycle:
             if self.connection is not None:  # Closing needs it
                 return None
             plan = await self._plan(outcome)
-            self._tell_end(outcome, plan)
+            self._report_end(outcome, plan)
             if plan is None:
                 continue
             if plan.is_last:
@@ -151,7 +151,7 @@ class Lifecycle:
             self._lingering.fail(DataStreamError("closed"))
         await closing.run(error)
         if (connection := self.connection) is not None:
-            self._tell_end(Outcome(None, self._note_end(connection), connection.number), None)
+            self._report_end(Outcome(None, self._note_end(connection), connection.number), None)
         await closing.finish(error)
 
     # --- waiting ---
@@ -344,7 +344,7 @@ class Lifecycle:
         self.parts.reporter.state(State.CONNECTED)
         self.parts.reporter.gap(self.inbox.last_message)
         self.intake.attach(connection, self.parts.opened(connection, self.epoch))
-        connection.hand_over()  # last, because inline handlers run now and may send
+        connection.start_delivery()  # last, because inline handlers run now and may send
 
     def _feed(self, connection: Connection) -> SubscriptionFeed:
         return SubscriptionFeed(
@@ -509,7 +509,7 @@ class Lifecycle:
             return None
         return None if decided is None else bool(decided)
 
-    def _tell_end(self, outcome: Outcome, plan: Plan | None) -> None:
+    def _report_end(self, outcome: Outcome, plan: Plan | None) -> None:
         """Report the end of an attempt. It is the only method that does."""
         reporter = self.parts.reporter
         if outcome.error is not None:
@@ -546,7 +546,7 @@ class Lifecycle:
         self.inbox.abandon()
         self.dispatcher.abandon()
         connections = filter(None, (self.connection, self._lingering))
-        return [connection.disown() for connection in connections]
+        return [connection.abandon() for connection in connections]
 
 
 def _error_of(task: asyncio.Task[None]) -> BaseException | None:

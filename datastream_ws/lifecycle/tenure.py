@@ -56,7 +56,7 @@ class Tenure:
         self.is_ours = False
         self._loop = asyncio.get_running_loop()
         self._on_lost = on_lost
-        self._renewal = make_renewal(on_change=self._tell, report=report)
+        self._renewal = make_renewal(on_change=self._notify, report=report)
         self._news = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self.tenure = self._renewal.tenure
@@ -119,12 +119,12 @@ class Tenure:
         elif self.is_ours:
             self._timer = self._loop.call_later(max(0.001, self._renewal.left), self._watch)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         """Pass a change to the loop, from the renewal's thread."""
         with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._hear)
+            self._loop.call_soon_threadsafe(self._note_change)
 
-    def _hear(self) -> None:
+    def _note_change(self) -> None:
         self._news.set()
         if self.is_lost:
             self._on_lost()

@@ -104,7 +104,7 @@ class LoopWatch:
         self._depth = _depth_of_task()  # of a callback's frame on the stack; None if unknown
         self._answered = True
         self._asked_at = 0.0
-        self._has_told = False
+        self._has_reported = False
 
     def look(self, now: float, late: bool) -> None:
         """
@@ -120,9 +120,9 @@ class LoopWatch:
                 self._ask(now)
         elif late or not self._loop.is_running():
             self._asked_at = now
-        elif not self._has_told and now - self._asked_at >= PATIENCE:
-            self._has_told = True
-            self._tell(now - self._asked_at)
+        elif not self._has_reported and now - self._asked_at >= PATIENCE:
+            self._has_reported = True
+            self._report(now - self._asked_at)
 
     def _is_waiting(self) -> bool:
         """Return whether the loop waits for events. An idle loop is not woken for a check."""
@@ -131,7 +131,7 @@ class LoopWatch:
         return code is not None and (code.co_filename, code.co_name) == SELECT
 
     def _ask(self, now: float) -> None:
-        self._answered = self._has_told = False
+        self._answered = self._has_reported = False
         self._asked_at = now
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._answer)
@@ -141,14 +141,18 @@ class LoopWatch:
         self._depth = len(_places(sys._getframe()))
         self._answered = True
 
-    def _tell(self, seconds: float) -> None:
+    def _report(self, seconds: float) -> None:
         places = self._callback(_places(sys._current_frames().get(self._thread)))
         is_debugged = any(place.package in DEBUGGERS for place in places)
         caller = next((place for place in places if place.is_users), None)
         if self._answered or is_debugged or caller is None:
             return
         all_clients = set(self.clients)  # other threads add and remove clients
-        clients, place, handler = self._whose(places, all_clients) or (all_clients, caller, None)
+        clients, place, handler = self._find_handler(places, all_clients) or (
+            all_clients,
+            caller,
+            None,
+        )
         name = place.function if handler is None else handler.name
         end = places[-1]
         inside = "" if end is place else f", in {end.function} at {end}"
@@ -170,7 +174,7 @@ class LoopWatch:
         # A loop that is not written in Python, like uvloop, has no frames of its own.
         return [] if self._depth is None else places[self._depth - 1 :]
 
-    def _whose(
+    def _find_handler(
         self, places: list[Place], all_clients: set[WatchedClient]
     ) -> tuple[set[WatchedClient], Place, Handler] | None:
         """Return the outermost handler in *places*, its frame and the clients that have it."""

@@ -81,7 +81,7 @@ def test_messages_wait_to_be_handed_over() -> None:
     with Rig() as rig:
         rig.does(rig.engine.deliver, "early")
         assert rig.messages == []
-        rig.does(rig.connection.hand_over)
+        rig.does(rig.connection.start_delivery)
         rig.does(rig.engine.deliver, "later")
         assert rig.messages == ["early", "later"]
 
@@ -272,11 +272,11 @@ def test_a_peer_that_does_not_answer_a_close() -> None:
 
 def test_hastened() -> None:
     with Rig() as rig:
-        rig.does(rig.connection.hasten_close, 0.0)
+        rig.does(rig.connection.shorten_close, 0.0)
         assert rig.connection.is_open, "nobody has closed it"
         rig.world.answers_close = False
         began = rig.loop.time()
-        rig.loop.call_later(1.0, rig.connection.hasten_close, 0.5)
+        rig.loop.call_later(1.0, rig.connection.shorten_close, 0.5)
         rig.run(rig.connection.close(60.0))
         assert rig.loop.time() - began == pytest.approx(1.5, abs=0.1)
 
@@ -313,7 +313,7 @@ def test_a_pump_and_a_timer_that_come_late_do_nothing() -> None:
 def test_disowned_after_a_fork() -> None:
     with Rig() as rig:
         rig.engine.descriptor = 7
-        assert rig.connection.disown() == 7
+        assert rig.connection.abandon() == 7
         assert not rig.connection.is_open
         rig.does(rig.engine.drop)
 

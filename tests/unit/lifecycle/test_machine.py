@@ -578,7 +578,7 @@ def test_the_death_of_an_internal_part() -> None:
         story.start()
         life = story.client._life
         assert life is not None
-        story.happens(life.parts.die, ZeroDivisionError("a bug of ours"))
+        story.happens(life.parts.fail, ZeroDivisionError("a bug of ours"))
         story.passes(1.0)
         assert story.client.state is State.FAILED
         assert isinstance(story.client.error, ZeroDivisionError)

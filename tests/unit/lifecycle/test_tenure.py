@@ -177,5 +177,5 @@ def test_news_after_the_loop_is_closed_are_nobodys() -> None:
         await s.acquire()
 
     play(scene)
-    kept[0].tenure._tell()
+    kept[0].tenure._notify()
     assert kept[0].told == []
