@@ -421,7 +421,7 @@ class SpooledInbox(Inbox):
                 found = Spooled(last, self._origin(last.epoch, last.connection))
                 self._newest = self.last_message = found
 
-    def next_run(self, most: int = BATCH_ROWS, most_removed: int = BATCH_ROWS) -> WriteBatch:
+    def next_batch(self, most: int = BATCH_ROWS, most_removed: int = BATCH_ROWS) -> WriteBatch:
         """
         Return the next messages to write and to remove. The queue keeps them until :meth:`stored`.
 
@@ -435,18 +435,18 @@ class SpooledInbox(Inbox):
         """
         with self._lock:
             self._settle()
-            run = WriteBatch()
+            batch = WriteBatch()
             if not (self._broken and self._removals):
-                run.parts = self._queue.first(most, self._run_bytes)
-            self._in_flight = len(run)
-            if not run.parts or self._is_removal_due():
+                batch.parts = self._queue.first(most, self._run_bytes)
+            self._in_flight = len(batch)
+            if not batch.parts or self._is_removal_due():
                 count = min(most_removed, len(self._removals))
-                run.removals = self._removals[:count]
+                batch.removals = self._removals[:count]
                 del self._removals[:count]
-            if not run.parts and self._newest is not None:
-                gone = self._position(self._newest) in run.removals
-                run.last = self._newest if gone else None
-            return run
+            if not batch.parts and self._newest is not None:
+                gone = self._position(self._newest) in batch.removals
+                batch.last = self._newest if gone else None
+            return batch
 
     def _is_removal_due(self) -> bool:
         is_urgent = len(self._removals) >= BATCH_ROWS or self._is_over_limit
@@ -485,19 +485,19 @@ class SpooledInbox(Inbox):
             start += count
         return found
 
-    def stored(self, run: WriteBatch, file_bytes: int) -> bool:
+    def stored(self, batch: WriteBatch, file_bytes: int) -> bool:
         """Note that a batch is in the file. Return whether memory got messages to handle."""
-        keys = self._keys_of(run.parts) if self._journal else None
+        keys = self._keys_of(batch.parts) if self._journal else None
         with self._lock:
             self._broken = False
             self._in_flight = 0
-            self._loaded.difference_update(run.removals)
+            self._loaded.difference_update(batch.removals)
             before = self._waiting
-            if run.parts:
-                self._queue.drop(len(run))
-                self._filed += len(run)
+            if batch.parts:
+                self._queue.drop(len(batch))
+                self._filed += len(batch)
                 if self._journal:
-                    self._take_journaled(run, keys)
+                    self._take_journaled(batch, keys)
                 else:
                     self._blocked = True  # done() then reports when memory has room for them
             self._measured(file_bytes)
@@ -509,13 +509,13 @@ class SpooledInbox(Inbox):
     def _measured(self, file_bytes: int) -> None:
         self._file_bytes = file_bytes if self._filed or self._loaded else 0
 
-    def _take_journaled(self, run: WriteBatch, keys: Sequence[Keys] | None) -> None:
+    def _take_journaled(self, batch: WriteBatch, keys: Sequence[Keys] | None) -> None:
         """Count written messages as received, and read them ahead if all older ones are."""
-        self._received += len(run)
-        self._note_newest(run.parts[-1][-1])
-        near = self._filed - len(run) == len(self._ahead) and not self._closed
+        self._received += len(batch)
+        self._note_newest(batch.parts[-1][-1])
+        near = self._filed - len(batch) == len(self._ahead) and not self._closed
         if near and len(self._ahead) < AHEAD_ROWS and self._ahead.bytes < BATCH_BYTES:
-            for messages in run.parts:
+            for messages in batch.parts:
                 self._look_ahead(messages)
             self._ahead_keys.extend(keys or ())
         self._advance()
@@ -572,12 +572,12 @@ class SpooledInbox(Inbox):
         self._bytes += memory_bytes(message.data)
         self._store.push(message, keys)
 
-    def unstorable(self, run: WriteBatch) -> None:
+    def unstorable(self, batch: WriteBatch) -> None:
         """Note that a batch could not be written. Its messages stay in the queue."""
         with self._lock:
             self._broken = True
             self._in_flight = 0
-            self._removals[:0] = run.removals
+            self._removals[:0] = batch.removals
 
     def wanted(self) -> Wanted | None:
         """Return which messages to read, once memory is half empty. ``None`` means none."""

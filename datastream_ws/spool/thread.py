@@ -174,40 +174,40 @@ class SpoolThread:
 
     def _write(self) -> bool:
         """Write the next batch. Return whether there was one and it was written."""
-        run = self._inbox.next_run(self._most, self._most_removed)
-        if not run.parts and not run.removals:
+        batch = self._inbox.next_batch(self._most, self._most_removed)
+        if not batch.parts and not batch.removals:
             return False
         try:
-            self._write_run(run)
+            self._write_batch(batch)
         except BaseException as error:
-            self._inbox.unstorable(run)
-            self._take_fewer(run)
+            self._inbox.unstorable(batch)
+            self._take_fewer(batch)
             if not isinstance(error, SpoolError):
                 raise
             self._failed(error)
             return False
-        if self._inbox.stored(run, self._file.size):
+        if self._inbox.stored(batch, self._file.size):
             self._wake()
-        self._take_more(run)
+        self._take_more(batch)
         if time.monotonic() - self._failed_at < EPISODE_SECONDS:
             self._file.empty_log()  # otherwise it may grow too large for a nearly full disk
         return True
 
-    def _take_fewer(self, run: WriteBatch) -> None:
-        if run.parts:
-            self._most = max(1, len(run) // 2)
+    def _take_fewer(self, batch: WriteBatch) -> None:
+        if batch.parts:
+            self._most = max(1, len(batch) // 2)
         else:
-            self._most_removed = max(1, len(run.removals) // 2)
+            self._most_removed = max(1, len(batch.removals) // 2)
 
-    def _take_more(self, run: WriteBatch) -> None:
-        if run.parts:
+    def _take_more(self, batch: WriteBatch) -> None:
+        if batch.parts:
             self._most = min(BATCH_ROWS, 2 * self._most)
         else:
             self._most_removed = min(BATCH_ROWS, 2 * self._most_removed)
 
-    def _write_run(self, run: WriteBatch) -> None:
-        last = None if run.last is None else self._inbox.row(run.last)
-        self._file.write(self._inbox.runs(run.parts), run.removals, last)
+    def _write_batch(self, batch: WriteBatch) -> None:
+        last = None if batch.last is None else self._inbox.row(batch.last)
+        self._file.write(self._inbox.runs(batch.parts), batch.removals, last)
 
     def _refill_if_wanted(self) -> None:
         wanted = self._inbox.wanted()

@@ -840,15 +840,15 @@ def test_a_portion_outlives_a_journal_file_that_is_lost(path: str) -> None:
     inbox = rig.inbox
     inbox.opened(0, 0, 0, None)
     rig.put(1, 30)
-    inbox.stored(inbox.next_run(), 0)
-    while inbox.next_run().parts:
-        inbox.stored(inbox.next_run(), 0)
+    inbox.stored(inbox.next_batch(), 0)
+    while inbox.next_batch().parts:
+        inbox.stored(inbox.next_batch(), 0)
     portion = inbox.pop_many(10)
     assert portion is not None
     begin(portion, 5)
     assert inbox.lose_file() == 0
     inbox.settle(portion)
-    assert inbox.next_run().removals == [], "none of the new file's rows"
+    assert inbox.next_batch().removals == [], "none of the new file's rows"
     rig.check()
     assert portion.in_hand is not None
     inbox.done(portion.in_hand)
@@ -879,7 +879,7 @@ def test_what_is_in_memory_outlives_a_journal_file_that_is_lost(path: str) -> No
     inbox = rig.inbox
     inbox.opened(0, 0, 0, None)
     rig.put(1, 100)
-    while (run := inbox.next_run()).parts:
+    while (run := inbox.next_batch()).parts:
         inbox.stored(run, 0)
     in_hand = inbox.pop()
     counts = inbox.counts()
@@ -1020,18 +1020,18 @@ def test_after_a_failure_rows_are_removed_first_and_alone(path: str) -> None:
     inbox = (rig := Rig(path, journal=True)).inbox
     inbox.opened(0, 0, 0, None)
     rig.put(1, 10)
-    inbox.stored(inbox.next_run(), 0)
-    while inbox.next_run().parts:
-        inbox.stored(inbox.next_run(), 0)
+    inbox.stored(inbox.next_batch(), 0)
+    while inbox.next_batch().parts:
+        inbox.stored(inbox.next_batch(), 0)
     rig.handle(5)
     rig.put(11, 20)
-    failed = inbox.next_run(1, 1)
+    failed = inbox.next_batch(1, 1)
     assert len(failed) == 1
     inbox.unstorable(failed)
-    alone = inbox.next_run(1, 5000)
+    alone = inbox.next_batch(1, 5000)
     assert (alone.parts, len(alone.removals)) == ([], 5)
     inbox.stored(alone, 0)
-    assert len(inbox.next_run(1, 5000)) == 1
+    assert len(inbox.next_batch(1, 5000)) == 1
 
 
 def test_a_new_file_that_cannot_be_made_yet_is_tried_again(

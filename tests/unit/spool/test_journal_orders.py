@@ -163,7 +163,7 @@ class Journal:
             assert not self.errors
             assert not self.rows() & self.handled_here, "handled, and still in the file"
         elif how == "crash after a write":  # the process did not live to know of it
-            run = self.inbox.next_run()
+            run = self.inbox.next_batch()
             if run.parts or run.removals:
                 self.thread._write_run(run)
         self.note_committed()
