@@ -26,8 +26,8 @@ from .handling.deliver import deliver
 from .handling.iteration import Iteration, Messages
 from .lease import lease_for
 from .lifecycle.assembly import Place, Start
+from .lifecycle.commands import CloseFrame, close_frame
 from .lifecycle.machine import Lifecycle
-from .lifecycle.wishes import HangUp, hang_up
 from .log_fields import about, fields, write
 from .messages import Message, Origin
 from .option_types import Options, Url
@@ -256,13 +256,13 @@ class AsyncClient(Decorators):
 
     _close_requested = False
 
-    def _ask_close(self, timeout: float | None, farewell: HangUp | None = None) -> float:
+    def _ask_close(self, timeout: float | None, final_frame: CloseFrame | None = None) -> float:
         """Request the close from any thread, and return the seconds that it may take."""
         limit = self.options.close_timeout if timeout is None else timeout
         life = self._life
         if life is not None and not life.finished.done():
             with suppress(NotConnectedError):  # the client has just ended, and its loop too
-                self._on_loop(life, lambda: life.wishes.close(limit, farewell))
+                self._on_loop(life, lambda: life.commands.close(limit, final_frame))
         return limit
 
     async def close(self, timeout: float | None = None, code: int = 1000, reason: str = "") -> None:
@@ -285,7 +285,7 @@ class AsyncClient(Decorators):
         life = self._life
         if life is None or life.finished.done():
             return
-        limit = self._ask_close(timeout, hang_up(code, reason))
+        limit = self._ask_close(timeout, close_frame(code, reason))
         if handling.get() is self._face:
             return
         try:
@@ -425,8 +425,8 @@ class AsyncClient(Decorators):
         self._ask_reconnect(code, reason)
 
     def _ask_reconnect(self, code: int, reason: str) -> None:
-        life, how = self._running(), hang_up(code, reason)
-        self._on_loop(life, lambda: life.wishes.reconnect(how))
+        life, how = self._running(), close_frame(code, reason)
+        self._on_loop(life, lambda: life.commands.reconnect(how))
 
     async def pause(self, code: int = 1000, reason: str = "") -> None:
         """
@@ -446,8 +446,8 @@ class AsyncClient(Decorators):
         self._ask_pause(code, reason)
 
     def _ask_pause(self, code: int, reason: str) -> None:
-        life, how = self._running(), hang_up(code, reason)
-        self._on_loop(life, lambda: life.wishes.pause(how))
+        life, how = self._running(), close_frame(code, reason)
+        self._on_loop(life, lambda: life.commands.pause(how))
 
     async def resume(self) -> None:
         """
@@ -463,7 +463,7 @@ class AsyncClient(Decorators):
 
     def _ask_resume(self) -> None:
         life = self._running()
-        self._on_loop(life, life.wishes.resume)
+        self._on_loop(life, life.commands.resume)
 
     # --- sending ---
 

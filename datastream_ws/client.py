@@ -22,7 +22,7 @@ from .handling.callers import InlineCaller, drive
 from .handling.current import handling
 from .handling.deliver import deliver
 from .lifecycle.assembly import Place
-from .lifecycle.wishes import HangUp, hang_up
+from .lifecycle.commands import CloseFrame, close_frame
 from .log_fields import fields, write
 from .messages import Message
 from .option_types import Options, Url
@@ -278,14 +278,14 @@ class Client(Decorators):
 
         """
         notice_fork()
-        deadline = self._ask_close(timeout, hang_up(code, reason))
+        deadline = self._ask_close(timeout, close_frame(code, reason))
         use = self._loop_use
         if use is not None and handling.get() is not self and not use.thread.is_current:
             self._end_by(deadline)
 
-    def _ask_close(self, timeout: float | None, farewell: HangUp | None = None) -> float:
+    def _ask_close(self, timeout: float | None, final_frame: CloseFrame | None = None) -> float:
         """Request the close, and return the monotonic time by which it must have ended."""
-        return time.monotonic() + self.aio._ask_close(timeout, farewell) + CLOSE_GRACE
+        return time.monotonic() + self.aio._ask_close(timeout, final_frame) + CLOSE_GRACE
 
     def _end_by(self, deadline: float) -> None:
         """Wait for the end until *deadline*, also if user code blocks the loop."""

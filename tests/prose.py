@@ -30,8 +30,7 @@ PAGES = sorted(
     | {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("**/*.md")}
 )
 # Modules whose docstrings and comments do not follow the rules yet. None may be added.
-NOT_YET = {
-}
+NOT_YET = {}
 MODULES = sorted(
     path
     for package in ("datastream_ws", "datastream_ws_django", "datastream_ws_flask")

@@ -22,8 +22,8 @@ from ..handling.current import handling
 from ..lease import lease_for
 from ..lease.shared import SharedLease
 from ..lifecycle.assembly import Place
+from ..lifecycle.commands import CloseFrame, close_frame
 from ..lifecycle.turns import Turns
-from ..lifecycle.wishes import HangUp, hang_up
 from ..log_fields import about, fields
 from ..option_checks import count, or_none, seconds, send_rate_option
 from ..options import ClientOptions, StreamOptions
@@ -326,16 +326,16 @@ class Fleet(Decorators):
 
         """
         notice_fork()
-        deadline = self._ask_close(timeout, hang_up(code, reason))
+        deadline = self._ask_close(timeout, close_frame(code, reason))
         use = self._loop_use
         if use is not None and handling.get() is None and not use.thread.is_current:
             self._end_by(deadline)
 
-    def _ask_close(self, timeout: float | None, farewell: HangUp | None = None) -> float:
+    def _ask_close(self, timeout: float | None, final_frame: CloseFrame | None = None) -> float:
         limit = self.options.close_timeout if timeout is None else timeout
         until = time.monotonic() + limit
         with suppress(NotConnectedError):  # it is not running
-            self._on_loop(lambda work: work.close(until, farewell))
+            self._on_loop(lambda work: work.close(until, final_frame))
         return until + CLOSE_GRACE
 
     def _end_by(self, deadline: float) -> None:
@@ -413,7 +413,7 @@ class Fleet(Decorators):
 
     def pause(self, code: int = 1000, reason: str = "") -> None:
         """Close all connections, and stay offline until :meth:`resume` is called."""
-        how = hang_up(code, reason)
+        how = close_frame(code, reason)
         self._on_loop(lambda work: work.streams.pause(how.code, how.reason))
 
     def resume(self) -> None:
@@ -422,7 +422,7 @@ class Fleet(Decorators):
 
     def reconnect(self, code: int = 1000, reason: str = "") -> None:
         """Drop all connections, and connect again at ``start_rate``."""
-        hang_up(code, reason)
+        close_frame(code, reason)
         for client in self._running.values():
             with suppress(NotConnectedError):  # it has closed at this moment
                 client.reconnect(code, reason)
@@ -470,7 +470,7 @@ class Work:
         self._fleet = fleet
         self._finished = finished
         self._deadline: float | None = None
-        self._farewell = HangUp()
+        self._final_frame = CloseFrame()
         self._wake = asyncio.Event()
         self._asked_at = float("-inf")
         self.rows: Rows = {}
@@ -528,10 +528,10 @@ class Work:
         self._asked_at = float("-inf")
         self._wake.set()
 
-    def close(self, deadline: float, farewell: HangUp | None) -> None:
+    def close(self, deadline: float, final_frame: CloseFrame | None) -> None:
         """End by *deadline*. A later call can only bring it forward."""
         if self._deadline is None:
-            self._farewell = farewell or self._farewell
+            self._final_frame = final_frame or self._final_frame
         elif deadline < self._deadline:
             self.streams.hasten(deadline)
         self._deadline = min(deadline, self._deadline or deadline)
@@ -544,7 +544,7 @@ class Work:
                 await self._step()
             if self.share is not None:
                 await self.share.hand_over(lambda: self._deadline or 0.0, self._follow)
-            await self.streams.close(self._deadline, *self._farewell)
+            await self.streams.close(self._deadline, *self._final_frame)
         except Exception as death:
             self.log.say("error", "internal error, please report it: %s", said(death))
             self.streams.hasten(0.0)

@@ -12,7 +12,7 @@ from typing import Any
 from ..client import Client
 from ..events import State
 from ..lifecycle.assembly import Place
-from ..lifecycle.wishes import HangUp
+from ..lifecycle.commands import CloseFrame
 from ..stats import Stats
 from .source import Changes, Row, Rows
 from .totals import total
@@ -122,7 +122,7 @@ class Streams:
     def hasten(self, deadline: float, code: int = 1000, reason: str = "") -> None:
         """Request that all clients close by *deadline*."""
         for client in list(self.running.values()):
-            client.aio._ask_close(max(0.0, deadline - time.monotonic()), HangUp(code, reason))
+            client.aio._ask_close(max(0.0, deadline - time.monotonic()), CloseFrame(code, reason))
 
     # --- one stream ---
 

@@ -34,11 +34,11 @@ from ..process.user_calls import UserCalls
 from ..redaction import peer_text
 from ..spool import SpooledInbox, SpoolThread
 from ..stats import Traffic
+from .commands import Commands
 from .plan import Attempts
 from .reporter import Reporter
 from .tenure import MakeRenewal, Tenure
 from .turns import Turns
-from .wishes import Wishes
 
 __all__ = ["Parts", "Place", "Start"]
 
@@ -126,7 +126,7 @@ class Parts:
         self.subscriptions = start.subscriptions
         self.make_engine = start.engine
         self.traffic = Traffic()
-        self.wishes = Wishes(self.loop.time)
+        self.commands = Commands(self.loop.time)
         self.death: BaseException | None = None
         self.attempts = Attempts(options)
         self.reporter = Reporter(
@@ -137,10 +137,10 @@ class Parts:
             errors=start.errors,
             traffic=self.traffic,
             attempts=self.attempts,
-            wishes=self.wishes,
+            commands=self.commands,
             submit=start.submit,
         )
-        self.wishes.note = self.reporter.note
+        self.commands.note = self.reporter.note
         self.user_calls = UserCalls(start.submit, self._on_slow)
         self.endpoints = Endpoints(options, self.user_calls.call)
         self.pacing = Pacing(*options.send_rate) if options.send_rate is not None else None
@@ -154,7 +154,7 @@ class Parts:
         if start.make_renewal is not None:
             self.tenure = Tenure(
                 start.make_renewal,
-                on_lost=self.wishes.changed.set,
+                on_lost=self.commands.changed.set,
                 report=self.reporter.report,
             )
         self.turns = None if start.place is None else start.place.turns
@@ -170,7 +170,7 @@ class Parts:
         """Log the exception that ended an internal task, and close the client."""
         self.reporter.log("error", "internal error, please report it", exc_info=death)
         self.death = death
-        self.wishes.close(0.0)
+        self.commands.close(0.0)
 
     def _on_slow(self, function: Callable[..., Any]) -> None:
         name = getattr(function, "__qualname__", None) or type(function).__qualname__

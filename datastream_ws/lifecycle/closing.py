@@ -56,8 +56,8 @@ class Closing:
 
         """
         parts, connection = self._parts, self._connection
-        if parts.wishes.deadline is None:
-            parts.wishes.close(parts.options.close_timeout)
+        if parts.commands.deadline is None:
+            parts.commands.close(parts.options.close_timeout)
         if connection is not None or parts.inbox.waiting:
             parts.reporter.state(State.CLOSING, error)
         if connection is not None and connection.is_open and parts.hooks.has("on_closing"):
@@ -110,14 +110,14 @@ class Closing:
     async def _close(self, connection: Connection) -> None:
         if connection.is_open and connection.has_unsent:
             await self._flush(connection)
-        farewell = self._parts.wishes.farewell
+        final_frame = self._parts.commands.final_frame
         # Send a close frame even if the deadline has passed.
         closing = self._loop.create_task(
-            connection.close(max(0.0, self._left), farewell.code, farewell.reason)
+            connection.close(max(0.0, self._left), final_frame.code, final_frame.reason)
         )
         while not closing.done():
-            self._parts.wishes.changed.clear()
-            await self._parts.wishes.change(closing)
+            self._parts.commands.changed.clear()
+            await self._parts.commands.change(closing)
             connection.shorten_close(max(0.0, self._left))
             if self._parts.has_lost_lease:
                 connection.fail(LeaseError("the lease is lost"))
@@ -133,7 +133,7 @@ class Closing:
 
     @property
     def _left(self) -> float:
-        return self._parts.wishes.left
+        return self._parts.commands.left
 
     async def _within(self, step: Coroutine[Any, Any, None]) -> bool:
         """
@@ -148,8 +148,8 @@ class Closing:
             if self._parts.has_lost_lease:
                 self._abort(task)
                 break
-            self._parts.wishes.changed.clear()
-            await self._parts.wishes.change(task, timeout=left)
+            self._parts.commands.changed.clear()
+            await self._parts.commands.change(task, timeout=left)
         if not task.done():
             task.cancel()
             await asyncio.wait([task], timeout=0.1)

@@ -2,8 +2,8 @@
 The state machine of a client, a loop of attempt, serve, plan and wait.
 
 There is one object per ``start()``, which lives until CLOSED or FAILED. One task on the loop's
-thread runs it. The client's methods only record a request in ``wishes``. The task reads the request
-and either keeps the connection or closes it.
+thread runs it. The client's methods only record a request in ``commands``. The task reads it, and
+either keeps the connection or closes it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from ..handling.hooks import HookFailure
 from ..stats import Stats, Traffic
 from .assembly import Parts, Start
 from .closing import Closing
+from .commands import close_frame
 from .plan import ASKED, Outcome, Plan
 from .turns import Turns
-from .wishes import hang_up
 
 __all__ = ["Lifecycle"]
 
@@ -59,7 +59,7 @@ class Lifecycle:
         parts = self.parts = Parts(start)
         self.options = start.options
         self.loop = parts.loop
-        self.wishes = parts.wishes
+        self.commands = parts.commands
         self.inbox = parts.inbox
         self.dispatcher = parts.dispatcher
         self.intake = parts.intake
@@ -85,7 +85,7 @@ class Lifecycle:
         try:
             error = await self._stay_connected() or self.parts.death
         except asyncio.CancelledError:
-            self.wishes.close(0.0)
+            self.commands.close(0.0)
         except GeneratorExit:
             raise  # the loop was closed, so nothing can be awaited
         except BaseException as death:
@@ -101,10 +101,10 @@ class Lifecycle:
 
     async def _stay_connected(self) -> Exception | None:
         """Make attempts until the client is to close, or return the fatal error that ends them."""
-        while not self.wishes.is_closing:
+        while not self.commands.is_closing:
             if self.parts.has_lost_lease:
                 self._stand_by()
-            if self.wishes.is_paused:
+            if self.commands.is_paused:
                 await self._stay_paused()
                 continue
             outcome = await self._attempt()
@@ -123,11 +123,11 @@ class Lifecycle:
 
     async def _stay_paused(self) -> None:
         self.parts.reporter.state(State.PAUSED)
-        while self.wishes.is_paused and not self.wishes.is_closing:
+        while self.commands.is_paused and not self.commands.is_closing:
             if self.parts.has_lost_lease:
                 return
-            self.wishes.changed.clear()
-            await self.wishes.change()
+            self.commands.changed.clear()
+            await self.commands.change()
 
     def _stand_by(self) -> None:
         """Drop all messages of a lost lease, and wait for the next."""
@@ -159,8 +159,8 @@ class Lifecycle:
     @property
     def _is_interrupted(self) -> bool:
         """Whether the current attempt or connection must end."""
-        wishes = self.wishes
-        return wishes.is_closing or wishes.hang_up is not None or self.parts.has_lost_lease
+        commands = self.commands
+        return commands.is_closing or commands.close_frame is not None or self.parts.has_lost_lease
 
     async def _first(self, *things: asyncio.Future[Any], timeout: float | None = None) -> bool:
         """
@@ -177,15 +177,15 @@ class Lifecycle:
             left = None if until is None else until - self.loop.time()
             if left is not None and left <= 0:
                 return False
-            self.wishes.changed.clear()
-            await self.wishes.change(*things, timeout=left)
+            self.commands.changed.clear()
+            await self.commands.change(*things, timeout=left)
         return True
 
     # --- one attempt ---
 
     async def _attempt(self) -> Outcome:
         """Connect, get ready and serve. Return how the attempt ended."""
-        self.wishes.begin_attempt()
+        self.commands.begin_attempt()
         outcome = await self._open_spool() or await self._acquire_lease()
         if outcome is not None:
             return outcome
@@ -413,7 +413,7 @@ class Lifecycle:
     def _warn_if_nothing_takes_messages(self) -> None:
         """Warn, unless the program has made requests, which need no handler, or is closing."""
         handles = self.parts.handlers.has_message_handlers or self.intake.requests.were_made
-        if handles or self.wishes.is_closing or self.parts.state.value.is_final:
+        if handles or self.commands.is_closing or self.parts.state.value.is_final:
             return
         self.parts.reporter.warn(
             "no handler is registered for its messages, so they are only counted. Register one "
@@ -443,18 +443,18 @@ class Lifecycle:
             ended = self._note_end(connection)
             error, reported = _because(ended, failure)
             return Outcome(error, ended, connection.number, ready_for, reported)
-        if self.wishes.is_closing:
+        if self.commands.is_closing:
             return ASKED
         if self.parts.has_lost_lease:
             return await self._leave_lease(connection)
         if failure is not None:
             error, reported = _explained(failure)
-            await self._hang_up(connection, *_farewell(error))
+            await self._close(connection, *_close_frame_for(error))
             ended = self._note_end(connection)
             return Outcome(error, ended, connection.number, reported=reported)
-        wish = self.wishes.hang_up
-        assert wish is not None
-        await self._hang_up(connection, wish.code, wish.reason)
+        frame = self.commands.close_frame
+        assert frame is not None
+        await self._close(connection, frame.code, frame.reason)
         return Outcome(None, self._note_end(connection), connection.number)
 
     async def _leave_lease(self, connection: Connection) -> Outcome:
@@ -468,16 +468,16 @@ class Lifecycle:
             await asyncio.wait([connection.gone])
         return Outcome(None, self._note_end(connection), connection.number)
 
-    async def _hang_up(self, connection: Connection, code: int, reason: str) -> None:
+    async def _close(self, connection: Connection, code: int, reason: str) -> None:
         """Close a connection. If the client is to close meanwhile, abort it."""
         closing = self.loop.create_task(connection.close(self.options.close_timeout, code, reason))
         while not closing.done():
-            if self.wishes.is_closing or self.parts.has_lost_lease:
+            if self.commands.is_closing or self.parts.has_lost_lease:
                 connection.fail(DataStreamError("closed while hanging up"))
                 await closing
             else:
-                self.wishes.changed.clear()
-                await self.wishes.change(closing)
+                self.commands.changed.clear()
+                await self.commands.change(closing)
 
     def _note_end(self, connection: Connection) -> Ended:
         ended: Ended = connection.over.result()
@@ -588,10 +588,10 @@ def _is_effect(cause: BaseException | None) -> bool:
     return cause is not None
 
 
-def _farewell(error: Exception) -> tuple[int, str]:
+def _close_frame_for(error: Exception) -> tuple[int, str]:
     """Return the close code and reason for a failed attempt, which a hook's error may set."""
     if isinstance(error, StreamClosedError):
         with suppress(ConfigurationError):
-            chosen = hang_up(error.code, error.reason)
+            chosen = close_frame(error.code, error.reason)
             return chosen.code, chosen.reason
     return 1000, ""

@@ -27,8 +27,8 @@ from ..options import ClientOptions
 from ..process.futures import ErrorBuffer, Observable
 from ..redaction import peer_text
 from ..stats import Traffic
+from .commands import Commands
 from .plan import Attempts, Plan
-from .wishes import Wishes
 
 __all__ = ["Reporter"]
 
@@ -50,7 +50,7 @@ class Reporter:
         errors: The client's errors, which outlive this object.
         traffic: The client's counters.
         attempts: The count of the attempts.
-        wishes: The requests of the client's methods.
+        commands: The requests of the client's methods.
         submit: Runs a function on a handler thread.
 
     """
@@ -65,7 +65,7 @@ class Reporter:
         errors: ErrorBuffer,
         traffic: Traffic,
         attempts: Attempts,
-        wishes: Wishes,
+        commands: Commands,
         submit: Callable[[Callable[[], Any]], Future[Any]],
     ) -> None:
         self._options = options
@@ -73,7 +73,7 @@ class Reporter:
         self._errors = errors
         self._traffic = traffic
         self._attempts = attempts
-        self._wishes = wishes
+        self._commands = commands
         self._loop = asyncio.get_running_loop()
         self._lost_at: tuple[float, float] | None = None  # UNIX and monotonic time
         self._events: list[RecentEvent] = []
@@ -189,7 +189,7 @@ class Reporter:
             plan: The consequence. ``None`` means that a method of the client decides it.
 
         """
-        will_retry = not self._wishes.is_closing and (plan is None or not plan.is_last)
+        will_retry = not self._commands.is_closing and (plan is None or not plan.is_last)
         delay = plan.delay if plan is not None and will_retry else None
         reason = peer_text(ended.reason)
         code = int(ended.code)

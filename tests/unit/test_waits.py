@@ -119,7 +119,7 @@ async def _quietly(wait: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("scene", [dials_hang, Story.start, network_takes_nothing])
-def test_wishes_do_not_wait(scene: Callable[[Story], None], verb: Wait) -> None:
+def test_commands_do_not_wait(scene: Callable[[Story], None], verb: Wait) -> None:
     with Story(write_timeout=3600.0, open_timeout=None, ping_interval=None) as story:
         story.call(story.client.subscribe("s", "k", "u"))
         scene(story)

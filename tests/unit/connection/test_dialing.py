@@ -84,7 +84,7 @@ def test_none_answers() -> None:
 
 
 def test_a_slow_one_is_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialling, "ATTEMPT_DELAY", 0.0)
+    monkeypatch.setattr(dialing, "ATTEMPT_DELAY", 0.0)
 
     async def connects(host: str) -> None:
         if host == "slow":
@@ -97,7 +97,7 @@ def test_a_slow_one_is_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_two_that_answer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other's socket is closed, too."""
-    monkeypatch.setattr(dialling, "ATTEMPT_DELAY", 0.0)
+    monkeypatch.setattr(dialing, "ATTEMPT_DELAY", 0.0)
     waiting: list[asyncio.Future[None]] = []
 
     async def connects(host: str) -> None:

@@ -55,8 +55,8 @@ def pause_and_resume_leave_two_connections(patch: Patch) -> None:
     leave = Lifecycle._leave
 
     async def first(self: Any, *things: Any, timeout: float | None = None) -> bool:
-        self.wishes.changed.clear()
-        await self.wishes.change(*things, timeout=timeout)
+        self.commands.changed.clear()
+        await self.commands.change(*things, timeout=timeout)
         return not any(thing.done() for thing in things)
 
     async def forget(self: Any, connection: Any, failure: Any, ready_for: float) -> Outcome:

@@ -11,9 +11,9 @@ from datastream_ws import ClientOptions, DataStreamError, HandlerError, Handlers
 from datastream_ws.connection.engine import Ended
 from datastream_ws.events import DisconnectEvent, GapEvent, StateEvent
 from datastream_ws.exceptions import LeaseError
+from datastream_ws.lifecycle.commands import Commands
 from datastream_ws.lifecycle.plan import Attempts, Plan
 from datastream_ws.lifecycle.reporter import MOST_EVENTS, Reporter
-from datastream_ws.lifecycle.wishes import Wishes
 from datastream_ws.process.futures import ErrorBuffer, Observable
 from datastream_ws.stats import Traffic
 from kit.fakeengine import InlineThreads
@@ -58,7 +58,7 @@ class Scene:
         self.state = Observable(State.IDLE)
         self.errors = ErrorBuffer(10, 10_000)
         self.traffic = Traffic()
-        self.wishes = Wishes(asyncio.get_running_loop().time)
+        self.commands = Commands(asyncio.get_running_loop().time)
         self.reporter = Reporter(
             owner=self,
             options=self.options,
@@ -67,7 +67,7 @@ class Scene:
             errors=self.errors,
             traffic=self.traffic,
             attempts=Attempts(self.options),
-            wishes=self.wishes,
+            commands=self.commands,
             submit=self.submit,
         )
 
@@ -153,7 +153,7 @@ async def test_what_follows_an_end() -> None:
     for plan in (Plan(2.5), Plan(is_last=True), None):
         s.reporter.disconnect(7, ended, error, plan)
     s.reporter.disconnect(8, Ended(1006, "", None), None, None)
-    s.wishes.close(1.0)
+    s.commands.close(1.0)
     s.reporter.disconnect(9, ended, None, Plan(2.5))
     told = await s.all_told()
     assert [(e.connection, e.will_retry, e.delay) for e in told] == [

@@ -13,17 +13,17 @@ from typing import Any, NamedTuple
 from ..exceptions import ConfigurationError
 from ..process.futures import LoopEvent
 
-__all__ = ["HangUp", "Wishes", "hang_up"]
+__all__ = ["CloseFrame", "Commands", "close_frame"]
 
 
-class HangUp(NamedTuple):
+class CloseFrame(NamedTuple):
     """The close code and reason with which to close a connection."""
 
     code: int = 1000
     reason: str = ""
 
 
-class Wishes:
+class Commands:
     """
     The requests that are in force, on the loop's thread.
 
@@ -35,26 +35,26 @@ class Wishes:
     Attributes:
         changed: Set at every request. A reader clears it before it reads the requests.
         deadline: The time by which the client must be closed. ``None`` means that it stays open.
-        farewell: The close code and reason for the shutdown.
+        final_frame: The close code and reason for the shutdown.
         note: Called with the kind and the text of a :class:`RecentEvent` for each request.
 
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._pause: HangUp | None = None
-        self._reconnect: HangUp | None = None
+        self._pause: CloseFrame | None = None
+        self._reconnect: CloseFrame | None = None
         self.changed = LoopEvent()
         self.deadline: float | None = None
-        self.farewell = HangUp()
+        self.final_frame = CloseFrame()
         self.note: Callable[[str, str], None] = lambda kind, text: None
 
     # --- called by the client's methods ---
 
-    def pause(self, hang_up: HangUp) -> None:
+    def pause(self, close_frame: CloseFrame) -> None:
         if self._pause is None:
-            self._pause = hang_up
-            self.note("paused", hang_up.reason)
+            self._pause = close_frame
+            self.note("paused", close_frame.reason)
             self.changed.set()
 
     def resume(self) -> None:
@@ -63,23 +63,23 @@ class Wishes:
             self.note("resumed", "")
             self.changed.set()
 
-    def reconnect(self, hang_up: HangUp) -> None:
-        self._reconnect = hang_up
-        self.note("reconnect", hang_up.reason)
+    def reconnect(self, close_frame: CloseFrame) -> None:
+        self._reconnect = close_frame
+        self.note("reconnect", close_frame.reason)
         self.changed.set()
 
-    def close(self, timeout: float, farewell: HangUp | None = None) -> None:
+    def close(self, timeout: float, final_frame: CloseFrame | None = None) -> None:
         """
         Request to close within *timeout* seconds. A later call can only shorten the time.
 
         Args:
             timeout: Seconds from now.
-            farewell: The close code and reason. ``None`` means 1000. Only the first call sets it.
+            final_frame: The close frame. ``None`` means code 1000. Only the first call sets it.
 
         """
         deadline = self._clock() + timeout
         if self.deadline is None:
-            self.farewell = farewell or self.farewell
+            self.final_frame = final_frame or self.final_frame
         if self.deadline is None or deadline < self.deadline:
             self.deadline = deadline
         self.changed.set()
@@ -95,7 +95,7 @@ class Wishes:
         return self._pause is not None
 
     @property
-    def hang_up(self) -> HangUp | None:
+    def close_frame(self) -> CloseFrame | None:
         """How to close the connection or the attempt. ``None`` means to keep it."""
         return self._pause or self._reconnect
 
@@ -122,7 +122,7 @@ class Wishes:
         return bool(done)
 
 
-def hang_up(code: Any, reason: Any) -> HangUp:
+def close_frame(code: Any, reason: Any) -> CloseFrame:
     """
     Validate a close code and reason.
 
@@ -135,4 +135,4 @@ def hang_up(code: Any, reason: Any) -> HangUp:
         raise ConfigurationError("code: must be 1000, 1001, or from 3000 to 4999")
     if not isinstance(reason, str) or len(reason.encode(errors="replace")) > 123:
         raise ConfigurationError("reason: must be a string of at most 123 bytes")
-    return HangUp(code, reason)
+    return CloseFrame(code, reason)

@@ -1,0 +1,96 @@
+"""Commands: the last word of the verbs counts."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from datastream_ws.lifecycle.commands import CloseFrame, Commands
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def commands(clock: Clock) -> Commands:
+    return Commands(clock)
+
+
+def test_nothing_is_asked_for_at_first(commands: Commands) -> None:
+    assert commands.close_frame is None
+    assert not commands.is_closing
+    assert not commands.is_paused
+    assert commands.left == float("inf")
+    assert not commands.changed.is_set()
+
+
+def test_pause_and_resume_leave_nothing_to_do(commands: Commands) -> None:
+    commands.pause(CloseFrame(4000, "for lunch"))
+    assert commands.close_frame == (4000, "for lunch")
+    commands.resume()
+    left: CloseFrame | None = commands.close_frame
+    assert left is None
+    assert commands.changed.is_set()
+
+
+def test_the_same_word_again_is_no_news(commands: Commands) -> None:
+    commands.resume()
+    assert not commands.changed.is_set()
+    commands.pause(CloseFrame(1000, "first"))
+    commands.changed.clear()
+    commands.pause(CloseFrame(1000, "second"))
+    assert not commands.changed.is_set()
+    assert commands.close_frame == (1000, "first")
+
+
+def test_a_reconnect_is_what_the_next_attempt_is(commands: Commands) -> None:
+    commands.reconnect(CloseFrame(1001))
+    assert commands.close_frame == (1001, "")
+    commands.begin_attempt()
+    left: CloseFrame | None = commands.close_frame
+    assert left is None
+
+
+def test_a_pause_outlives_reconnects_and_attempts(commands: Commands) -> None:
+    commands.pause(CloseFrame(1000, "paused"))
+    commands.reconnect(CloseFrame(1001, "again"))
+    commands.begin_attempt()
+    assert commands.close_frame == (1000, "paused")
+
+
+def test_a_deadline_may_only_be_shortened(commands: Commands, clock: Clock) -> None:
+    commands.close(10.0, CloseFrame(1001, "first"))
+    clock.now = 1.0
+    commands.close(20.0, CloseFrame(1000, "later"))
+    assert commands.left == 9.0
+    commands.close(2.0)
+    assert commands.left == 2.0
+    assert commands.final_frame == (1001, "first")
+    assert commands.is_closing
+
+
+async def test_who_waits_hears_of_every_word(commands: Commands) -> None:
+    waiting = asyncio.ensure_future(commands.change())
+    await asyncio.sleep(0)
+    commands.reconnect(CloseFrame())
+    assert await waiting
+
+
+async def test_who_waits_gives_up_in_time(commands: Commands) -> None:
+    assert not await commands.change(timeout=0.001)
+
+
+async def test_who_waits_hears_of_other_things(commands: Commands) -> None:
+    thing = asyncio.get_running_loop().create_future()
+    thing.set_result(None)
+    assert await commands.change(thing)
