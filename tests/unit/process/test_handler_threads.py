@@ -190,6 +190,6 @@ def test_a_lookup_that_ends_while_another_asks_for_it(
     executor = DaemonExecutor(pool)
     running: Future[Any] = Future()
     executor._lookups = Ending({("a", 1): running})
-    found: Future[Any] = executor.submit(socket.getaddrinfo, "a", 1)  # type: ignore[arg-type]
+    found: Future[Any] = executor.submit(socket.getaddrinfo, "a", 1)
     assert found is running or found.result(5) == [("a", 1)]
     executor.shutdown()

@@ -24,7 +24,7 @@ from datastream_ws.messages import Message, Origin
 from datastream_ws.spool import SpooledInbox, SpoolThread
 from datastream_ws.spool import file as module
 from datastream_ws.spool.file import SpoolFile
-from datastream_ws.spool.file_lock import path_for
+from datastream_ws.spool.file_lock import check_files, path_for
 from datastream_ws.spool.line import space
 from datastream_ws.spool.run import Corrupt, Row, run_of, runs_of
 from kit import spoolfile
@@ -1041,20 +1041,20 @@ def test_a_new_file_that_cannot_be_made_yet_is_tried_again(
     monkeypatch.setattr("datastream_ws.spool.thread.RETRY_SECONDS", 0.02)
     with Rig(path, journal=True) as rig:
         file = rig.thread._file
-        write, check, full = file.write, module.check_files, [1, 2]
+        write, full = file.write, [1, 2]
 
         def corrupt(*rows: Any) -> None:
             monkeypatch.setattr(file, "write", write)
             raise SpoolError("spool: cannot be written (malformed)") from Corrupt()
 
-        def check_files(path: str) -> None:
+        def check(path: str) -> None:
             if full:
                 full.pop()
                 raise SpoolError(f"spool {path}: cannot be opened (No space left on device)")
-            check(path)
+            check_files(path)
 
         monkeypatch.setattr(file, "write", corrupt)
-        monkeypatch.setattr(module, "check_files", check_files)
+        monkeypatch.setattr(module, "check_files", check)
         rig.put(1, 10)
         assert rig.handle(10) == list(range(1, 11))
         first, second = map(str, rig.errors)

@@ -165,7 +165,7 @@ class Journal:
         elif how == "crash after a write":  # the process did not live to know of it
             run = self.inbox.next_batch()
             if run.parts or run.removals:
-                self.thread._write_run(run)
+                self.thread._write_batch(run)
         self.note_committed()
         self.die()
 
