@@ -4,10 +4,9 @@ The English of the pages, by a few rules that a program can check; run by ``make
     python tests/prose.py                    # all pages and modules
     python tests/prose.py docs/cli.md        # any page: what would have to change
 
-Every page is held to these rules, and so is every module that NOT_YET does not list. The rules:
-words that the field has other words for, American spelling, one idea a sentence (at most 25 words,
-one colon or semicolon), no "we" and no "nobody", and on the pages of users nothing that only
-contributors know.
+Every page and every module of the packages is held to these rules: words that the field has other
+words for, American spelling, one idea a sentence (at most 25 words, one colon or semicolon), no
+"we" and no "nobody", and on the pages of users nothing that only contributors know.
 """
 
 from __future__ import annotations
@@ -29,13 +28,10 @@ PAGES = sorted(
     | {"benchmarks/README.md", "changes/README.md", "example_project/README.md"}
     | {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("**/*.md")}
 )
-# Modules whose docstrings and comments do not follow the rules yet. None may be added.
-NOT_YET = {}
 MODULES = sorted(
-    path
+    module.relative_to(ROOT).as_posix()
     for package in ("datastream_ws", "datastream_ws_django", "datastream_ws_flask")
     for module in (ROOT / package).rglob("*.py")
-    if (path := module.relative_to(ROOT).as_posix()) not in NOT_YET
 )
 # Pages for contributors, and the part of a page that is an appendix for them.
 CONTRIBUTORS = {"CONTRIBUTING.md", "benchmarks/README.md", "changes/README.md"}
