@@ -305,7 +305,7 @@ class SpooledInbox(Inbox):
         return following, False
 
     def _takes_many(self) -> bool:
-        # Without a journal, a message in the file must be removed before it is handled, one by one.
+        # Without a journal a portion removes no rows, so it is used only while there are none.
         return super()._takes_many() and (
             self._journal or not (self._filed or self._queue or self._loaded)
         )
