@@ -6,6 +6,7 @@ Ours beside what people use instead: everything, in one run, into RESULTS.md.
     make bench ARGS="--only aims latency"       # some parts; the others' last figures are kept
     make bench ARGS="--rounds 3"                # sooner: three pairs of runs at most
     make bench ARGS="--report"                  # only write RESULTS.md anew, from what there is
+    make bench ARGS="--beside ../before"        # receiving, beside another checkout of this tree
 
 The machine should have nothing else to do. Exit code 1 if a run failed, never because one was slow.
 """
@@ -18,7 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import results
+from benchmarks import beside, results
 from benchmarks.blaster import ROOT
 from benchmarks.feeds import PYTHON
 from benchmarks.fresh import RunError
@@ -53,6 +54,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=names, metavar="PART", help=", ".join(names))
     parser.add_argument("--rounds", type=int, metavar="N", help="at most so many of each")
     parser.add_argument("--report", action="store_true", help="measure nothing")
+    parser.add_argument(
+        "--beside", type=Path, metavar="PATH", help="receiving, beside that checkout"
+    )
     parser.add_argument("--out", type=Path, help="folder for RESULTS.md, its picture and results/")
     words = parser.parse_args(arguments)
     if words.rounds is not None and words.rounds < 1:
@@ -64,6 +68,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = parse(arguments)
+    if words.beside is not None:
+        return beside.show(list(beside.ROWS), words.beside.resolve(), words.rounds or beside.PAIRS)
     failed = False
     for part in [] if words.report else ALL:
         if part.name in words.only:

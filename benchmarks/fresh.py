@@ -3,7 +3,7 @@
     python -m benchmarks.fresh contestants receive '{"name": "bare", "url": "…", "count": 1000}'
 
 calls ``benchmarks.contestants.receive(name=…, url=…, count=…)`` and prints what it returns, as
-JSON.
+JSON. A fourth word is a checkout whose package is measured instead of this tree's.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from benchmarks.blaster import ROOT
 
-__all__ = ["RunError", "fresh"]
+__all__ = ["RunError", "fresh", "fresh_in"]
 
 PATIENCE = 240.0  # seconds until a process that does not finish is given up
 
@@ -33,8 +34,14 @@ def fresh(module: str, function: str, **arguments: Any) -> Any:
         RunError: If it raised, or took longer than 4 minutes.
 
     """
+    return fresh_in(ROOT, module, function, **arguments)
+
+
+def fresh_in(tree: Path, module: str, function: str, /, **arguments: Any) -> Any:
+    """As :func:`fresh`, with the package of a checkout; the benchmarks are those of this one."""
     what = f"{module}.{function} {arguments}"
-    command = [sys.executable, "-m", "benchmarks.fresh", module, function, json.dumps(arguments)]
+    words = [module, function, json.dumps(arguments), str(tree)]
+    command = [sys.executable, "-m", "benchmarks.fresh", *words]
     try:
         done = subprocess.run(
             command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
@@ -47,7 +54,8 @@ def fresh(module: str, function: str, **arguments: Any) -> Any:
 
 
 def main() -> None:
-    module, function, arguments = sys.argv[1:]
+    module, function, arguments, *tree = sys.argv[1:]
+    sys.path[:0] = tree  # of this package here, only the modules below are loaded later
     call = getattr(importlib.import_module(f"benchmarks.{module}"), function)
     print(json.dumps(call(**json.loads(arguments))))
 

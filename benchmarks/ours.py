@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Variant", "tick_struct"]
 
 BODIES = ("json", "orjson", "msgspec", "struct", "raw")
-HANDLERS = ("sync", "async", "loop", "inline", "iterate", "batch", "routes")
+HANDLERS = ("sync", "async", "loop", "inline", "iterate", "batch")
+ROUTED = ("routes", "routed", "routed-async")  # their messages are not the padded ones
 
 Tick = Callable[[], bool]
 
@@ -43,7 +44,8 @@ class Variant:
         handler: ``sync``: plain function of a ``Client``; ``async``: coroutine function of an
             ``AsyncClient``; ``loop``: coroutine function of a ``Client``; ``inline``: plain
             function of a ``Client``, called on the loop; ``iterate``: ``async for`` over an
-            ``AsyncClient``; ``batch``: batches of a hundred; ``routes``: one of 1,000 handlers.
+            ``AsyncClient``; ``batch``: batches of a hundred; ``routes``: one of 1,000 handlers;
+            ``routed`` and ``routed-async``: one of three, of a ``Client`` or an ``AsyncClient``.
         extras: Options beside them.
         features: Everything on that costs something per message; see :func:`with_features`.
 
@@ -74,6 +76,8 @@ class Variant:
             "iterate": "AsyncClient, async for",
             "batch": "Client, on_batch",
             "routes": "Client, plain handlers of 1,000 routes",
+            "routed": "Client, plain handlers of 3 routes",
+            "routed-async": "AsyncClient, coroutine handlers of 3 routes",
         }[self.handler]
         return f"{handler}: {body}"
 
@@ -89,7 +93,7 @@ class Variant:
         """See :class:`benchmarks.contestants.Contestant`."""
         with contextlib.ExitStack() as stack:
             options = {**self.options, **(idle_spool(stack) if self.features else {})}
-            if self.handler not in ("async", "iterate"):
+            if self.handler not in ("async", "iterate", "routed-async"):
                 return self._in_threads(url, count, options)
             return asyncio.run(self._on_loop(url, count, options))
 
@@ -134,7 +138,12 @@ class Variant:
             for number in range(1000):
                 client.on_message(f"t{number:03}")(body)
             return
-        function = body if self.handler == "sync" else coroutine_function(self.body, tick, finish)
+        is_plain = self.handler in ("sync", "routed")
+        function = body if is_plain else coroutine_function(self.body, tick, finish)
+        if self.handler.startswith("routed"):
+            for route in ("book", "trade", "company"):
+                client.on_message(route)(function)
+            return
         if self.features:
             with_features(client, others=plain if self.handler == "sync" else coroutine)
             client.on_message("tick")(function)
@@ -233,10 +242,10 @@ def enter(found: Contestant) -> None:
 
 def enter_all() -> None:
     for body, handler in itertools.product(BODIES, HANDLERS):
-        if handler in ("sync", "async") or (body == "json" and handler != "routes"):
+        if handler in ("sync", "async") or body == "json":
             enter(Variant(body, handler).contestant())
-    routes = Variant("json", "routes")
-    enter(routes.contestant())
+    for handler in ROUTED:
+        enter(Variant("json", handler).contestant())
     for handler in ("sync", "async"):
         full = Variant("json", handler, features=True)
         name = full.name.replace(f"-{handler}", f"-full-{handler}")

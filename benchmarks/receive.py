@@ -21,13 +21,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.blaster import Blaster, Load
+from benchmarks.blaster import ROOT, Blaster, Load
 from benchmarks.content import KINDS
 from benchmarks.contestants import named
-from benchmarks.fresh import RunError, fresh
+from benchmarks.fresh import RunError, fresh_in
 from benchmarks.pairs import pairs, rotated, spread
 
 __all__ = ["BASELINE", "ENDLESS", "Score", "play", "rate"]
@@ -69,10 +70,17 @@ def rate(name: str, url: str, count: int) -> float:
     return measured(name, url, count)[0]
 
 
-def measured(name: str, url: str, count: int) -> tuple[float, float]:
-    """The same, and the seconds of the processor's time that each message took."""
+def measured(name: str, url: str, count: int, tree: Path = ROOT) -> tuple[float, float]:
+    """
+    The same, and the seconds of the processor's time that each message took.
+
+    Args:
+        tree: See :func:`benchmarks.fresh.fresh_in`.
+
+    """
     share = named(name).share(count)
-    found = fresh("contestants", "receive", name=name, url=f"{url}?count={share}", count=share)
+    words = {"name": name, "url": f"{url}?count={share}", "count": share}
+    found = fresh_in(tree, "contestants", "receive", **words)
     return share / found["seconds"], found["worked"] / share
 
 

@@ -177,9 +177,7 @@ class Message:
     def route(self) -> str | int | None:
         """The name or number that selects the handlers. ``None`` if the message has none."""
         route: str | int | None = self._route
-        if route is _UNSET:
-            route = self._route = self._find_route()
-        return route
+        return self.decoded_route() if route is _UNSET else route
 
     def find_route(self) -> str | int | None:
         """Return :attr:`route`, if possible without decoding the whole payload."""
@@ -192,16 +190,24 @@ class Message:
             self._route = _as_route(found)
         return self.route
 
-    def _find_route(self) -> str | int | None:
+    def decoded_route(self) -> str | int | None:
+        """Return :attr:`route`, faster than the property does if the route is not known yet."""
+        route: str | int | None = self._route
+        if route is not _UNSET:
+            return route
         field = self.origin.route
         if callable(field):
-            return field(self)
-        try:
-            obj = self.json()
-        except DecodeError:
-            return None
-        found = obj.get(field) if isinstance(obj, dict) else None
-        return found if type(found) is str else _as_route(found)  # a str is the usual, fast case
+            route = field(self)
+        else:
+            try:
+                obj = self.json()
+            except DecodeError:
+                obj = None
+            route = obj.get(field) if isinstance(obj, dict) else None
+            if type(route) is not str:  # a str is the usual, fast case
+                route = _as_route(route)
+        self._route = route
+        return route
 
     def __reduce__(self) -> tuple[Any, ...]:
         route = self._route

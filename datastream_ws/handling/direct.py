@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from ..handlers import Handler, Handlers
@@ -23,6 +23,12 @@ NO_ROUTING = Routing()
 
 # Takes a message; returns the handlers that it called, if it can name them.
 Function = Callable[..., Any]
+
+# The handlers of each route that alone determines them.
+Certain = Mapping[Any, Sequence[Handler]]
+
+# A route's single handler, the function that calls it, and the handler as a tuple.
+Entry = tuple[Handler, Function, tuple[Handler]]
 
 
 class DirectCalls:
@@ -45,8 +51,9 @@ class DirectCalls:
             raises. Returns the handlers, unless there is an *only* one.
         timed: As *call*, and measures each handler. Used for the first message of a run, and after
             a slow one.
-        awaited: Whether *call* and *timed* are coroutine functions.
+        awaited: Whether the results of *call* and *timed* are to be awaited.
         notes: The notes of the run.
+        entries: The calls of each route that has arrived and has a single handler.
         next: The function for the next messages, and how many of them come before the next clock
             reading.
         since: When the call that is being timed began, of ``time.monotonic()``.
@@ -75,6 +82,9 @@ class DirectCalls:
         self._matched: Sequence[Handler] = ()
         self._only = only
         self._functions: dict[Handler, Function] = {}
+        self.entries: dict[Any, Entry] = {}
+        self._is_by_route = False
+        self._unsettled: Handler | None = None  # called, and the duration isn't measured yet
         self.since, self._limit = time.monotonic(), QUICK_SECONDS
         self.call, self.timed = self._ways(routing)
         self.either = self.call, self.timed
@@ -85,11 +95,12 @@ class DirectCalls:
         if only is not None:
             self._matched, self.run.handler = (only,), only
             return self.run.compiled(only), self._await_only if self.awaited else self._call_only
+        certain = routing.certain
         if self.awaited:
-            return self._awaiting_all()
+            call = self._awaiting_by_route(certain) if certain else self._await_all
+            return call, self._await_timed
         if len(every) == 1 and self._is_entered:
             return self._compiled(every[0]), self._call_timed
-        certain = routing.certain
         if len(certain) > FEW_ROUTES:
             return self._one_by_one(), self._call_timed
         return self._by_route(certain) if certain else self._call, self._call_timed
@@ -130,6 +141,7 @@ class DirectCalls:
     def note(self, messages: int) -> None:
         """Record that *messages* messages were passed to handlers."""
         if self._only is None:  # their calls are recorded one by one, see Notes.called
+            self._settle()
             self.next = self.timed, 1  # the next portion may begin with another route
         else:  # these calls are not recorded one by one
             self.notes.add_up_only(self._only, messages)
@@ -180,54 +192,96 @@ class DirectCalls:
 
     # --- several handlers ---
 
-    def _call(self, message: Message, rest: Sequence[Handler] = ()) -> Sequence[Handler]:
-        """Call the handlers of a message, or the *rest* of them."""
+    def _call(self, message: Message) -> Sequence[Handler]:
+        return self.call_all(message, self._found(message))
+
+    def _found(self, message: Message) -> Sequence[Handler]:
         self.run.handler = None  # finding them may fail
-        matched = rest or self._find(message)
+        matched = self._find(message)
         if self._limit < 0:  # exclude the time that finding the handlers took
             self.since = time.monotonic()
-        try:
-            for handler in matched:
-                (self._functions.get(handler) or self._compiled(handler))(message)
-        except BaseException:
-            self._matched = matched
-            raise
         return matched
 
+    def call_all(self, message: Message, handlers: Sequence[Handler]) -> Sequence[Handler]:
+        """Call these synchronous handlers one after the other, and return them."""
+        try:
+            for handler in handlers:
+                (self._functions.get(handler) or self._compiled(handler))(message)
+        except BaseException:
+            self._matched = handlers
+            raise
+        return handlers
+
     def _call_timed(self, message: Message) -> Sequence[Handler]:
-        self.since, self._limit = time.monotonic(), -1.0
+        self._begin_timing(message)
         try:
             called: Sequence[Handler] = self.call(message)
             return called
         finally:
             self._limit = QUICK_SECONDS
 
+    def _begin_timing(self, message: Message) -> None:
+        if self._is_by_route:
+            self.run.handler = None  # finding the route may fail
+            message.decoded_route()  # stored in the message, so the time of the call excludes it
+        self.since, self._limit = time.monotonic(), -1.0
+
     # Closures, because attribute lookups would be paid for every message.
 
-    def _by_route(self, certain: Mapping[Any, Sequence[Handler]]) -> Function:
+    def _by_route(self, certain: Certain) -> Function:
         """Return :meth:`_call` for messages whose route alone determines their handlers."""
-        run, call, functions = self.run, self._call, ByRoute(certain, self._compiled, self._call)
+        run, clock, several = self.run, time.monotonic, self._call
+        count, note = self.notes.called.append, self._note
+        known, new = self.entries.get, self._new_entries(certain)
 
-        def call_by_route(message: Message, rest: Sequence[Handler] = ()) -> Sequence[Handler]:
-            run.handler = None
-            if rest:
-                return call(message, rest)
-            function = functions[message.route]
-            if self._limit < 0:
-                self.since = time.monotonic()
-            called: Sequence[Handler] = function(message)
-            return called
+        def call_by_route(message: Message) -> Sequence[Handler]:
+            run.handler = None  # finding the route may fail
+            route = message.decoded_route()
+            entry = known(route) or new(route)
+            if entry is None:
+                return several(message)
+            handler, function, alone = entry
+            run.handler = handler
+            count(handler)
+            try:
+                function(message)
+            except BaseException:
+                self._matched = alone
+                raise
+            finally:
+                now = clock()
+                if now - self.since > self._limit:
+                    note(handler, now - self.since)
+                self.since = now
+            return alone
 
         return call_by_route
+
+    def _new_entries(self, certain: Certain) -> Callable[[Any], Entry | None]:
+        """Return a function that adds the entry of a route, if the route has a single handler."""
+        self._is_by_route = True
+
+        def new(route: Any) -> Entry | None:
+            # Other routes come from the server and aren't stored: they could exhaust memory.
+            found = certain.get(route)
+            if found is None or len(found) > 1:
+                return None
+            handler = self.run.handler = found[0]
+            self._matched = alone = (handler,)
+            self._enter()
+            entry = self.entries[route] = handler, self._function_of(handler), alone
+            return entry
+
+        return new
 
     def _one_by_one(self) -> Function:
         """Return :meth:`_call` without compiling a function per handler."""
         run, find, clock = self.run, self._find, time.monotonic
         count, note, is_bare = self.notes.called.append, self._note, self._is_bare
 
-        def call(message: Message, rest: Sequence[Handler] = ()) -> Sequence[Handler]:
+        def call(message: Message) -> Sequence[Handler]:
             run.handler = None  # finding them may fail
-            matched = self._matched = rest or find(message)
+            matched = self._matched = find(message)
             if self._limit < 0:
                 self.since = clock()
             for handler in matched:
@@ -288,65 +342,62 @@ class DirectCalls:
             drive(self.run.enter())
             self._is_entered = True
 
-    def _awaiting_all(self) -> tuple[Callable[[Message], Any], Callable[[Message], Any]]:
-        run, find, clock = self.run, self._find, time.monotonic
-        count, note = self.notes.called.append, self._note
-        last, limit = clock(), QUICK_SECONDS
+    # --- coroutine functions ---
 
-        async def call(message: Message) -> None:
-            nonlocal last
-            run.handler = None  # finding them may fail
-            matched = self._matched = find(message)
-            if limit < 0:
-                last = clock()
-            for handler in matched:
-                run.handler = handler
-                count(handler)
-                try:
-                    await handler.function(
-                        handler.argument(message) if handler.decode_as else message
-                    )
-                finally:
-                    before, last = last, clock()
-                    if last - before > limit:
-                        note(handler, last - before)
-
-        async def timed(message: Message) -> None:
-            nonlocal limit
-            limit = -1.0
+    async def _await_all(self, message: Message) -> None:
+        run, clock, count = self.run, time.monotonic, self.notes.called.append
+        matched = self._matched = self._found(message)
+        for handler in matched:
+            run.handler = handler
+            count(handler)
             try:
-                await call(message)
+                await handler.function(handler.argument(message) if handler.decode_as else message)
             finally:
-                limit = QUICK_SECONDS
+                before, self.since = self.since, clock()
+                if self.since - before > self._limit:
+                    self._note(handler, self.since - before)
 
-        return call, timed
+    async def _await_timed(self, message: Message) -> None:
+        self._settle()
+        self._begin_timing(message)
+        try:
+            await self.call(message)
+        finally:
+            self._settle()
+            self._limit = QUICK_SECONDS
 
+    def _awaiting_by_route(self, certain: Certain) -> Function:
+        """
+        Return the same for coroutine handlers. It returns the handler's own coroutine.
 
-class ByRoute(dict[Any, Function]):
-    """
-    The function for each route, compiled when the first message with that route arrives.
+        A coroutine around it would be paid for every message. The duration of a call is therefore
+        measured when the next call begins, or by :meth:`_settle`.
+        """
+        run, clock, several = self.run, time.monotonic, self._await_all
+        count = self.notes.called.append
+        known, new = self.entries.get, self._new_entries(certain)
 
-    Args:
-        certain: The handlers of each route that alone determines them.
-        compiled: Returns the function for one handler.
-        call: Serves all other routes. They come from the server, so they are not stored: unbounded
-            routes would exhaust memory.
+        def call_by_route(message: Message) -> Awaitable[object]:
+            now = clock()
+            if now - self.since > self._limit:
+                self._settle()
+            self.since = now
+            self._unsettled = run.handler = None
+            route = message.decoded_route()
+            entry = known(route) or new(route)
+            if entry is None:
+                return several(message)
+            handler, function, self._matched = entry
+            self._unsettled = run.handler = handler
+            count(handler)
+            awaited: Awaitable[object] = function(message)
+            return awaited
 
-    """
+        return call_by_route
 
-    def __init__(
-        self,
-        certain: Mapping[Any, Sequence[Handler]],
-        compiled: Callable[[Handler], Function],
-        call: Function,
-    ) -> None:
-        self._certain = certain
-        self._compiled = compiled
-        self._call = call
-
-    def __missing__(self, route: Any) -> Function:
-        found = self._certain.get(route)
-        if found is None:
-            return self._call
-        function = self[route] = self._compiled(found[0]) if len(found) == 1 else self._call
-        return function
+    def _settle(self) -> None:
+        """Note the last call if it was slow, unless it was noted before."""
+        handler, self._unsettled = self._unsettled, None
+        seconds = time.monotonic() - self.since
+        if handler is not None and seconds > self._limit:
+            self._note(handler, seconds)

@@ -120,7 +120,7 @@ class InlineHandlers:
         self._failed(failure_of(failed.name, failed.function, (message,), error))
         if rest:
             try:
-                calls.call(message, rest)
+                calls.call_all(message, rest)
             except BaseException as another:
                 self._go_on_after(calls, message, another)
         return found

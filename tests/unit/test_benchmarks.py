@@ -13,9 +13,11 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
 
-from benchmarks import blaster, content, feeds, report
+from benchmarks import beside, blaster, content, feeds, report
 from benchmarks.__main__ import main
+from benchmarks.blaster import ROOT
 from benchmarks.contestants import CONTESTANTS, Stopwatch, named
+from benchmarks.fresh import RunError
 from benchmarks.latency import percentile
 from benchmarks.pairs import pairs, rotated, spread
 from benchmarks.parts import Aim
@@ -208,11 +210,37 @@ def test_a_burst_is_due_at_one_moment() -> None:
     assert stamps[3] - stamps[0] == pytest.approx(3_000_000, abs=1000)
 
 
+def test_another_tree_is_measured_by_its_own_package(tmp_path: Path) -> None:
+    """Not by this one, which lies in the same places."""
+    with pytest.raises(RunError, match="has no package"):
+        beside.check_tree(tmp_path)
+    (tmp_path / "datastream_ws").mkdir()
+    (tmp_path / "datastream_ws/__init__.py").touch()
+    beside.check_tree(tmp_path)
+
+
+def test_a_row_that_the_other_tree_cannot_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "datastream_ws").mkdir()
+    (tmp_path / "datastream_ws/__init__.py").touch()
+    row = beside.Row("ours-sync", blaster.Load(count=10))
+    [said, *rest] = beside.compare(row, tmp_path, 1)
+    assert said.startswith("cannot run there: ImportError: cannot import name 'Client'")
+    assert rest == ["–", "–"]
+
+
+def test_a_row_is_both_trees_in_turn() -> None:
+    load = blaster.Load(count=1000, kind="trade")
+    cells = beside.compare(beside.Row("ours-routed", load), ROOT, 1)
+    assert [cell.endswith(", 1)") for cell in cells] == [True, True, False]
+
+
 def test_every_name_in_the_report_is_a_contestant() -> None:
     """A typing error would show only after minutes of measuring."""
     pictured = [name for names in report.PICTURED.values() for name in names]
     for name in [*pictured, *feeds.PLAIN, *feeds.PYTHONS, *(way[0] for way in feeds.OTHERS)]:
         named(name)
+    for row in beside.ROWS.values():
+        named(row.contestant)
     with pytest.raises(KeyError, match="there are bare"):
         named("nobody")
     assert CONTESTANTS["websocket-client"].share(100) == 20

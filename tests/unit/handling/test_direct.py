@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +14,9 @@ import pytest
 from datastream_ws import Handlers, Message
 from datastream_ws.codecs import JsonCodec
 from datastream_ws.handling import direct as module
-from datastream_ws.handling.callers import InlineCaller
+from datastream_ws.handling.callers import Caller, InlineCaller, LoopCaller
 from datastream_ws.handling.contexts import HandlerRun
-from datastream_ws.handling.direct import ByRoute, DirectCalls
+from datastream_ws.handling.direct import DirectCalls
 from datastream_ws.handling.timing import Notes, Timings
 from datastream_ws.messages import Origin
 from kit.rigs import Rig
@@ -38,8 +39,8 @@ def message(route: str) -> Message:
     return Message(route, ORIGIN, 1, 0.0)
 
 
-def calls_of(handlers: Handlers) -> DirectCalls:
-    run = HandlerRun(handlers, InlineCaller(), Notes(Timings()))
+def calls_of(handlers: Handlers, caller: Caller | None = None) -> DirectCalls:
+    run = HandlerRun(handlers, caller or InlineCaller(), Notes(Timings()))
     return DirectCalls(handlers, run, handlers.routing.match, handlers.routing)
 
 
@@ -143,17 +144,126 @@ def test_contexts_are_entered(per: Literal["call", "run"]) -> None:
 async def test_routes_that_the_server_makes_up_are_not_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made: list[ByRoute] = []
-    begin = ByRoute.__init__
+    made: list[DirectCalls] = []
+    begin = DirectCalls.__init__
 
-    def noted(self: ByRoute, *given: Any) -> None:
-        begin(self, *given)
+    def noted(self: DirectCalls, *given: Any, **others: Any) -> None:
+        begin(self, *given, **others)
         made.append(self)
 
-    monkeypatch.setattr(ByRoute, "__init__", noted)
+    monkeypatch.setattr(DirectCalls, "__init__", noted)
     rig = Rig(is_gated=False)
     rig.handlers.on_message("ping", inline=True)(quiet)
     rig.take(*(f'{{"type": "{route}"}}' for route in ("ping", *range(50), "ping")))
-    assert [list(each) for each in made] == [["ping"]]
+    assert [list(each.entries) for each in made] == [["ping"]]
     assert rig.inbox.waiting == 50
     assert rig.inbox.counts().handled == 2
+
+
+# --- coroutine functions, of which a route has one or several -------------------------------------
+
+
+async def aquiet(message: Message) -> None: ...
+
+
+async def abroken(message: Message) -> None:
+    raise ZeroDivisionError
+
+
+def loop_calls(*registered: tuple[str | None, Any]) -> DirectCalls:
+    handlers = Handlers()
+    for route, function in registered:
+        (handlers.on_message if route is None else handlers.on_message(route))(function)
+    return calls_of(handlers, LoopCaller(asyncio.Event()))
+
+
+class Clock:
+    """Stands still but while a handler is awaited that takes three seconds."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def slow(self, message: Message) -> None:
+        self.now += 3.0
+
+    async def slow_and_broken(self, message: Message) -> None:
+        self.now += 3.0
+        raise ZeroDivisionError
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
+
+
+def slow_calls(calls: DirectCalls) -> list[tuple[str, float]]:
+    return [(each.function.__name__, seconds) for each, seconds in calls.notes.timed if seconds]
+
+
+async def test_a_slow_coroutine_is_noted_when_the_next_message_comes(clock: Clock) -> None:
+    calls = loop_calls(("one", aquiet), ("two", clock.slow), ("two", aquiet), ("three", clock.slow))
+    await calls.timed(message("one"))
+    for route in ("one", "three", "one", "two", "none", "three", "two"):
+        await calls.call(message(route))
+    called = names(calls.notes.called)
+    assert called is not None
+    assert " ".join(called) == "aquiet aquiet slow aquiet slow aquiet slow slow aquiet"
+    assert slow_calls(calls) == [("slow", 3.0)] * 4
+
+
+async def test_a_slow_coroutine_is_noted_where_a_portion_ends(clock: Clock) -> None:
+    """And what lies between two portions is no handler's time."""
+    calls = loop_calls(("one", aquiet), ("two", clock.slow))
+    await calls.timed(message("one"))
+    await calls.call(message("two"))
+    calls.note(2)
+    assert slow_calls(calls) == [("slow", 3.0)]
+    clock.now += 7.0
+    await calls.timed(message("two"))
+    calls.note(1)
+    assert slow_calls(calls) == [("slow", 3.0)] * 2
+
+
+async def test_a_slow_coroutine_is_noted_before_a_call_that_is_timed(clock: Clock) -> None:
+    calls = loop_calls(("one", aquiet), ("two", clock.slow))
+    await calls.call(message("two"))
+    await calls.timed(message("one"))
+    assert slow_calls(calls) == [("slow", 3.0)]
+    assert len(calls.notes.timed) == 2
+
+
+@pytest.mark.parametrize("timed", [False, True])
+async def test_a_slow_coroutine_that_raises(clock: Clock, timed: bool) -> None:
+    calls = loop_calls(("one", clock.slow_and_broken), ("two", aquiet))
+    with pytest.raises(ZeroDivisionError):
+        await (calls.timed if timed else calls.call)(message("one"))
+    assert names(calls.rest) == ["slow_and_broken"]
+    calls.note(1)
+    assert slow_calls(calls) == [("slow_and_broken", 3.0)]
+
+
+async def test_coroutines_left_after_a_failure_are_of_that_message() -> None:
+    calls = loop_calls((None, abroken), ("one", abroken), ("two", aquiet))
+    for route, left in [("one", ["abroken"]), ("two", ["abroken", "aquiet"]), ("one", ["abroken"])]:
+        with pytest.raises(ZeroDivisionError):
+            await calls.call(message(route))
+        assert names(calls.rest) == left
+
+
+async def test_a_coroutine_is_given_what_it_decodes_as() -> None:
+    decoded: list[Any] = []
+
+    async def take(obj: Nothing) -> None:
+        decoded.append(obj)
+
+    handlers = Handlers()
+    handlers.on_message("{}", decode_as=Nothing)(take)
+    handlers.on_message("one")(aquiet)
+    calls = calls_of(handlers, LoopCaller(asyncio.Event()))
+    await calls.timed(message("{}"))
+    await calls.call(message("{}"))
+    assert decoded == [Nothing(), Nothing()]
