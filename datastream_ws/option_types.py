@@ -61,8 +61,8 @@ class StreamOptions(TypedDict, total=False):
     logger: Logger
     """Any object with the methods ``debug``, ``info``, ``warning`` and ``error``."""
     max_reconnect_attempts: int | None
-    """The number of consecutive failed attempts after which the client fails, with the first one
-    included. ``None`` means no limit."""
+    """The number of consecutive failed attempts after which the client fails, including the first
+    one. ``None`` means no limit."""
     min_reconnect_delay: float
     """The shortest backoff, in seconds."""
     max_reconnect_delay: float
@@ -70,7 +70,8 @@ class StreamOptions(TypedDict, total=False):
     write_timeout: float
     """Seconds without a written byte after which a connection with unsent messages is replaced."""
     pong_timeout: float | None
-    """Seconds without a received byte after which the connection is dead. ``None`` means never."""
+    """Seconds without a received byte after which the connection is replaced. ``None`` means no
+    limit."""
     ping_interval: float | None
     """Seconds between pings. ``None`` disables pings."""
     name: str
@@ -78,46 +79,47 @@ class StreamOptions(TypedDict, total=False):
     handlers: Handlers | None
     """A ``Handlers`` registry, which several clients may share. ``None`` creates one."""
     stable_after: float
-    """A connection that was ready for this many seconds resets attempts and backoff."""
+    """Seconds for which a connection must be ready to reset the failed attempts and the backoff."""
     fatal_delay: float | None
-    """Seconds between attempts after a fatal error, give or take half. ``None`` makes the client
-    fail instead."""
+    """Seconds between attempts after a fatal error, varied at random by up to half. ``None`` makes
+    the client fail instead."""
     retry: Callable[[BaseException], bool | None] | None
-    """A callable ``error -> bool or None`` that decides first whether to retry. It gets the
-    exception that a hook raised. ``None`` leaves the decision to the client."""
+    """A callable ``error -> bool or None`` that decides whether to retry. If it returns ``None``,
+    the client decides. If a hook raises an exception, the callable gets it. ``None`` lets the
+    client always decide."""
     open_timeout: float | None
     """Seconds for DNS, TCP, TLS and the opening handshake. ``None`` means no limit."""
     ready_timeout: float | None
-    """Seconds that the ``on_connect`` and ``on_ready`` hooks of one connection may take. Sending
-    the kept subscriptions doesn't count. ``None`` means no limit."""
+    """Seconds that the ``on_connect`` and ``on_ready`` hooks of one connection may take. The time
+    to send the subscriptions doesn't count. ``None`` means no limit."""
     close_timeout: float
-    """Seconds for all of ``close()``, which are ``on_closing``, the drain, the flush and the close
-    handshake."""
+    """Seconds for ``close()`` as a whole. It runs ``on_closing``, handles the received messages,
+    sends the queued ones and closes the connection."""
     idle_timeout: float | None
-    """The connection is replaced when no message has arrived for this many seconds while ready.
-    Pongs do not count. ``None`` disables it."""
+    """Seconds without a message after which a ready connection is replaced. Pongs don't count as
+    messages. ``None`` means no limit."""
     send_rate: tuple[int, float] | None
-    """The most messages in a number of seconds, as ``(5, 1.0)``. The window slides, so no period
-    of that length ever has more. Kept subscriptions count, and ``send()`` waits for its turn.
-    ``None`` means no limit."""
+    """The largest number of messages to send within a number of seconds, such as ``(5, 1.0)``. The
+    limit holds for any period of that length. Subscriptions count, and ``send()`` waits if the
+    limit is reached. ``None`` means no limit."""
     heartbeat: Any
-    """A message, or a callable that makes one, to send regularly while ready. ``None`` sends none.
-    """
+    """A message to send regularly while the client is ready, or a callable that returns one.
+    ``None`` sends none."""
     heartbeat_interval: float
     """Seconds between two heartbeats."""
     max_size: int | None
     """The size of the largest message to receive, in bytes. ``None`` means no limit."""
     compression: Literal["deflate"] | None
-    """The compression to offer, which is ``"deflate"``. ``None`` offers none."""
+    """The compression to offer. The only one is ``"deflate"``, and ``None`` offers none."""
     proxy: str | Literal[True] | None
-    """The URL of an HTTP or SOCKS proxy. ``True`` uses the environment's proxy, and ``None`` uses
-    none."""
+    """The URL of an HTTP or SOCKS proxy. ``True`` uses the environment's proxy, and ``None``
+    connects directly."""
     proxy_ssl: ssl_module.SSLContext | None
     """The TLS context that verifies an ``https://`` proxy. ``None`` uses the system's
     certificates."""
     ssl: ssl_module.SSLContext | Literal[True] | None
-    """The TLS context for ``wss://``. ``None`` verifies the server with the system's certificates.
-    """
+    """The TLS context for ``wss://``. ``None`` and ``True`` verify the server with the system's
+    certificates."""
     subprotocols: Subprotocols | None
     """The subprotocols to offer, in order of preference. A callable, sync or async, returns them
     and is called before every attempt. ``None`` offers none."""
@@ -127,21 +129,21 @@ class StreamOptions(TypedDict, total=False):
     """A ``redis://`` URL (extra ``redis``) or any ``Lease``, so that one of many processes holds
     the stream. ``None`` means that every process connects."""
     lease_ttl: float
-    """Seconds after which the lease of a process that was killed expires."""
+    """Seconds within which another process connects if the holder was killed."""
     inbox_size: int | None
     """The number of messages that may wait for handlers. ``None`` means no limit."""
     inbox_bytes: int | None
-    """The memory that messages waiting for handlers may take, in bytes. Each counts its payload
-    and 200 bytes. ``None`` means no limit."""
+    """The memory that messages waiting for handlers may take, in bytes. Each message counts as its
+    payload plus 200 bytes. ``None`` means no limit."""
     overflow: Overflow
-    """What happens when the inbox is full. It is ``"block"``, ``"drop_oldest"``, ``"drop_newest"``
-    or ``"disconnect"``, see a full inbox."""
+    """The reaction to a full inbox, which is ``"block"``, ``"drop_oldest"``, ``"drop_newest"`` or
+    ``"disconnect"``."""
     spool: str | None
-    """The path of an SQLite file in which the inbox continues. ``{name}``, ``{host}`` and
-    ``{pid}`` in it are filled in. Unhandled messages wait there for the next start. ``None`` keeps
-    messages in memory only."""
+    """The path of an SQLite file in which the inbox continues. The client replaces ``{name}``,
+    ``{host}`` and ``{pid}`` in the path. Unhandled messages stay in the file until the next start.
+    ``None`` keeps messages in memory only."""
     spool_bytes: int | None
-    """The size of the messages in the spool, in bytes. ``None`` means no limit."""
+    """The largest total size of the messages in the spool, in bytes. ``None`` means no limit."""
     journal: bool
     """``True`` writes each message to the spool before it counts as received."""
     conflate: Callable[[Message], object] | None
@@ -153,24 +155,24 @@ class StreamOptions(TypedDict, total=False):
     """A callable ``message -> key``. With ``concurrency`` above 1, messages with the same key keep
     their order. ``None`` keeps no order."""
     handler_timeout: float | None
-    """Seconds after which a running handler is reported, with its stack. ``None`` reports none."""
+    """Seconds after which a running handler is reported, with its stack. ``None`` disables the
+    report."""
     retry_message: Callable[[BaseException], bool] | None
-    """A callable ``error -> bool``. If it returns true, the failed handler gets the message once
-    more. ``None`` never retries."""
+    """A callable ``error -> bool``. If it returns true, the message is passed to the failed handler
+    a second time. ``None`` never retries."""
     codec: CodecName | Codec
     """The codec for ``message.json()`` and ``send()``. It's ``"json"``, ``"orjson"``, ``"msgspec"``
     (extra ``fast``) or an object with ``decode()`` and ``encode()``. An object may also have
     ``unpacker()``. See performance."""
     route: str | Callable[[Message], str | int | None]
-    """The JSON field that holds a message's route, a string or a whole number. A callable
-    ``message -> route`` finds it in other ways."""
+    """The JSON field that holds a message's route, a string or a whole number. Alternatively, a
+    callable ``message -> route`` returns the route."""
 
 
 class Options(StreamOptions, total=False):
     """Every option, for annotations such as ``**options: Unpack[Options]``."""
 
     url: Url
-    """A ``ws://``, ``wss://`` or ``ws+unix:///path.sock:/resource`` URL. A list of URLs is tried
-    in turn, and a failed attempt moves on to the next. A connection that ends before
-    ``stable_after`` is a failed attempt. A callable, sync or async, returns a URL and is called
-    before every attempt."""
+    """A ``ws://``, ``wss://`` or ``ws+unix:///path.sock:/resource`` URL. With a list of URLs, a
+    failed attempt moves on to the next one. A connection that ends before ``stable_after`` is a
+    failed attempt. A callable, sync or async, returns a URL and is called before every attempt."""
