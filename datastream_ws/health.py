@@ -63,7 +63,8 @@ class StreamHealth:
     The health of a stream or fleet at one moment. It holds no URL, no header and no payload.
 
     Attributes:
-        state: The value of a :class:`State`. A fleet has the state of most of its streams here.
+        state: The value of a :class:`~datastream_ws.State`. A fleet has the state of most of its
+            streams here.
         messages_handled: The handled messages, without the ``messages_unrouted``.
         messages_unrouted: The messages that matched no handler.
         at: The UNIX time of the moment.
@@ -161,7 +162,7 @@ def state_of_many(
 def is_healthy(
     health: StreamHealth, now: float, max_age: float = MAX_AGE, share: float = HEALTHY_SHARE
 ) -> bool:
-    """Return whether a stream, or the *share* of a fleet, was healthy *max_age* seconds ago."""
+    """Return whether a stream, or *share* of a fleet, was healthy within *max_age* seconds."""
     state = health.state
     if health.streams and state not in DEAD:
         state = state_of_many(health.streams, share=share)
