@@ -54,8 +54,8 @@ MARKS = """
     WHEN 0 THEN CAST(marks AS TEXT) ELSE '' END
 """
 KEPT = f"SELECT {RUN}, {MARKS} FROM runs LEFT JOIN handled USING (first)"  # noqa: S608
-# The run of a message begins at its position or before it.
-AROUND = "first BETWEEN coalesce((SELECT max(first) FROM runs WHERE first <= ?1), ?1) AND ?2"
+# The run of a message begins at its position or before it. Python 3.12.0 and 3.12.1 warn of ?1.
+AROUND = "first BETWEEN coalesce((SELECT max(first) FROM runs WHERE first <= :from), :from) AND :to"
 READ = f"{KEPT} WHERE {AROUND} ORDER BY first"
 FIND = f"""
     SELECT json_group_array(json_array(first, length(lengths) / 4, {MARKS}))
@@ -262,7 +262,7 @@ class SpoolFile:
 
     def _around(self, positions: Sequence[int]) -> list[tuple[int, int, str]]:
         """Return position, count and marks of the runs that may contain some of *positions*."""
-        (found,) = self._db.execute(FIND, (positions[0], positions[-1])).fetchone()
+        (found,) = self._db.execute(FIND, {"from": positions[0], "to": positions[-1]}).fetchone()
         runs: list[tuple[int, int, str]] = json.loads(found)
         return runs
 
@@ -314,7 +314,7 @@ class SpoolFile:
         """
         found: list[Run] = []
         end = FAR if before is None else before
-        limits = after + 1, end - 1
+        limits = {"from": after + 1, "to": end - 1}
         with self._errors("cannot be read"), closing(self._db.execute(READ, limits)) as rows:
             for *row, marks in rows:
                 kept = decode(row)
