@@ -8,6 +8,7 @@ and the master of ``gunicorn --preload`` never handle one.
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 from django.core import mail
@@ -16,6 +17,7 @@ from django.core.signals import request_started
 
 from datastream_ws.embedding import about, fields, said
 
+from .migrated import warn
 from .streams import datastreams
 
 __all__ = ["on_request_started"]
@@ -33,21 +35,24 @@ def on_request_started(sender: Any, **kwargs: Any) -> None:
     except ImproperlyConfigured as error:  # it must not fail the request
         log.error("AUTOSTART: %s", error)
         return
-    for alias in aliases:
-        start(alias)
+    if [start(alias) for alias in aliases].count(True):
+        # The database may hang, and the request must not.
+        threading.Thread(target=warn, name="datastream-migrations", daemon=True).start()
 
 
-def start(alias: str) -> None:
+def start(alias: str) -> bool:
     """Start a stream that has AUTOSTART. A failure is logged, so that other streams still start."""
     stream = datastreams[alias]
     try:
         if stream.settings.autostart and stream.settings.enabled:
             stream.start()
+            return True
     except ImproperlyConfigured as error:
         log.error("AUTOSTART: %s", error, extra=fields(alias))
     except Exception as error:  # from a spool, a lease or an imported module
         text = "AUTOSTART: stream %s is not started: %s"
         log.exception(text, alias, said(error), extra=fields(alias, **about(error)))
+    return False
 
 
 def is_test(sender: Any) -> bool:

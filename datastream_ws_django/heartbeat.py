@@ -18,6 +18,7 @@ from datastream_ws.embedding import DEAD, StreamHealth, fields
 
 from . import control, deadletters, history
 from .db import NAME_LENGTH, close_all
+from .migrated import unapplied
 from .models import StreamStatus
 from .rows import FleetRows, Rows, write
 
@@ -61,6 +62,7 @@ class Heartbeat:
         self._changed = threading.Condition()
         self._closing = False
         self._failing = False
+        self._has_looked = False
         self._pruned_at = float("-inf")
         self._thread = threading.Thread(target=self._run, name="datastream-status", daemon=True)
         self._thread.start()
@@ -91,12 +93,21 @@ class Heartbeat:
             return streams or None
 
     def _beat(self, streams: list[StreamHealth]) -> None:
+        if not self._has_looked:
+            self._look_at_migrations()
         self._write(streams)
         without_lease = [name for name in self._clients if self._has_no_lease(name)]
         self._others.look(without_lease)
         self._commands.obey()
         self._write_history(streams)
         self._prune()
+
+    def _look_at_migrations(self) -> None:
+        """Warn if migrations are missing. If the database is unavailable, look again later."""
+        for each in unapplied():
+            log.warning("%s; run `%s`", each.fact, each.command)
+            self._failing = True  # a missing table needs no second warning
+        self._has_looked = True
 
     def _write(self, streams: list[StreamHealth]) -> None:
         """Write the rows of streams and fleets, and those of the fleets' streams."""
@@ -115,8 +126,8 @@ class Heartbeat:
         except Exception as error:
             if not self._failing:
                 log.warning(
-                    "status rows cannot be written (%s: %s); the streams continue. Run `manage.py "
-                    "migrate` if the table is missing",
+                    "status rows cannot be written (%s: %s); the streams continue. Check the "
+                    "database",
                     *(type(error).__name__, str(error).partition("\n")[0]),
                 )
             self._failing = True

@@ -6,6 +6,7 @@ import kit.djangohere  # noqa: F401 - what follows needs settings
 
 # isort: split
 import logging
+import threading
 from io import BytesIO
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 from django.core import mail
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import request_started
+from django.db import connection
+from django.db.migrations.recorder import MigrationRecorder
 from django.test import override_settings
 
 from datastream_ws_django import datastreams
@@ -56,6 +59,33 @@ def test_a_wrong_setting_answers_no_request_with_500(
             datastreams.forget_clients()
     told = [record for record in caplog.records if "AUTOSTART" in record.getMessage()]
     assert len(told) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("lacks", [True, False])
+def test_missing_migrations_are_logged_once(
+    lacks: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(mail, "outbox", raising=False)  # as in a serving process
+    recorder = MigrationRecorder(connection)
+    if lacks:
+        recorder.record_unapplied("datastream", "0005_retry_claims")
+    with override_settings(DATASTREAMS={"feed": RIGHT}, ALLOWED_HOSTS=["*"]):
+        request_started.connect(on_request_started, dispatch_uid="datastream_ws_django")
+        try:
+            with caplog.at_level(logging.WARNING, "datastream_ws"):
+                assert [ask(), ask()] == ["302 Found", "302 Found"]
+                for thread in threading.enumerate():
+                    if thread.name == "datastream-migrations":
+                        thread.join(10)
+        finally:
+            request_started.connect(on_request_started, dispatch_uid="datastream_ws_django")
+            datastreams.forget_clients()
+            if lacks:
+                recorder.record_applied("datastream", "0005_retry_claims")
+    told = [record.getMessage() for record in caplog.records if "migrat" in record.getMessage()]
+    text = "the database 'default' lacks migrations of datastream_ws_django (0005_retry_claims)"
+    assert told == ([f"{text}; run `manage.py migrate`"] if lacks else [])
 
 
 def ask() -> str:

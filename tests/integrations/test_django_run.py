@@ -120,17 +120,61 @@ def test_a_disabled_stream_is_not_run(tmp_path: Path) -> None:
     assert '"ENABLED": False' in project.manage("run_datastream", "default", code=1)
 
 
-def test_without_migrate_the_stream_runs_and_says_so(
+def output_of_a_run(project: Project, server: StreamServer, text: str) -> str:
+    """Run the stream until it has printed *text* and has ended."""
+    with project.start("run_datastream") as runner:
+        server.wait_received(1, 60)
+        runner.wait_output(text)
+        server.send({"type": "sleep"})
+        runner.terminate()
+        assert runner.wait() == 0
+        return runner.output
+
+
+def test_without_migrate_the_stream_runs_and_one_line_says_so(
     tmp_path: Path, stream_server: StreamServer
 ) -> None:
     project = Project(tmp_path, stream_server.url, HANDLER="none")
     project.manage("migrate", "shop")
-    with project.start("run_datastream") as runner:
-        stream_server.wait_received(1, 60)
-        runner.wait_output("manage.py migrate")
-        stream_server.send({"type": "sleep"})
-        runner.terminate()
-        assert runner.wait() == 0
+    printed = output_of_a_run(project, stream_server, "manage.py migrate")
+    assert "the database 'default' lacks migrations of datastream_ws_django (0001_init" in printed
+    assert "; run `manage.py migrate`\n" in printed
+    assert printed.count("WARNING") == 1, "the rows that fail for it are not another one"
+
+
+def test_the_missing_migrations_are_those_of_the_database_with_the_tables(
+    tmp_path: Path, stream_server: StreamServer
+) -> None:
+    project = Project(tmp_path, stream_server.url, HANDLER="none", ROUTED="1")
+    project.manage("migrate")
+    printed = output_of_a_run(project, stream_server, "manage.py migrate")
+    assert "the database 'rows' lacks migrations" in printed
+    assert "run `manage.py migrate --database=rows`" in printed
+    project.manage("migrate", "--database=rows")
+    assert "migrat" not in output_of_a_run(project, stream_server, "ready")
+
+
+@pytest.mark.parametrize("lease", [None, "database"])
+def test_an_unavailable_database_is_not_one_without_migrations(
+    tmp_path: Path, stream_server: StreamServer, lease: str | None
+) -> None:
+    project = Project(
+        tmp_path,
+        stream_server.url,
+        HANDLER="none",
+        database="postgresql://nobody@127.0.0.1:1/none",
+        stream={"LEASE": lease},
+    )
+    if lease:
+        printed = project.manage("run_datastream", code=1)
+        assert "its table cannot be read (OperationalError). Check the database" in printed
+    else:
+        with project.start("run_datastream") as runner:
+            runner.wait_output("status rows cannot be written (OperationalError: ")
+            runner.terminate()
+            assert runner.wait() == 0
+            printed = runner.output
+    assert "migrat" not in printed
 
 
 def test_max_messages_handles_exactly_so_many(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -19,6 +20,7 @@ from datastream_ws.runner import EXIT_FORCED, Runner
 
 from ...conf import DATABASE_LEASE
 from ...heartbeat import Heartbeat
+from ...migrated import unapplied
 from ...models import StreamLease
 from ...streams import Stream, datastreams
 
@@ -130,13 +132,18 @@ def chosen(aliases: list[str]) -> list[Stream]:
 
 
 def refuse_missing_table(stream: Stream) -> None:
-    """Raise CommandError if the lease's table is missing, because no process would get it."""
+    """Raise CommandError if the lease's table cannot be read, because no process would get it."""
     try:
         StreamLease.objects.exists()
     except (DatabaseError, InterfaceError) as error:
+        fact = f"its table cannot be read ({type(error).__name__})"
+        cure = "Check the database"
+        with suppress(DatabaseError, InterfaceError):  # it is unavailable
+            if (found := next(unapplied(), None)) is not None:
+                fact, cure = found.fact, f"Run `{found.command}`"
         raise CommandError(
-            f'stream {stream.alias!r} has "LEASE": "database", but the table cannot be read '
-            f"({type(error).__name__}). Run `manage.py migrate`, or use --no-lease."
+            f'The stream {stream.alias!r} has "LEASE": "database", but {fact}. {cure}, or use '
+            "--no-lease."
         ) from error
 
 

@@ -69,4 +69,18 @@ def database(url: str) -> dict[str, Any]:
 DATABASES = {"default": {**database(os.environ.get("DATABASE", ""))}}
 DATABASES["default"].update(json.loads(os.environ.get("DATABASE_SETTINGS", "{}")))
 
+
+class Router:
+    """Puts the package's tables into a database of their own."""
+
+    def db_for_write(self, model: Any, **hints: Any) -> str | None:
+        return "rows" if model._meta.app_label == "datastream" else None
+
+    db_for_read = db_for_write
+
+
+if os.environ.get("ROUTED"):
+    DATABASES["rows"] = {**database(""), "NAME": BASE / "rows.sqlite3"}
+    DATABASE_ROUTERS = ["project.settings.Router"]
+
 DATASTREAMS = json.loads(os.environ.get("DATASTREAMS", "{}"))
