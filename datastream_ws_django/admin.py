@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from django import forms
+from django.conf import settings
 from django.contrib import admin, messages
 from django.core.exceptions import BadRequest, PermissionDenied
+from django.db import connections, router
 from django.db.models import Count, Max, Min, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.template.response import TemplateResponse
@@ -21,6 +23,7 @@ from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
 from .bulk import Work, found
+from .claims import is_claimed
 from .conf import streams_settings
 from .control import KEY_VERBS, VERBS, ask, standing_pauses
 from .deadletters import Retried, retry, storable
@@ -261,7 +264,7 @@ def is_kept(alias: str) -> bool:
 class FailedMessageAdmin(FailedAdmin):
     """Failed messages, which you can search, retry and delete, but not edit."""
 
-    list_display = ("stream", "error", "handler", "when", "attempts")
+    list_display = ("stream", "error", "handler", "when", "attempts", "retrying")
     list_filter = ("stream", "handler")
     search_fields = ("stream", "handler", "error")
     date_hierarchy = "failed_at"
@@ -272,8 +275,8 @@ class FailedMessageAdmin(FailedAdmin):
     change_list_template = "datastream/failed_list.html"
     change_form_template = "datastream/failed.html"
     fields = readonly_fields = (
-        *("stream", "handler", "error", "when", "attempts", "received", "seq"),
-        *("connection", "epoch", "shown_payload", "shown_traceback"),
+        *("stream", "handler", "error", "when", "attempts", "retrying", "received"),
+        *("seq", "connection", "epoch", "shown_payload", "shown_traceback"),
     )
 
     class Media:
@@ -296,6 +299,12 @@ class FailedMessageAdmin(FailedAdmin):
     def when(self, row: FailedMessage) -> SafeString | str:
         return moment(row.failed_at)
 
+    @admin.display(description="retry")
+    def retrying(self, row: FailedMessage) -> SafeString | str:
+        if not is_claimed(row):
+            return "–"
+        return format_html("Being retried, started {}", moment(row.claimed_at))
+
     @admin.display(description="received")
     def received(self, row: FailedMessage) -> SafeString | str:
         return moment(row.received_at)
@@ -315,12 +324,15 @@ class FailedMessageAdmin(FailedAdmin):
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
     ) -> HttpResponse:
+        row = self.get_object(request, object_id)
+        is_free = row is None or not is_claimed(row)
         nothing_to_save = {
             "show_save": False,
             "show_save_and_continue": False,
             "show_close": True,
             "title": "Failed message",
-            "may_retry": self.has_change_permission(request),
+            "may_retry": is_free and self.has_change_permission(request),
+            "show_delete": is_free,
         }
         context = nothing_to_save | (extra_context or {})
         return super().change_view(request, object_id, form_url, context)
@@ -339,6 +351,13 @@ class FailedMessageAdmin(FailedAdmin):
         return HttpResponseRedirect(
             reverse(f"{self.admin_site.name}:datastream_failedmessage_changelist")
         )
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """Leave out the dates if MySQL or MariaDB lacks the time zone tables that they need."""
+        found = super().get_changelist_instance(request)
+        if not has_time_zones():
+            found.date_hierarchy = None
+        return found
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[FailedMessage]:
         # The list shows no payloads, so it must not load them.
@@ -418,6 +437,18 @@ class FailedMessageAdmin(FailedAdmin):
                 "them, or has already retried or deleted them."
             )
             self.message_user(request, text, messages.WARNING)
+
+
+def has_time_zones() -> bool:
+    """Return whether the database can convert times to the current time zone."""
+    connection = connections[router.db_for_read(FailedMessage)]
+    if connection.vendor != "mysql" or not settings.USE_TZ:
+        return True
+    zones = [connection.timezone_name, timezone.get_current_timezone_name()]
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT CONVERT_TZ('2026-01-01', %s, %s) IS NOT NULL", zones)
+        [found] = cursor.fetchone()
+    return bool(found)
 
 
 def groups() -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Q
@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from .models import FailedMessage
 
-__all__ = ["CLAIM_SECONDS", "claim", "release"]
+__all__ = ["CLAIM_SECONDS", "claim", "is_claimed", "release"]
 
 CLAIM_SECONDS = 600.0  # after which the process that made the claim counts as dead
 
@@ -26,13 +26,21 @@ def claim(row: FailedMessage) -> bool:
 
     """
     now = timezone.now()
-    expired = now - timedelta(seconds=CLAIM_SECONDS)
-    is_free = Q(claimed_at=None) | Q(claimed_at__lt=expired)
+    is_free = Q(claimed_at=None) | Q(claimed_at__lt=oldest_claim())
     rows = FailedMessage.objects.filter(is_free, pk=row.pk, attempts=row.attempts)
     if not rows.update(claimed_at=now):
         return False
     row.claimed_at = now
     return True
+
+
+def is_claimed(row: FailedMessage) -> bool:
+    """Return whether a process was retrying the message when the row was read."""
+    return row.claimed_at is not None and row.claimed_at >= oldest_claim()
+
+
+def oldest_claim() -> datetime:
+    return timezone.now() - timedelta(seconds=CLAIM_SECONDS)
 
 
 def release(row: FailedMessage, **changes: Any) -> None:

@@ -22,6 +22,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from datastream_ws_django import bulk, datastreams
+from datastream_ws_django.claims import CLAIM_SECONDS
 from datastream_ws_django.control import ask
 from datastream_ws_django.models import (
     FailedMessage,
@@ -303,6 +304,25 @@ def test_many_are_retried_in_portions_with_progress(monkeypatch: pytest.MonkeyPa
         datastreams["feed"].handlers.remove(handle)
     assert seen == [1, 2, 3]
     assert FailedMessage.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "is_claimed"), [(None, False), (90, True), (CLAIM_SECONDS + 1, False)]
+)
+def test_a_message_that_is_being_retried_is_not_offered(
+    seconds: float | None, is_claimed: bool
+) -> None:
+    """The claim of a process that was killed expires."""
+    failed(1)
+    at = None if seconds is None else timezone.now() - timedelta(seconds=seconds)
+    FailedMessage.objects.update(claimed_at=at)
+    browser = user("op", "view_failedmessage", "change_failedmessage", "delete_failedmessage")
+    pk = FailedMessage.objects.get().pk
+    page = browser.get(reverse("admin:datastream_failedmessage_change", args=[pk])).content.decode()
+    assert ('value="Retry"' in page) is not is_claimed
+    assert (reverse("admin:datastream_failedmessage_delete", args=[pk]) in page) is not is_claimed
+    for shown in (page, browser.get(reverse(LETTERS)).content.decode()):
+        assert ("Being retried, started <time" in shown) is is_claimed
 
 
 def test_what_others_retry_is_said_not_done_twice(monkeypatch: pytest.MonkeyPatch) -> None:
