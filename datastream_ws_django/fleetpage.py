@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from django.db.models import Case, Exists, OuterRef, Q, QuerySet, When
-from django.db.models.functions import Substr
+from django.db.models import Case, Exists, OuterRef, Q, QuerySet, Value, When
+from django.db.models.functions import Lower, Substr
 from django.utils import timezone
 
 from datastream_ws.embedding import DEAD, HEALTHY, MAX_AGE
@@ -88,7 +88,11 @@ def streams_of(alias: str, search: str, *, oldest: object) -> QuerySet[StreamSta
     )
     rows = mine.filter(Q(beat_at__gte=oldest) | ~Exists(now))
     rows = rows.annotate(key=Substr("stream", len(alias) + 2), order=worst_first)
-    return rows.filter(key__icontains=search.replace("\0", "")) if search else rows
+    if not search:
+        return rows
+    # Both are lowered by the database, because the column is case-sensitive in MySQL.
+    wanted = Lower(Value(search.replace("\0", "")))
+    return rows.annotate(lowered=Lower("key")).filter(lowered__contains=wanted)
 
 
 def counts_of(living: Sequence[StreamStatus], size: int | None) -> list[tuple[str, int]]:

@@ -84,6 +84,13 @@ def test_what_is_free_is_taken_by_one(one: SharedStore, two: SharedStore) -> Non
     }
 
 
+def test_names_differ_by_case_and_accents(one: SharedStore) -> None:
+    """The default collations of MySQL and MariaDB regard them as the same."""
+    _, taken = one.take(ONE, ["a", "A", "ä"], [])
+    assert sorted(taken) == ["A", "a", "ä"]
+    assert one.look().holders.keys() == {"A", "a", "ä"}
+
+
 def test_holders_are_read_when_they_have_changed(one: SharedStore, two: SharedStore) -> None:
     one.take(ONE, ["1"], [])
     first = two.look().holders

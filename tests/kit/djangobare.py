@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
 
-__all__ = ["configure", "migrate"]
+__all__ = ["configure", "database_of", "migrate"]
+
+
+def database_of(where: str) -> dict[str, Any]:
+    """Return the entry of DATABASES for a URL of PostgreSQL or MariaDB, or for a SQLite file."""
+    if "://" not in where:
+        return {"ENGINE": "django.db.backends.sqlite3", "NAME": where}
+    url = urlsplit(where)
+    return {
+        "ENGINE": f"django.db.backends.{'mysql' if url.scheme == 'mysql' else 'postgresql'}",
+        "NAME": url.path.strip("/"),
+        "USER": url.username,
+        "PASSWORD": url.password or "",
+        "HOST": url.hostname,
+        "PORT": url.port,
+    }
 
 
 def configure(database: str) -> None:
-    """Set Django up; *database* is a PostgreSQL URL, or the path of a SQLite file."""
+    """Set Django up with a database, as :func:`database_of` takes it."""
     import django
     from django.conf import settings
 
-    if database.startswith("postgres"):
-        url = urlsplit(database)
-        found = {
-            "ENGINE": "django.db.backends.postgresql",
-            "NAME": url.path.strip("/"),
-            "USER": url.username,
-            "PASSWORD": url.password,
-            "HOST": url.hostname,
-            "PORT": url.port,
-        }
-    else:
-        found = {"ENGINE": "django.db.backends.sqlite3", "NAME": database}
     settings.configure(
-        DATABASES={"default": found}, INSTALLED_APPS=["datastream_ws_django"], USE_TZ=True
+        DATABASES={"default": database_of(database)},
+        INSTALLED_APPS=["datastream_ws_django"],
+        USE_TZ=True,
     )
     django.setup()
 

@@ -6,18 +6,23 @@ Import it before anything that needs settings. pytest-django gives the database:
 
 from __future__ import annotations
 
+import os
+
 import django
 from django.conf import settings
 
 from benchmarks.adminsite import ADMIN
+from kit.djangobare import database_of
 
-__all__: list[str] = []
+__all__ = ["DATABASE"]
+
+DATABASE = "TEST_DJANGO_DATABASE"  # a variable with the URL of another database for these tests
 
 if not settings.configured:
     settings.configure(
         **ADMIN,
         SECRET_KEY="for tests only",
         ROOT_URLCONF="kit.djangourls",
-        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+        DATABASES={"default": database_of(os.environ.get(DATABASE, ":memory:"))},
     )
     django.setup()
