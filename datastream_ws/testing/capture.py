@@ -104,7 +104,8 @@ class _Capture:
 
     def subscribe(self, obj: Any, key: Hashable = None, unsubscribe: Any = None) -> Hashable:
         self.sent.append(obj)
-        key = _encoded(obj) if key is None else key
+        if key is None:
+            key = obj if callable(obj) else _encoded(obj)
         self._unsubscribe[key] = unsubscribe
         return key
 

@@ -151,6 +151,19 @@ def test_request_without_replies_says_what_to_do() -> None:
         client.request("ping", is_pong)
 
 
+def test_subscription_of_a_callable() -> None:
+    """It is collected as given, and is its own key, as of the client."""
+    client: Any = Blocking()
+
+    def start() -> str:
+        return "start"
+
+    with capture_sent(client) as sent:
+        assert client.subscribe(start, unsubscribe="stop") is start
+        client.unsubscribe(start)
+    assert sent == [start, "stop"]
+
+
 def test_unsubscribe_sends_what_subscribe_was_given_for_it() -> None:
     """Only a subscription that has something to say at its end sends it."""
     client: Any = Blocking()
