@@ -20,7 +20,7 @@ Source: client.go and types.go of SchematicHQ/schematic-datastream-ws.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import wraps
@@ -525,6 +525,14 @@ class Client(EntityDecorators, core.Client):
         """
         self.unsubscribe(_subscription(entity_type, keys)[1])
 
+    def subscribe(self, obj: Any, key: Hashable = None, unsubscribe: Any = None) -> Hashable:
+        """
+        Send *obj* now, and again on every connection, as every client does.
+
+        Both messages may be a :class:`DataStreamRequest`, or a callable that returns one.
+        """
+        return super().subscribe(_kept(obj), _key(obj, key), _kept(unsubscribe))
+
     def send(self, obj: Any, wait: float = 0.0) -> Queued:
         """Queue a message, as every client does. It may be a :class:`DataStreamRequest`."""
         return super().send(_wire(obj), wait)
@@ -581,6 +589,14 @@ class AsyncClient(EntityDecorators, core.AsyncClient):
         """
         await self.unsubscribe(_subscription(entity_type, keys)[1])
 
+    async def subscribe(self, obj: Any, key: Hashable = None, unsubscribe: Any = None) -> Hashable:
+        """
+        Send *obj* now, and again on every connection, as every client does.
+
+        Both messages may be a :class:`DataStreamRequest`, or a callable that returns one.
+        """
+        return await super().subscribe(_kept(obj), _key(obj, key), _kept(unsubscribe))
+
     async def send(self, obj: Any, wait: float = 0.0) -> None:
         """Queue a message, as every client does. It may be a :class:`DataStreamRequest`."""
         await super().send(_wire(obj), wait)
@@ -600,6 +616,16 @@ def _subscription(
     stop = DataStreamRequest(start.entity_type, start.keys, Action.STOP)
     name = (start.entity_type, *sorted((start.keys or {}).items()))
     return start.to_json(), name, stop.to_json()
+
+
+def _kept(obj: Any) -> Any:
+    """Return the message of a subscription, or a callable that makes it for each connection."""
+    return _then(_wire, obj) if callable(obj) else _wire(obj)
+
+
+def _key(obj: Any, key: Hashable) -> Hashable:
+    """Return the key of a subscription. Without one, a callable is its own key."""
+    return obj if key is None and callable(obj) else key
 
 
 def _wire(obj: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -128,6 +129,34 @@ def test_what_was_stopped_is_not_asked_for_again(stream_server: StreamServer) ->
     first, second = (requests(each.received) for each in stream_server.connections)
     assert first[2] == DataStreamRequest(EntityType.COMPANY, ACME, Action.STOP)
     assert second == [DataStreamRequest(EntityType.FLAGS)]
+
+
+START, STOP = (
+    DataStreamRequest(EntityType.FLAGS),
+    DataStreamRequest(EntityType.FLAGS, action=Action.STOP),
+)
+
+
+async def start_later() -> DataStreamRequest:
+    return START
+
+
+@pytest.mark.parametrize("start", [START, lambda: START, start_later], ids=["it", "made", "async"])
+async def test_requests_as_subscriptions(stream_server: StreamServer, start: Any) -> None:
+    """A request that is subscribed goes over the wire as one that is sent."""
+    with Client(KEY, stream_server.url) as client:
+        client.wait_ready(5)
+        key = client.subscribe(start, unsubscribe=STOP)
+        stream_server.wait_received(1)
+        client.unsubscribe(key)
+        stream_server.wait_received(2)
+    async with AsyncClient(KEY, stream_server.url) as client_aio:
+        await client_aio.wait_ready(5)
+        key = await client_aio.subscribe(start, unsubscribe=lambda: STOP)
+        await asyncio.to_thread(stream_server.wait_received, 3)
+        await client_aio.unsubscribe(key)
+        await asyncio.to_thread(stream_server.wait_received, 4)
+    assert requests(stream_server.received) == [START, STOP, START, STOP]
 
 
 def test_request_and_response(stream_server: StreamServer) -> None:
