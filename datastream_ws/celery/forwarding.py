@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import ConfigurationError, Message
-from ..embedding import check_function, name_of
-from .payload import argument_for, shown, task_id_for
+from ..embedding import argument_for, check_function, name_of
+from .payload import shown, task_id_for
 from .publisher import Publisher
 
 __all__ = ["Forwarder", "app_of", "bind", "forward", "forwarders", "note_installed", "publisher_of"]

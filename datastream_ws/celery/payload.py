@@ -1,4 +1,4 @@
-"""The argument, the id and the representation of a task."""
+"""The id and the representation of a task."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import uuid
 from collections.abc import Sequence
 
 from .. import Message
-from ..embedding import argument_for
 
-__all__ = ["argument_for", "shown", "task_id_for"]
+__all__ = ["shown", "task_id_for"]
 
 NAMESPACE = uuid.UUID("6ee5b4d1-54a9-5e0c-8d0b-3c6f1b1f0c55")  # of the task ids; never change it
 

@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from .. import DataStreamError
 from ..embedding import said
 from ..runner import EXIT_CONFIGURATION
 
@@ -41,8 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def said_shortly(error: Exception) -> str:
     """Return an error as one line. For unexpected errors it mentions -v."""
-    from .. import DataStreamError
-
     if isinstance(error, DataStreamError):
         return said(error)
     if isinstance(error, OSError) and error.strerror:

@@ -184,7 +184,7 @@ class Listener:
         """Block until the end, and return the exit code."""
         source = self._source or nullcontext()
         with signals_to(lambda number: self.end(None)), self._show, source:
-            self._say("connecting", f"connecting to {where(self.client)}")
+            self._say("connecting", f"connecting to {shown_url(str(self.client.options.url))}")
             if self._ended:  # Ctrl-C was pressed before the runner handles it
                 return EXIT_OK
             code = Runner([self.client], max_messages=max_messages).run()
@@ -289,8 +289,3 @@ class Listener:
     def _error(self, error: BaseException) -> None:
         if isinstance(error, HandlerError):  # other errors are shown by the hooks above
             self._say("failed", peer_text(f"{error}: {error.__cause__}"))
-
-
-def where(client: Client) -> str:
-    """Return the client's URL without secrets."""
-    return shown_url(str(client.options.url))

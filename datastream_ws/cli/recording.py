@@ -104,8 +104,10 @@ class Recorder:
         if event.error is None and not event.will_retry:
             return
         line = self._event("disconnected") | {"code": event.code}
+        if event.reason:
+            line["reason"] = event.reason
         with self._told:
-            self._events.append((event.connection, line | _reason(event.reason)))
+            self._events.append((event.connection, line))
 
     def write(self, messages: Sequence[Message]) -> None:
         """Record *messages* of one or several connections."""
@@ -158,10 +160,6 @@ class Recorder:
             self._size += whole
             raise
         self._size += len(data)
-
-
-def _reason(reason: str) -> dict[str, str]:
-    return {"reason": reason} if reason else {}
 
 
 def payload(data: str | bytes) -> dict[str, str]:
