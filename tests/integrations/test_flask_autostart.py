@@ -133,7 +133,7 @@ def test_a_wrong_config_leaves_the_app_serving(
     for _ in range(2):
         assert app.test_client().get("/", environ_base=SERVED).text == "hello"
     assert statuses(app) == (503, 503)
-    assert caplog.text.count("stream default is not started") == 1
+    assert caplog.text.count("stream default: not started: ") == 1
     assert told in caplog.text
 
 
