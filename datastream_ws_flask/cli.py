@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
 import sys
 import time
 import traceback
@@ -24,13 +23,13 @@ from datastream_ws.embedding import (
     StatusRow,
     StreamHealth,
     is_healthy,
-    read_health_file,
     row_of,
     show,
     watch,
 )
 from datastream_ws.runner import Runner
 
+from .health import written_health
 from .settings import HEALTH_FILE, NAMED
 from .status import django_rows
 from .streams import AppStream, streams_of
@@ -238,9 +237,7 @@ def seen(path: str | None) -> dict[str, StreamHealth]:
             "`flask datastream run` and to this command."
         )
     try:
-        return {health.name: health for health in read_health_file(os.fspath(path))}
-    except FileNotFoundError:
-        return {}
+        return written_health(path)
     except ValueError as error:
         raise ConfigurationError(
             f"{path} is not a health file. Pass the one that `flask datastream run` writes."

@@ -36,7 +36,7 @@ from datastream_ws.embedding import (
 from .settings import HEALTH_FILE
 from .streams import AppStream, streams_of
 
-__all__ = ["blueprint"]
+__all__ = ["blueprint", "written_health"]
 
 log = logging.getLogger("datastream_ws")
 
@@ -77,7 +77,9 @@ def _answer(is_well: Callable[[StreamHealth, float], bool]) -> Response:
 def _streams(now: float) -> list[tuple[StreamHealth | None, float]]:
     """Return the health and the share of each enabled stream. ``None`` if there is no report."""
     streams = [stream for stream in streams_of(current_app).values() if stream.is_enabled]
-    written = _written() if any(not stream.is_autostarted for stream in streams) else {}
+    path = current_app.config.get(HEALTH_FILE)
+    is_needed = path and any(not stream.is_autostarted for stream in streams)
+    written = written_health(path) if is_needed else {}
     return [(_health(stream, written, now), stream.settings.healthy_share) for stream in streams]
 
 
@@ -85,10 +87,15 @@ def _health(stream: AppStream, written: dict[str, StreamHealth], now: float) -> 
     return describe(stream.client, now) if stream.is_autostarted else written.get(stream.name)
 
 
-def _written() -> dict[str, StreamHealth]:
-    path = current_app.config.get(HEALTH_FILE)
-    if not path:
-        return {}
+def written_health(path: str) -> dict[str, StreamHealth]:
+    """
+    Return the entries of a health file by stream. Empty if no runner has written it yet.
+
+    Raises:
+        OSError: If the file can't be read.
+        ValueError: If it isn't a health file.
+
+    """
     try:
         return {health.name: health for health in read_health_file(os.fspath(path))}
     except FileNotFoundError:
