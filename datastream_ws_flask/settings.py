@@ -75,9 +75,10 @@ class Settings:
             raise ConfigurationError(
                 f"stream {self._name} has no URL. Set {self._key('URL')} = 'wss://…'."
             )
+        given = self._given()
         with self._naming_keys():
             return embedded_options(
-                self._given(),
+                given,
                 name=self._name,
                 handlers=handlers,
                 retry_message=lost_database_connection,
@@ -89,10 +90,11 @@ class Settings:
         source = self._resolved("SOURCE", self._source)
         if not callable(source):
             raise ConfigurationError(f"{self._key('SOURCE')}: {NO_SOURCE}")
+        given = self._given()
         with self._naming_keys():
             return embedded_fleet(
                 within(self._app, source),
-                self._given(),
+                given,
                 self._fleet,
                 kind,
                 name=self._name,
@@ -110,7 +112,9 @@ class Settings:
             yield
         except ConfigurationError as error:
             option, _, wrong = str(error).partition(": ")
-            raise ConfigurationError(f"{self._key(option.upper())}: {wrong}") from None
+            # The name of a key in lower case is in quotes.
+            key = option.upper() if option.isidentifier() else option.strip("'")
+            raise ConfigurationError(f"{self._key(key)}: {wrong}") from None
 
     def _check_fleet(self) -> None:
         if self.is_fleet and "URL" in self._mapping:

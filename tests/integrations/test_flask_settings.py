@@ -110,7 +110,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"DATASTREAM_URL": URL, "DATASTREAM_CONTEXT": True}, "default", r"CONTEXT.*\(given: bool\)"),
     ({"DATASTREAMS": {"prices": {"URL": URL, "CONTEXT": []}}}, "prices", r"\['CONTEXT'\]: must"),
-    ({"DATASTREAM_URL": "no.such.path"}, "default", "URL.*cannot be imported"),
+    (
+        {"DATASTREAM_URL": "no.such.path"},
+        "default",
+        r"^app\.config\['DATASTREAM_URL'\]: 'no\.such\.path' cannot be imported",
+    ),
     ({"DATASTREAM_URL": URL, "DATASTREAMS": {"default": {"URL": URL}}}, "default", "set twice"),
     ({"DATASTREAMS": [URL]}, "prices", "dict of dicts"),
     ({"DATASTREAMS": {"prices": URL}}, "prices", "dict of dicts"),
@@ -118,7 +122,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (
         {"DATASTREAMS": {"prices": {"URL": URL, "inbox_size": 1}}},
         "prices",
-        "upper case",
+        r"^app\.config\['DATASTREAMS'\]\['prices'\]\['inbox_size'\]: must be in upper case$",
     ),
 ]
 
