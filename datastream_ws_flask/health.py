@@ -78,8 +78,8 @@ def _streams(now: float) -> list[tuple[StreamHealth | None, float]]:
     """Return the health and the share of each enabled stream. ``None`` if there is no report."""
     streams = [stream for stream in streams_of(current_app).values() if stream.is_enabled]
     path = current_app.config.get(HEALTH_FILE)
-    is_needed = path and any(not stream.is_autostarted for stream in streams)
-    written = written_health(path) if is_needed else {}
+    is_needed = any(not stream.is_autostarted for stream in streams)
+    written = written_health(path) if path and is_needed else {}
     return [(_health(stream, written, now), stream.settings.healthy_share) for stream in streams]
 
 
