@@ -13,8 +13,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["Caller", "InlineCaller", "LoopCaller", "ThreadCaller", "drive"]
-
+__all__ = ["Caller", "InlineCaller", "LoopCaller", "ThreadCaller", "drive", "is_own_cancellation"]
 
 T = TypeVar("T")
 
@@ -34,6 +33,16 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
         return result
     coroutine.close()
     raise RuntimeError("a step for threads waited for the event loop")
+
+
+def is_own_cancellation() -> bool:
+    """
+    Return whether a CancelledError on the loop is meant for the current task.
+
+    Otherwise a handler or hook has let a CancelledError of its own escape, which is a failure.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class Caller(Protocol):

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from ..exceptions import HandlerError
 from ..handlers import Handler, Handlers
-from .callers import LoopCaller, ThreadCaller, drive
+from .callers import LoopCaller, ThreadCaller, drive, is_own_cancellation
 from .contexts import HandlerRun
 from .current import called_for, handling
 from .watchdog import task_stack
@@ -147,7 +147,7 @@ class ConnectionHooks:
             try:
                 await self._call(kind, handler, connection)
             except asyncio.CancelledError as error:
-                if _is_own_cancellation():
+                if is_own_cancellation():
                     raise
                 raise HookFailure(failure_of(kind, handler, error)) from error
             except BaseException as error:
@@ -219,12 +219,6 @@ class ConnectionHooks:
         running = self._running.get((kind, handler))
         if running is not None:
             await asyncio.wait([asyncio.wrap_future(running)])
-
-
-def _is_own_cancellation() -> bool:
-    """Return whether the current task is canceled, rather than a hook leaking a CancelledError."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 class Report(NamedTuple):
@@ -302,7 +296,7 @@ class Reports:
                 call = functools.partial(self._calls.call_in_thread, *report)
                 await asyncio.wrap_future(self._calls.submit(call))
         except asyncio.CancelledError as error:
-            if _is_own_cancellation():
+            if is_own_cancellation():
                 raise
             self._failed(report, error)
         except BaseException as error:

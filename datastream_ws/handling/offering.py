@@ -12,7 +12,7 @@ from ..exceptions import DecodeError, HandlerError, Postponed
 from ..handlers import Handler, Handlers
 from ..messages import Message
 from ..options import ClientOptions
-from .callers import Caller
+from .callers import Caller, is_own_cancellation
 from .contexts import HandlerRun
 from .timing import Timings
 from .watchdog import Watchdog
@@ -98,7 +98,7 @@ class Offering:
             except Postponed as later:
                 await self._wait(run, later.delay)
             except BaseException as error:
-                if _is_own_cancellation(error, run.caller):
+                if _is_canceled(error, run.caller):
                     raise
                 if not (may_retry and self._wants_retry(error)):
                     self._timings.failed(handler)
@@ -200,6 +200,11 @@ class Offering:
             self._report(failure)
 
 
+def _is_canceled(error: BaseException, caller: Caller) -> bool:
+    """Return whether the worker's own task is canceled."""
+    return isinstance(error, asyncio.CancelledError) and caller.on_loop and is_own_cancellation()
+
+
 def _task_of(caller: Caller) -> asyncio.Task[Any] | None:
     return asyncio.current_task() if caller.on_loop else None
 
@@ -246,11 +251,3 @@ async def keep_failure(
             await caller.call_blocking(keep, failure)
         except Exception as trouble:
             report(trouble)
-
-
-def _is_own_cancellation(error: BaseException, caller: Caller) -> bool:
-    """Return whether the worker is canceled, rather than a handler leaking a CancelledError."""
-    if not isinstance(error, asyncio.CancelledError) or not caller.on_loop:
-        return False
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
