@@ -62,7 +62,7 @@ class HookCalls:
     def __init__(self, *, owner: object, handlers: Handlers, submit: Submit) -> None:
         self._owner = owner
         self._handlers = handlers
-        self._submit = submit
+        self.submit = submit
         self._loop = asyncio.get_running_loop()
 
     # Created when first used: with a thousand clients, most are never needed.
@@ -92,9 +92,6 @@ class HookCalls:
             drive(_call_and_leave(run, kind, handler, arguments))
         finally:
             handling.reset(token)
-
-    def submit(self, function: Callable[[], None]) -> Future[None]:
-        return self._submit(function)
 
 
 async def _call_and_leave(

@@ -155,7 +155,7 @@ class Inbox:
         self._may_take_many = self._plain is not None and budget is None
         self._portion: Portion | None = None
         self._in_hand: dict[int, Message] = {}
-        self.is_untaken: Callable[[], bool] = never
+        self.is_untaken: Callable[[], bool] = lambda: False
         self.finished: list[Message] = []
         self._lock = threading.Lock()
         self._closed = False
@@ -481,7 +481,9 @@ class Inbox:
         with self._lock:
             self._lay_down(message)
             self._leave(message)
-            self._count(failed=failed, unrouted=unrouted)
+            self._failed += failed
+            self._handled += not failed
+            self._unrouted += unrouted
             return self._blocked and self._may_resume()
 
     def done_together(self, messages: Sequence[Message], *, failed: bool = False) -> bool:
@@ -502,13 +504,6 @@ class Inbox:
             else:
                 self._handled += len(messages)
             return self._blocked and self._may_resume()
-
-    def _count(self, *, failed: bool, unrouted: bool = False) -> None:
-        if failed:
-            self._failed += 1
-        else:
-            self._handled += 1
-            self._unrouted += unrouted
 
     def _lay_down(self, message: Message) -> None:
         """Remove a message from those in hand, and free its lane."""
@@ -588,8 +583,3 @@ class Inbox:
                 self._waiting,
                 self.spooled,
             )
-
-
-def never() -> bool:
-    """Return False."""
-    return False
