@@ -12,28 +12,23 @@ import uuid
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import TypeVar
 
 from ..exceptions import LeaseError
 from ..lease.clock import clock
 from ..lease.renewal import (
-    ANSWER_SECONDS,
     LIFE,
     LOOK,
     LOOK_SECONDS,
     RENEWAL_SHARE,
     TENURE,
-    hang_error,
-    lease_error,
 )
 from ..lease.shared import MemberRecord, SharedStore, SharedView
+from ..lease.store_calls import HANG_SECONDS, StoreCalls, lease_error
 from .holding import Holding, Term
 from .membership import IN_FLIGHT, Membership, Mine, Plan
 from .summary import counted
 
 __all__ = ["Sharing"]
-
-T = TypeVar("T")
 
 BUSY_SECONDS = 0.1  # most between two steps while streams move
 
@@ -85,8 +80,7 @@ class Sharing:
         self._view = SharedView({}, {})
         self._plan = Plan()
         self._has_handed_over = False
-        self._failing_since = float("inf")
-        self._asked_at = float("inf")
+        self._calls = StoreCalls(report)
         # The condition guards the following attributes, which the loop's thread uses, too.
         self._changed = threading.Condition()
         self._news = False
@@ -145,16 +139,16 @@ class Sharing:
     @property
     def is_handing_over(self) -> bool:
         """Whether other processes can still take the streams of this process, which is leaving."""
-        is_able = self._is_member and clock() < self._failing_since + ANSWER_SECONDS
+        is_able = self._is_member and self._calls.failed_for < HANG_SECONDS
         return self._leaving and is_able and not self._has_handed_over
 
     def report_hang(self) -> None:
         """
         Report a store that blocks the thread while no stream is held; call it on the loop's thread.
         """
-        waited = clock() - self._asked_at
-        if waited >= ANSWER_SECONDS and self._term.left <= 0:
-            self._report_once(hang_error(waited))
+        waited = self._calls.waited
+        if waited >= HANG_SECONDS and self._term.left <= 0:
+            self._calls.report_hang(waited)
 
     # --- requests of the fleet ---
 
@@ -219,7 +213,7 @@ class Sharing:
             except BaseException as death:  # the thread must not end unnoticed
                 pause = self._pause()
                 with suppress(BaseException):
-                    self._report_once(lease_error("internal error, please report it", death))
+                    self._calls.report_once(lease_error("internal error, please report it", death))
             self._sleep(pause)
         self._end()
 
@@ -242,7 +236,7 @@ class Sharing:
 
     def _pause(self) -> float:
         longest = min(LOOK_SECONDS, self._ttl * LOOK)
-        if self._is_member and not (self._plan.is_settled or self._is_failing):
+        if self._is_member and not (self._plan.is_settled or self._calls.is_failing):
             longest = min(BUSY_SECONDS, longest)
         return random.uniform(0.4, 1.0) * longest
 
@@ -251,8 +245,8 @@ class Sharing:
         try:
             if self._is_member and not self._abandoned:
                 self._term.deadline = float("-inf")
-                self._ask(lambda: self._store.leave(self._term.token))
-            self._ask(self._store.close)
+                self._calls.ask(lambda: self._store.leave(self._term.token))
+            self._calls.ask(self._store.close)
         finally:
             for holding in held:
                 holding.end()
@@ -286,7 +280,7 @@ class Sharing:
         asked = clock()
         token = self._term.token
         replaces = token if held else f"{self._id}:{self._terms - 1}"
-        kept = self._ask(lambda: self._store.join(self._record(), replaces, held or {}) or ())
+        kept = self._calls.ask(lambda: self._store.join(self._record(), replaces, held or {}) or ())
         if kept is None or clock() >= asked + self._ttl * TENURE:
             return
         self._is_member = True
@@ -297,7 +291,7 @@ class Sharing:
 
     def _renew(self) -> None:
         asked = clock()
-        renewed = self._ask(lambda: self._store.renew(self._record()))
+        renewed = self._calls.ask(lambda: self._store.renew(self._record()))
         if renewed is None:  # no response: retry while there is time
             self._renew_at = clock() + min(0.5, self._ttl / 20)
         elif self._store.has_lost_data:
@@ -343,7 +337,7 @@ class Sharing:
     def _take_part(self) -> None:
         self._release_ended()
         self._take_ended_again()
-        view = self._ask(self._store.look)
+        view = self._calls.ask(self._store.look)
         if view is None:
             return
         if self._store.has_lost_data:
@@ -355,7 +349,7 @@ class Sharing:
         self._view = view
         is_leaving = view.members[self._term.token].is_leaving
         for member in self._membership.dead(view, self._term.token):
-            self._ask(lambda member=member: self._store.remove(member))  # type: ignore[misc]
+            self._calls.ask(lambda member=member: self._store.remove(member))  # type: ignore[misc]
         plan = self._membership.plan(view, self._mine())
         self._has_handed_over = is_leaving and plan.is_done
         self._follow(plan)
@@ -383,7 +377,7 @@ class Sharing:
 
     def _take(self, keys: Collection[str]) -> Collection[str]:
         token, view = self._term.token, self._view
-        answer = self._ask(lambda: self._store.take(token, keys, _dead(view)))
+        answer = self._calls.ask(lambda: self._store.take(token, keys, _dead(view)))
         if answer is None or not self._term.left > 0:
             return ()
         epoch, taken = answer
@@ -401,7 +395,7 @@ class Sharing:
             self._store.release(token, keys, _dead(view))
             return True
 
-        return self._ask(release) is True
+        return self._calls.ask(release) is True
 
     def _release_ended(self) -> None:
         keys = self._still_held(self._to_release)
@@ -419,7 +413,7 @@ class Sharing:
         if not keys:
             return
         taken = self._take(keys)
-        if not self._is_failing:
+        if not self._calls.is_failing:
             with self._changed:
                 self._to_take_again = {}
             self._lose(set(keys).difference(taken))
@@ -443,33 +437,6 @@ class Sharing:
             holding.end()
         if lost:
             self._on_change()
-
-    # --- the store ---
-
-    def _ask(self, call: Callable[[], T]) -> T | None:
-        """
-        Call the store and return its result. ``None`` means that it failed, which is reported.
-        """
-        self._asked_at = clock()
-        try:
-            answer = call()
-        except BaseException as error:
-            text = f"the store does not respond ({type(error).__name__})"
-            self._report_once(lease_error(text, error))
-            return None
-        finally:
-            self._asked_at = float("inf")
-        self._failing_since = float("inf")
-        return answer
-
-    @property
-    def _is_failing(self) -> bool:
-        return self._failing_since < float("inf")
-
-    def _report_once(self, error: LeaseError) -> None:
-        if not self._is_failing:
-            self._failing_since = clock()
-            self._report(error)
 
 
 def _dead(view: SharedView) -> list[str]:

@@ -7,16 +7,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from ..exceptions import LeaseError
 from ..protocols import Lease
-from ..redaction import peer_text
 from .clock import clock
+from .store_calls import HANG_SECONDS, StoreCalls, lease_error
 
-__all__ = ["LeaseRenewal", "Renewal", "hang_error", "lease_error"]
-
-T = TypeVar("T")
+__all__ = ["LeaseRenewal", "Renewal"]
 
 # Shares of lease_ttl. Within lease_ttl after a holder's death, its successor is connected. The
 # shorter LIFE leaves the successor time to notice the death and to connect.
@@ -27,8 +25,6 @@ TENURE = 0.7
 RENEWAL_SHARE = 0.2  # between two renewals
 LOOK = 1 / 30  # most between two attempts of a process that stands by, and
 LOOK_SECONDS = 0.5  # most in seconds, so that it takes over a released lease within a second
-
-ANSWER_SECONDS = 2.0  # after so long without a response, the store is reported as hanging
 
 
 class Renewal(Protocol):
@@ -89,8 +85,7 @@ class LeaseRenewal:
         self._renew_at = 0.0
         self._wanted = False
         self._closing = False
-        self._failing = False
-        self._asked_at = float("inf")
+        self._calls = StoreCalls(report)
         self._changed = threading.Condition()
         self._closed: Future[None] = Future()
 
@@ -120,14 +115,14 @@ class LeaseRenewal:
 
     def look_for_hang(self) -> None:
         """Report a store that blocks the thread; call it from any other thread."""
-        waited = clock() - self._asked_at
-        if waited < ANSWER_SECONDS:
+        waited = self._calls.waited
+        if waited < HANG_SECONDS:
             return
         with self._changed:  # the response, and with it the lease, may arrive at this moment
             if self.is_held:
                 return
             self.is_refused = True
-        self._report_once(hang_error(waited))
+        self._calls.report_hang(waited)
 
     # --- requests of the client ---
 
@@ -180,7 +175,7 @@ class LeaseRenewal:
     def _survive(self, death: BaseException) -> None:
         """Report an internal error, and continue after a pause."""
         with suppress(BaseException):
-            self._report_once(lease_error("internal error, please report it", death))
+            self._calls.report_once(lease_error("internal error, please report it", death))
         self._sleep(lambda: False, self._pause())
 
     def _sleep(self, until: Callable[[], bool], seconds: float | None = None) -> None:
@@ -189,7 +184,7 @@ class LeaseRenewal:
 
     def _acquire(self) -> None:
         asked = clock()
-        epoch = self._ask(lambda: _epoch(self._lease.acquire(self._life)))
+        epoch = self._calls.ask(lambda: _epoch(self._lease.acquire(self._life)))
         if epoch is not None and clock() < self._end_of(asked) and not self._closing:
             self._begin_tenure(epoch, asked)
             return
@@ -230,7 +225,7 @@ class LeaseRenewal:
 
     def _renew(self) -> None:
         asked = clock()
-        renewed = self._ask(lambda: _is_renewed(self._lease.renew(self._life)))
+        renewed = self._calls.ask(lambda: _is_renewed(self._lease.renew(self._life)))
         if renewed is None:  # no response: retry while there is time
             self._renew_at = clock() + min(0.5, self._ttl / 20)
         elif not renewed:
@@ -245,28 +240,7 @@ class LeaseRenewal:
         self._release()
 
     def _release(self) -> None:
-        self._ask(self._lease.release)
-
-    def _ask(self, call: Callable[[], T]) -> T | None:
-        """
-        Call the store and return its result. ``None`` means that it failed, which is reported.
-        """
-        self._asked_at = clock()
-        try:
-            answer = call()
-        except BaseException as error:
-            text = f"the store does not respond ({type(error).__name__}: {peer_text(error)})"
-            self._report_once(lease_error(text, error))
-            return None
-        finally:
-            self._asked_at = float("inf")
-        self._failing = False
-        return answer
-
-    def _report_once(self, error: LeaseError) -> None:
-        if not self._failing:
-            self._failing = True
-            self._report(error)
+        self._calls.ask(self._lease.release)
 
 
 def _epoch(answer: object) -> int | None:
@@ -283,15 +257,3 @@ def _is_renewed(answer: object) -> bool:
 
 def _wrong(method: str, expected: str, answer: object) -> LeaseError:
     return LeaseError(f"lease: {method}() must return {expected}, not {type(answer).__name__}")
-
-
-def hang_error(waited: float) -> LeaseError:
-    return LeaseError(f"lease: the store has not responded for {waited:.0f} s")
-
-
-def lease_error(text: str, error: BaseException) -> LeaseError:
-    if isinstance(error, LeaseError):
-        return error
-    failure = LeaseError(f"lease: {text}")
-    failure.__cause__ = error
-    return failure

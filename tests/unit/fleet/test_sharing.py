@@ -19,6 +19,7 @@ from datastream_ws.fleet import sharing as sharing_module
 from datastream_ws.fleet.holding import Holding
 from datastream_ws.fleet.sharing import Sharing
 from datastream_ws.lease import liveness as liveness_module
+from datastream_ws.lease import store_calls as store_calls_module
 from kit.memorystore import Clock, Memory, MemoryStore
 
 TTL = 15.0
@@ -26,7 +27,13 @@ TTL = 15.0
 
 @contextmanager
 def patched(clock: Clock) -> Iterator[None]:
-    modules = (holding_module, membership_module, sharing_module, liveness_module)
+    modules = (
+        holding_module,
+        liveness_module,
+        membership_module,
+        sharing_module,
+        store_calls_module,
+    )
     with ExitStack() as stack:
         for module in modules:
             stack.enter_context(mock.patch.object(module, "clock", clock))

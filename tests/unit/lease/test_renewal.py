@@ -126,7 +126,7 @@ def test_a_grant_that_comes_too_late_is_given_back() -> None:
 def test_a_store_that_hangs_is_reported_once_by_who_looks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(module, "HANG_SECONDS", 0.05)
     store, hangs = Store(), threading.Event()
     store.during = lambda: hangs.wait(10)
     with Renewing(store, 30.0) as running:
@@ -153,7 +153,7 @@ def test_who_has_the_lease_is_not_told_of_a_hang() -> None:
     with Renewing(Store(), 30.0) as running:
         running.renewal.campaign()
         running.until(lambda: running.renewal.is_held)
-        running.renewal._asked_at = float("-inf")  # as a look saw it just before the answer
+        running.renewal._calls._called_at = float("-inf")  # as a look saw it just before the answer
         running.renewal.look_for_hang()
         assert (running.renewal.is_refused, running.errors) == (False, [])
 
