@@ -38,7 +38,7 @@ from ..process.loop_use import (
 from ..process.signals import signals_to
 from ..process.user_calls import UserCalls
 from ..redaction import Hidden, hides_arguments, peer_text
-from .crowding import Crowding
+from .limit_monitor import LimitMonitor
 from .share import Share
 from .source import Row, Rows, compare, options_of
 from .streams import Streams
@@ -125,10 +125,10 @@ class Fleet(Decorators):
         self._start_rate = start_rate
         self._limit = limit
         self._budget: Budget | None = None
-        self._begin_anew()
+        self._reset()
         watch_forks(self)
 
-    def _begin_anew(self) -> None:
+    def _reset(self) -> None:
         self._lock = threading.RLock()
         self._loop_use: LoopUse | None = None
         self._finished: Future[None] | None = None
@@ -232,12 +232,12 @@ class Fleet(Decorators):
         if streams is None or work is None:
             return FleetStats()
         past, each = streams.stats()
-        crowding = work.crowding
+        monitor = work.limit_monitor
         return FleetStats(
             **total([past, *each.values()]),
             streams=each,
-            streams_beyond_limit=crowding.streams,
-            recent_events=crowding.events,
+            streams_beyond_limit=monitor.streams,
+            recent_events=monitor.events,
         )
 
     @property
@@ -447,7 +447,7 @@ class Fleet(Decorators):
     def _forget_parent(self) -> None:
         """Become idle in a forked child, without touching the parent's resources."""
         remains = (self._work, self._streams, self._loop_use)
-        self._begin_anew()
+        self._reset()
         bury(remains, [])
 
     def __repr__(self) -> str:
@@ -462,7 +462,7 @@ class Work:
         source_size: How many rows the source has. ``None`` means that it has not returned yet.
         rows: The rows of the source.
         share: Decides which streams run here. ``None`` means all.
-        crowding: Reports streams that run in no process because of ``limit``.
+        limit_monitor: Reports streams that run in no process because of ``limit``.
 
     """
 
@@ -472,7 +472,7 @@ class Work:
         self._deadline: float | None = None
         self._final_frame = CloseFrame()
         self._wake = asyncio.Event()
-        self._asked_at = float("-inf")
+        self._called_at = float("-inf")
         self.rows: Rows = {}
         self._failure = ""
         self._reports: set[asyncio.Task[Any]] = set()
@@ -488,7 +488,7 @@ class Work:
         self._calls = UserCalls(threads().submit, lambda _: None)
         self._turns = Turns(*fleet._start_rate)
         lease = shared_lease(fleet.options)
-        self.crowding = Crowding(
+        self.limit_monitor = LimitMonitor(
             0.0 if lease is None else fleet.options.lease_ttl,
             self.log.say,
             is_shared=lease is not None,
@@ -497,7 +497,7 @@ class Work:
             self._make,
             self._place,
             self._ended,
-            self._complain,
+            self._log_refused,
             fleet._limit if lease is None else None,
         )
         self.share = None if lease is None else self._make_share(lease)
@@ -522,10 +522,10 @@ class Work:
 
     def begin(self) -> None:
         loop = asyncio.get_running_loop()
-        self._task = loop.create_task(self._live(), name=f"datastream fleet {self._fleet.name}")
+        self._task = loop.create_task(self._run(), name=f"datastream fleet {self._fleet.name}")
 
     def refresh(self) -> None:
-        self._asked_at = float("-inf")
+        self._called_at = float("-inf")
         self._wake.set()
 
     def close(self, deadline: float, final_frame: CloseFrame | None) -> None:
@@ -537,7 +537,7 @@ class Work:
         self._deadline = min(deadline, self._deadline or deadline)
         self._wake.set()
 
-    async def _live(self) -> None:
+    async def _run(self) -> None:
         try:
             while self._deadline is None:
                 self._wake.clear()
@@ -556,15 +556,15 @@ class Work:
                 self._finished.set_result(None)
 
     async def _step(self) -> None:
-        if time.monotonic() - self._asked_at >= self._fleet._refresh:
-            self._asked_at = time.monotonic()
-            await self._ask()
+        if time.monotonic() - self._called_at >= self._fleet._refresh:
+            self._called_at = time.monotonic()
+            await self._call_source()
         else:
-            left = self._asked_at + self._fleet._refresh - time.monotonic()
+            left = self._called_at + self._fleet._refresh - time.monotonic()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), max(0.0, min(LOOK_SECONDS, left)))
         self._follow()
-        self._look_at_limits()
+        self._check_limits()
         self.log.flush()
 
     def _follow(self, changed: tuple[str, ...] = ()) -> None:
@@ -597,10 +597,10 @@ class Work:
         self.log.say("warning", "%s", said(error))
         self._report(error)
 
-    async def _ask(self) -> None:
+    async def _call_source(self) -> None:
         """Call the source until the fleet closes; an exception or a hang changes nothing."""
         loop = asyncio.get_running_loop()
-        asking = loop.create_task(self._answer())
+        asking = loop.create_task(self._update_rows())
         asking.add_done_callback(_retrieve)
         until = loop.time() + SOURCE_SECONDS
         while not asking.done() and self._deadline is None and loop.time() < until:
@@ -620,7 +620,7 @@ class Work:
         elif not asking.cancelled() and (error := asking.exception()) is not None:
             self._fail(f"the source failed: {said(error).removeprefix('source: ')}", error)
 
-    async def _answer(self) -> None:
+    async def _update_rows(self) -> None:
         given = Hidden(await self._calls.call(self._fleet._source))
         rows, changes = await asyncio.wrap_future(
             threads().submit(lambda: compare(self.rows, given.reveal(), self._check))
@@ -629,7 +629,7 @@ class Work:
         self.rows = rows
         self.source_size = len(rows)
         for key, error in changes.errors.items():
-            self._complain(key, error)
+            self._log_refused(key, error)
         if self.share is None:
             self.streams.apply(rows, changes)
         else:
@@ -642,7 +642,7 @@ class Work:
                 counted(len(rows)),
                 *(len(changes.added), len(changes.changed), len(changes.gone)),
             )
-        self._look_at_limits()
+        self._check_limits()
 
     def _make(self, row: Row) -> Client:
         client = Client(options_of(row, self._defaults, self._fleet.name))
@@ -650,7 +650,7 @@ class Work:
             client._share(self._fleet._budget)
         return client
 
-    def _complain(self, key: str, error: BaseException) -> None:
+    def _log_refused(self, key: str, error: BaseException) -> None:
         name = f"{self._fleet.name}/{key}"
         self.log.warning(
             "stream %s: %s", peer_text(name), said(error), extra=fields(name, **about(error))
@@ -664,11 +664,11 @@ class Work:
             )
         return options_of(row, self._defaults, self._fleet.name)
 
-    def _look_at_limits(self) -> None:
+    def _check_limits(self) -> None:
         if self.share is not None:
-            self.crowding.look(self.share.sharing.beyond_limit, self.share.sharing.limits)
+            self.limit_monitor.update(self.share.sharing.beyond_limit, self.share.sharing.limits)
         elif self._fleet._limit is not None:
-            self.crowding.look(self.streams.beyond_limit, [self._fleet._limit])
+            self.limit_monitor.update(self.streams.beyond_limit, [self._fleet._limit])
 
     def _fail(self, text: str, error: BaseException | None = None) -> None:
         """Log and report a failure of the source, once while it lasts."""

@@ -32,7 +32,7 @@ class Row:
         self.key = key
         self._given = {name: _copied(value) for name, value in given.items()}
 
-    def says(self, given: Mapping[str, Any]) -> bool:
+    def matches(self, given: Mapping[str, Any]) -> bool:
         """Return whether the row was made from equal options."""
         own = self._given
         return own == given or (
@@ -115,7 +115,7 @@ def compare(
             raise ConfigurationError(f"source: two keys have the text {peer_text(name)!r}")
         old = before.get(name)
         try:
-            if old is not None and isinstance(options, Mapping) and old.says(options):
+            if old is not None and isinstance(options, Mapping) and old.matches(options):
                 rows[name] = old
                 continue
             rows[name] = _checked(key, options, check)

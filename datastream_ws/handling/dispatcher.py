@@ -140,9 +140,9 @@ class Dispatcher:
         )
 
     @property
-    def at_work(self) -> list[str]:
+    def running_handlers(self) -> list[str]:
         """The names of the handlers that are being called."""
-        return self._runs.at_work
+        return self._runs.running_handlers
 
     def _is_open(self) -> bool:
         return self._gate is None or self._gate()

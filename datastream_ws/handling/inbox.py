@@ -386,7 +386,7 @@ class Inbox:
 
         """
         with self._lock:
-            self._lay_down(message)
+            self._remove_in_hand(message)
             self._leave(message)
             self._handled += 1
             return self._pop(), self._blocked and self._may_resume()
@@ -479,7 +479,7 @@ class Inbox:
     def done(self, message: Message, *, failed: bool = False, unrouted: bool = False) -> bool:
         """Count a message in hand as handled or failed; return whether reading may resume."""
         with self._lock:
-            self._lay_down(message)
+            self._remove_in_hand(message)
             self._leave(message)
             self._failed += failed
             self._handled += not failed
@@ -491,7 +491,7 @@ class Inbox:
         with self._lock:
             if self._plain is None:
                 for message in messages:
-                    self._lay_down(message)
+                    self._remove_in_hand(message)
                     self._leave(message)
             else:  # measured only if necessary, see _measure()
                 for key in map(id, messages):
@@ -505,7 +505,7 @@ class Inbox:
                 self._handled += len(messages)
             return self._blocked and self._may_resume()
 
-    def _lay_down(self, message: Message) -> None:
+    def _remove_in_hand(self, message: Message) -> None:
         """Remove a message from those in hand, and free its lane."""
         self._in_hand.pop(id(message), None)
         self._store.release(message)
@@ -513,7 +513,7 @@ class Inbox:
     def discard(self, message: Message, cause: str) -> bool:
         """Count a message in hand as dropped; return whether reading may resume."""
         with self._lock:
-            self._lay_down(message)
+            self._remove_in_hand(message)
             self._drop(message, cause)
             return self._blocked and self._may_resume()
 

@@ -52,7 +52,7 @@ class Intake:
         wake: Called when there are messages to handle.
         report: Receives :class:`InboxOverflowError`, and what inline handlers raise.
         warn: Logs a line.
-        at_work: Returns the names of the handlers that are being called.
+        running_handlers: Returns the names of the handlers that are being called.
         is_open: Whether inline handlers may be called. ``None`` means always.
         timings: Receives the calls of inline handlers. ``None`` means a private instance.
 
@@ -71,7 +71,7 @@ class Intake:
         wake: Callable[[], None],
         report: Callable[[BaseException], None],
         warn: Callable[[str], None] = lambda text: None,
-        at_work: Callable[[], Sequence[str]] = list,
+        running_handlers: Callable[[], Sequence[str]] = list,
         is_open: Callable[[], bool] | None = None,
         timings: Timings | None = None,
     ) -> None:
@@ -81,7 +81,7 @@ class Intake:
         self._wake = wake
         self._report = report
         self._warn = warn
-        self._at_work = at_work
+        self._running_handlers = running_handlers
         self._handlers = handlers or Handlers()
         self._inline = InlineHandlers(self._handlers, inbox, is_open, report, timings or Timings())
         self.requests = Requests(
@@ -298,7 +298,7 @@ class Intake:
 
     def _warn_blocked(self) -> None:
         """Log a warning once for each long period without reading."""
-        names = ", ".join(self._at_work()) or "no handler"
+        names = ", ".join(self._running_handlers()) or "no handler"
         self._warn(
             f"the inbox is full, and nothing has been read for {WARN_SECONDS:g} s; running: "
             f"{names}. Pings are not answered meanwhile, so the server may close the connection. "

@@ -77,7 +77,7 @@ class Runs:
         self._running: set[HandlerRun] = set()
 
     @property
-    def at_work(self) -> list[str]:
+    def running_handlers(self) -> list[str]:
         """The names of the handlers that are being called. Thread-safe."""
         return sorted({run.handler.name for run in list(self._running) if run.handler})
 

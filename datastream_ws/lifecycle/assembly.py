@@ -267,7 +267,7 @@ class Parts:
             wake=self.dispatcher.wake,
             report=self.reporter.report,
             warn=self.reporter.warn,
-            at_work=lambda: self.dispatcher.at_work,
+            running_handlers=lambda: self.dispatcher.running_handlers,
             is_open=self._gate(start.budget),
             timings=self.timings,
         )

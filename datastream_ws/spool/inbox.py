@@ -343,7 +343,7 @@ class SpooledInbox(Inbox):
     def discard(self, message: Message, cause: str) -> bool:
         """Return a message to the file, or drop it if the file is closed and does not have it."""
         with self._lock:
-            self._lay_down(message)
+            self._remove_in_hand(message)
             if self._ended and self._position(message) not in self._loaded:
                 self._drop(message, cause)
             else:

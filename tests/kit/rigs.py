@@ -165,7 +165,7 @@ class Rig:
             wake=self.wake,
             report=self.reported.append,
             warn=self.warned.append,
-            at_work=lambda: ["shop.slow"],
+            running_handlers=lambda: ["shop.slow"],
             is_open=(lambda: self.open) if is_gated else None,
             timings=self.timings,
         )

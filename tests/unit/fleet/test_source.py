@@ -52,7 +52,7 @@ def test_a_row_that_cannot_work_leaves_the_others_and_its_own_stream_alone() -> 
     assert changes.gone == changes.added == ()
     assert sorted(changes.errors) == ["1", "3", "4", "5"]
     assert "Did you mean 'url'" in str(changes.errors["4"])
-    assert rows["1"].says(row("a"))
+    assert rows["1"].matches(row("a"))
 
 
 @pytest.mark.parametrize("given", [None, [1], "text"])

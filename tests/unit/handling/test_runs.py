@@ -233,7 +233,7 @@ async def test_who_is_at_work() -> None:
     """By name, for those who say why nothing goes on."""
     async with stream() as s:
         release, started = threading.Event(), threading.Event()
-        assert s.dispatcher.at_work == []
+        assert s.dispatcher.running_handlers == []
 
         def slow_handler(message: Message) -> None:
             started.set()
@@ -242,11 +242,11 @@ async def test_who_is_at_work() -> None:
         s.handlers.on_message("a")(slow_handler)
         s.put("a")
         await asyncio.to_thread(started.wait, 5)
-        [name] = s.dispatcher.at_work
+        [name] = s.dispatcher.running_handlers
         assert "slow_handler" in name
         release.set()
         await s.drain()
-        await until(lambda: s.dispatcher.at_work == [])
+        await until(lambda: s.dispatcher.running_handlers == [])
         await asyncio.get_running_loop().shutdown_default_executor()
 
 

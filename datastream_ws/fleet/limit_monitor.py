@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 
 from ..events import RecentEvent
 
-__all__ = ["Crowding"]
+__all__ = ["LimitMonitor"]
 
 MOST_EVENTS = 50
 
 
-class Crowding:
+class LimitMonitor:
     """
     Logs a warning for each period in which streams run nowhere, and a line when it ends.
 
     Args:
-        patience: Seconds before the warning, because a rolling deploy ends such a period soon.
+        delay: Seconds before the warning, because a rolling deploy ends such a period soon.
         say: Logs a text at a level.
         is_shared: Whether other processes can take streams.
 
@@ -27,18 +27,16 @@ class Crowding:
 
     """
 
-    def __init__(
-        self, patience: float, say: Callable[[str, str], None], *, is_shared: bool
-    ) -> None:
+    def __init__(self, delay: float, say: Callable[[str, str], None], *, is_shared: bool) -> None:
         self.events: tuple[RecentEvent, ...] = ()
         self.streams = 0
-        self._patience = patience
+        self._delay = delay
         self._say = say
         self._is_shared = is_shared
         self._since: float | None = None
         self._is_told = False
 
-    def look(self, streams: int, limits: Sequence[int]) -> None:
+    def update(self, streams: int, limits: Sequence[int]) -> None:
         """
         Record that *streams* streams run nowhere now.
 
@@ -56,7 +54,7 @@ class Crowding:
         now = time.monotonic()
         if self._since is None:
             self._since = now
-        if not self._is_told and now - self._since >= self._patience:
+        if not self._is_told and now - self._since >= self._delay:
             self._is_told = True
             self._tell("warning", _warning(streams, limits, is_shared=self._is_shared))
 

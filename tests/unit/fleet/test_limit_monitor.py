@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from datastream_ws.fleet.crowding import Crowding
+from datastream_ws.fleet.limit_monitor import LimitMonitor
 from kit.memorystore import Clock
 
-PATIENCE = 15.0
+DELAY = 15.0
 
 
 class Told:
@@ -16,11 +16,11 @@ class Told:
         self.lines: list[tuple[str, str]] = []
         monkeypatch.setattr("time.monotonic", self.clock)
 
-    def crowding(self, patience: float = PATIENCE, *, is_shared: bool = True) -> Crowding:
+    def monitor(self, delay: float = DELAY, *, is_shared: bool = True) -> LimitMonitor:
         def say(level: str, text: str) -> None:
             self.lines.append((level, text))
 
-        return Crowding(patience, say, is_shared=is_shared)
+        return LimitMonitor(delay, say, is_shared=is_shared)
 
 
 @pytest.fixture
@@ -29,41 +29,41 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
 
 
 def test_one_warning_for_a_stretch_and_one_line_when_it_is_over(told: Told) -> None:
-    crowded = told.crowding()
-    crowded.look(5, [10, 10, 10])
-    told.clock.now += PATIENCE - 0.1
-    crowded.look(5, [10, 10, 10])
-    assert (told.lines, crowded.streams) == ([], 5)
+    monitor = told.monitor()
+    monitor.update(5, [10, 10, 10])
+    told.clock.now += DELAY - 0.1
+    monitor.update(5, [10, 10, 10])
+    assert (told.lines, monitor.streams) == ([], 5)
     told.clock.now += 0.2
     for streams in (5, 6, 7):
-        crowded.look(streams, [10, 10, 10])
+        monitor.update(streams, [10, 10, 10])
         told.clock.now += 60
     warning = (
         "5 streams run in no process, because 3 processes have reached their limits (limit=10, "
         "30 in all); start another process, or raise limit"
     )
     assert told.lines == [("warning", warning)]
-    crowded.look(0, [10, 10, 10, 10])
-    crowded.look(0, [10, 10, 10, 10])
+    monitor.update(0, [10, 10, 10, 10])
+    monitor.update(0, [10, 10, 10, 10])
     over = "every stream has room in a process again"
     assert told.lines[1:] == [("info", over)]
-    assert [(event.kind, event.text) for event in crowded.events] == [
+    assert [(event.kind, event.text) for event in monitor.events] == [
         ("limit", warning),
         ("limit", over),
     ]
-    crowded.look(1, [10])
-    told.clock.now += PATIENCE
-    crowded.look(1, [10])
+    monitor.update(1, [10])
+    told.clock.now += DELAY
+    monitor.update(1, [10])
     assert len(told.lines) == 3, "another stretch"
 
 
 def test_what_does_not_last_is_no_news(told: Told) -> None:
-    crowded = told.crowding()
+    monitor = told.monitor()
     for _ in range(5):
-        crowded.look(3, [1])
-        told.clock.now += PATIENCE - 1
-        crowded.look(0, [1, 1])
-    assert (told.lines, crowded.events) == ([], ())
+        monitor.update(3, [1])
+        told.clock.now += DELAY - 1
+        monitor.update(0, [1, 1])
+    assert (told.lines, monitor.events) == ([], ())
 
 
 @pytest.mark.parametrize(
@@ -78,5 +78,5 @@ def test_what_does_not_last_is_no_news(told: Told) -> None:
     ],
 )  # fmt: skip
 def test_the_text(told: Told, streams: int, limits: list[int], is_shared: bool, text: str) -> None:
-    told.crowding(0.0, is_shared=is_shared).look(streams, limits)
+    told.monitor(0.0, is_shared=is_shared).update(streams, limits)
     assert told.lines == [("warning", text)]
