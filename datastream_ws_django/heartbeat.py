@@ -18,7 +18,7 @@ from datastream_ws.embedding import DEAD, StreamHealth, fields
 
 from . import control, deadletters, history
 from .db import NAME_LENGTH, close_all
-from .migrated import unapplied
+from .migrated import log_unapplied
 from .models import StreamStatus
 from .rows import FleetRows, Rows, write
 
@@ -104,9 +104,7 @@ class Heartbeat:
 
     def _look_at_migrations(self) -> None:
         """Warn if migrations are missing. If the database is unavailable, look again later."""
-        for each in unapplied():
-            log.warning("%s; run `%s`", each.fact, each.command)
-            self._failing = True  # a missing table needs no second warning
+        self._failing = log_unapplied()  # a missing table needs no second warning
         self._has_looked = True
 
     def _write(self, streams: list[StreamHealth]) -> None:

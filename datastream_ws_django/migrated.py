@@ -1,4 +1,4 @@
-"""Reports that migrations of this app are not applied, because ``manage.py migrate`` is missing."""
+"""Find databases that lack migrations of this app, because ``manage.py migrate`` was not run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from django.db.migrations.recorder import MigrationRecorder
 
 from .db import close_all
 
-__all__ = ["Unapplied", "unapplied", "warn"]
+__all__ = ["Unapplied", "log_unapplied", "unapplied", "warn"]
 
 log = logging.getLogger("datastream_ws")
 
@@ -56,11 +56,18 @@ def unapplied() -> Iterator[Unapplied]:
             yield Unapplied(alias, missing)
 
 
+def log_unapplied() -> bool:
+    """Log a warning for each such database. Return whether there is one."""
+    found = list(unapplied())
+    for each in found:
+        log.warning("%s; run `%s`", each.fact, each.command)
+    return bool(found)
+
+
 def warn() -> None:
-    """Log missing migrations, on a thread of its own. An unavailable database is no reason."""
+    """Log missing migrations. This runs on a thread of its own, because the database may hang."""
     try:
-        for each in unapplied():
-            log.warning("%s; run `%s`", each.fact, each.command)
+        log_unapplied()
     except (DatabaseError, InterfaceError) as error:
         log.info("the migrations cannot be checked (%s)", type(error).__name__)
     finally:
