@@ -8,10 +8,11 @@ Each step of handling is written once, as a coroutine. On the loop it is awaited
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
+
+from .latch import Latch
 
 __all__ = ["Caller", "InlineCaller", "LoopCaller", "ThreadCaller", "drive", "is_own_cancellation"]
 
@@ -101,7 +102,7 @@ class ThreadCaller:
 
     on_loop = False
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, stopped: threading.Event) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, stopped: Latch) -> None:
         self._loop = loop
         self._stopped = stopped
         self._waiting: Future[Any] | None = None

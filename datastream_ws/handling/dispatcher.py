@@ -21,6 +21,7 @@ from .callers import Caller, LoopCaller, ThreadCaller, drive
 from .current import handling
 from .inbox import Inbox
 from .iteration import Iteration
+from .latch import Latch
 from .offering import Offering
 from .runs import Runs
 from .timing import Timings
@@ -81,7 +82,7 @@ class Dispatcher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._callers: set[ThreadCaller] = set()
         self._draining = False
-        self._stopped = threading.Event()
+        self._stopped = Latch()
         self.timings = timings or Timings()
         watchdog = self._watchdog(report)
         offering = Offering(handlers, options, tenure, report, watchdog, self.timings)
@@ -306,5 +307,5 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._batches.abandon()
         self.timings.abandon()
-        self._stopped = threading.Event()
+        self._stopped = Latch()
         self._stopped.set()

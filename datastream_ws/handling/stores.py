@@ -81,7 +81,7 @@ class Fifo:
     """A first-in-first-out queue of single messages and of parts."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Message | Part] = deque()
+        self._waiting: deque[Message | Part] | None = None  # only while there is something
         self._count = 0
 
     def __len__(self) -> int:
@@ -91,29 +91,42 @@ class Fifo:
     def ready(self) -> int:
         return self._count
 
+    def _queue(self) -> deque[Message | Part]:
+        """Return the queue. An empty one would take 760 bytes of each idle client."""
+        if self._waiting is None:
+            self._waiting = deque()
+        return self._waiting
+
+    def _took(self, messages: int) -> None:
+        self._count -= messages
+        if not self._count:
+            self._waiting = None
+
     def push(self, message: Message, keys: Keys = NO_KEYS) -> None:
-        self._waiting.append(message)
+        self._queue().append(message)
         self._count += 1
 
     def extend(self, messages: Sequence[Message]) -> None:
         if size := len(messages):
-            self._waiting.append(Part(messages, size))
+            self._queue().append(Part(messages, size))
             self._count += size
 
     def has_place(self, keys: Keys) -> bool:
         return False
 
     def pop(self) -> Message | None:
-        if not self._waiting:
+        waiting = self._waiting
+        if not waiting:
             return None
-        self._count -= 1
-        first = self._waiting[0]
+        first = waiting[0]
         if isinstance(first, Message):
-            self._waiting.popleft()
+            waiting.popleft()
+            self._took(1)
             return first
         [message] = first.take(1)
         if not first.left:
-            self._waiting.popleft()
+            waiting.popleft()
+        self._took(1)
         return message
 
     def pop_many(self, most: int) -> list[Message]:
@@ -129,7 +142,7 @@ class Fifo:
             taken += first.take(room)
             if not first.left:
                 waiting.popleft()
-        self._count -= len(taken)
+        self._took(len(taken))
         return taken
 
     def pop_oldest(self) -> Message:
@@ -150,7 +163,7 @@ class Fifo:
     def give_back(self, messages: Sequence[Message]) -> None:
         """Put messages back that were taken too early, as the oldest ones."""
         if size := len(messages):
-            self._waiting.appendleft(Part(messages, size))
+            self._queue().appendleft(Part(messages, size))
             self._count += size
 
     @property
@@ -158,7 +171,7 @@ class Fifo:
         """The bytes of memory that the waiting messages use."""
         return sum(
             memory_bytes(each.data) if isinstance(each, Message) else size_of(each.rest)
-            for each in self._waiting
+            for each in self._waiting or ()
         )
 
 

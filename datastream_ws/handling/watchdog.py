@@ -17,6 +17,7 @@ from ..exceptions import HandlerError
 from ..handlers import Handler
 from ..messages import Message
 from .contexts import HandlerRun
+from .latch import Latch
 
 __all__ = ["Watchdog", "task_stack"]
 
@@ -116,7 +117,7 @@ class Watchdog:
         finally:
             del self._runs[id(watched)]
 
-    def watch(self, stopped: threading.Event) -> None:
+    def watch(self, stopped: Latch) -> None:
         """
         Check the calls until *stopped* is set; runs on its own thread, because a loop may block.
         """

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from datastream_ws.handling.callers import InlineCaller, LoopCaller, ThreadCaller, drive
+from datastream_ws.handling.latch import Latch
 
 SET_BY: ContextVar[str] = ContextVar("set_by", default="nobody")
 
@@ -64,7 +65,7 @@ async def test_sleep_on_the_loop_ends_with_the_dispatcher() -> None:
 
 async def test_in_a_thread() -> None:
     """Coroutine handlers run on the loop, with what the thread's contexts have set."""
-    caller = ThreadCaller(asyncio.get_running_loop(), threading.Event())
+    caller = ThreadCaller(asyncio.get_running_loop(), Latch())
 
     async def who() -> tuple[int, str]:
         await asyncio.sleep(0)
@@ -80,7 +81,7 @@ async def test_in_a_thread() -> None:
 
 
 async def test_a_coroutine_that_a_thread_waits_for_can_be_ended() -> None:
-    stopped = threading.Event()
+    stopped = Latch()
     caller = ThreadCaller(asyncio.get_running_loop(), stopped)
     caller.cancel()  # it waits for none
     began, ended = asyncio.Event(), asyncio.Event()
@@ -103,7 +104,7 @@ async def test_a_coroutine_that_a_thread_waits_for_can_be_ended() -> None:
 
 async def test_a_coroutine_that_begins_when_it_is_too_late_is_ended() -> None:
     """The cancelling has been there before it: nobody would come again."""
-    stopped = threading.Event()
+    stopped = Latch()
     stopped.set()
     caller = ThreadCaller(asyncio.get_running_loop(), stopped)
     caller.cancel()
@@ -114,7 +115,7 @@ async def test_a_coroutine_that_begins_when_it_is_too_late_is_ended() -> None:
 
 async def test_sleep_in_a_thread_ends_with_the_dispatcher() -> None:
     """What was told to stop says so, for the message in hand is to be given up."""
-    stopped = threading.Event()
+    stopped = Latch()
     caller = ThreadCaller(asyncio.get_running_loop(), stopped)
     assert drive(caller.sleep(0))
     asleep = asyncio.ensure_future(asyncio.to_thread(drive, caller.sleep(3600)))
