@@ -177,6 +177,8 @@ class FrameCutter:
                     break
                 if kind == TEXT:
                     append(data[start:stop].decode())
+                elif kind == BINARY:
+                    append(data[start:stop])
                 elif kind in kinds:
                     append(kinds[kind](data[start:stop]))
                 else:

@@ -102,7 +102,7 @@ class DirectCalls:
         if len(every) == 1 and self._is_entered:
             return self._compiled(every[0]), self._call_timed
         if len(certain) > FEW_ROUTES:
-            return self._one_by_one(), self._call_timed
+            return self._one_by_one(certain), self._call_timed
         return self._by_route(certain) if certain else self._call, self._call_timed
 
     @property
@@ -274,16 +274,15 @@ class DirectCalls:
 
         return new
 
-    def _one_by_one(self) -> Function:
+    def _one_by_one(self, certain: Certain) -> Function:
         """Return :meth:`_call` without compiling a function per handler."""
-        run, find, clock = self.run, self._find, time.monotonic
+        self._is_by_route = True
+        run, find, known, clock = self.run, self._find, certain.get, time.monotonic
         count, note, is_bare = self.notes.called.append, self._note, self._is_bare
 
         def call(message: Message) -> Sequence[Handler]:
             run.handler = None  # finding them may fail
-            matched = self._matched = find(message)
-            if self._limit < 0:
-                self.since = clock()
+            matched = self._matched = known(message.decoded_route()) or find(message)
             for handler in matched:
                 run.handler = handler
                 count(handler)
@@ -294,9 +293,10 @@ class DirectCalls:
                         self._enter()
                         self._function_of(handler)(message)
                 finally:
-                    before, self.since = self.since, clock()
-                    if self.since - before > self._limit:
-                        note(handler, self.since - before)
+                    now = clock()
+                    if now - self.since > self._limit:
+                        note(handler, now - self.since)
+                    self.since = now
             return matched
 
         return call
