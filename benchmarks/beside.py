@@ -92,13 +92,14 @@ def compare(row: Row, tree: Path, rounds: int) -> list[str]:
 
     """
     with Blaster(replace(row.load, count=ENDLESS)) as blaster:
-        row.run(blaster.url, ROOT)  # what is broken here is no fault of the other tree
+        row.run(blaster.url, ROOT)  # a failure of this tree is none of the other
         try:
-            found = pairs(
-                lambda: row.run(blaster.url, ROOT), lambda: row.run(blaster.url, tree), rounds
-            )
+            row.run(blaster.url, tree)
         except RunError as error:
             return [f"cannot run there: {str(error).splitlines()[-1]}", "–", "–"]
+        found = pairs(
+            lambda: row.run(blaster.url, ROOT), lambda: row.run(blaster.url, tree), rounds
+        )
     speeds = spread([own[0] / other[0] for own, other in found])
     work = spread([own[1] / other[1] for own, other in found])
     return [times(speeds.json()), times(work.json()), f"{found[-1][0][0]:,.0f}"]

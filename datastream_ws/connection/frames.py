@@ -20,6 +20,7 @@ __all__ = ["FrameCutter", "read_in_pieces"]
 header = struct.Struct(">HH").unpack_from  # the header of a short frame, or of one below 64 KiB
 
 EXTENDED = 126  # this length means that the next two bytes hold the length
+LONGEST = 127  # the same with eight bytes
 TEXT, BINARY = 0x8100, 0x8200  # the first two bytes of a final, unmasked frame, less its length
 LONG_TEXT = TEXT + EXTENDED
 PACKED = 0x4000  # the bit RSV1 of a compressed message (RFC 7692 section 6)
@@ -167,11 +168,11 @@ class FrameCutter:
                     kind, start = TEXT, position + 4
                 elif head & 0x7F == EXTENDED:
                     kind, start = head - EXTENDED, position + 4
+                elif head & 0x7F == LONGEST:
+                    kind = head - LONGEST
+                    start, length = payload_at(data, position)
                 else:
-                    kind, short = head & 0xFF80, head & 0x7F
-                    start, length = (
-                        (position + 2, short) if short < EXTENDED else payload_at(data, position)
-                    )
+                    kind, start, length = head & 0xFF80, position + 2, head & 0x7F
                 stop = start + length
                 if stop > end or length > limit:
                     break

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -23,6 +22,7 @@ from ..handlers import Handler, Handlers
 from .callers import LoopCaller, ThreadCaller, drive, is_own_cancellation
 from .contexts import HandlerRun
 from .current import called_for, handling
+from .latch import Latch
 from .watchdog import task_stack
 
 __all__ = ["ConnectionHooks", "HookFailure", "Reports"]
@@ -72,8 +72,8 @@ class HookCalls:
         return asyncio.Event()
 
     @functools.cached_property
-    def _thread_stopped(self) -> threading.Event:
-        return threading.Event()
+    def _thread_stopped(self) -> Latch:
+        return Latch()
 
     async def call_on_loop(self, kind: str, handler: Handler, *arguments: Any) -> None:
         """Call a coroutine hook in the current task."""
