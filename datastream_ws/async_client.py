@@ -537,7 +537,7 @@ class AsyncClient(Decorators):
         return connection
 
     def _open_connection(self) -> Connection | None:
-        """Return the open connection, or ``None``. Thread-safe."""
+        """Return the open connection, or ``None``. It's thread-safe."""
         notice_fork()
         connection = self._life.connection if self._life else None
         return connection if connection is not None and connection.is_open else None

@@ -237,7 +237,8 @@ def check_stream(given: Any, flask_app: Any, verb: str) -> None:
         verb: The function that the user called. The error names it.
 
     Raises:
-        ConfigurationError: If it isn't. Also if a Flask stream has no app, or another stream has.
+        ConfigurationError: If it's neither, if a Flask stream has no app, or if another stream has
+            one.
 
     """
     is_flask = hasattr(type(given), "init_app")

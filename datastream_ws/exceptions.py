@@ -134,7 +134,7 @@ class HandlerError(DataStreamError):
     A handler or hook raised an exception, which is the ``__cause__``.
 
     Attributes:
-        messages: All messages of a batch, or the one message. Empty for a hook.
+        messages: All messages of a batch, or the one message. A hook has none.
         handler: The callable that raised the exception.
         still_running: Whether the handler is still running after ``handler_timeout``, without an
             exception. It may still succeed. The ``__cause__`` shows where it is.

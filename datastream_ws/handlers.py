@@ -58,7 +58,7 @@ class Call:
     Attributes:
         handler: The handler or hook. Its ``name`` is the qualified name of the function.
         messages: The messages that the handler is called with. A hook has none.
-        hook: The kind of hook, such as ``"on_ready"``. Empty for a handler of messages.
+        hook: The kind of hook, such as ``"on_ready"``. It's empty for a handler of messages.
 
     """
 
@@ -88,7 +88,7 @@ class ContextFactory:
     takes_call: bool = False
 
     def context(self, call: Call | None = None) -> Any:
-        """Return a new context. Raises TypeError if it isn't one, or what the factory raises."""
+        """Return a new context. Raises TypeError if the factory returns something else."""
         context = self.factory(call) if self.takes_call else self.factory()
         check_context(context)
         return context
@@ -299,11 +299,11 @@ class Decorators:
         handlers only. If an object is both, each kind of handler uses its own kind.
 
         Args:
-            factory: It's called each time. If it has a parameter, it gets the
+            factory: Called each time it is needed. If it has a parameter, it gets the
                 :class:`~datastream_ws.handlers.Call`.
             per: ``"call"`` enters it around each call of a handler or hook, so it gets the
-                handler's exception. ``"run"`` enters it around each run of waiting messages, which
-                are at most 100, or those of 50 ms.
+                handler's exception. ``"run"`` enters it once for up to 100 waiting
+                messages, or for as many as are handled within 50 ms.
 
         Raises:
             ConfigurationError: If *factory* isn't callable or *per* is invalid.
@@ -559,7 +559,7 @@ def check_function(
     Args:
         decorator: The decorator, which the error names.
         function: The function to verify.
-        argument: The name of its positional argument. Empty if there is none.
+        argument: The name of its positional argument. It's empty if there is none.
         by_name: The names of its keyword arguments.
 
     Raises:

@@ -43,7 +43,7 @@ class Metric:
             with a label it returns a mapping from the label's value to the metric's value.
         is_counter: Whether it only rises, until the stream is started again.
         unit: ``"seconds"``, ``"bytes"``, or empty for a number of things.
-        label: The label that distinguishes the series. Empty if there is only one series.
+        label: The label that distinguishes the series. It's empty if there is only one series.
 
     """
 

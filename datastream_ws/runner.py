@@ -198,4 +198,8 @@ class Runner:
         try:
             function(*arguments)
         except Exception as error:
-            self._log.warning("the health cannot be written: %s; retrying at the next beat", error)
+            self._log.warning(
+                "the state of the streams cannot be stored: %s; retrying within %g s",
+                error,
+                self._beat_interval,
+            )

@@ -214,8 +214,8 @@ class DataStreamResponse:
     Attributes:
         data: The decoded data, which is a list for FLAGS and a dict for other types. A partial
             message has only what has changed.
-        entity_type: The entity type, or a str if this package doesn't have it. Empty if there is
-            none.
+        entity_type: The entity type, or a str if this package doesn't have it. It's empty if
+            there is none.
         message_type: The kind of ``data``.
         entity_id: The entity that a partial message changes. ``None`` if the server sends none.
 
@@ -271,7 +271,7 @@ def _object(obj: Any, what: str) -> dict[str, Any]:
 
 
 def _known(entity_type: Any) -> EntityType | str:
-    """Return the member, or the server's str if it's new. Empty if it isn't a str."""
+    """Return the member, or the server's str if it's new. It's empty if it isn't a str."""
     try:
         return EntityType(entity_type)
     except ValueError:
@@ -316,7 +316,7 @@ def stream_url(url: Any) -> str:
     """
     if not isinstance(url, str):
         raise ConfigurationError(
-            f"url: must be an API URL, or a callable returning one (given: {type(url).__name__})"
+            f"url: must be an API URL, or a callable that returns one (given: {type(url).__name__})"
         )
     scheme = url.partition(":")[0].lower()
     if scheme not in (*WEBSOCKET_SCHEMES, *WEBSOCKET_SCHEMES.values()):
@@ -346,7 +346,7 @@ def stream_headers(api_key: Any) -> dict[str, str]:
     """
     if not isinstance(api_key, str) or not api_key.strip():
         raise ConfigurationError(
-            f"api_key: must be a non-empty string, or a callable returning one "
+            f"api_key: must be a non-empty string, or a callable that returns one "
             f"(given: {type(api_key).__name__})"
         )
     headers = {
@@ -356,7 +356,7 @@ def stream_headers(api_key: Any) -> dict[str, str]:
         "X-Schematic-Client-Version": __version__,
     }
     if wrong := check_headers(headers):
-        raise ConfigurationError(f"api_key: header {wrong}")
+        raise ConfigurationError(f"api_key: headers{wrong}")
     return headers
 
 

@@ -43,11 +43,11 @@ class StatusRow:
         stream: The name of the stream.
         state: The state, or ``stale (…)``.
         is_healthy: Whether the stream is healthy.
-        runner: The process, by host and number or by the worker's name. Empty if unknown.
+        runner: The process, by host and number or by the worker's name. It's empty if unknown.
         seen: Seconds since the last report. ``None`` if there was none.
         since: Seconds in this state, or since the connection opened. ``None`` if unknown.
         message: Seconds since the last message. ``None`` if there was none.
-        error: The last error. Empty if there was none.
+        error: The last error. It's empty if there was none.
         error_age: Seconds since the last error. ``None`` if unknown.
         note: A text for a separate line beneath the row. It may be empty.
         counts: The counters, by the titles of their columns.
@@ -216,7 +216,7 @@ def row_of(
 
 
 def fleet_note(streams: Mapping[str, int] | None, source_size: int | None) -> str:
-    """Return the states of a fleet's streams and the size of its source. Empty for a client."""
+    """Return the states of a fleet's streams and the size of its source. A client has none."""
     if streams is None:
         return ""
     states = share_note(streams) or "streams: none"
@@ -225,7 +225,7 @@ def fleet_note(streams: Mapping[str, int] | None, source_size: int | None) -> st
 
 
 def share_note(streams: Mapping[str, int] | None) -> str:
-    """Return the states of the fleet's streams in one process. Empty if there are none."""
+    """Return the states of the fleet's streams in one process, or an empty text."""
     counts = sorted((streams or {}).items(), key=lambda pair: -pair[1])
     states = ", ".join(f"{number:,} {state}" for state, number in counts)
     return f"streams: {states}" if states else ""

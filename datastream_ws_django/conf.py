@@ -106,7 +106,9 @@ class StreamSettings:
                 raise self.wrong(f"{name.upper()}: must be a whole number, 0 or more, or None")
         self._check_fleet()
         if "\0" in self.alias or len(self.alias) > NAME_LENGTH:
-            raise self.wrong(f"a stream's name must have at most {NAME_LENGTH} characters, no NUL")
+            raise self.wrong(
+                f"a stream's name must have at most {NAME_LENGTH} characters, and no NUL"
+            )
 
     def _check_fleet(self) -> None:
         share = self.healthy_share

@@ -29,7 +29,7 @@ class StreamStatus(models.Model):
         inbox_share: Used share of the inbox, from 0 to 1.
         last_error_at: Time of the heartbeat that first reported the last error.
         handlers: For each handler, its calls and failures, and p50, p95 and max in seconds.
-        fleet: Name of the fleet that has the stream. Empty for a fleet's own row.
+        fleet: Name of the fleet that has the stream. It's empty for a fleet's own row.
         streams: For a fleet, the number of streams in each state in this process.
         source_size: For a fleet, the number of rows in its source. ``None`` means that the source
             has not returned yet.
@@ -137,7 +137,7 @@ class StreamLease(models.Model):
     The lease of a stream with ``LEASE: "database"``.
 
     Attributes:
-        holder: Token of the process that holds the lease. Empty if it is free.
+        holder: Token of the process that holds the lease. It's empty while the lease is free.
         epoch: Epoch of the current holder, or of the last one.
         renewals: Grows with each renewal. If it does not change for *ttl* seconds, by the clock of
             a waiting process, the holder counts as dead.

@@ -230,7 +230,7 @@ def chosen(app: Flask, names: Sequence[str]) -> list[AppStream]:
 
 
 def seen(path: str | None) -> dict[str, StreamHealth]:
-    """Return the health file's entries by name. Empty if no runner has written it yet."""
+    """Return the health file's entries by name. A file that no runner has written yet has none."""
     if not path:
         raise ConfigurationError(
             f"no health file is set. Set app.config['{HEALTH_FILE}'], or pass --health-file to "

@@ -46,7 +46,7 @@ class Moment:
     Attributes:
         at: Seconds since the start of the recording.
         data: The payload of a message. ``None`` for an event.
-        event: ``"connected"`` or ``"disconnected"``. Empty for a message.
+        event: ``"connected"`` or ``"disconnected"``. It's empty for a message.
         code: The close code of a disconnection. It's 1006 if there was no close frame.
         reason: The close reason of a disconnection.
 

@@ -159,7 +159,7 @@ def hang_up(connection: StreamConnection, moment: Moment) -> None:
 
 
 def heard(connection: StreamConnection, data: str | bytes) -> None:
-    """Print a message from a client, which gets no reply."""
+    """Print a message from a client, without replying to it."""
     what = peer_text(data) if isinstance(data, str) else f"{len(data)} bytes"
     say(f"connection {connection.number} sent: {what}")
 

@@ -183,7 +183,8 @@ class WriteQueue:
         """
         Return the futures of the senders that may continue.
 
-        They wait until half the mark is free. Otherwise the loop would wake them one by one.
+        They wait until at most half of ``MARK`` is queued. Otherwise the loop would wake them
+        one by one.
         """
         if not self._room or self._bytes > MARK // 2:
             return []
@@ -203,7 +204,7 @@ class WriteQueue:
 
     def settle_flushes(self, written: int, unsent: int) -> None:
         """
-        Resolve the flushes whose frames the kernel has.
+        Resolve the flushes whose frames have been passed to the kernel.
 
         Args:
             written: Bytes that the engine has written so far.
@@ -228,7 +229,7 @@ class WriteQueue:
             unsent: Bytes that the engine still has.
 
         Returns:
-            When to check again. ``NEVER`` means once more is queued.
+            When to check again. ``NEVER`` means when more frames are queued.
 
         Raises:
             SendTimeoutError: If nothing was written for ``write_timeout`` seconds.
@@ -242,7 +243,7 @@ class WriteQueue:
             self._moved_at, self._written = now, written
         limit = self._write_timeout
         if now >= self._moved_at + limit:
-            raise SendTimeoutError(f"nothing could be written for {limit:g} s")
+            raise SendTimeoutError(f"no data could be sent for {limit:g} s (write_timeout)")
         step = min(limit / 4, FLUSH_STEP) if self._flushes else limit / 4
         return min(now + step, self._moved_at + limit)
 

@@ -298,7 +298,7 @@ class Fleet(Decorators):
         """
         Request that the fleet closes, without waiting. A second request closes immediately.
 
-        Thread-safe.
+        It's thread-safe.
         """
         self._ask_close(0.0 if self._work is not None and self._work.is_closing else None)
 

@@ -22,7 +22,7 @@ class LimitMonitor:
         is_shared: Whether other processes can take streams.
 
     Attributes:
-        events: The logged events, from old to new. Thread-safe.
+        events: The logged events, from old to new. Reading them is thread-safe.
         streams: How many streams run nowhere now.
 
     """

@@ -76,7 +76,7 @@ class Plan:
 
 class Membership:
     """
-    The decisions of one member, based on its successive views of the store. Not thread-safe.
+    The decisions of one member, based on its successive views of the store. Use it in one thread.
 
     Args:
         in_flight: Most streams in flight to one process.

@@ -218,7 +218,7 @@ class Sharing:
         self._end()
 
     def step(self) -> float:
-        """Do what is due; return the seconds until the next step."""
+        """Renew the membership if it's time, and adjust the streams. Return the seconds to wait."""
         self._news = False
         if self._is_member and self._term.left <= 0:
             self._end_term("it could not be renewed in time")

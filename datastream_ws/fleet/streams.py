@@ -195,7 +195,7 @@ class Streams:
     # --- facts ---
 
     def counts(self) -> dict[State, int]:
-        """Return how many streams are in each state. Thread-safe."""
+        """Return how many streams are in each state. It's thread-safe."""
         found: dict[State, int] = {}
         for client in self.running.values():
             state = client.state
@@ -206,13 +206,13 @@ class Streams:
         """
         Return the sum over the clients that have ended, and the stats of the others by key.
 
-        Thread-safe. No client is missing or counted twice if it ends at this moment.
+        It's thread-safe. No client is missing or counted twice if it ends at this moment.
         """
         with self._lock:
             past, clients = self._past, self.by_key()
         return past, {key: client.stats() for key, client in clients.items()}
 
     def by_key(self) -> dict[Any, Client]:
-        """Return the clients by their original keys. Thread-safe."""
+        """Return the clients by their original keys. It's thread-safe."""
         rows = self.rows
         return {rows[key].key if key in rows else key: c for key, c in self.running.items()}

@@ -25,7 +25,7 @@ LEVELS = ("debug", "info", "warning", "error")
 
 class Summary:
     """
-    The logger of all streams of a fleet. Thread-safe.
+    The logger of all streams of a fleet. It's thread-safe.
 
     A window begins with a line. Lines beyond its limit are counted, and :meth:`flush`, which the
     fleet calls regularly, summarizes them in one line. Tracebacks of handlers count as lines. The

@@ -75,7 +75,7 @@ class Batch:
 
 class Batches:
     """
-    The batches of one dispatcher. Thread-safe.
+    The batches of one dispatcher. The methods are thread-safe.
 
     Args:
         tenure: Returns the current tenure of the stream. ``None`` means that there is none, so no

@@ -13,7 +13,7 @@ __all__ = ["Budget"]
 
 class Budget:
     """
-    A number of messages that several inboxes may handle together. Thread-safe.
+    A number of messages that several inboxes may handle together. It's thread-safe.
 
     Args:
         messages: How many messages may be handled.

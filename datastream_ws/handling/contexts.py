@@ -107,7 +107,7 @@ class HandlerRun:
 
     @property
     def in_hand(self) -> Message | None:
-        """The message that is being handled by a direct call. Thread-safe."""
+        """The message that is being handled by a direct call. It's thread-safe."""
         portion = self.portion
         return self.message if portion is None else portion.in_hand
 

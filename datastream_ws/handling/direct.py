@@ -368,10 +368,11 @@ class DirectCalls:
 
     def _awaiting_by_route(self, certain: Certain) -> Function:
         """
-        Return the same for coroutine handlers. It returns the handler's own coroutine.
+        Return a function that calls the coroutine handler of a message's route.
 
-        A coroutine around it would be paid for every message. The duration of a call is therefore
-        measured when the next call begins, or by :meth:`_settle`.
+        It returns the handler's own coroutine, because another one around it would slow down every
+        message. The duration of a call is therefore measured when the next call begins, or by
+        :meth:`_settle`.
         """
         run, clock, several = self.run, time.monotonic, self._await_all
         count = self.notes.called.append

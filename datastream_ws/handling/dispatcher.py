@@ -151,7 +151,7 @@ class Dispatcher:
     # --- workers ---
 
     def wake(self) -> None:
-        """Start as many workers as there is work for. Thread-safe."""
+        """Start as many workers as there is work for. It's thread-safe."""
         if self._is_iterated:
             self._on_the_loop(self._note_iteration)
             return

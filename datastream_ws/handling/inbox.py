@@ -98,7 +98,7 @@ class Portion:
         return self.in_hand
 
     def take_back(self) -> list[Message]:
-        """Remove and return, in order, the messages not begun yet. Thread-safe."""
+        """Remove and return, in order, the messages not begun yet. It's thread-safe."""
         if not self.left:
             return []
         back: deque[Message] = deque()
@@ -111,7 +111,7 @@ class Portion:
 
 class Inbox:
     """
-    Messages that are received but not handled yet. Thread-safe.
+    Messages that are received but not handled yet. The methods are thread-safe.
 
     Args:
         size, size_bytes: Most messages, and most bytes of memory, including messages that are being
@@ -396,7 +396,7 @@ class Inbox:
         Take up to *most* messages for the only worker, until it settles the portion.
 
         ``None`` means that the inbox is empty or closed, that messages must be popped one by one,
-        or that a portion is out already.
+        or that a portion is not settled yet.
         """
         with self._lock:
             if self._plain is None or self._closed or not self._takes_many():

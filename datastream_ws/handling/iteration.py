@@ -49,7 +49,7 @@ class Iteration:
 
     @property
     def is_used(self) -> bool:
-        """Whether there is an iterator. Thread-safe, and takes no lock."""
+        """Whether there is an iterator. Reading it is thread-safe and takes no lock."""
         return any(reference() is not None for reference in self._iterators)
 
     def begin(self, iterator: Messages, finished: Future[None]) -> None:

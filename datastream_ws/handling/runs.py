@@ -78,7 +78,7 @@ class Runs:
 
     @property
     def running_handlers(self) -> list[str]:
-        """The names of the handlers that are being called. Thread-safe."""
+        """The names of the handlers that are being called. Reading them is thread-safe."""
         return sorted({run.handler.name for run in list(self._running) if run.handler})
 
     async def run(self, caller: Caller) -> bool:

@@ -79,7 +79,7 @@ class Times:
 
 class Timings:
     """
-    The call counts and times of all handlers during one ``start()``. Thread-safe.
+    The call counts and times of all handlers during one ``start()``. The methods are thread-safe.
 
     Args:
         clock: Returns seconds; used for fading only.

@@ -12,7 +12,7 @@ class Liveness:
     Observes a sign that a living holder changes with every renewal.
 
     If the sign does not change during the holder's time to live, its tenure has expired. Jumps of
-    other machines' clocks do not matter. Not thread-safe.
+    other machines' clocks do not matter. The methods aren't thread-safe.
     """
 
     def __init__(self) -> None:

@@ -51,7 +51,8 @@ class LoopUse:
         Block until the client has ended.
 
         Args:
-            deadline: Latest time of ``time.monotonic()``, less a part for :func:`end_loop_use`.
+            deadline: Time of ``time.monotonic()`` by which :func:`end_loop_use` must finish, too.
+                The wait therefore ends ``STOP_SECONDS`` earlier.
 
         Returns:
             Whether the client has ended.

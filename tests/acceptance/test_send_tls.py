@@ -63,4 +63,4 @@ def test_a_stuck_server_is_noticed() -> None:
         client.send(b"x" * 12 * 2**20)
         server.wait_connections(2, 30)
         assert time.monotonic() - begun >= 0.5
-        eventually(lambda: "nothing could be written" in str(client.stats().last_error))
+        eventually(lambda: "no data could be sent" in str(client.stats().last_error))

@@ -268,7 +268,7 @@ def test_the_command_refuses_what_cannot_be() -> None:
     told = StringIO()
     call_command("datastream_control", "pause", "feed", stdout=told)
     assert "no process runs the stream now" in told.getvalue()
-    with pytest.raises(CommandError, match=r"carried it out within 0\.3 s"):
+    with pytest.raises(CommandError, match=r"carried out the command within 0\.3 s"):
         call_command("datastream_control", "pause", "feed", "--wait", "0.3")
 
 

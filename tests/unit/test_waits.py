@@ -47,7 +47,7 @@ WAITS: list[tuple[Callable[[Story], None], Wait, type[Exception], float, str]] =
     (dials_hang, lambda c: c.send("x", wait=2.0), NotConnectedError, 2.0,
      "is connecting: no connection within 2 s"),
     (network_takes_nothing, fill, SendTimeoutError, 3.0,
-     "nothing could be written for 3 s"),
+     "no data could be sent for 3 s (write_timeout)"),
     (network_takes_nothing, lambda c: c.flush(2.0), TimeoutError, 2.0,
      "messages are still unsent after 2.0 s"),
     (Story.start, lambda c: c.request("?", never, 2.0), TimeoutError, 2.0,

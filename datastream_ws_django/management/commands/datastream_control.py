@@ -72,7 +72,7 @@ class Command(BaseCommand):
             )
         elif seconds:
             raise CommandError(
-                f"No process has carried it out within {seconds:g} s. "
+                f"No process has carried out the command within {seconds:g} s. "
                 "Check `manage.py datastream_status`."
             )
         elif is_live:

@@ -20,7 +20,7 @@ def test_recipe(page: Path) -> None:
     test = ROOT / "tests" / "acceptance" / "recipes" / f"test_{name}.py"
     text = test.read_text(encoding="utf-8")
     assert f'Recipe("{page.stem}"' in text or f'"{page.name}"' in text, "not run by the test"
-    assert "\nTested with " in page.read_text(encoding="utf-8"), "against which server?"
+    assert "\nThis recipe is tested with " in page.read_text(encoding="utf-8"), "with which server?"
     lines = [line for line in code_of(page).text.split("\n") if line.strip()]
     assert len(lines) <= MOST_LINES
     assert f"({page.name})" in INDEX, "not in the table"
