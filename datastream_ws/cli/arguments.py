@@ -51,8 +51,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         hint = f"Did you mean {near[0]}?" if near else f"Use {_commands()}."
         parser.error(f"unknown command. {hint}")
     wanted, rest = parser.parse_known_args(arguments)
+    command = commands[wanted.command]
     if rest:
-        commands[wanted.command].error(_too_much(rest, commands[wanted.command]))
+        command.error(_too_much(rest, command))
+    # Checked last, because the value of an unknown option before the URL is taken for the URL.
+    if wanted.command == "listen" and (wrong := check_url(wanted.url)):
+        command.error(f"argument URL: {wrong}")
     return wanted
 
 
@@ -153,7 +157,7 @@ def _check(commands: Any) -> Parser:
         "fix a problem.",
         epilog="exit codes: 0 passed, 1 failed, 2 usage",
     )
-    _add_connection(parser, checked=False)
+    _add_connection(parser)
     add = parser.add_argument
     add("--timeout", metavar="S", type=_seconds, default=10.0,
         help="Wait up to S seconds for each step (default: %(default)g)")  # fmt: skip
@@ -161,9 +165,9 @@ def _check(commands: Any) -> Parser:
     return _finish(parser, "checking", "check")
 
 
-def _add_connection(parser: Parser, *, checked: bool = True) -> None:
+def _add_connection(parser: Parser) -> None:
     add = parser.add_argument
-    add("url", metavar="URL", type=_url if checked else _from_file,
+    add("url", metavar="URL", type=_from_file,
         help="Connect to a ws:// or wss:// URL, or that in @FILE to hide it from `ps`")  # fmt: skip
     add("-H", "--header", metavar="'NAME: VALUE'", dest="headers", action=_Headers, default={},
         help="Send a header, or those of @FILE, one per line (repeatable)")  # fmt: skip
@@ -245,13 +249,6 @@ def _json(text: str) -> str:
 def _from_file(text: str) -> str:
     """Return the text, or the content of the file in ``@FILE``."""
     return _content(text).strip() if text.startswith("@") else text
-
-
-def _url(text: str) -> str:
-    text = _from_file(text)
-    if wrong := check_url(text):
-        raise argparse.ArgumentTypeError(wrong)
-    return text
 
 
 def _count(text: str) -> int:

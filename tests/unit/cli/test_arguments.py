@@ -29,6 +29,7 @@ SECRET = "hunter2"
         (["listen", "@/nowhere"], "/nowhere: No such file"),
         (["check", "@/nowhere"], "/nowhere: No such file"),
         (["listen", URL, f"--sned={SECRET}"], "unknown option --sned. Did you mean --send?"),
+        (["listen", "--count", "3", URL], "unknown option --count"),
         (["listen", URL, "--send", f"{{key:{SECRET}}}"], "--send: is not valid JSON"),
         (["listen", URL, "--max-messages", "0"], "--max-messages: must be a whole number"),
         (["listen", URL, "--max-size", "1k"], "--max-size: must be a whole number"),
