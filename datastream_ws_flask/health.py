@@ -89,7 +89,7 @@ def _health(stream: AppStream, written: dict[str, StreamHealth], now: float) -> 
 
 def written_health(path: str) -> dict[str, StreamHealth]:
     """
-    Return the entries of a health file by stream. It is empty if no runner has written the file yet.
+    Return the entries of a health file by stream. A file that is not written yet has none.
 
     Raises:
         OSError: If the file can't be read.

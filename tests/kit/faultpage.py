@@ -25,9 +25,9 @@ HEAD = """\
 This page is for contributors. It names the tests of each failure. To update it from the marks on
 the tests, run `python -m tests.kit.faultpage`. A test fails if the page is out of date.
 
-The list has {all} failures, and {shown} of them have a test. Not applicable: {not_applicable}.
-Without a test: {open}. For {breaks} failures, the table at the end names a small change of the code
-that makes the test fail.
+The list has {all} failures: {shown} with a test, {open} without one, and {not_applicable} that is
+not applicable. For {breaks} failures, the table at the end names a small change of the code that
+makes the test fail.
 
 A `scenario` is a row of `tests/kit/scenarios.py`. `test_scenarios.py` in `acceptance` and
 `integrations` runs each row with the core, `manage.py run_datastream`, `flask datastream run` and a
