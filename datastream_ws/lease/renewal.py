@@ -130,7 +130,11 @@ class LeaseRenewal:
         threading.Thread(target=self._run, name="datastream-lease", daemon=True).start()
 
     def campaign(self) -> None:
-        """Try to acquire the lease until it is held, or until :meth:`rest` is called."""
+        """
+        Try to acquire the lease until it is held, or until :meth:`rest` is called.
+
+        It has no effect while the lease is held. Otherwise the next tenure could begin unnoticed.
+        """
         self._want(True)
 
     def rest(self) -> None:
@@ -146,7 +150,7 @@ class LeaseRenewal:
 
     def _want(self, wanted: bool, *, closing: bool = False) -> None:
         with self._changed:
-            self._wanted = wanted
+            self._wanted = wanted and not self.is_held
             self._closing |= closing
             self._changed.notify_all()
 

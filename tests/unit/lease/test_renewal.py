@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -96,6 +97,23 @@ def test_a_tenure_begins_and_ends_with_the_store() -> None:
         assert renewal.tenure() == 102
     assert store.calls[-1] == "release"
     assert list(store.lives) == [pytest.approx(0.24)], "the rest is for a successor to connect"
+
+
+def test_who_campaigns_while_it_is_held_does_not_get_the_next_tenure() -> None:
+    """The grant may come after the client has seen that there is none, and before it campaigns."""
+    store = Store()
+    with Renewing(store, 0.3) as running:
+        running.renewal.campaign()
+        running.until(lambda: running.renewal.is_held)
+        running.renewal.campaign()
+        store.free = False
+        running.until(lambda: "release" in store.calls)
+        store.free = True
+        time.sleep(0.1)  # several attempts, if it made any
+        assert store.calls.count("acquire") == 1
+        assert running.renewal.tenure() is None
+        running.renewal.campaign()
+        running.until(lambda: running.renewal.is_held)
 
 
 def test_a_store_that_hangs_does_not_make_a_tenure_longer() -> None:
