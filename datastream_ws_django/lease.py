@@ -55,9 +55,18 @@ class DatabaseLease:
 
     def __init__(self, stream: str) -> None:
         self._stream = stream
-        self._token = f"{socket.gethostname()[:100]}:{os.getpid()}:{uuid.uuid4().hex}"
+        self._owner = (0, "")
         self._epoch = 0
         self._watch = Liveness()
+
+    @property
+    def _token(self) -> str:
+        """The identifier of this owner. A forked child is a different owner."""
+        pid = os.getpid()
+        if self._owner[0] != pid:
+            self._owner = (pid, f"{socket.gethostname()[:100]}:{pid}:{uuid.uuid4().hex}")
+            self._epoch = 0
+        return self._owner[1]
 
     def acquire(self, ttl: float) -> int | None:
         """Take the lease if it is free or has expired. Return its epoch, or ``None``."""
@@ -94,11 +103,11 @@ class DatabaseLease:
 
     def release(self) -> None:
         """Release the lease, so that another process can take it immediately."""
+        mine, held, self._epoch = self._mine(), self._epoch, 0
         try:
-            if self._epoch:
-                self._mine().update(holder="")
+            if held:
+                mine.update(holder="")
         finally:
-            self._epoch = 0
             close_database()
 
     def shared_store(self) -> DatabaseSharedStore:

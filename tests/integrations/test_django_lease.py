@@ -5,7 +5,9 @@ from __future__ import annotations
 import kit.djangohere  # noqa: F401 - what follows needs settings
 
 # isort: split
+import copy
 import itertools
+import os
 import random
 import signal
 import time
@@ -115,6 +117,27 @@ def test_a_counter_that_stands_still_for_the_holder_s_time_is_taken_over(
     assert not first.renew(TTL)
     first.release()  # of what it has no more: nothing happens
     assert second.renew(TTL)
+
+
+def test_a_forked_child_is_another_owner(
+    transactional_db: None, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The master of ``gunicorn --preload`` may have built the client, and with it the lease."""
+    lease = DatabaseLease("default")
+    first, second = copy.deepcopy(lease), copy.deepcopy(lease)  # as in two workers
+    parent = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: parent + 1)
+    assert first.acquire(TTL) is not None
+    monkeypatch.setattr(os, "getpid", lambda: parent + 2)
+    assert second.acquire(TTL) is None
+    monkeypatch.setattr(os, "getpid", lambda: parent + 1)
+    assert first.renew(TTL)
+    child = copy.deepcopy(first)
+    monkeypatch.setattr(os, "getpid", lambda: parent + 3)
+    child.release()
+    assert not child.renew(TTL)
+    monkeypatch.setattr(os, "getpid", lambda: parent + 1)
+    assert first.renew(TTL), "the parent still holds it"
 
 
 def test_wall_clocks_do_not_matter(pair: tuple[DatabaseLease, ...], clock: Clock) -> None:
