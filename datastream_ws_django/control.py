@@ -91,12 +91,15 @@ class Commands:
         """Read new commands and carry them out in order."""
         if self._clients:
             self._pending += self._new()
-            self._pending = [command for command in self._pending if not self._obey(command)]
+            for command in list(self._pending):
+                self._obey(command)
 
     def _new(self) -> list[StreamCommand]:
         if self._seen is None:
-            self._seen = {command.pk for command in self._rows().order_by("-pk")[:LATE_ROWS]}
-            return list(standing_pauses(list(self._clients)).values())
+            seen = {command.pk for command in self._rows().order_by("-pk")[:LATE_ROWS]}
+            pauses = list(standing_pauses(list(self._clients)).values())
+            self._seen = seen  # last, so that an error of the database loses no pause
+            return pauses
         newest = max(self._seen, default=0)
         found = list(self._rows().filter(pk__gt=newest - LATE_ROWS).order_by("pk"))
         new = [command for command in found if command.pk not in self._seen]
@@ -108,38 +111,47 @@ class Commands:
     def _rows(self) -> QuerySet[StreamCommand]:
         return StreamCommand.objects.filter(self._wanted, verb__in=VERBS)
 
-    def _obey(self, command: StreamCommand) -> bool:
-        """Carry out a command. Return ``False`` if it has to be tried again later."""
+    def _obey(self, command: StreamCommand) -> None:
+        """Carry out a command. It stays pending if the client has not started yet."""
         client = self._client_of(command.stream)
-        if client is None:
-            return True  # another process may have this stream of a fleet
-        try:
-            getattr(client, command.verb)()
-        except NotConnectedError:  # not started yet, or stopped
-            return not isinstance(client, Fleet) and client.state.value not in NOT_STARTED
-        extra = fields(command.stream)
-        log.warning(
-            "stream %s: %s requested by %s",
-            *(peer_text(command.stream), command.verb, peer_text(command.asked_by)),
-            extra=extra,
-        )
-        self._note(command)
-        return True
+        is_carried_out = False
+        if client is not None:  # otherwise another process may have this stream of a fleet
+            try:
+                getattr(client, command.verb)()
+                is_carried_out = True
+            except NotConnectedError:  # not started yet, or stopped
+                if isinstance(client, Fleet) or client.state.value in NOT_STARTED:
+                    return
+        # First, because an error of the database must not repeat the command.
+        self._pending.remove(command)
+        if is_carried_out:
+            self._note(command)
 
     def _client_of(self, name: str) -> Client | Fleet | None:
         client = self._clients.get(name)
         if client is not None:
             return client
-        alias = max((each for each in self._clients if name.startswith(f"{each}/")), key=len)
-        key = name.removeprefix(f"{alias}/")
-        fleet: Any = self._clients[alias]
+        fleets = [
+            (alias, fleet)
+            for alias, fleet in self._clients.items()
+            if isinstance(fleet, Fleet) and name.startswith(f"{alias}/")
+        ]
+        if not fleets:  # some databases compare without regard to case
+            return None
+        alias, fleet = max(fleets, key=lambda pair: len(pair[0]))
+        found: Any = fleet
         try:
-            found: Client = fleet[key]
+            stream: Client = found[name.removeprefix(f"{alias}/")]
         except KeyError:
             return None
-        return found
+        return stream
 
     def _note(self, command: StreamCommand) -> None:
+        log.warning(
+            "stream %s: %s requested by %s",
+            *(peer_text(command.stream), command.verb, peer_text(command.asked_by)),
+            extra=fields(command.stream),
+        )
         now = timezone.now()
         StreamCommand.objects.filter(pk=command.pk, obeyed_at=None).update(
             obeyed_at=now, obeyed_by=self._process[:NAME_LENGTH]

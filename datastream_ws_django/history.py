@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from django.db import connections, router
 from django.db.models import Count
 from django.utils import timezone
 
@@ -124,10 +125,17 @@ class History:
         self._open = {}
 
     def write(self) -> None:
-        """Write all completed rows. If that fails, the next call writes them."""
+        """
+        Write all completed rows. If that fails, the next call writes them.
+
+        A commit may succeed although its response is lost. Then the rows exist already.
+        """
         del self._rows[:-MOST_WAITING]
         if self._rows:
-            StreamMinute.objects.bulk_create(self._rows)
+            features = connections[router.db_for_write(StreamMinute)].features
+            StreamMinute.objects.bulk_create(
+                self._rows, ignore_conflicts=features.supports_ignore_conflicts
+            )
             self._rows = []
 
 

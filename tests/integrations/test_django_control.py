@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import OperationalError, connection
 from django.db.models import F
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from datastream_ws import Client
+from datastream_ws import Client, Fleet
 from datastream_ws.embedding import StreamHealth
 from datastream_ws.testing import StreamServer
 from datastream_ws_django import control, history
@@ -65,6 +65,10 @@ class FakeClient:
 
     def __getattr__(self, verb: str) -> Any:
         return lambda: self.asked.append(verb)
+
+
+def fail(*_: object) -> None:
+    raise OperationalError("the connection is lost")
 
 
 def commands() -> tuple[FakeClient, Commands]:
@@ -111,6 +115,42 @@ def test_a_pause_stands_for_processes_that_start_later() -> None:
     other.obey()
     assert client.asked == ["pause", "resume"]
     assert fresh.asked == []
+
+
+def test_a_command_is_not_repeated_because_its_note_was_not_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client, reader = commands()
+    reader.obey()
+    ask("feed", "reconnect", "root")
+    ask("feed", "pause", "root")
+    with monkeypatch.context() as patch:
+        patch.setattr(reader, "_note", fail)
+        with pytest.raises(OperationalError):
+            reader.obey()
+    for _ in range(2):
+        reader.obey()
+    assert client.asked == ["reconnect", "pause"]
+
+
+def test_a_pause_is_found_although_the_first_look_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask("feed", "pause", "root")
+    client, reader = commands()
+    with monkeypatch.context() as patch:
+        patch.setattr(control, "standing_pauses", fail)
+        with pytest.raises(OperationalError):
+            reader.obey()
+    reader.obey()
+    assert client.asked == ["pause"]
+
+
+def test_a_command_for_a_fleet_of_almost_this_name_is_not_ours() -> None:
+    """SQLite's LIKE does not tell upper from lower case."""
+    reader = Commands([Fleet(dict, name="feed")], "here")
+    reader.obey()
+    ask("Feed/5", "reconnect", "root")
+    reader.obey()
+    assert not StreamCommand.objects.exclude(obeyed_at=None).exists()
 
 
 def test_who_asked_and_who_obeyed_is_in_the_event_log() -> None:
@@ -192,6 +232,28 @@ def test_a_minute_is_one_row_of_what_was_new() -> None:
     ledger.end()
     ledger.write()
     assert StreamMinute.objects.count() == 3
+
+
+def test_rows_whose_commit_was_not_confirmed_are_no_obstacle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ledger = History()
+    ledger.note(health(NOON - 30, messages_received=10), None)
+    ledger.note(health(NOON, messages_received=10), None)
+    write = StreamMinute.objects.bulk_create
+
+    def unconfirmed(*arguments: Any, **options: Any) -> None:
+        write(*arguments, **options)
+        fail()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StreamMinute.objects, "bulk_create", unconfirmed)
+        with pytest.raises(OperationalError):
+            ledger.write()
+    ledger.note(health(NOON + 60, messages_received=10), None)
+    ledger.write()
+    rows = StreamMinute.objects.order_by("minute")
+    assert list(rows.values_list("received", flat=True)) == [10, 0]
 
 
 def test_rows_add_up_to_the_totals() -> None:
