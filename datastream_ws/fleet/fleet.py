@@ -134,6 +134,7 @@ class Fleet(Decorators):
         self._finished: Future[None] | None = None
         self._streams: Streams | None = None
         self._work: Work | None = None
+        self._close_requested = False
 
     # --- facts ---
 
@@ -258,6 +259,7 @@ class Fleet(Decorators):
         with self._lock:
             if self.is_running:
                 return
+            self._close_requested = False
             use = self._loop_use = use_loop(self)
             finished = use.finished = self._finished = Future()
             finished.add_done_callback(lambda _: threads().call(lambda: end_loop_use(use)))
@@ -300,7 +302,10 @@ class Fleet(Decorators):
 
         It's thread-safe.
         """
-        self._ask_close(0.0 if self._work is not None and self._work.is_closing else None)
+        work = self._work
+        again = self._close_requested or (work is not None and work.is_closing)
+        self._close_requested = True  # the loop may not have seen the first request yet
+        self._ask_close(0.0 if again else None)
 
     def wait_closed(self, timeout: float | None = None) -> None:
         """

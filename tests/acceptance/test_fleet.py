@@ -379,3 +379,27 @@ def test_whoever_waits_for_the_end_is_told(server: StreamServer) -> None:
     gate.set()
     assert fleet.source_size == 1
     assert fleet.counts() == {}
+
+
+def test_two_requests_in_a_row_close_it_at_once(server: StreamServer) -> None:
+    """As a cold shutdown of a worker makes them, before the loop has seen the first."""
+    fleet = Fleet(Source(server, 1), **FAST | {"close_timeout": 30.0})
+    gate = threading.Event()
+    fleet.on_message(lambda message: gate.wait(20))
+    for _ in range(2):  # a second start forgets the requests
+        fleet.start()
+        until(lambda: is_ready(fleet, 1), 20)
+        server.send("x")
+        until(lambda: fleet.stats().messages_received == 1, 20)
+        fleet.request_close()
+        fleet.request_close()
+        fleet.wait_closed(5.0)
+    fleet.start()
+    until(lambda: is_ready(fleet, 1), 20)
+    server.send("x")
+    until(lambda: fleet.stats().messages_received == 1, 20)
+    fleet.request_close()
+    with pytest.raises(TimeoutError):
+        fleet.wait_closed(0.2)
+    gate.set()
+    fleet.wait_closed(5.0)
