@@ -172,9 +172,10 @@ class Closing:
             return 0
         limit = max(1.0, self._left)
         await asyncio.wait([opened], timeout=limit)
+        closing = spool.close()  # also if it is still opening, and would then keep its lock
         if not spool.is_open:
             return 0
-        closed = asyncio.wrap_future(spool.close())
+        closed = asyncio.wrap_future(closing)
         if not (await asyncio.wait([closed], timeout=limit))[0]:
             self._parts.reporter.report(SpoolError("spool: the file could not be closed in time"))
             return 0

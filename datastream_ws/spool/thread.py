@@ -89,10 +89,11 @@ class SpoolThread:
 
     def close(self) -> Future[int]:
         """
-        Write the rest of the queue and close the file. Call it once the file is open.
+        Write the rest of the queue and close the file, once it is open.
 
         Returns:
-            A future of the number of messages that could not be written.
+            A future of the number of messages that could not be written. It never resolves if the
+            file cannot be opened.
 
         """
         with self._inbox.changed:

@@ -16,6 +16,8 @@ import pytest
 
 from datastream_ws import Client, Message, State
 from datastream_ws.exceptions import SpoolError
+from datastream_ws.spool import thread
+from datastream_ws.spool.file import SpoolFile
 from datastream_ws.testing.server import StreamServer
 from kit.numbered import NumberedServer, check_ledger, check_numbers
 from kit.streams import StreamProcess, until
@@ -164,6 +166,30 @@ def test_with_fatal_delay_the_file_is_tried_again(tmp_path: Path) -> None:
             assert isinstance(client.error, SpoolError)
             path.parent.mkdir()
             client.wait_ready(10)
+
+
+def test_a_file_that_opens_after_the_close_is_let_go_of(
+    spool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check of a large file may take longer than close() waits; the next start needs the file."""
+    opens = threading.Event()
+
+    def slowly(path: str) -> SpoolFile:
+        opens.wait(20)
+        return SpoolFile(path)
+
+    with StreamServer() as server:
+        client = Client(server.url, spool=spool)
+        with monkeypatch.context() as patch:
+            patch.setattr(thread, "SpoolFile", slowly)
+            client.start()
+            until(lambda: any("spool" in each.name for each in threading.enumerate()), 20)
+            client.close(0.1)
+            client.wait_closed(20)
+            opens.set()
+        until(lambda: not any("spool" in each.name for each in threading.enumerate()), 20)
+        with client:
+            client.wait_ready(20)
 
 
 def test_a_corrupt_file_is_set_aside_and_the_stream_goes_on(spool: str) -> None:
