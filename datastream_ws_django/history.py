@@ -101,13 +101,15 @@ class History:
         self._rows: list[StreamMinute] = []
 
     def note(self, health: StreamHealth, stats: Stats | None) -> None:
-        """Add a heartbeat. The first one of a new minute completes the row of the last minute."""
+        """Add a heartbeat. The first one of another minute completes the row of the last one."""
         number = int(health.at // 60)
         minute = self._open.get(health.name)
         if minute is None:
             zero = (0, 0, 0, 0)
             minute = self._open[health.name] = Minute(number, health.at, zero, zero, health.state)
-        elif number > minute.number:
+        elif number > minute.number or number < minute.number - 1:
+            if number < minute.number:  # the clock was set back, and minutes come again
+                self._run = random.getrandbits(62)
             following = minute.next(number)
             self._end(health.name, minute)
             minute = self._open[health.name] = following

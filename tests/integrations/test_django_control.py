@@ -271,6 +271,18 @@ def test_rows_add_up_to_the_totals() -> None:
     assert all(0 <= row.connected <= 60 for row in StreamMinute.objects.all())
 
 
+def test_the_history_goes_on_after_the_clock_was_set_back() -> None:
+    ledger = History()
+    for at, received in ((0, 1), (3600, 3), (0, 6), (60, 10)):
+        ledger.note(health(NOON + at, messages_received=received), None)
+        ledger.write()
+    ledger.end()
+    ledger.write()
+    rows = StreamMinute.objects.order_by("received").values_list("minute", "received")
+    noon = int(NOON // 60)
+    assert list(rows) == [(noon, 1), (noon + 60, 2), (noon, 3), (noon + 1, 4)]
+
+
 def test_a_process_that_stands_by_writes_no_minutes() -> None:
     ledger = History()
     for second in range(0, 300, 5):
