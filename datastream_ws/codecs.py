@@ -16,6 +16,7 @@ from .redaction import peer_text
 
 __all__ = [
     "Codec",
+    "Serializable",
     "codec_for",
     "field_finder",
     "object_converter",
@@ -176,6 +177,16 @@ def _made(maker: Callable[[Any], Codec], package: Any) -> Codec:
     return maker(package)
 
 
+class Serializable:
+    """The base class of objects that are encoded as the value that ``to_json()`` returns."""
+
+    __slots__ = ()
+
+    def to_json(self) -> Any:
+        """Return an object for the codec."""
+        raise NotImplementedError
+
+
 def frame_of(obj: Any, codec: str | Codec) -> tuple[bool, bytes]:
     """
     Return whether an outgoing message is a text frame, and its payload.
@@ -183,6 +194,8 @@ def frame_of(obj: Any, codec: str | Codec) -> tuple[bool, bytes]:
     A str is a text frame, and bytes are a binary frame. The codec encodes any other object.
     """
     if not isinstance(obj, str | bytes | bytearray | memoryview):
+        if isinstance(obj, Serializable):
+            obj = obj.to_json()
         obj = codec_for(codec).encode(obj)
     return (True, obj.encode()) if isinstance(obj, str) else (False, bytes(obj))
 

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .client import Client, Queued
-from .codecs import codec_for
+from .codecs import Serializable, codec_for
 from .connection.opening import proxy_for
 from .exceptions import ConfigurationError, said
 from .forks import in_child
@@ -67,6 +67,7 @@ __all__ = [
     "MemberRecord",
     "Origin",
     "Queued",
+    "Serializable",
     "SharedView",
     "StatusRow",
     "StreamHealth",

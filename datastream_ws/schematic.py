@@ -20,11 +20,11 @@ Source: client.go and types.go of SchematicHQ/schematic-datastream-ws.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import datastream_ws as core
@@ -32,6 +32,7 @@ import datastream_ws as core
 from . import ConfigurationError, DecodeError, Message, __version__
 from .embedding import (
     Hidden,
+    Serializable,
     check_function,
     check_headers,
     check_url,
@@ -39,9 +40,6 @@ from .embedding import (
     is_coroutine_callable,
     peer_text,
 )
-
-if TYPE_CHECKING:
-    from .embedding import Queued
 
 __all__ = [
     "API_URL",
@@ -106,9 +104,12 @@ class MessageType(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class DataStreamRequest:
+class DataStreamRequest(Serializable):
     """
     A request to start or stop the messages about entities. Source: types.go, DataStreamReq.
+
+    You can pass it to every method that sends, such as ``client.send``, ``client.subscribe`` and
+    ``message.reply``. The option ``heartbeat`` takes it, too.
 
     Attributes:
         entity_type: The type of the entities.
@@ -132,7 +133,7 @@ class DataStreamRequest:
         object.__setattr__(self, "action", Action(self.action))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the request as an object for JSON. :meth:`Client.send` calls this."""
+        """Return the request as an object for JSON. Every client calls this to send it."""
         data: dict[str, Any] = {
             "action": self.action.value,
             "entity_type": self.entity_type.value,
@@ -525,24 +526,6 @@ class Client(EntityDecorators, core.Client):
         """
         self.unsubscribe(_subscription(entity_type, keys)[1])
 
-    def subscribe(self, obj: Any, key: Hashable = None, unsubscribe: Any = None) -> Hashable:
-        """
-        Send *obj* now, and again on every connection, as every client does.
-
-        Both messages may be a :class:`DataStreamRequest`, or a callable that returns one.
-        """
-        return super().subscribe(_kept(obj), _key(obj, key), _kept(unsubscribe))
-
-    def send(self, obj: Any, wait: float = 0.0) -> Queued:
-        """Queue a message, as every client does. It may be a :class:`DataStreamRequest`."""
-        return super().send(_wire(obj), wait)
-
-    def request(
-        self, obj: Any, match: Callable[[Message], Any], timeout: float | None = 30.0
-    ) -> Message:
-        """Send a message and return its reply. *obj* is as for :meth:`send`."""
-        return super().request(_wire(obj), match, timeout)
-
 
 class AsyncClient(EntityDecorators, core.AsyncClient):
     """
@@ -589,24 +572,6 @@ class AsyncClient(EntityDecorators, core.AsyncClient):
         """
         await self.unsubscribe(_subscription(entity_type, keys)[1])
 
-    async def subscribe(self, obj: Any, key: Hashable = None, unsubscribe: Any = None) -> Hashable:
-        """
-        Send *obj* now, and again on every connection, as every client does.
-
-        Both messages may be a :class:`DataStreamRequest`, or a callable that returns one.
-        """
-        return await super().subscribe(_kept(obj), _key(obj, key), _kept(unsubscribe))
-
-    async def send(self, obj: Any, wait: float = 0.0) -> None:
-        """Queue a message, as every client does. It may be a :class:`DataStreamRequest`."""
-        await super().send(_wire(obj), wait)
-
-    async def request(
-        self, obj: Any, match: Callable[[Message], Any], timeout: float | None = 30.0
-    ) -> Message:
-        """Send a message and return its reply. *obj* is as for :meth:`send`."""
-        return await super().request(_wire(obj), match, timeout)
-
 
 def _subscription(
     entity_type: EntityType | str, keys: Keys | None
@@ -616,17 +581,3 @@ def _subscription(
     stop = DataStreamRequest(start.entity_type, start.keys, Action.STOP)
     name = (start.entity_type, *sorted((start.keys or {}).items()))
     return start.to_json(), name, stop.to_json()
-
-
-def _kept(obj: Any) -> Any:
-    """Return the message of a subscription, or a callable that makes it for each connection."""
-    return _then(_wire, obj) if callable(obj) else _wire(obj)
-
-
-def _key(obj: Any, key: Hashable) -> Hashable:
-    """Return the key of a subscription. Without one, a callable is its own key."""
-    return obj if key is None and callable(obj) else key
-
-
-def _wire(obj: Any) -> Any:
-    return obj.to_json() if isinstance(obj, DataStreamRequest) else obj

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import datastream_ws as core
 from datastream_ws import ConfigurationError, State, StreamClosedError, UnauthorizedError
 from datastream_ws.schematic import (
     Action,
@@ -22,6 +23,7 @@ from datastream_ws.schematic import (
     MessageType,
 )
 from datastream_ws.testing import StreamServer
+from kit.seen import eventually
 
 KEY = "sch_secret_0123456789"
 FAST: dict[str, Any] = {"min_reconnect_delay": 0.01, "max_reconnect_delay": 0.02}
@@ -157,6 +159,25 @@ async def test_requests_as_subscriptions(stream_server: StreamServer, start: Any
         await client_aio.unsubscribe(key)
         await asyncio.to_thread(stream_server.wait_received, 4)
     assert requests(stream_server.received) == [START, STOP, START, STOP]
+
+
+def test_requests_as_replies_and_heartbeats(stream_server: StreamServer) -> None:
+    """They go over the wire as requests that are sent, too."""
+    client = Client(KEY, stream_server.url, heartbeat=lambda: START, heartbeat_interval=0.05)
+    client.on_message(lambda message: message.reply(STOP))
+    with client:
+        client.wait_ready(5)
+        assert requests(stream_server.wait_received(1))[0] == START
+        stream_server.send({"message_type": "full"})
+        eventually(lambda: requests(stream_server.received).count(STOP) == 1)
+
+
+def test_a_request_of_any_client(stream_server: StreamServer) -> None:
+    """A client of the core, or of a framework, sends it in the same way."""
+    with core.Client(stream_server.url) as client:
+        client.wait_ready(5)
+        client.send(START)
+        assert requests(stream_server.wait_received(1)) == [START]
 
 
 def test_request_and_response(stream_server: StreamServer) -> None:
