@@ -21,6 +21,7 @@ __all__ = [
     "Described",
     "StreamHealth",
     "describe",
+    "health_from",
     "is_fresh",
     "is_healthy",
     "read_health_file",
@@ -200,13 +201,22 @@ def read_health_file(path: str) -> list[StreamHealth]:
     with open(path, "rb", opener=_without_waiting) as file:
         text = file.read(LARGEST_FILE)
     try:
-        return [_checked(StreamHealth(**stream)) for stream in json.loads(text)["streams"]]
+        return [health_from(stream) for stream in json.loads(text)["streams"]]
     except (TypeError, KeyError, ValueError, RecursionError):
         raise ValueError("not a health file of datastream-ws") from None
 
 
-def _checked(health: StreamHealth) -> StreamHealth:
-    for field in fields(StreamHealth):
+def health_from(facts: Mapping[str, Any]) -> StreamHealth:
+    """
+    Return the health in a decoded JSON object, and ignore the fields of a newer version.
+
+    Raises:
+        TypeError, ValueError: If a field is missing or invalid.
+
+    """
+    known = fields(StreamHealth)
+    health = StreamHealth(**{f.name: facts[f.name] for f in known if f.name in facts})
+    for field in known:
         value = getattr(health, field.name)
         if not isinstance(value, KINDS[str(field.type)]):
             raise TypeError(field.name)

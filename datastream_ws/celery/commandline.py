@@ -15,12 +15,16 @@ from typing import Any, NoReturn
 import click
 
 from .. import ConfigurationError
-from ..embedding import MAX_AGE, StatusRow, StreamHealth, row_of, show, watch
+from ..embedding import MAX_AGE, StatusRow, health_from, row_of, show, watch
 
 __all__ = ["refuse_in_import", "refusing", "table_in_inspect"]
 
 log = logging.getLogger("datastream_ws.celery")
 
+UNREADABLE = (
+    "The worker's report cannot be read, because it runs another version of datastream-ws. Run "
+    "this command with the version of the worker."
+)
 OURS = str(Path(__file__).parents[1])
 
 
@@ -141,8 +145,14 @@ def _look(app: Any, timeout: float, destination: Any) -> tuple[str, bool]:
 
 def _rows(node: str, reply: Any) -> Iterator[StatusRow]:
     for name, facts in reply.items():
-        if isinstance(facts, dict):  # otherwise it's the text of an error
-            health = StreamHealth(**facts)
-            yield row_of(health, health.at, MAX_AGE, node)
-        else:
+        if not isinstance(facts, dict):  # the text of an error
             yield StatusRow(stream="-", state=name, is_healthy=False, runner=node, error=str(facts))
+            continue
+        try:
+            health = health_from(facts)
+        except (TypeError, ValueError):
+            yield StatusRow(
+                stream=name, state="unknown", is_healthy=False, runner=node, error=UNREADABLE
+            )
+        else:
+            yield row_of(health, health.at, MAX_AGE, node)
