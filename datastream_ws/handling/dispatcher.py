@@ -85,14 +85,16 @@ class Dispatcher:
         self._stopped = Latch()
         self.timings = timings or Timings()
         watchdog = self._watchdog(report)
-        offering = Offering(handlers, options, tenure, report, watchdog, self.timings)
-        self._batches = self._make_batches(offering, tenure)
-        self._runs = self._make_runs(offering, gate)
+        self._offering = Offering(
+            handlers, options, tenure, report, watchdog, self.timings, self._on_the_loop
+        )
+        self._batches = self._make_batches(tenure)
+        self._runs = self._make_runs(gate)
         inbox.is_untaken = self._is_untaken
 
-    def _make_batches(self, offering: Offering, tenure: Callable[[], int | None]) -> Batches:
+    def _make_batches(self, tenure: Callable[[], int | None]) -> Batches:
         return Batches(
-            offering=offering,
+            offering=self._offering,
             tenure=tenure,
             done=self._done_together,
             discard=self._discard,
@@ -101,12 +103,12 @@ class Dispatcher:
             wake=self.wake,
         )
 
-    def _make_runs(self, offering: Offering, gate: Callable[[], bool] | None) -> Runs:
+    def _make_runs(self, gate: Callable[[], bool] | None) -> Runs:
         return Runs(
             inbox=self._inbox,
             handlers=self._handlers,
             options=self._options,
-            offering=offering,
+            offering=self._offering,
             batches=self._batches,
             gate=gate,
             on_room=self._on_room,
@@ -286,6 +288,8 @@ class Dispatcher:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
+        await asyncio.sleep(0)  # workers on threads report to the loop
+        self._offering.flush()
 
     async def _take_back_postponed(self) -> None:
         """

@@ -22,12 +22,12 @@ from .inline import InlineHandlers
 from .parcel import Parcel
 from .requests import Requests
 from .stores import size_of
+from .throttle import Throttle
 from .timing import Timings
 from .unpacking import Unpacking, unpacking_of
 
 __all__ = ["Intake"]
 
-REPORT_SECONDS = 1.0  # minimum time between two overflow reports
 WARN_SECONDS = 5.0  # time without reading after which a warning is logged
 
 
@@ -94,9 +94,7 @@ class Intake:
         self._backlog_count = self._backlog_bytes = 0
         self._blocked_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._lost = 0  # messages that overflow dropped since the last report
-        self._reported_at = -REPORT_SECONDS
-        self._report_timer: asyncio.TimerHandle | None = None
+        self._lost = Throttle(self._report_lost)
         self._has_warned_untaken = False
         self._stopped = False
 
@@ -124,7 +122,7 @@ class Intake:
         self.requests.fail(NotConnectedError("the client closed before the reply"))
         self._unblock()
         self._force_backlog()
-        self._report_lost()
+        self._lost.flush()
         self._stopped = True
         if self._connection is not None:
             self._connection.pause_reading()
@@ -167,7 +165,7 @@ class Intake:
         put = self._inbox.put(messages)
         self._wake()
         if put.dropped:
-            self._note_lost(put.dropped)
+            self._lost.note(put.dropped)
         if put.untaken:
             self._warn_untaken()
         if put.disconnect:
@@ -214,29 +212,14 @@ class Intake:
         if self._connection is not None:
             self._connection.fail(error)
 
-    def _note_lost(self, messages: int) -> None:
-        """Report dropped messages now, or once the last report is REPORT_SECONDS old."""
-        self._lost += messages
-        wait = self._reported_at + REPORT_SECONDS - time.monotonic()
-        if wait <= 0:
-            self._report_lost()
-        elif self._report_timer is None:
-            self._report_timer = asyncio.get_running_loop().call_later(wait, self._report_lost)
-
-    def _report_lost(self) -> None:
-        if self._report_timer is not None:
-            self._report_timer.cancel()
-            self._report_timer = None
-        lost, self._lost = self._lost, 0
-        if lost:
-            self._reported_at = time.monotonic()
-            noun = "message was" if lost == 1 else "messages were"
-            self._report(
-                InboxOverflowError(
-                    f"the inbox is full; {lost} {noun} dropped. Make the handlers faster, or set "
-                    "another overflow or a spool."
-                )
+    def _report_lost(self, messages: int) -> None:
+        noun = "message was" if messages == 1 else "messages were"
+        self._report(
+            InboxOverflowError(
+                f"the inbox is full; {messages} {noun} dropped. Make the handlers faster, or set "
+                "another overflow or a spool."
             )
+        )
 
     def _warn_untaken(self) -> None:
         if not self._has_warned_untaken:

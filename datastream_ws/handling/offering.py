@@ -14,12 +14,11 @@ from ..messages import Message
 from ..options import ClientOptions
 from .callers import Caller, is_own_cancellation
 from .contexts import HandlerRun
+from .throttle import Throttle
 from .timing import Timings
 from .watchdog import Watchdog
 
 __all__ = ["Offering", "Stopped", "failure_of", "keep_failure", "match", "undecodable_failure"]
-
-REPORT_SECONDS = 1.0  # minimum time between two reports of undecodable messages
 
 
 class Stopped(BaseException):
@@ -35,6 +34,7 @@ class Offering:
         report: Receives every :class:`HandlerError`, from any thread.
         watchdog: Observes the calls. ``None`` means that ``handler_timeout`` is not set.
         timings: Receives the calls that fail.
+        on_loop: Calls a function on the loop's thread, from any thread.
 
     """
 
@@ -46,6 +46,7 @@ class Offering:
         report: Callable[[BaseException], None],
         watchdog: Watchdog | None,
         timings: Timings,
+        on_loop: Callable[[Callable[[], None]], None],
     ) -> None:
         self._handlers = handlers
         self._options = options
@@ -53,8 +54,9 @@ class Offering:
         self._report = report
         self._watchdog = watchdog
         self._timings = timings
-        self._undecodable = 0  # not reported yet
-        self._reported_at = float("-inf")
+        self._on_loop = on_loop
+        self._undecodable = Throttle(self._report_undecodable)
+        self._last_undecodable: tuple[Message, DecodeError] | None = None
 
     async def match(self, caller: Caller, message: Message) -> tuple[tuple[Handler, ...], bool]:
         """Return the handlers of a message, and whether finding them failed, which is reported."""
@@ -184,20 +186,27 @@ class Offering:
         self, caller: Caller, message: Message, error: DecodeError
     ) -> None:
         """
-        Store the failure, and report it at most once per REPORT_SECONDS.
+        Store the failure, and report it at most once per second.
 
         A server can send such messages at full speed.
         """
-        self._undecodable += 1
-        now = time.monotonic()
-        is_due = now - self._reported_at >= REPORT_SECONDS
-        if not is_due and not self._handlers.on_failure:
-            return
-        failure = undecodable_failure(message, error, self._undecodable)
-        await keep_failure(self._handlers, caller, failure, self._report)
-        if is_due:
-            self._undecodable, self._reported_at = 0, now
-            self._report(failure)
+        if self._handlers.on_failure:
+            failure = undecodable_failure(message, error)
+            await keep_failure(self._handlers, caller, failure, self._report)
+        self._on_loop(lambda: self._note_undecodable(message, error))
+
+    def _note_undecodable(self, message: Message, error: DecodeError) -> None:
+        self._last_undecodable = message, error
+        self._undecodable.note()
+
+    def _report_undecodable(self, count: int) -> None:
+        last, self._last_undecodable = self._last_undecodable, None
+        if last is not None:
+            self._report(undecodable_failure(*last, count))
+
+    def flush(self) -> None:
+        """Report the undecodable messages that are not reported yet. Call it on the loop."""
+        self._undecodable.flush()
 
 
 def _is_canceled(error: BaseException, caller: Caller) -> bool:

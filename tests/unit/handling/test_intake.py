@@ -9,7 +9,7 @@ import pytest
 
 from datastream_ws import Message
 from datastream_ws.exceptions import InboxOverflowError, NotConnectedError
-from datastream_ws.handling import intake
+from datastream_ws.handling import intake, throttle
 from kit.rigs import Rig, numbered, until
 
 
@@ -119,7 +119,7 @@ async def test_drops_are_reported_once_a_second(monkeypatch: pytest.MonkeyPatch)
         "the inbox is full; 2 messages were dropped. Make the handlers faster, or set "
         "another overflow or a spool."
     ]
-    monkeypatch.setattr(intake, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(throttle, "REPORT_SECONDS", 0.0)
     rig.take("f")
     assert "3 messages" in str(rig.reported[-1])
     rig.take("g")
@@ -128,7 +128,7 @@ async def test_drops_are_reported_once_a_second(monkeypatch: pytest.MonkeyPatch)
 
 async def test_the_last_drops_of_a_burst_are_reported_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """None follows that would bring the next report."""
-    monkeypatch.setattr(intake, "REPORT_SECONDS", 0.05)
+    monkeypatch.setattr(throttle, "REPORT_SECONDS", 0.05)
     rig = Rig(inbox_size=1, overflow="drop_oldest")
     rig.take(*"ab")
     rig.take(*"cd")

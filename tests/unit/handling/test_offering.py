@@ -152,6 +152,7 @@ async def test_messages_without_a_route_that_can_be_read(options: Any) -> None:
         put_raw(s, *[GZIP] * 100)
         counts = await s.drain()
         assert (counts.failed, counts.handled, counts.unrouted) == (100, 0, 0)
+        await until(lambda: s.reported)
         [error] = s.reported
         assert isinstance(error, HandlerError)
         assert isinstance(error.__cause__, DecodeError)
@@ -164,24 +165,52 @@ async def test_undecodable_messages_are_told_again_a_second_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With how many there were; and whoever keeps failures is given each."""
-    monkeypatch.setattr("datastream_ws.handling.offering.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("datastream_ws.handling.throttle.REPORT_SECONDS", 0.0)
     async with stream() as s:
         kept: list[HandlerError] = []
         s.handlers.on_failure.append(kept.append)
         s.handler(route="a")
         put_raw(s, GZIP)
         await s.drain()
-        monkeypatch.setattr("datastream_ws.handling.offering.REPORT_SECONDS", 3600.0)
+        await until(lambda: len(s.reported) == 1)
+        monkeypatch.setattr("datastream_ws.handling.throttle.REPORT_SECONDS", 3600.0)
         put_raw(s, GZIP, GZIP)
-        await s.drain()
-        monkeypatch.setattr("datastream_ws.handling.offering.REPORT_SECONDS", 0.0)
+        await until(lambda: not s.inbox.waiting)
+        await asyncio.sleep(0)  # the worker has counted them on the loop
+        monkeypatch.setattr("datastream_ws.handling.throttle.REPORT_SECONDS", 0.0)
         put_raw(s, GZIP)
         await s.drain()
+        await until(lambda: len(s.reported) == 2)
         assert [str(error).split(" no readable route")[0] for error in s.reported] == [
             "a message has",
             "3 messages have",
         ]
         assert len(kept) == 4
+        assert not any(str(failure)[0].isdigit() for failure in kept)  # each of one message
+
+
+@BOTH
+async def test_the_last_undecodable_messages_of_a_burst_are_reported_too(
+    monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    """None follows that would bring the next report."""
+    monkeypatch.setattr("datastream_ws.handling.throttle.REPORT_SECONDS", 0.05)
+    async with stream() as s:
+        s.handler(route="a", is_async=is_async)
+        put_raw(s, *[GZIP] * 3)
+        await s.drain()
+        await until(lambda: len(s.reported) == 2)
+        assert str(s.reported[-1]).startswith("2 messages have no readable route")
+        await asyncio.sleep(0.1)
+        assert len(s.reported) == 2
+
+
+async def test_the_last_undecodable_messages_before_the_end_are_reported() -> None:
+    async with stream() as s:
+        s.handler(route="a")
+        put_raw(s, *[GZIP] * 2)
+        await s.drain()
+    assert [str(error)[:15] for error in s.reported] == ["a message has n"] * 2
 
 
 @pytest.mark.parametrize(
