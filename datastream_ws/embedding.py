@@ -44,7 +44,7 @@ from .messages import Message, Origin
 from .option_checks import check_headers, check_url
 from .options import ClientOptions
 from .process.handler_threads import is_handler_thread
-from .process.signals import signals_to
+from .process.signals import quiet_in_pipe, signals_to
 from .redaction import Hidden, escaped, hides_arguments, peer_text, shown_url
 from .status_table import StatusRow, age, counts_of, fleet_note, row_of, share_note, show, watch
 
@@ -105,6 +105,7 @@ __all__ = [
     "peer_text",
     "prepare",
     "proxy_for",
+    "quiet_in_pipe",
     "read_health_file",
     "resolved",
     "row_of",

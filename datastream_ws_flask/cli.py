@@ -23,6 +23,7 @@ from datastream_ws.embedding import (
     StatusRow,
     StreamHealth,
     is_healthy,
+    quiet_in_pipe,
     row_of,
     show,
     watch,
@@ -177,7 +178,7 @@ def status(
     Exit codes: 0 all streams are healthy, 1 a stream is unhealthy, stale or never started.
     """
     app = info.load_app()
-    with refusing(verbose):
+    with refusing(verbose), quiet_in_pipe():
         wanted = {stream.name: stream.settings.healthy_share for stream in chosen(app, names)}
         path = health_file or app.config.get(HEALTH_FILE)
         look = functools.partial(looked, wanted, path, max_age, as_json)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from .. import ConfigurationError
-from ..embedding import MAX_AGE, StatusRow, health_from, row_of, show, watch
+from ..embedding import MAX_AGE, StatusRow, health_from, quiet_in_pipe, row_of, show, watch
 
 __all__ = ["refuse_in_import", "refusing", "table_in_inspect"]
 
@@ -121,11 +121,12 @@ def table_in_inspect() -> None:
 def _show(app: Any, again: bool, options: dict[str, Any]) -> None:
     """Print the table of the streams of all workers. Exit with 1 unless all are healthy."""
     look = functools.partial(_look, app, options["timeout"], options["destination"])
-    if again:
-        well = watch(look, sys.stdout)
-    else:
-        text, well = look()
-        click.echo(text)
+    with quiet_in_pipe():
+        if again:
+            well = watch(look, sys.stdout)
+        else:
+            text, well = look()
+            click.echo(text)
     click.get_current_context().exit(0 if well else 1)
 
 

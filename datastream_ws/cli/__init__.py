@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 
 from .. import DataStreamError
-from ..embedding import said
+from ..embedding import quiet_in_pipe, said
 from ..runner import EXIT_CONFIGURATION
 
 __all__ = ["main"]
@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("rich is not installed. Run: pip install 'datastream-ws[cli]'", file=sys.stderr)
         return EXIT_CONFIGURATION
     try:
-        code: int = wanted.run(wanted)
+        with quiet_in_pipe():
+            code: int = wanted.run(wanted)
     except Exception as error:
         if wanted.verbose:
             traceback.print_exc()

@@ -21,6 +21,7 @@ from datastream_ws.embedding import (
     age,
     counts_of,
     fleet_note,
+    quiet_in_pipe,
     share_note,
     show,
     watch,
@@ -65,13 +66,14 @@ class Command(BaseCommand):
             names = names or of_runners()
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
-        if options["watch"]:
-            self.stdout.ending = ""
-            redrawn = False if options["json"] else None
-            well = watch(lambda: self.look_again(names, options), self.stdout, redrawn=redrawn)
-        else:
-            text, well = self.look(names, options)
-            self.stdout.write(text)
+        with quiet_in_pipe():
+            if options["watch"]:
+                self.stdout.ending = ""
+                redrawn = False if options["json"] else None
+                well = watch(lambda: self.look_again(names, options), self.stdout, redrawn=redrawn)
+            else:
+                text, well = self.look(names, options)
+                self.stdout.write(text)
         if not well:
             sys.exit(1)
 
