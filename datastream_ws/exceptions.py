@@ -66,7 +66,7 @@ ERRNO = re.compile(r"\[Errno -?\d+\] ")
 CONNECT_FAILED = re.compile(r"Connect call failed \('([^']*)', (\d+)[^)]*\)")  # asyncio's text
 TLS_NUMBERS = re.compile(r"^\[\w+(?:: \w+)?\] | \(_ssl\.c:\d+\)$")  # of OpenSSL and Python
 FAILED = "no connection to"
-LONGEST_DELAY = 1e9  # seconds; locks can't wait longer than about 9e9
+LONGEST_SECONDS = 1e9  # locks, timers and selectors can't wait longer than about 9e9
 
 
 class SendTimeoutError(DataStreamError, TimeoutError):
@@ -182,7 +182,7 @@ class Postponed(Exception):
     """
 
     def __init__(self, delay: float = 1.0) -> None:
-        self.delay = min(max(0.0, delay), LONGEST_DELAY)
+        self.delay = min(max(0.0, delay), LONGEST_SECONDS)
         super().__init__(self.delay)
 
     def __str__(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, overload
 
 from .codecs import object_converter
 from .events import DisconnectEvent, GapEvent, StateEvent
-from .exceptions import ConfigurationError, HandlerError
+from .exceptions import LONGEST_SECONDS, ConfigurationError, HandlerError
 from .forks import in_child
 from .messages import Message
 from .routing import Handler, Routing
@@ -46,8 +46,6 @@ HOOKS = {
 DECORATORS = ("on_message", "on_batch", *HOOKS, "use")
 
 Per = Literal["call", "run"]
-
-LONGEST_WAIT = 1e9  # seconds; timers can't wait longer than about 9e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +233,7 @@ class Decorators:
         function, max_size = (max_size, 100) if callable(max_size) else (None, max_size)
         if not isinstance(max_size, int) or isinstance(max_size, bool) or max_size < 1:
             raise ConfigurationError("on_batch: max_size must be a whole number of at least 1")
-        if not isinstance(max_wait, int | float) or not 0 <= max_wait <= LONGEST_WAIT:
+        if not isinstance(max_wait, int | float) or not 0 <= max_wait <= LONGEST_SECONDS:
             raise ConfigurationError("on_batch: max_wait must be a number of seconds, 0 or more")
         _check_conditions("on_batch", route, when)
 

@@ -10,12 +10,11 @@ from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from .codecs import Codec
+from .exceptions import LONGEST_SECONDS
 from .protocols import Logger
 
 __all__ = ["Logger", "check_headers", "check_subprotocols", "check_url"]
 
-
-LONGEST = 1e9  # seconds; locks and selectors can't wait longer than about 9e9
 
 CodecName = Literal["json", "orjson", "msgspec"]
 
@@ -31,7 +30,7 @@ def _number(value: Any) -> bool:
 
 def seconds(value: Any) -> str | None:
     """Check for a positive number of seconds."""
-    if _number(value) and 0 < value <= LONGEST:
+    if _number(value) and 0 < value <= LONGEST_SECONDS:
         return None
     return "must be a number of seconds above 0"
 
