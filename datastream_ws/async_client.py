@@ -135,7 +135,12 @@ class AsyncClient(Decorators):
 
     @property
     def last_message(self) -> Message | None:
-        """The last message received since ``start()``. ``None`` before the first one."""
+        """
+        The last message received since ``start()``. ``None`` before the first one.
+
+        It is also ``None`` after unhandled messages were dropped because the lease was lost. Then
+        resume from your own store.
+        """
         return self._life.inbox.last_message if self._life else None
 
     @property

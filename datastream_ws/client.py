@@ -139,7 +139,12 @@ class Client(Decorators):
 
     @property
     def last_message(self) -> Message | None:
-        """The last message received since ``start()``. ``None`` before the first one."""
+        """
+        The last message received since ``start()``. ``None`` before the first one.
+
+        It is also ``None`` after unhandled messages were dropped because the lease was lost. Then
+        resume from your own store.
+        """
         return self.aio.last_message
 
     @property

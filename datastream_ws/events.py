@@ -106,7 +106,8 @@ class GapEvent:
         started_at: The UNIX time at which the connection was lost.
         ended_at: The UNIX time at which the next connection was open.
         seconds: The length of the gap in seconds, by the monotonic clock.
-        last_message: The last message received before the gap. ``None`` if there was none.
+        last_message: The last message received before the gap. ``None`` if there was none, or if
+            unhandled messages were dropped because the lease was lost.
 
     """
 

@@ -292,6 +292,14 @@ class Inbox:
     def _drop(self, message: Message, cause: str) -> None:
         self._leave(message)
         self._dropped[cause] += 1
+        if cause == "lease_lost":
+            self._forget_last(message)
+
+    def _forget_last(self, dropped: Message) -> None:
+        """Have the client not resume behind a message that was dropped with its tenure."""
+        last = self.last_message
+        if last is not None and last.epoch <= dropped.epoch:
+            self.last_message = None
 
     def _leave(self, message: Message) -> None:
         self._waiting -= 1
@@ -550,6 +558,8 @@ class Inbox:
             self._leave(message)
         if messages:
             self._dropped[cause] += len(messages)
+            if cause == "lease_lost":
+                self._forget_last(messages[-1])
         return len(messages)
 
     def _take_all(self) -> list[Message]:

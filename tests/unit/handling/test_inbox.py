@@ -488,6 +488,41 @@ def test_reading_resumes_with_the_portion_that_reaches_half() -> None:
     assert told == [10]
 
 
+def test_a_client_does_not_resume_behind_what_it_dropped_with_its_lease() -> None:
+    """A process that loses a lease and acquires it again resumed after the last received one."""
+    inbox = Inbox()
+    inbox.put(messages("a", "b"))
+    in_hand = inbox.pop()
+    assert in_hand
+    assert inbox.drop("lease_lost") == 1
+    assert inbox.last_message is None
+    inbox.put(messages("c"))
+    assert inbox.last_message
+    inbox.discard(in_hand, "lease_lost")
+    assert inbox.last_message is None
+
+
+def test_what_a_later_tenure_received_stays_the_last_message() -> None:
+    inbox = Inbox()
+    inbox.put(messages("a"))
+    in_hand = inbox.pop()
+    assert in_hand
+    later = Message("b", Origin("default", 2, 2, JsonCodec(), "type"), 1, 0.0)
+    inbox.put([later])
+    inbox.discard(in_hand, "lease_lost")
+    assert inbox.last_message is later
+
+
+def test_all_handled_before_the_lease_was_lost() -> None:
+    inbox = Inbox()
+    inbox.put(messages("a"))
+    message = inbox.pop()
+    assert message
+    inbox.done(message)
+    assert inbox.drop("lease_lost") == 0
+    assert inbox.last_message is message
+
+
 @pytest.mark.parametrize("cause", ["shutdown", "lease_lost"])
 def test_what_is_dropped_is_taken_out_of_a_portion(cause: str) -> None:
     """What has been begun with is the worker's, what has not is dropped: each message once."""
