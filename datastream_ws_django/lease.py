@@ -91,8 +91,8 @@ class DatabaseLease:
     def _is_held(self, row: StreamLease) -> bool:
         if row.holder in ("", self._token):
             return False
-        self._watch.look((row.holder, row.epoch, row.renewals), row.ttl)
-        return not self._watch.is_over
+        self._watch.observe((row.holder, row.epoch, row.renewals), row.ttl)
+        return not self._watch.has_expired
 
     def renew(self, ttl: float) -> bool:
         """Renew the lease. Return ``False`` if another process has taken it."""

@@ -42,9 +42,9 @@ class Connection:
         on_sent: Called with the number of messages and of bytes passed to the engine.
 
     Attributes:
-        over: Resolved when the server's close frame was received or the engine has ended. From
+        end: Resolved when the server's close frame was received or the engine has ended. From
             then on nothing is sent or received.
-        gone: Resolved when the engine has ended and the socket is closed.
+        closed: Resolved when the engine has ended and the socket is closed.
 
     """
 
@@ -68,8 +68,8 @@ class Connection:
         self._on_round_trip = on_round_trip
         self._on_sent = on_sent
         self._loop = asyncio.get_running_loop()
-        self.over: asyncio.Future[Ended] = self._loop.create_future()
-        self.gone: asyncio.Future[Ended] = self._loop.create_future()
+        self.end: asyncio.Future[Ended] = self._loop.create_future()
+        self.closed: asyncio.Future[Ended] = self._loop.create_future()
         # Messages may arrive together with the handshake response. They wait for start_delivery().
         self._early: list[tuple[list[str | bytes], int]] | None = []
         self._failure: Exception | None = None
@@ -100,7 +100,7 @@ class Connection:
 
         """
         await self._engine.open(endpoint, self)
-        if self.gone.done():  # the connection was lost right behind the handshake
+        if self.closed.done():  # the connection was lost right behind the handshake
             return
         self._queue.open(gated=self._gated)
         now = self._loop.time()
@@ -149,8 +149,8 @@ class Connection:
 
     def closing(self, code: int | None, reason: str) -> None:
         self._queue.close()
-        if code is not None and not self.over.done():
-            self.over.set_result(Ended(code, reason, closed_by_peer(code, reason)))
+        if code is not None and not self.end.done():
+            self.end.set_result(Ended(code, reason, closed_by_peer(code, reason)))
         self._begin_close(self._options.close_timeout)
 
     def ended(self, ended: Ended) -> None:
@@ -160,7 +160,7 @@ class Connection:
                 timer.cancel()
         if self._failure is not None:
             ended = Ended(1006, "", self._failure)
-        for future in (self.over, self.gone):
+        for future in (self.end, self.closed):
             if not future.done():
                 future.set_result(ended)
 
@@ -168,7 +168,7 @@ class Connection:
 
     def _tick(self) -> None:
         self._timer = None
-        if self.gone.done() or self._failure is not None:
+        if self.closed.done() or self._failure is not None:
             return
         now = self._loop.time()
         if now >= self._close_at:
@@ -223,13 +223,13 @@ class Connection:
         self._look(now)
 
     def pause_reading(self) -> None:
-        if self._is_reading and not self.gone.done():
+        if self._is_reading and not self.closed.done():
             self._is_reading = False
             self._keepalive.paused()
             self._engine.pause()
 
     def resume_reading(self) -> None:
-        if not self._is_reading and not self.gone.done():
+        if not self._is_reading and not self.closed.done():
             now = self._loop.time()
             self._is_reading = True
             self._keepalive.resumed(now)
@@ -256,7 +256,7 @@ class Connection:
 
     @property
     def has_unsent(self) -> bool:
-        return bool(self._queue) or (not self.gone.done() and self._engine.unsent > 0)
+        return bool(self._queue) or (not self.closed.done() and self._engine.unsent > 0)
 
     def _wake_pump(self) -> None:
         """Schedule the pump from the thread that queued a frame."""
@@ -268,7 +268,7 @@ class Connection:
 
     def _pump(self) -> None:
         """Pass queued frames to the engine, as far as the network and ``send_rate`` allow."""
-        if self.gone.done() or not self.is_open:
+        if self.closed.done() or not self.is_open:
             return
         now = self._loop.time()
         if not self._is_writing_paused:
@@ -300,23 +300,23 @@ class Connection:
 
         After *timeout* seconds the connection is aborted. Calling it again shortens the time.
         """
-        if self.gone.done():
+        if self.closed.done():
             return
         self._queue.close()
         self._begin_close(timeout)
-        if not self.over.done():
+        if not self.end.done():
             self._engine.close(code, reason)
         self.resume_reading()  # otherwise the server's close frame stays unread
-        await asyncio.shield(self.gone)
+        await asyncio.shield(self.closed)
 
     def shorten_close(self, timeout: float) -> None:
         """Limit a close handshake that has begun to *timeout* seconds from now."""
-        if self._close_at < NEVER and not self.gone.done():
+        if self._close_at < NEVER and not self.closed.done():
             self._begin_close(timeout)
 
     def fail(self, error: Exception) -> None:
         """Abort the connection because of *error*. Calling it again has no effect."""
-        if self.gone.done() or self._failure is not None:
+        if self.closed.done() or self._failure is not None:
             return
         self._failure = error
         self._queue.close(error)

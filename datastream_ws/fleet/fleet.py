@@ -23,7 +23,7 @@ from ..lease import lease_for
 from ..lease.shared import SharedLease
 from ..lifecycle.assembly import Place
 from ..lifecycle.commands import CloseFrame, close_frame
-from ..lifecycle.turns import Turns
+from ..lifecycle.rate_limiter import RateLimiter
 from ..log_fields import about, fields
 from ..option_checks import count, or_none, seconds, send_rate_option
 from ..options import ClientOptions, StreamOptions
@@ -408,8 +408,8 @@ class Fleet(Decorators):
                 spool=None,
             )
         )
-        no_turns: Any = None  # it never connects
-        client._join(Place(key=key, turns=no_turns))
+        no_limiter: Any = None  # it never connects
+        client._join(Place(key=key, rate_limiter=no_limiter))
         client.deliver(data, robust)
 
     def refresh(self) -> None:
@@ -491,7 +491,7 @@ class Work:
             lease=None,
         )
         self._calls = UserCalls(threads().submit, lambda _: None)
-        self._turns = Turns(*fleet._start_rate)
+        self._rate_limiter = RateLimiter(*fleet._start_rate)
         lease = shared_lease(fleet.options)
         self.limit_monitor = LimitMonitor(
             0.0 if lease is None else fleet.options.lease_ttl,
@@ -515,7 +515,7 @@ class Work:
             fleet.options.lease_ttl,
             fleet._limit,
             streams=self.streams,
-            turns=self._turns,
+            rate_limiter=self._rate_limiter,
             rate=dials / seconds,
             on_news=self._wake.set,
             on_error=self._lease_failed,
@@ -591,7 +591,7 @@ class Work:
 
     def _place(self, row: Row) -> Place | None:
         if self.share is None:
-            return Place(key=row.key, turns=self._turns)
+            return Place(key=row.key, rate_limiter=self._rate_limiter)
         return self.share.place(row)
 
     def _ended(self, key: str) -> None:

@@ -14,7 +14,7 @@ from ..lease.liveness import Liveness
 from ..lease.shared import MemberRecord, SharedView
 from .shares import Member, at_once, beyond_limits, moves
 
-__all__ = ["Membership", "Mine", "Plan"]
+__all__ = ["LocalState", "Membership", "Plan"]
 
 IN_FLIGHT = 20  # most streams in flight to one process, from all others
 
@@ -29,7 +29,7 @@ STUCK_SECONDS = (15.0, 300.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Mine:
+class LocalState:
     """
     The state of this process.
 
@@ -104,8 +104,8 @@ class Membership:
             member = view.members[name]
             age = view.ages.get(name)
             left = None if age is None else member.life - age
-            watch.look(member.beat, member.life, left)
-            if watch.is_over:
+            watch.observe(member.beat, member.life, left)
+            if watch.has_expired:
                 found.append(member)
         return found
 
@@ -128,40 +128,40 @@ class Membership:
             self._stuck_until = clock() + self._stuck_seconds
         self._offered = {k: since for k, since in self._offered.items() if k not in keys}
 
-    def plan(self, view: SharedView, mine: Mine) -> Plan:
+    def plan(self, view: SharedView, local: LocalState) -> Plan:
         """Return the next actions, from the cache if the situation has not changed."""
-        shape = (_shape(view), len(mine.held))
-        if self._is_as_it_was(view, mine, shape):
+        shape = (_shape(view), len(local.held))
+        if self._is_as_it_was(view, local, shape):
             return self._quiet
-        found = self._plan(view, mine)
+        found = self._plan(view, local)
         has_to_do = found.take or found.give or found.lost or found.release
         is_quiet = (
-            found.is_settled and found.is_done and not has_to_do and not self._is_stuck(view, mine)
+            found.is_settled and found.is_done and not has_to_do and not self._is_stuck(view, local)
         )
-        self._quiet_with = (view.holders, mine.keys, shape) if is_quiet else None
+        self._quiet_with = (view.holders, local.keys, shape) if is_quiet else None
         self._quiet = found
         return found
 
-    def _is_as_it_was(self, view: SharedView, mine: Mine, shape: object) -> bool:
+    def _is_as_it_was(self, view: SharedView, local: LocalState, shape: object) -> bool:
         if self._quiet_with is None:
             return False
         holders, keys, before = self._quiet_with
-        return holders is view.holders and keys is mine.keys and before == shape
+        return holders is view.holders and keys is local.keys and before == shape
 
-    def _plan(self, view: SharedView, mine: Mine) -> Plan:
-        holders = _holders(view, mine)
+    def _plan(self, view: SharedView, local: LocalState) -> Plan:
+        holders = _holders(view, local)
         self._note_free(holders)
         members = [Member(r.token, r.limit, r.is_leaving) for r in view.members.values()]
-        found = moves(mine.token, members, holders, _last(view))
-        wanted = self._gives(found.give, mine, members, holders)
-        if self._is_stuck(view, mine):
+        found = moves(local.token, members, holders, _last(view))
+        wanted = self._gives(found.give, local, members, holders)
+        if self._is_stuck(view, local):
             wanted = []
-        in_flight = len(mine.giving) + self._arriving
+        in_flight = len(local.giving) + self._arriving
         most = at_once(members, holders, self._in_flight) if wanted else 0
         beyond = beyond_limits(members, holders)
-        lost = [k for k, epoch in mine.held.items() if view.holders.get(k) != (mine.token, epoch)]
-        strays = _strays(view, mine)
-        take = self._takes(found.take, _unanswered(strays, view, mine), mine, members)
+        lost = [k for k, epoch in local.held.items() if view.holders.get(k) != (local.token, epoch)]
+        strays = _strays(view, local)
+        take = self._takes(found.take, _unanswered(strays, view, local), local, members)
         return Plan(
             take=take,
             give=tuple(wanted[: max(0, most - in_flight)]),
@@ -182,9 +182,9 @@ class Membership:
             if key in free or now - since < ARRIVAL_SECONDS[0]
         }
 
-    def _is_stuck(self, view: SharedView, mine: Mine) -> bool:
+    def _is_stuck(self, view: SharedView, local: LocalState) -> bool:
         """Return whether the present members have refused what this process offered."""
-        own = view.members.get(mine.token)
+        own = view.members.get(local.token)
         is_leaving = own is not None and own.is_leaving
         is_over = clock() >= self._stuck_until or self._stuck_with != frozenset(view.members)
         return not (is_over or is_leaving)
@@ -198,22 +198,22 @@ class Membership:
     def _gives(
         self,
         excess: Collection[str],
-        mine: Mine,
+        local: LocalState,
         members: Collection[Member],
         holders: dict[str, str | None],
     ) -> list[str]:
         """Return the streams to hand over, excluding those already released but not yet taken."""
         on_their_way = [key for key in self._offered if key in self._free]
         if on_their_way:
-            counted = holders | dict.fromkeys(on_their_way, mine.token)
-            excess = moves(mine.token, members, counted).give
-        return [key for key in excess if key in mine.held and key not in mine.giving]
+            counted = holders | dict.fromkeys(on_their_way, local.token)
+            excess = moves(local.token, members, counted).give
+        return [key for key in excess if key in local.held and key not in local.giving]
 
     def _takes(
         self,
         assigned: Collection[str],
         unanswered: Collection[str],
-        mine: Mine,
+        local: LocalState,
         members: Collection[Member],
     ) -> tuple[str, ...]:
         """
@@ -221,8 +221,8 @@ class Membership:
 
         The first of all are *unanswered*: the store took them, but its answer was lost.
         """
-        own = next((member for member in members if member.name == mine.token), None)
-        if own is None or mine.room <= 0:
+        own = next((member for member in members if member.name == local.token), None)
+        if own is None or local.room <= 0:
             return ()
         now = clock()
         first = [key for key in assigned if key not in self._offered]
@@ -234,7 +234,7 @@ class Membership:
             # A member waits longest for a stream that it has offered itself.
             and now - since >= PATIENCE_SECONDS * (1 + (key in self._offered))
         ]
-        room = min(mine.room, own.room - len(mine.held))
+        room = min(local.room, own.room - len(local.held))
         return tuple([*unanswered, *first, *late][: max(0, int(room))])
 
 
@@ -243,15 +243,15 @@ def _shape(view: SharedView) -> frozenset[tuple[str, int | None, bool]]:
     return frozenset((r.token, r.limit, r.is_leaving) for r in view.members.values())
 
 
-def _holders(view: SharedView, mine: Mine) -> dict[str, str | None]:
+def _holders(view: SharedView, local: LocalState) -> dict[str, str | None]:
     """
     Return the living holder of each key of the source and of keys that others hold.
 
     ``None`` means that a key is free.
     """
     living = {key: held.token for key, held in view.holders.items() if held.token in view.members}
-    others = {key: token for key, token in living.items() if token != mine.token}
-    return {**others, **{key: living.get(key) for key in mine.keys}}
+    others = {key: token for key, token in living.items() if token != local.token}
+    return {**others, **{key: living.get(key) for key in local.keys}}
 
 
 def _last(view: SharedView) -> dict[str, str]:
@@ -261,19 +261,19 @@ def _last(view: SharedView) -> dict[str, str]:
     return {key: now[_id(token)] for key, token in gone.items() if _id(token) in now}
 
 
-def _strays(view: SharedView, mine: Mine) -> list[str]:
+def _strays(view: SharedView, local: LocalState) -> list[str]:
     """Return keys that the store lists although neither this process nor a member holds them."""
     return [
         key
         for key, held in view.holders.items()
-        if (held.token == mine.token and key not in mine.held)
-        or (held.token not in view.members and key not in mine.keys)
+        if (held.token == local.token and key not in local.held)
+        or (held.token not in view.members and key not in local.keys)
     ]
 
 
-def _unanswered(strays: Collection[str], view: SharedView, mine: Mine) -> list[str]:
+def _unanswered(strays: Collection[str], view: SharedView, local: LocalState) -> list[str]:
     """Return the keys that this process has taken although the store's answer was lost."""
-    return [key for key in strays if view.holders[key].token == mine.token and key in mine.keys]
+    return [key for key in strays if view.holders[key].token == local.token and key in local.keys]
 
 
 def _id(token: str) -> str:

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from ..lease.shared import SharedStore
 from ..lifecycle.assembly import Place
-from ..lifecycle.turns import Turns
+from ..lifecycle.rate_limiter import RateLimiter
 from .holding import Holding
 from .membership import IN_FLIGHT
 from .sharing import Sharing
@@ -35,7 +35,7 @@ class Share:
         ttl: The option ``lease_ttl``, in seconds.
         limit: Most streams in this process. ``None`` means no limit.
         streams: The streams that run in this process.
-        turns: Limits the rate of dials.
+        rate_limiter: Limits the rate of dials.
         rate: Dials per second that the fleet makes.
         on_news: Called on the loop when :meth:`follow` must be called.
         on_error: Called on the loop with every LeaseError.
@@ -49,14 +49,14 @@ class Share:
         limit: int | None,
         *,
         streams: Streams,
-        turns: Turns,
+        rate_limiter: RateLimiter,
         rate: float,
         on_news: Callable[[], None],
         on_error: Callable[[BaseException], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._streams = streams
-        self._turns = turns
+        self._rate_limiter = rate_limiter
         self._at_once = max(1, int(rate * DIAL_SECONDS))
         self._is_started = False
         self._is_closing = False
@@ -67,7 +67,7 @@ class Share:
             store,
             ttl,
             limit=limit,
-            room=lambda: self._at_once - turns.waiting,
+            room=lambda: self._at_once - rate_limiter.waiting,
             on_change=lambda: self._soon(on_news),
             report=lambda error: self._soon(on_error, error),
             in_flight=min(IN_FLIGHT, self._at_once),
@@ -82,7 +82,7 @@ class Share:
         holding = self.sharing.held().get(str(row.key))
         if holding is None or holding.is_used:
             return None
-        return Place(key=row.key, turns=self._turns, make_renewal=holding)
+        return Place(key=row.key, rate_limiter=self._rate_limiter, make_renewal=holding)
 
     def ended(self, key: str) -> None:
         """Release the stream of a client that has ended, or take it again for the next client."""

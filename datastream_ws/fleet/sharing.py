@@ -25,7 +25,7 @@ from ..lease.renewal import (
 from ..lease.shared import MemberRecord, SharedStore, SharedView
 from ..lease.store_calls import HANG_SECONDS, StoreCalls, lease_error
 from .holding import Holding, Term
-from .membership import IN_FLIGHT, Membership, Mine, Plan
+from .membership import IN_FLIGHT, LocalState, Membership, Plan
 from .summary import counted
 
 __all__ = ["Sharing"]
@@ -350,17 +350,17 @@ class Sharing:
         is_leaving = view.members[self._term.token].is_leaving
         for member in self._membership.dead(view, self._term.token):
             self._calls.ask(lambda member=member: self._store.remove(member))  # type: ignore[misc]
-        plan = self._membership.plan(view, self._mine())
+        plan = self._membership.plan(view, self._local_state())
         self._has_handed_over = is_leaving and plan.is_done
         self._follow(plan)
 
-    def _mine(self) -> Mine:
+    def _local_state(self) -> LocalState:
         with self._changed:
             unused = sum(not holding.is_used for holding in self._held.values())
             held = {key: holding.epoch for key, holding in self._held.items()}
             giving = set(self._giving)
         room = self._room() - unused if clock() >= self._take_from else 0
-        return Mine(self._term.token, self._keys, held, giving, room)
+        return LocalState(self._term.token, self._keys, held, giving, room)
 
     def _follow(self, plan: Plan) -> None:
         was_settled = self._plan.is_settled

@@ -19,7 +19,7 @@ class Liveness:
         self._sign: object = None
         self._until = float("-inf")
 
-    def look(self, sign: object, ttl: float, left: float | None = None) -> None:
+    def observe(self, sign: object, ttl: float, left: float | None = None) -> None:
         """
         Record the current *sign* of a holder whose time to live is *ttl* seconds.
 
@@ -35,11 +35,11 @@ class Liveness:
         self._sign, self._until = sign, clock() + ttl
 
     @property
-    def is_over(self) -> bool:
+    def has_expired(self) -> bool:
         """Whether the observed tenure has expired, or none was observed."""
         return clock() >= self._until
 
     @property
     def dead(self) -> object:
         """The sign of a holder whose tenure has expired. ``None`` means that there is none."""
-        return self._sign if self.is_over else None
+        return self._sign if self.has_expired else None

@@ -124,14 +124,20 @@ class RedisLease:
         least = max(time.time_ns() // 1_000_000, self._seen + 1)
         liveness = self._liveness
         granted, epoch, sign, life, left = self._scripts.run(
-            ACQUIRE, token, _ms(ttl), _stamp(), least, liveness.dead or "", int(liveness.is_over)
+            ACQUIRE,
+            token,
+            _ms(ttl),
+            _stamp(),
+            least,
+            liveness.dead or "",
+            int(liveness.has_expired),
         )
         self._seen = max(self._seen, epoch)
         if granted:
             self._epoch = epoch
             return int(epoch)
         if sign:
-            liveness.look(sign, int(life) / 1000, left / 1000)
+            liveness.observe(sign, int(life) / 1000, left / 1000)
         return None
 
     def renew(self, ttl: float) -> bool:

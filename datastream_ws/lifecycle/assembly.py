@@ -36,9 +36,9 @@ from ..spool import SpooledInbox, SpoolThread
 from ..stats import Traffic
 from .commands import Commands
 from .plan import Attempts
+from .rate_limiter import RateLimiter
 from .reporter import Reporter
 from .tenure import MakeRenewal, Tenure
-from .turns import Turns
 
 __all__ = ["Parts", "Place", "Start"]
 
@@ -50,14 +50,14 @@ class Place:
 
     Attributes:
         key: The stream's key in the fleet's source.
-        turns: The rate limit for the connection attempts of the fleet's streams.
+        rate_limiter: The rate limit for the connection attempts of the fleet's streams.
         make_renewal: Makes the renewal of the stream's lease, instead of the option ``lease``.
             ``None`` means that the stream needs no lease.
 
     """
 
     key: Any
-    turns: Turns
+    rate_limiter: RateLimiter
     make_renewal: MakeRenewal | None = None
 
 
@@ -157,7 +157,7 @@ class Parts:
                 on_lost=self.commands.changed.set,
                 report=self.reporter.report,
             )
-        self.turns = None if start.place is None else start.place.turns
+        self.rate_limiter = None if start.place is None else start.place.rate_limiter
         self._key = None if start.place is None else start.place.key
         self._origin: Origin | None = None  # of the latest connection
         self.spool: SpoolThread | None = None

@@ -33,7 +33,7 @@ from .assembly import Parts, Start
 from .closing import Closing
 from .commands import close_frame
 from .plan import ASKED, Outcome, Plan
-from .turns import Turns
+from .rate_limiter import RateLimiter
 
 __all__ = ["Lifecycle"]
 
@@ -192,7 +192,8 @@ class Lifecycle:
         await self._end_lingering()
         assert self.connection is None, "two connections"
         self.parts.reporter.state(State.CONNECTING)
-        if self.parts.turns is not None and await self._is_interrupted_before(self.parts.turns):
+        limiter = self.parts.rate_limiter
+        if limiter is not None and await self._is_interrupted_before(limiter):
             return ASKED
         self.traffic.attempts += 1
         connection = self._make_connection()
@@ -212,7 +213,7 @@ class Lifecycle:
             return self._not_opened(None if dialing.cancelled() else error)
         if interrupted:
             connection.fail(DataStreamError("no longer wanted"))
-            await asyncio.wait([connection.gone])
+            await asyncio.wait([connection.closed])
             return ASKED
         return await self._serve(connection)
 
@@ -262,19 +263,19 @@ class Lifecycle:
     async def _end_lingering(self) -> None:
         """Abort a connection whose server has sent a close frame but not closed the socket."""
         lingering, self._lingering = self._lingering, None
-        if lingering is not None and not lingering.gone.done():
+        if lingering is not None and not lingering.closed.done():
             lingering.fail(
                 DataStreamError("the server has sent a close frame but keeps its socket open")
             )
-            await asyncio.wait([lingering.gone])
+            await asyncio.wait([lingering.closed])
 
-    async def _is_interrupted_before(self, turns: Turns) -> bool:
+    async def _is_interrupted_before(self, rate_limiter: RateLimiter) -> bool:
         """Wait until the fleet's rate limit allows an attempt. Return whether to give it up."""
-        turn = turns.next()
+        permit = rate_limiter.acquire()
         try:
-            return await self._first(turn)
+            return await self._first(permit)
         finally:
-            turn.cancel()
+            permit.cancel()
 
     def _make_connection(self) -> Connection:
         return Connection(
@@ -319,13 +320,13 @@ class Lifecycle:
         beating: asyncio.Task[None] | None = None
         ready_at: float | None = None
         try:
-            interrupted = await self._first(connection.over, getting_ready)
-            if connection.over.done() and not interrupted:
+            interrupted = await self._first(connection.end, getting_ready)
+            if connection.end.done() and not interrupted:
                 await asyncio.wait([getting_ready], timeout=HOOK_GRACE)
-            if getting_ready.done() and not connection.over.done() and not _error_of(getting_ready):
+            if getting_ready.done() and not connection.end.done() and not _error_of(getting_ready):
                 ready_at = time.monotonic()
                 beating = self._ready(connection)
-                await self._first(connection.over)
+                await self._first(connection.end)
         finally:
             for task in filter(None, (getting_ready, beating)):
                 task.cancel()
@@ -439,7 +440,7 @@ class Lifecycle:
         self, connection: Connection, failure: BaseException | None, ready_for: float
     ) -> Outcome:
         """Close a connection that has not ended, except during shutdown. Return the outcome."""
-        if connection.over.done():
+        if connection.end.done():
             ended = self._note_end(connection)
             error, reported = _because(ended, failure)
             return Outcome(error, ended, connection.number, ready_for, reported)
@@ -465,7 +466,7 @@ class Lifecycle:
             await connection.close(left / 2)
         else:
             connection.fail(LeaseError("the lease is lost"))
-            await asyncio.wait([connection.gone])
+            await asyncio.wait([connection.closed])
         return Outcome(None, self._note_end(connection), connection.number)
 
     async def _close(self, connection: Connection, code: int, reason: str) -> None:
@@ -480,9 +481,9 @@ class Lifecycle:
                 await self.commands.change(closing)
 
     def _note_end(self, connection: Connection) -> Ended:
-        ended: Ended = connection.over.result()
+        ended: Ended = connection.end.result()
         self.connection = None
-        if not connection.gone.done():
+        if not connection.closed.done():
             self._lingering = connection
         self.traffic.connected_since = None
         self.parts.reporter.lost()

@@ -25,7 +25,7 @@ from ..handling.inbox import Inbox, Portion, Put
 from ..handling.parcel import Parcel
 from ..handling.stores import NO_KEYS, Keys, size_of
 from ..messages import Message, Origin, memory_bytes
-from .line import Line, space
+from .message_queue import MessageQueue, space
 from .run import Row, Run, runs_of
 
 __all__ = ["SpooledInbox", "Wanted", "WriteBatch"]
@@ -120,7 +120,7 @@ class SpooledInbox(Inbox):
         self._queue_bytes_mark = max(1, min(QUEUE_BYTES, (spool_bytes or QUEUE_BYTES * 4) // 4))
         # The space of a run is free only once all its messages are handled, so keep runs small.
         self._run_bytes = max(1, min(RUN_BYTES, (spool_bytes or RUN_BYTES * 16) // 16))
-        self._queue = Line()
+        self._queue = MessageQueue()
         self._in_flight = 0  # how many messages of the queue, from the oldest, are being written
         self._filed = 0  # messages in the file and not in memory
         self._file_bytes = 0
@@ -136,7 +136,7 @@ class SpooledInbox(Inbox):
         self._must_notify = False
         # With a journal, the oldest messages in the file, read ahead. Workers can move them into
         # memory themselves, without waiting for the spool's thread. _loaded contains them.
-        self._ahead = Line()
+        self._ahead = MessageQueue()
         self._ahead_keys: deque[Keys] = deque()  # the keys of each, if messages have keys
         self._base = 0  # position of a message of this process, less its seq
         self._earlier = 0  # messages of earlier processes
@@ -377,7 +377,7 @@ class SpooledInbox(Inbox):
         self.changed.notify_all()
 
     def _queue_again(self, messages: list[Message]) -> None:
-        queued, self._queue = list(self._queue), Line()
+        queued, self._queue = list(self._queue), MessageQueue()
         begun, rest = queued[: self._in_flight], queued[self._in_flight :]
         self._queue.append(begun)
         self._queue.append(sorted([*rest, *messages], key=self._position))
@@ -564,7 +564,7 @@ class SpooledInbox(Inbox):
             positions = self._positions(messages)
             self._loaded.difference_update(positions)
             self._read_to = min(self._read_to, positions[0] - 1)
-        self._ahead = Line()
+        self._ahead = MessageQueue()
         self._ahead_keys.clear()
 
     def _push(self, message: Message, keys: Keys) -> None:
@@ -723,7 +723,7 @@ class SpooledInbox(Inbox):
     def lose_file(self) -> int:
         """Note that all rows are lost. Return how many messages were only in the file."""
         with self._lock:
-            at_hand, self._ahead = self._ahead, Line()
+            at_hand, self._ahead = self._ahead, MessageQueue()
             lost, self._filed = self._filed - len(at_hand), 0
             for message in at_hand:  # regardless of the limit, because they are in memory anyway
                 self._push(message, self._ahead_keys.popleft() if self._ahead_keys else NO_KEYS)
@@ -796,7 +796,7 @@ class SpooledInbox(Inbox):
         with self._lock:
             self._ended = True
             lost = len(self._queue)
-            self._queue = Line()
+            self._queue = MessageQueue()
             if lost:
                 self._received += lost if self._journal else 0
                 self._dropped["shutdown"] += lost

@@ -64,9 +64,9 @@ class Rig:
         self.run(do())
 
     @property
-    def over(self) -> Ended:
-        assert self.connection.over.done(), "it is still open"
-        return self.connection.over.result()
+    def end(self) -> Ended:
+        assert self.connection.end.done(), "it is still open"
+        return self.connection.end.result()
 
 
 def test_opened() -> None:
@@ -96,7 +96,7 @@ def test_one_that_ends_as_it_opens_stays_closed() -> None:
         rig.does(lambda: setattr(rig.connection, "_engine", Brief(rig.world)))
         rig.run(rig.connection.open(Endpoint("ws://fake")))
         assert not rig.connection.is_open
-        assert rig.connection.gone.done()
+        assert rig.connection.closed.done()
 
 
 # --- sending -------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def test_a_network_that_takes_nothing_is_given_up_however_much_is_queued() -> No
             if rig.connection.is_open:
                 rig.does(rig.connection.send, (True, b"more"))
             rig.loop.pass_time(1.0)
-        assert isinstance(rig.over.error, SendTimeoutError)
+        assert isinstance(rig.end.error, SendTimeoutError)
 
 
 def test_a_peer_that_takes_no_answer_to_its_pings_is_given_up() -> None:
@@ -181,9 +181,9 @@ def test_a_peer_that_takes_no_answer_to_its_pings_is_given_up() -> None:
         rig.world.is_stuck = True
         rig.does(rig.engine._write, 131)
         rig.loop.pass_time(0.9)
-        assert not rig.connection.over.done()
+        assert not rig.connection.end.done()
         rig.loop.pass_time(0.2)
-        assert isinstance(rig.over.error, SendTimeoutError)
+        assert isinstance(rig.end.error, SendTimeoutError)
 
 
 def test_much_goes_out_in_pieces() -> None:
@@ -231,7 +231,7 @@ def test_an_old_pong_says_nothing_of_the_time() -> None:
 def test_a_silent_peer_is_given_up() -> None:
     with Rig(ping_interval=10.0, pong_timeout=30.0) as rig:
         rig.loop.pass_time(31.0)
-        assert str(rig.over.error) == "nothing received for 30 s"
+        assert str(rig.end.error) == "nothing received for 30 s"
 
 
 def test_nothing_is_judged_while_reading_is_stopped() -> None:
@@ -244,7 +244,7 @@ def test_nothing_is_judged_while_reading_is_stopped() -> None:
         rig.does(rig.connection.resume_reading)
         assert rig.connection.is_open
         rig.loop.pass_time(21.0)
-        assert str(rig.over.error) == "no message received for 20 s"
+        assert str(rig.end.error) == "no message received for 20 s"
         rig.does(rig.connection.pause_reading)
         rig.does(rig.connection.resume_reading)
 
@@ -256,7 +256,7 @@ def test_closed_by_us() -> None:
     with Rig() as rig:
         rig.run(rig.connection.close(5.0, 4000, "bye"))
         assert rig.engine.closed_with == (4000, "bye")
-        assert rig.over.error is None
+        assert rig.end.error is None
         rig.run(rig.connection.close(5.0))
         rig.does(rig.connection.fail, StreamClosedError(1006))
         assert not rig.connection.has_unsent
@@ -285,11 +285,11 @@ def test_the_peers_close_frame_is_the_end_though_its_socket_lingers() -> None:
     with Rig(close_timeout=5.0) as rig:
         rig.does(rig.engine.peer_closes, 4401, "who?", lingers=True)
         assert not rig.connection.is_open
-        assert rig.over.code == 4401
-        assert not rig.connection.gone.done()
+        assert rig.end.code == 4401
+        assert not rig.connection.closed.done()
         rig.run(rig.connection.close(60.0))
-        assert rig.connection.gone.done()
-        assert rig.over.code == 4401, "what it said counts"
+        assert rig.connection.closed.done()
+        assert rig.end.code == 4401, "what it said counts"
 
 
 def test_failed_once() -> None:
@@ -298,7 +298,7 @@ def test_failed_once() -> None:
         rig.does(rig.connection.fail, first)
         rig.does(rig.connection.fail, second)
         rig.loop.pass_time(0.1)
-        assert rig.over.error is first
+        assert rig.end.error is first
 
 
 def test_a_pump_and_a_timer_that_come_late_do_nothing() -> None:
@@ -307,7 +307,7 @@ def test_a_pump_and_a_timer_that_come_late_do_nothing() -> None:
         rig.does(rig.engine.drop)
         rig.does(rig.connection._tick)
         rig.loop.pass_time(1.0)
-        assert rig.connection.gone.done()
+        assert rig.connection.closed.done()
 
 
 def test_disowned_after_a_fork() -> None:
@@ -344,4 +344,4 @@ def test_paced() -> None:
     engine.drop()
     loop.pass_time(0)
     loop.close()
-    assert connection.gone.done()
+    assert connection.closed.done()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from datastream_ws.fleet import membership
-from datastream_ws.fleet.membership import Membership, Mine
+from datastream_ws.fleet.membership import LocalState, Membership
 from datastream_ws.lease import liveness
 from datastream_ws.lease.shared import Held, MemberRecord, SharedView
 from kit.memorystore import Clock
@@ -34,8 +34,10 @@ def view(*members: MemberRecord, **holders: str) -> SharedView:
     )
 
 
-def mine(token: str, keys: str = "", held: str = "", room: int = 99, giving: str = "") -> Mine:
-    return Mine(token, frozenset(keys), dict.fromkeys(held, 1), set(giving), room)
+def mine(
+    token: str, keys: str = "", held: str = "", room: int = 99, giving: str = ""
+) -> LocalState:
+    return LocalState(token, frozenset(keys), dict.fromkeys(held, 1), set(giving), room)
 
 
 ONE, TWO = "h:1:a:1", "h:2:b:1"
@@ -75,14 +77,14 @@ def test_at_most_twenty_are_in_flight(clock: Clock) -> None:
     keys = [f"{n:03}" for n in range(100)]
     seen = view(member(ONE), member(TWO), **dict.fromkeys(keys, ONE))
     judge, held = Membership(), dict.fromkeys(keys, 1)
-    first = judge.plan(seen, Mine(ONE, frozenset(keys), held, (), 0))
+    first = judge.plan(seen, LocalState(ONE, frozenset(keys), held, (), 0))
     assert len(first.give) == 20
     giving = set(first.give)
-    assert judge.plan(seen, Mine(ONE, frozenset(keys), held, giving, 0)).give == ()
+    assert judge.plan(seen, LocalState(ONE, frozenset(keys), held, giving, 0)).give == ()
     judge.offered(giving)
     left = [key for key in keys if key not in giving]
     seen = view(member(ONE), member(TWO), **dict.fromkeys(left, ONE))
-    rest = Mine(ONE, frozenset(keys), dict.fromkeys(left, 1), (), 99)
+    rest = LocalState(ONE, frozenset(keys), dict.fromkeys(left, 1), (), 99)
     assert judge.plan(seen, rest).give == (), "nobody has taken the first ones yet"
     seen = view(member(ONE), member(TWO), **dict.fromkeys(left, ONE), **dict.fromkeys(giving, TWO))
     assert judge.plan(seen, rest).give == (), "TWO may not have connected yet"
@@ -156,7 +158,7 @@ def test_the_next_term_of_a_process_has_what_it_had(clock: Clock) -> None:
 def test_what_no_process_has_room_for_keeps_nobody_busy(clock: Clock) -> None:
     judge = Membership()
     there = (member(ONE, limit=1), member(TWO, limit=1))
-    share = Mine(ONE, frozenset("abcd"), {"a": 1})
+    share = LocalState(ONE, frozenset("abcd"), {"a": 1})
     crowded = view(*there, a=ONE, b=TWO)
     found = judge.plan(crowded, share)
     assert (found.beyond_limit, found.is_settled, found.take) == (2, True, ())
@@ -173,7 +175,7 @@ def test_nothing_is_worked_out_again_while_nothing_changes(
 ) -> None:
     judge, keys = Membership(), frozenset("ab")
     seen = view(member(ONE), a=ONE, b=ONE)
-    share = Mine(ONE, keys, dict.fromkeys("ab", 1))
+    share = LocalState(ONE, keys, dict.fromkeys("ab", 1))
     judge.plan(seen, share)
     with monkeypatch.context() as patch:
         patch.setattr(membership, "moves", None)

@@ -330,16 +330,16 @@ def test_a_sign_that_stands_still_is_that_of_a_dead_holder(monkeypatch: pytest.M
     seen = Liveness()
 
     def facts() -> tuple[bool, object]:
-        return seen.is_over, seen.dead
+        return seen.has_expired, seen.dead
 
     assert facts() == (True, None), "nobody was seen"
-    seen.look("a:1", ttl=10.0, left=4.0)
+    seen.observe("a:1", ttl=10.0, left=4.0)
     clock.now = 3.9
-    seen.look("a:1", ttl=10.0, left=900.0)
+    seen.observe("a:1", ttl=10.0, left=900.0)
     assert facts() == (False, None)
     clock.now = 4.0
     assert facts() == (True, "a:1"), "the store said how old the first sign was"
-    seen.look("a:2", ttl=10.0, left=0.0)
+    seen.observe("a:2", ttl=10.0, left=0.0)
     clock.now = 13.9
     assert facts() == (False, None), "of a later one this machine's clock decides"
     clock.now = 14.0

@@ -10,7 +10,7 @@ import pytest
 
 from datastream_ws import HandshakeError, NotConnectedError, State
 from datastream_ws.lifecycle.assembly import Place
-from datastream_ws.lifecycle.turns import Turns
+from datastream_ws.lifecycle.rate_limiter import RateLimiter
 from kit.offline import FakeLease, Log, Story
 
 READY = ["connecting", "connected", "ready"]
@@ -693,20 +693,20 @@ def test_in_a_fleet_a_dial_waits_for_its_turn() -> None:
     """And whoever does not want it any more waits no longer."""
     with Story() as story:
 
-        async def start() -> Turns:
-            turns = Turns(1, 10.0)
-            story.client._place = Place(key="a", turns=turns)
-            await turns.next()  # another stream's
+        async def start() -> RateLimiter:
+            rate_limiter = RateLimiter(1, 10.0)
+            story.client._place = Place(key="a", rate_limiter=rate_limiter)
+            await rate_limiter.acquire()  # another stream's
             await story.client.start()
-            return turns
+            return rate_limiter
 
-        turns = story.call(start())
+        rate_limiter = story.call(start())
         story.passes(5.0)
-        assert (turns.waiting, story.world.engines) == (1, [])
+        assert (rate_limiter.waiting, story.world.engines) == (1, [])
         story.call(story.client.pause())
         story.passes(0.1)
         assert story.news()[-1] == "paused"
-        assert all(turn.cancelled() for turn in turns._waiting)
+        assert all(permit.cancelled() for permit in rate_limiter._waiting)
         story.call(story.client.resume())
         story.passes(10.0)
         assert story.client.state is State.READY

@@ -60,7 +60,7 @@ def pause_and_resume_leave_two_connections(patch: Patch) -> None:
         return not any(thing.done() for thing in things)
 
     async def forget(self: Any, connection: Any, failure: Any, ready_for: float) -> Outcome:
-        if connection.over.done() or failure is not None or self._is_interrupted:
+        if connection.end.done() or failure is not None or self._is_interrupted:
             return await leave(self, connection, failure, ready_for)
         self.connection = None
         return ASKED
@@ -119,7 +119,7 @@ def a_hooks_failure_hides_the_close_code(patch: Patch) -> None:
         return await first(self, *things[-1:], timeout=timeout)
 
     async def failure_first(self: Any, connection: Any, failure: Any, ready_for: float) -> Outcome:
-        if failure is None or not connection.over.done():
+        if failure is None or not connection.end.done():
             return await leave(self, connection, failure, ready_for)
         ended = self._note_end(connection)
         error, reported = _explained(failure)

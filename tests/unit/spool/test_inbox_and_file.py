@@ -25,7 +25,7 @@ from datastream_ws.spool import SpooledInbox, SpoolThread
 from datastream_ws.spool import file as module
 from datastream_ws.spool.file import SpoolFile
 from datastream_ws.spool.file_lock import check_files, path_for
-from datastream_ws.spool.line import space
+from datastream_ws.spool.message_queue import space
 from datastream_ws.spool.run import Corrupt, Row, run_of, runs_of
 from kit import spoolfile
 

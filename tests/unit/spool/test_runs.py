@@ -19,7 +19,7 @@ from datastream_ws.handling.parcel import Parcel
 from datastream_ws.messages import Message, Origin
 from datastream_ws.spool import file as module
 from datastream_ws.spool.file import SpoolFile, is_corrupt
-from datastream_ws.spool.line import Line, space
+from datastream_ws.spool.message_queue import MessageQueue, space
 from datastream_ws.spool.run import Row, Run, decode, encode, run_of, runs_of
 from kit.spoolfile import rows_in
 
@@ -332,7 +332,7 @@ def test_marks_that_make_no_sense_are_no_accident(path: str, marks: str) -> None
 @settings(max_examples=100)
 def test_a_line_is_a_list_in_parts(data: st.DataObject) -> None:
     origin = Origin("test", 1, 5, codec_for("json"), "type")
-    line, seq = Line(), 0
+    line, seq = MessageQueue(), 0
     model: list[Message] = []
     for _ in range(data.draw(st.integers(1, 12))):
         size = data.draw(st.integers(0, 5))

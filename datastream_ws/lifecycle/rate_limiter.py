@@ -1,4 +1,4 @@
-"""A rate limit for connection attempts that many streams of one process share."""
+"""The rate limit for connection attempts that many streams of one process share."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections import deque
 
 from ..connection.pacing import Pacing
 
-__all__ = ["Turns"]
+__all__ = ["RateLimiter"]
 
 
-class Turns:
+class RateLimiter:
     """
     Lets at most *dials* connection attempts begin in any *seconds*, in order of request.
 
@@ -24,17 +24,17 @@ class Turns:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    def next(self) -> asyncio.Future[None]:
+    def acquire(self) -> asyncio.Future[None]:
         """
         Return a future that resolves when the caller may connect.
 
         Cancel the future to withdraw the request.
         """
-        turn: asyncio.Future[None] = self._loop.create_future()
-        self._waiting.append(turn)
+        permit: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append(permit)
         if self._timer is None:
             self._grant()
-        return turn
+        return permit
 
     @property
     def waiting(self) -> int:
@@ -45,9 +45,9 @@ class Turns:
         self._timer = None
         now = self._loop.time()
         while self._waiting and (self._waiting[0].done() or self._pacing.due(now) <= now):
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
+            permit = self._waiting.popleft()
+            if not permit.done():
+                permit.set_result(None)
                 self._pacing.sent(1, now)
         if self._waiting:
             self._timer = self._loop.call_at(self._pacing.due(now), self._grant)

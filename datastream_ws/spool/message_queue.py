@@ -9,7 +9,7 @@ from itertools import accumulate, chain
 from ..handling.parcel import Parcel
 from ..messages import Message, payload_bytes
 
-__all__ = ["Line", "space"]
+__all__ = ["MessageQueue", "space"]
 
 ROW = 4  # bytes that a message takes in the file beside its payload
 
@@ -21,7 +21,7 @@ def space(messages: Sequence[Message]) -> int:
     return sum([payload_bytes(each.data) + ROW for each in messages])
 
 
-class Line:
+class MessageQueue:
     """
     A first-in, first-out queue, without a lock.
 

@@ -1,4 +1,4 @@
-"""Whose turn it is to dial, in virtual time."""
+"""The rate of connection attempts, in virtual time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from datastream_ws.lifecycle.turns import Turns
+from datastream_ws.lifecycle.rate_limiter import RateLimiter
 from kit.virtualtime import VirtualLoop
 
 
@@ -18,10 +18,10 @@ def play(scene: Callable[[], Awaitable[Any]]) -> None:
 def test_no_more_than_the_rate_in_any_window_and_first_come_first_served() -> None:
     async def scene() -> None:
         loop = asyncio.get_running_loop()
-        turns, dialled = Turns(50, 1.0), list[tuple[float, int]]()
+        rate_limiter, dialled = RateLimiter(50, 1.0), list[tuple[float, int]]()
 
         async def dial(number: int) -> None:
-            await turns.next()
+            await rate_limiter.acquire()
             dialled.append((loop.time(), number))
 
         await asyncio.gather(*map(dial, range(220)))
@@ -29,7 +29,7 @@ def test_no_more_than_the_rate_in_any_window_and_first_come_first_served() -> No
         assert [number for _, number in dialled] == list(range(220))
         assert all(later - at > 1.0 for at, later in zip(times, times[50:], strict=False))
         assert times[-1] - times[0] < 4.5
-        assert turns.waiting == 0
+        assert rate_limiter.waiting == 0
 
     play(scene)
 
@@ -37,11 +37,11 @@ def test_no_more_than_the_rate_in_any_window_and_first_come_first_served() -> No
 def test_one_that_gives_up_takes_no_turn() -> None:
     async def scene() -> None:
         loop = asyncio.get_running_loop()
-        turns, began = Turns(1, 1.0), loop.time()
-        await turns.next()
+        rate_limiter, began = RateLimiter(1, 1.0), loop.time()
+        await rate_limiter.acquire()
         for _ in range(10):
-            turns.next().cancel()
-        await turns.next()
+            rate_limiter.acquire().cancel()
+        await rate_limiter.acquire()
         assert loop.time() - began < 1.5
 
     play(scene)
