@@ -17,7 +17,6 @@ them. It is ``None`` without a fleet, and in a ``stream_error`` of a fleet's sou
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -27,7 +26,7 @@ from django.dispatch import Signal
 from django.utils.inspect import func_accepts_kwargs
 
 from datastream_ws import State
-from datastream_ws.embedding import check_function, current_key, in_child
+from datastream_ws.embedding import check_function, current_key
 
 from .streams import Stream, datastreams
 
@@ -72,13 +71,7 @@ class StreamSignal(Signal):
         self.words = words
         self.handler = handler or _handler
         self._connected: dict[Hashable, Connected] = {}
-        self.renew_lock()
-        in_child(self.renew_lock)
         datastreams.for_each(self._add_stream)
-
-    def renew_lock(self) -> None:
-        """Create the lock. After a fork it is replaced, because another thread may have held it."""
-        self._registering = threading.RLock()
 
     def connect(
         self,
@@ -109,7 +102,7 @@ class StreamSignal(Signal):
         if not func_accepts_kwargs(receiver):
             raise ValueError("Signal receivers must accept keyword arguments (**kwargs).")
         super().connect(receiver, sender, weak, dispatch_uid)
-        with self._registering:
+        with datastreams.lock:
             self._forget_dead()
             key = _key(receiver, sender, dispatch_uid)
             if key not in self._connected:
@@ -124,17 +117,16 @@ class StreamSignal(Signal):
         dispatch_uid: str | None = None,
     ) -> bool:
         """Disconnect a receiver. Return whether it was connected."""
-        with self._registering:
+        with datastreams.lock:
             connected = self._connected.pop(_key(receiver, sender, dispatch_uid), None)
             if connected is not None:
                 connected.remove()
         return super().disconnect(receiver, sender, dispatch_uid)
 
     def _add_stream(self, stream: Stream) -> None:
-        with self._registering:
-            for connected in self._connected.values():
-                if connected.sender is None:
-                    connected.add_to(stream)
+        for connected in self._connected.values():
+            if connected.sender is None:
+                connected.add_to(stream)
 
     def _forget_dead(self) -> None:
         for key in [key for key, found in self._connected.items() if found.receiver() is None]:

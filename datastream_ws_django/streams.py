@@ -265,11 +265,16 @@ class Streams(Mapping[str, Stream]):
 
     A look-up never fails and reads no settings, so modules can register handlers at import.
     Iteration yields the configured streams.
+
+    Attributes:
+        lock: Held while a stream is made, and while a handler is registered on every stream. One
+            lock for both, because each of them leads to the other.
+
     """
 
     def __init__(self) -> None:
         self._made: dict[str, Stream] = {}
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._on_made: list[Callable[[Stream], None]] = []
         in_child(self.renew_lock)
 
@@ -280,7 +285,7 @@ class Streams(Mapping[str, Stream]):
         return stream if stream is not None else self._make(alias)
 
     def _make(self, alias: str) -> Stream:
-        with self._lock:
+        with self.lock:
             if alias not in self._made:
                 stream = self._made[alias] = Stream(alias)
                 for function in self._on_made:
@@ -299,7 +304,7 @@ class Streams(Mapping[str, Stream]):
     @property
     def made(self) -> list[Stream]:
         """Every stream that was looked up so far, configured or not."""
-        with self._lock:
+        with self.lock:
             return list(self._made.values())
 
     @property
@@ -309,7 +314,7 @@ class Streams(Mapping[str, Stream]):
 
     def for_each(self, function: Callable[[Stream], None]) -> None:
         """Call *function* for each existing stream, and for each one that is created later."""
-        with self._lock:
+        with self.lock:
             self._on_made.append(function)
             for stream in self.made:
                 function(stream)
@@ -321,7 +326,7 @@ class Streams(Mapping[str, Stream]):
 
     def renew_lock(self) -> None:
         """Replace the lock after a fork, because another thread may have held it."""
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
 
 
 datastreams = Streams()

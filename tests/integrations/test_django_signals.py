@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def receive(**facts): pass
 
 def hold():
     stream = datastreams["default"]
-    with message_received._registering, stream._lock, datastreams._lock:
+    with stream._lock, datastreams.lock:
         held.set()
         done.wait()
 
@@ -307,3 +308,31 @@ def test_a_test_s_database_in_memory_is_closed_in_our_threads(
     assert FailedMessage.objects.count() == 0  # the test's own is open
     deliver(stream.alias, "b")
     assert kind == "coroutine" or connections["default"].connection is not None
+
+
+def test_a_stream_that_is_made_while_a_receiver_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that serve their first requests; each of them needs what the other may hold."""
+    begun = threading.Event()
+    seen: list[str] = []
+
+    def slowly(stream: Stream) -> None:
+        begun.set()
+        time.sleep(0.2)
+
+    def note(sender: Any, *, message: Any, **kwargs: Any) -> None:
+        seen.append(message.data)
+
+    monkeypatch.setattr(datastreams, "_on_made", [slowly, *datastreams._on_made])
+    monkeypatch.setattr(datastreams, "_made", dict(datastreams._made))
+    making = threading.Thread(target=lambda: datastreams["made-late"], daemon=True)
+    connecting = threading.Thread(target=lambda: message_received.connect(note), daemon=True)
+    making.start()
+    begun.wait(5)
+    connecting.start()
+    for thread in (making, connecting):
+        thread.join(5)
+        assert not thread.is_alive()
+    with override_settings(DATASTREAMS={"made-late": STREAM}):
+        deliver("made-late", "once")
+    message_received.disconnect(note)
+    assert seen == ["once"]
