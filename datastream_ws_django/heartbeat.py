@@ -110,10 +110,15 @@ class Heartbeat:
     def _write(self, streams: list[StreamHealth]) -> None:
         """Write the rows of streams and fleets, and those of the fleets' streams."""
         rows = [self._rows.row(stream, self._stats(stream.name)) for stream in streams]
-        for stream in streams:
-            if stream.name in self._fleets:
-                rows += self._fleets[stream.name].due(stream.at)
-        write(rows)
+        try:
+            for stream in streams:
+                if stream.name in self._fleets:
+                    rows += self._fleets[stream.name].due(stream.at)
+            write(rows)
+        except Exception:
+            for fleet in self._fleets.values():
+                fleet.make_all_due()
+            raise
 
     def _has_no_lease(self, name: str) -> bool:
         return self._clients[name].options.lease is None

@@ -110,6 +110,10 @@ class FleetRows:
                 self._written[name] = (at, facts)
                 yield self._row(health, stats)
 
+    def make_all_due(self) -> None:
+        """Make every row due, because it is unknown which rows the last write has stored."""
+        self._written = dict.fromkeys(self._written, (float("-inf"), None))
+
     def _looked(self, at: float) -> Iterator[tuple[str, tuple[StreamHealth, Stats]]]:
         for key in list(self._fleet):
             try:

@@ -9,6 +9,7 @@ import kit.djangohere  # noqa: F401 - what follows needs settings
 
 # isort: split
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,14 +20,14 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test import override_settings
 from django.utils import timezone
 
 from datastream_ws import Client, Fleet, Message
 from datastream_ws.embedding import describe
 from datastream_ws.testing import StreamServer
-from datastream_ws_django import datastreams, signals
+from datastream_ws_django import datastreams, heartbeat, signals
 from datastream_ws_django.checks import check_settings
 from datastream_ws_django.control import Commands, ask
 from datastream_ws_django.deadletters import retry
@@ -370,6 +371,34 @@ def test_one_statement_writes_all_rows_and_those_that_are_gone_are_removed(
         fleet.close()
         beat(now + 25)
         assert list(StreamStatus.objects.values_list("stream", "state")) == [("accounts", "closed")]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_rows_that_could_not_be_written_are_written_with_the_next_heartbeat(
+    server: StreamServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when they change, or after 19 seconds: others take a row for stale after 30."""
+    add(server, 1)
+    tried = threading.Event()
+
+    def fail(rows: Any) -> None:
+        list(rows)
+        tried.set()
+        raise OperationalError("the connection is lost")
+
+    with settings():
+        fleet = datastreams["accounts"].fleet
+        fleet.start()
+        until(lambda: all_ready(1), PATIENCE)
+        beating = Heartbeat([fleet])
+        with monkeypatch.context() as patch:
+            patch.setattr(heartbeat, "write", fail)
+            beating.beat([here()])
+            assert tried.wait(PATIENCE)
+        beating.beat([here()])
+        beating.close()
+    states = StreamStatus.objects.order_by("stream").values_list("stream", "state")
+    assert list(states) == [("accounts", "ready"), ("accounts/1", "ready")]
 
 
 @pytest.mark.django_db
