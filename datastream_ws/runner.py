@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from .client import Client
 from .events import State
-from .exceptions import ConfigurationError
+from .exceptions import ConfigurationError, said
 from .handling.budget import Budget
 from .health import StreamHealth, describe, write_health_file
 from .process.signals import signals_to
@@ -97,6 +97,7 @@ class Runner:
         self._health_file = health_file
         self._on_beat = on_beat
         self._beat_interval = beat_interval
+        self._failing: set[int] = set()  # the ids of functions that failed at the last beat
         self._words: SimpleQueue[str] = SimpleQueue()  # its put() is safe in a signal handler
         self._log = logging.getLogger("datastream_ws")
 
@@ -194,12 +195,20 @@ class Runner:
             self._fenced(self._on_beat, streams)
 
     def _fenced(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Call *function*, and log its exception. A full disk must not stop the streams."""
+        """
+        Call *function*, and log the first of several exceptions in a row.
+
+        A full disk must neither stop the streams nor be filled with log lines.
+        """
         try:
             function(*arguments)
         except Exception as error:
-            self._log.warning(
-                "the state of the streams cannot be stored: %s; retrying within %g s",
-                error,
-                self._beat_interval,
-            )
+            if id(function) not in self._failing:
+                self._log.warning(
+                    "the state of the streams cannot be stored: %s; retrying within %g s",
+                    said(error),
+                    self._beat_interval,
+                )
+            self._failing.add(id(function))
+        else:
+            self._failing.discard(id(function))

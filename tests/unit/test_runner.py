@@ -106,6 +106,24 @@ def test_a_loop_that_is_blocked_is_not_waited_for(signals: int) -> None:
     assert thread[0] is None or thread[0].stop(5)
 
 
+def test_a_beat_that_keeps_failing_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A log line for each beat would fill the disk that is full."""
+    logging.disable(logging.NOTSET)
+    beats: list[Any] = []
+    enough = threading.Event()
+
+    def fail(streams: Any) -> None:
+        beats.append(streams)
+        if len(beats) >= 10:
+            enough.set()
+        if len(beats) != 5:
+            raise OSError("no space")
+
+    runner = Runner([client("x")], on_beat=fail, beat_interval=0.01)
+    assert run_with_signals(runner, enough, SIGNAL) == EXIT_OK
+    assert sum("cannot be stored: no space" in text for text in caplog.messages) == 2
+
+
 # --- fleets ----------------------------------------------------------------------------------
 
 
