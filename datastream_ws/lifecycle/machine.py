@@ -323,7 +323,11 @@ class Lifecycle:
             interrupted = await self._first(connection.end, getting_ready)
             if connection.end.done() and not interrupted:
                 await asyncio.wait([getting_ready], timeout=HOOK_GRACE)
-            if getting_ready.done() and not connection.end.done() and not _error_of(getting_ready):
+            if (
+                getting_ready.done()
+                and not connection.end.done()
+                and not _failure_of(getting_ready)
+            ):
                 ready_at = time.monotonic()
                 beating = self._ready(connection)
                 await self._first(connection.end)
@@ -331,7 +335,7 @@ class Lifecycle:
             for task in filter(None, (getting_ready, beating)):
                 task.cancel()
             feed.close()
-        failure = _error_of(getting_ready) if getting_ready.done() else None
+        failure = _failure_of(getting_ready) if getting_ready.done() else None
         ready_for = 0.0 if ready_at is None else time.monotonic() - ready_at
         return await self._leave(connection, failure, ready_for)
 
@@ -502,13 +506,25 @@ class Lifecycle:
         """Return the decision of the user's ``retry``, or ``None`` if it made none."""
         if self.options.retry is None:
             return None
+        deciding = self.loop.create_task(self._ask_retry(self.options.retry, error))
+        try:
+            while not deciding.done():
+                if self.commands.is_closing:
+                    return True  # the user closes the client, so it does not fail
+                self.commands.changed.clear()
+                await self.commands.change(deciding)
+            return deciding.result()
+        finally:
+            deciding.cancel()
+
+    async def _ask_retry(self, retry: Any, error: Exception) -> bool | None:
         try:
             async with asyncio.timeout(RETRY_SECONDS):
-                decided = await self.parts.user_calls.call(self.options.retry, error)
+                decided = await self.parts.user_calls.call(retry, error)
+            return None if decided is None else bool(decided)
         except Exception as failure:
             self.parts.reporter.report(failure)
             return None
-        return None if decided is None else bool(decided)
 
     def _report_end(self, outcome: Outcome, plan: Plan | None) -> None:
         """Report the end of an attempt. It is the only method that does."""
@@ -552,6 +568,13 @@ class Lifecycle:
 
 def _error_of(task: asyncio.Task[None]) -> BaseException | None:
     return None if task.cancelled() else task.exception()
+
+
+def _failure_of(task: asyncio.Task[None]) -> BaseException | None:
+    """Return why the preparations failed. They also fail if user code cancels the task."""
+    if task.cancelled():
+        return DataStreamError("the task that runs the hooks was canceled")
+    return task.exception()
 
 
 def _explained(failure: BaseException) -> tuple[Exception, Any]:

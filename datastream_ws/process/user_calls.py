@@ -45,6 +45,7 @@ class UserCalls:
 
         Raises:
             Exception: If the function raised it.
+            RuntimeError: If the function raised CancelledError, SystemExit or KeyboardInterrupt.
 
         """
         while True:
@@ -59,7 +60,8 @@ class UserCalls:
             await asyncio.wait([call.task])  # its result is for other arguments
 
     def _start(self, function: Function, arguments: tuple[Any, ...]) -> Call:
-        task = asyncio.get_running_loop().create_task(call_user(function, self._submit, arguments))
+        calling = _only_exceptions(function, self._submit, arguments)
+        task = asyncio.get_running_loop().create_task(calling)
         call = self._running[id(function)] = Call(function, arguments, task)
         task.add_done_callback(lambda _: self._ended(function, task))
         return call
@@ -90,6 +92,24 @@ class Call:
         """Return whether the call has these arguments, compared by identity."""
         own = self.arguments
         return len(own) == len(arguments) and all(map(lambda a, b: a is b, own, arguments))
+
+
+async def _only_exceptions(function: Function, submit: Submit, arguments: Sequence[Any]) -> Any:
+    """
+    Do the work of :func:`call_user`, and raise RuntimeError instead of what is no Exception.
+
+    A leaked CancelledError would look like a cancellation of the caller, which would then go on
+    without the result. SystemExit in a task would end the loop.
+    """
+    try:
+        return await call_user(function, submit, arguments)
+    except Exception:
+        raise
+    except BaseException as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise RuntimeError(f"the function raised {type(error).__name__}") from error
 
 
 async def call_user(function: Function, submit: Submit, arguments: Sequence[Any] = ()) -> Any:

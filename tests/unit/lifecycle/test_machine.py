@@ -319,6 +319,44 @@ def test_a_callable_that_fails_fails_the_attempt() -> None:
         assert story.engine.sent == ["prices"]
 
 
+def test_a_callable_that_leaks_a_cancellation_fails_the_attempt() -> None:
+    """It was taken for an end of the hooks: READY, without subscription and without on_ready."""
+    with Story() as story:
+        readies: list[int] = []
+        story.client.on_ready(lambda: readies.append(len(story.world.engines)))
+        leaks = [True, False]
+
+        async def content() -> str:
+            if leaks.pop(0):
+                raise asyncio.CancelledError
+            return "prices"
+
+        story.call(story.client.subscribe(content))
+        story.start()
+        story.passes(1.0)
+        assert "error RuntimeError: the function raised CancelledError" in story.told
+        assert story.engine.sent == ["prices"]
+        assert readies == [2]
+
+
+def test_canceled_preparations_are_a_failed_attempt() -> None:
+    """Whoever canceled them: the client does not become READY without them."""
+    with Story() as story:
+
+        @story.client.on_ready
+        async def resume() -> None:
+            if len(story.world.engines) == 1:
+                for task in asyncio.all_tasks():
+                    if "_get_ready" in repr(task.get_coro()):
+                        task.cancel()
+            await asyncio.sleep(0.01)
+
+        story.start()
+        story.passes(1.0)
+        assert story.told.index("waiting 1 s") < story.told.index("ready")
+        assert len(story.world.engines) == 2
+
+
 def test_on_ready_comes_after_the_paced_subscriptions() -> None:
     """`send_rate` lets two through in ten seconds; the time is not the hooks'."""
     with Story(send_rate=(2, 10.0), ready_timeout=1.0) as story:
@@ -433,6 +471,21 @@ def test_heartbeat_callable_that_raises() -> None:
         assert story.engine.sent == ["beat"]
 
 
+def test_heartbeat_callable_that_leaks_a_cancellation() -> None:
+    """The next heartbeat comes all the same."""
+    leaks = [True, False]
+
+    async def heartbeat() -> str:
+        if leaks.pop(0):
+            raise asyncio.CancelledError
+        return "beat"
+
+    with Story(heartbeat=heartbeat, heartbeat_interval=10.0) as story:
+        story.start()
+        story.passes(20.0)
+        assert story.engine.sent == ["beat"]
+
+
 def test_heartbeat_of_a_connection_that_closes() -> None:
     with Story(heartbeat="beat", heartbeat_interval=1.0) as story:
         story.world.answers_close = False
@@ -463,6 +516,33 @@ def test_retry_that_raises_has_nothing_to_say() -> None:
         story.passes(1.0)
         assert "error LookupError: retry" in story.told
         assert story.client.is_ready
+
+
+def test_retry_that_leaks_a_cancellation_does_not_close_the_client() -> None:
+    async def leaks(error: Exception) -> bool:
+        raise asyncio.CancelledError
+
+    with Story(retry=leaks) as story:
+        story.world.opens.append(REFUSED)
+        story.start()
+        story.passes(1.0)
+        assert story.client.is_ready
+
+
+def test_closing_does_not_wait_for_retry() -> None:
+    """A retry that hangs has ten seconds, but close() has one."""
+
+    async def hang(error: Exception) -> bool:
+        await asyncio.Event().wait()
+        return False
+
+    with Story(retry=hang) as story:
+        story.world.opens.append(HandshakeError("gone", status=404))
+        story.begin()
+        story.passes(1.0)
+        assert story.client.state is State.CONNECTING
+        story.call(story.client.close(1.0))
+        assert story.client.state is State.CLOSED
 
 
 def test_retry_that_hangs_has_ten_seconds() -> None:

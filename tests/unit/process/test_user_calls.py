@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from typing import Any
 
 import pytest
@@ -141,6 +142,25 @@ async def test_a_call_about_something_else_is_waited_for(desk: Desk) -> None:
     of_plain = [call for call in token.calls if call == (second,)]
     assert len(token.calls) == 5
     assert len(of_plain) == 3
+
+
+@pytest.mark.parametrize(
+    "leaked", [asyncio.CancelledError, futures.CancelledError, SystemExit, KeyboardInterrupt]
+)
+async def test_what_is_no_exception_becomes_one(
+    desk: Desk, kind: str, leaked: type[BaseException]
+) -> None:
+    """A leaked CancelledError is not taken for the caller's own, and SystemExit ends no loop."""
+
+    def fails() -> None:
+        raise leaked
+
+    async def fails_later() -> None:
+        raise leaked
+
+    with pytest.raises((RuntimeError, futures.CancelledError)) as caught:
+        await desk.calls.call(fails if kind == "plain" else fails_later)
+    assert leaked.__name__ in repr(caught.value)
 
 
 async def test_the_end_cancels_what_runs(desk: Desk) -> None:
