@@ -519,7 +519,7 @@ class AsyncClient(Decorators):
 
     async def _room(self, connection: Connection) -> None:
         """Wait until the write queue has room."""
-        room = connection.room()
+        room = connection.room(passes_gate=passes_gate(self._face))
         if room is not None:
             try:
                 await wait_for(room, self.options.write_timeout)
@@ -527,6 +527,8 @@ class AsyncClient(Decorators):
                 raise
             except TimeoutError:
                 raise self._no_room() from None
+            finally:
+                room.cancel()  # so that it takes no other sender's turn
 
     def _no_room(self) -> SendTimeoutError:
         limit = self.options.write_timeout

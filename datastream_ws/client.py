@@ -19,7 +19,7 @@ from .forks import notice_fork, watch_forks
 from .handlers import Decorators, Handlers
 from .handling.budget import Budget
 from .handling.callers import InlineCaller, drive
-from .handling.current import handling
+from .handling.current import handling, passes_gate
 from .handling.deliver import deliver
 from .lifecycle.assembly import Place
 from .lifecycle.commands import CloseFrame, close_frame
@@ -482,8 +482,7 @@ class Client(Decorators):
             return Queued(self.aio, connection)
         if connection is None:
             connection = self._wait_connected(wait)
-        if (room := connection.room()) is not None:
-            self._wait_for_room(room)
+        self._wait_for_room(connection)
         self.aio._send(connection, frame)
         return Queued(self.aio, None)
 
@@ -494,13 +493,18 @@ class Client(Decorators):
                 change.result(until - time.monotonic())
         return self.aio._connection() or self.aio._no_connection(wait)
 
-    def _wait_for_room(self, room: Future[None]) -> None:
+    def _wait_for_room(self, connection: Connection) -> None:
+        room = connection.room(passes_gate=passes_gate(self))
+        if room is None:
+            return
         try:
             room.result(self.options.write_timeout)
         except SendTimeoutError:
             raise
         except TimeoutError:
             raise self.aio._no_room() from None
+        finally:
+            room.cancel()  # so that it takes no other sender's turn
 
     def flush(self, timeout: float | None = None) -> None:
         """
@@ -545,8 +549,7 @@ class Client(Decorators):
         self._refuse_on_loop("request")
         frame = self.aio._encode(obj)
         connection = self.aio._connection() or self.aio._no_connection()
-        if (room := connection.room()) is not None:
-            self._wait_for_room(room)
+        self._wait_for_room(connection)
         return self._first_message(match, timeout, self.aio._sender(connection, frame))
 
     def receive(

@@ -242,9 +242,9 @@ class Connection:
         """Queue a message; see :meth:`WriteQueue.put`."""
         self._queue.put(frame, passes_gate=passes_gate)
 
-    def room(self) -> Future[None] | None:
+    def room(self, *, passes_gate: bool = False) -> Future[None] | None:
         """Return what to wait for before sending; see :meth:`WriteQueue.room`."""
-        return self._queue.room()
+        return self._queue.room(passes_gate=passes_gate)
 
     def flushed(self, *, passes_gate: bool = False) -> Future[None] | None:
         """Return a future that resolves once the kernel has everything queued so far."""

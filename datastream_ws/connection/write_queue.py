@@ -30,13 +30,19 @@ NEVER = float("inf")
 class _Flush:
     """A future that resolves once the kernel has the first *frames* frames."""
 
-    def __init__(self, frames: int) -> None:
+    def __init__(self, frames: int, held_back: int) -> None:
         self.future: Future[None] = Future()
         self._frames = frames
+        self._held_back = held_back  # more frames to wait for, which the gate holds back
         self._target: int | None = None  # bytes written by then; None until the frames are taken
 
+    def gate_opened(self, put: int) -> None:
+        """Note that the gate lets its frames through, behind the *put* frames before them."""
+        if self._held_back:
+            self._frames, self._held_back = put + self._held_back, 0
+
     def is_done(self, taken: int, written: int, unsent: int) -> bool:
-        if self._target is None and taken >= self._frames:
+        if self._target is None and not self._held_back and taken >= self._frames:
             self._target = written + unsent
         return self._target is not None and written >= self._target
 
@@ -61,9 +67,10 @@ class WriteQueue:
         self._lock = threading.Lock()
         self._frames: list[Frame] = []
         self._gated: list[Frame] | None = None  # frames held back; None once the gate is open
-        self._bytes = 0
+        self._bytes = self._gated_bytes = 0
         self._is_waking = False
         self._room: list[Future[None]] = []
+        self._login_room: list[Future[None]] = []  # of senders past the gate, while it is closed
         self._flushes: list[_Flush] = []
         self._put = self._taken = 0  # frames past the gate
         self.is_open = False
@@ -94,27 +101,44 @@ class WriteQueue:
                 self._put += 1
             else:
                 self._gated.append(frame)
+                self._gated_bytes += FRAME_COST + len(frame[1])
             self._bytes += FRAME_COST + len(frame[1])
             if self._is_waking:
                 return
             self._is_waking = True
         self._wake()
 
-    def room(self) -> Future[None] | None:
-        """Return a future to wait for before the next :meth:`put`. ``None`` means there is room."""
-        if not self._is_above_mark():  # without the lock, because a rough answer is good enough
+    def room(self, *, passes_gate: bool = False) -> Future[None] | None:
+        """
+        Return a future to wait for before the next :meth:`put`. ``None`` means there is room.
+
+        Cancel the future to withdraw the request.
+
+        Args:
+            passes_gate: Whether not to count the frames that the gate holds back. They leave the
+                queue after the login, so the login must not wait for them.
+
+        """
+        # Without the lock, because a rough answer is good enough.
+        if not self._is_above_mark(passes_gate):
             return None
         with self._lock:
-            if not self.is_open or not self._is_above_mark():
+            if not self.is_open or not self._is_above_mark(passes_gate):
                 return None
             future: Future[None] = Future()
-            self._room.append(future)
+            is_login = passes_gate and self._gated is not None
+            (self._login_room if is_login else self._room).append(future)
             return future
 
-    def _is_above_mark(self) -> bool:
-        if self._bytes > MARK:
+    def _is_above_mark(self, passes_gate: bool) -> bool:
+        if self._bytes - (self._gated_bytes if passes_gate else 0) > MARK:
             return True
-        return self._pacing is not None and len(self) >= self._pacing.messages
+        return self._pacing is not None and self._free(passes_gate) <= 0
+
+    def _free(self, passes_gate: bool) -> int:
+        """Return how many frames ``send_rate`` leaves room for."""
+        assert self._pacing is not None
+        return self._pacing.messages - (len(self._frames) if passes_gate else len(self))
 
     def flushed(self, *, passes_gate: bool = False) -> Future[None] | None:
         """
@@ -130,7 +154,7 @@ class WriteQueue:
             if not self.is_open:
                 return None
             held_back = 0 if passes_gate else len(self._gated or ())
-            flush = _Flush(self._put + held_back)
+            flush = _Flush(self._put, held_back)
             self._flushes.append(flush)
             is_waking, self._is_waking = self._is_waking, True
         if not is_waking:
@@ -149,8 +173,12 @@ class WriteQueue:
         """Queue the frames that were held back, and hold back no more."""
         with self._lock:
             gated, self._gated = self._gated, None
+            self._gated_bytes = 0
+            self._room[:0], self._login_room = self._login_room, []
             if not gated:
                 return
+            for flush in self._flushes:
+                flush.gate_opened(self._put)
             self._frames.extend(gated)
             self._put += len(gated)
             if self._is_waking:
@@ -186,14 +214,19 @@ class WriteQueue:
         They wait until at most half of ``MARK`` is queued. Otherwise the loop would wake them
         one by one.
         """
+        woken: list[Future[None]] = []
+        if self._login_room and self._bytes - self._gated_bytes <= MARK // 2:
+            woken, self._login_room = self._login_room, []
         if not self._room or self._bytes > MARK // 2:
-            return []
-        if self._pacing is None:
-            woken, self._room = self._room, []
             return woken
-        free = max(0, self._pacing.messages - len(self))
-        woken, self._room = self._room[:free], self._room[free:]
-        return woken
+        if self._pacing is None:
+            waiting, self._room = self._room, []
+            return woken + waiting
+        # A sender that has given up would take the turn of another.
+        waiting = [future for future in self._room if not future.cancelled()]
+        free = max(0, self._free(passes_gate=False))
+        self._room = waiting[free:]
+        return woken + waiting[:free]
 
     def due(self, now: float) -> float:
         """Return when the next frames may be taken. ``NEVER`` means that none are queued."""
@@ -260,8 +293,9 @@ class WriteQueue:
             error = NotConnectedError(f"the connection was lost while sending{why}")
         with self._lock:
             self.is_open = False
-            waiting = [*self._room, *(flush.future for flush in self._flushes)]
-            self._room, self._flushes = [], []
+            flushes = (flush.future for flush in self._flushes)
+            waiting = [*self._room, *self._login_room, *flushes]
+            self._room, self._login_room, self._flushes = [], [], []
         for future in waiting:
             _settle(future, error)
 

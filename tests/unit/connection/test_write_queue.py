@@ -119,6 +119,54 @@ def test_a_flush_of_the_login_does_not_wait_for_what_is_held_back() -> None:
     assert other.done()
 
 
+def test_a_flush_waits_for_what_is_held_back_however_long_the_login_is() -> None:
+    """Frames of the login that come later do not count instead."""
+    rig = Rig(gated=True)
+    rig.put("early")
+    flushed = rig.queue.flushed()
+    assert flushed is not None
+    rig.put("login 1", "login 2", passes_gate=True)
+    rig.take()
+    rig.queue.settle_flushes(written=20, unsent=0)
+    assert not flushed.done()
+    rig.queue.open_gate()
+    rig.put("late")
+    assert rig.take() == ["early", "late"]
+    rig.queue.settle_flushes(written=40, unsent=0)
+    assert flushed.done()
+
+
+@pytest.mark.parametrize("rate", [None, (2, 10.0)])
+def test_the_login_has_room_whatever_is_held_back(rate: tuple[int, float] | None) -> None:
+    """What the gate holds back leaves after the login, so the login cannot wait for it."""
+    rig = Rig(rate=rate, gated=True)
+    rig.put(*["x" * MARK] * 2)
+    assert rig.queue.room() is not None
+    assert rig.queue.room(passes_gate=True) is None
+
+
+def test_the_login_waits_for_its_own_turn_only() -> None:
+    rig = Rig(rate=(1, 10.0), gated=True)
+    rig.put("early")
+    rig.put("login", passes_gate=True)
+    room, other = rig.queue.room(passes_gate=True), rig.queue.room()
+    assert room is not None
+    assert other is not None
+    assert rig.take() == ["login"]
+    assert room.done()
+    assert not other.done()
+
+
+def test_who_waits_past_the_gate_is_not_forgotten_when_it_opens() -> None:
+    rig = Rig(rate=(1, 10.0), gated=True)
+    rig.put("login", passes_gate=True)
+    room = rig.queue.room(passes_gate=True)
+    assert room is not None
+    rig.queue.open_gate()
+    rig.take()
+    assert room.done()
+
+
 # --- the mark ----------------------------------------------------------------------------------
 
 
@@ -179,6 +227,18 @@ def test_who_gave_up_waiting_is_no_trouble() -> None:
     assert room is not None
     room.cancel()
     rig.take()
+
+
+def test_who_gave_up_waiting_takes_nobodys_turn() -> None:
+    """The queue is empty then, so nothing would wake the next one."""
+    rig = Rig(rate=(1, 10.0))
+    rig.put("first")
+    gives_up, waits = rig.queue.room(), rig.queue.room()
+    assert gives_up is not None
+    assert waits is not None
+    gives_up.cancel()
+    assert rig.take() == ["first"]
+    assert waits.done()
 
 
 # --- flushes -----------------------------------------------------------------------------------

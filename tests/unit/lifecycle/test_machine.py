@@ -303,6 +303,43 @@ def test_a_subscription_of_the_login_is_sent_once() -> None:
         assert story.engine.sent == ["login", "prices"]
 
 
+def test_the_login_is_sent_though_others_wait_behind_it() -> None:
+    """As many messages as send_rate allows were held back for the login, which waited for them."""
+    with Story(send_rate=(2, 1.0)) as story:
+
+        @story.client.on_connect
+        async def log_in() -> None:
+            await asyncio.sleep(0.1)  # the others are quicker
+            for number in range(3):
+                await story.client.send(f"login {number}")
+
+        story.client.on_state(lambda event: others() if event.state is State.CONNECTED else None)
+
+        def others() -> None:
+            for number in range(4):
+                story.soon(story.client.send(f"other {number}"))
+
+        story.start()
+        story.passes(5.0)
+        assert story.engine.sent[:3] == ["login 0", "login 1", "login 2"]
+        assert len(story.engine.sent) == 7
+        assert len(story.world.engines) == 1
+
+
+def test_a_canceled_sender_takes_nobodys_turn() -> None:
+    with Story(send_rate=(1, 5.0), write_timeout=9.0) as story:
+        story.start()
+        story.call(story.client.send("first"))
+        story.call(story.client.send("second"))
+        gives_up = story.soon(story.client.send("given up"))
+        story.passes(2.0)
+        waits = story.soon(story.client.send("third"))
+        gives_up.cancel()
+        story.passes(12.0)
+        assert waits.exception() is None
+        assert story.engine.sent == ["first", "second", "third"]
+
+
 def test_a_callable_that_fails_fails_the_attempt() -> None:
     with Story() as story:
         answers: list[Any] = [ValueError("not yet"), "prices"]
