@@ -49,7 +49,7 @@ class Subscriptions:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may call while its thread holds it
         self._kept: dict[Hashable, Subscription] = {}
         self._feed: SubscriptionFeed | None = None
 
@@ -65,17 +65,16 @@ class Subscriptions:
                 return
             self._kept.pop(subscription.key, None)
             self._kept[subscription.key] = subscription
-            feed = self._feed
-        if feed is not None:
-            feed.add(subscription)
+            # Under the lock, so that the server gets the changes of several threads in this order.
+            if self._feed is not None:
+                self._feed.add(subscription)
 
     def remove(self, key: Hashable) -> None:
         """Remove a subscription, and send its ``ending`` if it was sent on this connection."""
         with self._lock:
             subscription = self._kept.pop(key, None)
-            feed = self._feed
-        if subscription is not None and feed is not None:
-            feed.end(subscription)
+            if subscription is not None and self._feed is not None:
+                self._feed.end(subscription)
 
     def is_kept(self, subscription: Subscription) -> bool:
         return self._kept.get(subscription.key) is subscription
@@ -97,7 +96,7 @@ class Subscriptions:
 
         A thread that the child does not have may hold the old one.
         """
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._feed = None
 
 

@@ -49,6 +49,22 @@ async def call(function: Callable[[], Any]) -> Any:
     return function()
 
 
+class SlowFeed:
+    """Its end() takes as long as another thread needs to subscribe again."""
+
+    def __init__(self, again: Callable[[], None]) -> None:
+        self.log: list[str] = []
+        self.thread = threading.Thread(target=again)
+
+    def add(self, subscription: Subscription) -> None:
+        self.log.append("add")
+
+    def end(self, subscription: Subscription) -> None:
+        self.thread.start()
+        self.thread.join(0.1)
+        self.log.append("end")
+
+
 class Rig:
     def __init__(self) -> None:
         self.subscriptions = Subscriptions()
@@ -280,3 +296,14 @@ async def test_removed_before_it_could_be_sent(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(feed, "add", late)
     rig.add("a", ending="end a")
     assert connection.sent == []
+
+
+def test_the_server_gets_the_changes_of_threads_in_the_order_of_the_client() -> None:
+    """Otherwise the client keeps a subscription of which the server was told the end last."""
+    rig = Rig()
+    rig.add("a")
+    feed = SlowFeed(lambda: rig.add("a"))
+    rig.subscriptions.open_feed(feed)  # type: ignore[arg-type]
+    rig.subscriptions.remove("a")
+    feed.thread.join(5)
+    assert feed.log == ["end", "add"]
