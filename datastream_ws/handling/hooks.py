@@ -215,7 +215,15 @@ class ConnectionHooks:
         """Wait until the previous call of a synchronous hook has returned."""
         running = self._running.get((kind, handler))
         if running is not None:
-            await asyncio.wait([asyncio.wrap_future(running)])
+            previous = asyncio.wrap_future(running)
+            previous.add_done_callback(_retrieve)
+            await asyncio.wait([previous])
+
+
+def _retrieve(future: asyncio.Future[None]) -> None:
+    """Retrieve what a hook of an ended connection raised, because asyncio logs it otherwise."""
+    if not future.cancelled():
+        future.exception()
 
 
 class Report(NamedTuple):

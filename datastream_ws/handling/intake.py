@@ -291,5 +291,6 @@ class Intake:
     @property
     def blocked_seconds(self) -> float:
         """The total seconds that reading was stopped, including the current stop."""
-        running = 0.0 if self._blocked_at is None else time.monotonic() - self._blocked_at
+        began = self._blocked_at  # once, because the loop may change it meanwhile
+        running = 0.0 if began is None else time.monotonic() - began
         return self._traffic.blocked_seconds + running

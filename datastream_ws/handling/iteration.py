@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Self
 
+from ..exceptions import ConfigurationError
 from ..messages import Message
 from .inbox import Inbox, Portion
 
@@ -42,6 +43,7 @@ class Iteration:
         self._on_change = on_change
         self._iterators: list[weakref.ref[Messages]] = []
         self._left: list[Portion] = []  # portions of deleted iterators
+        self._notes_end = False  # whether iterators are woken at the end of the client
 
     @functools.cached_property
     def _arrival(self) -> asyncio.Event:
@@ -57,13 +59,24 @@ class Iteration:
         Register an iterator, which ends when *finished* is done.
 
         Other iterators give their portions back, so that all of them take turns.
+
+        Raises:
+            ConfigurationError: On another event loop than the client's.
+
         """
+        if asyncio.get_running_loop() is not self._loop:
+            raise ConfigurationError(
+                "async for: the client runs on another event loop. Iterate on the loop that "
+                "started it, or use on_message handlers."
+            )
         there = [reference for reference in self._iterators if reference() is not None]
         for reference in there:
             if (other := reference()) is not None:
                 other.share()
         self._iterators = [*there, weakref.ref(iterator)]
-        finished.add_done_callback(lambda _: self._soon(self.note_arrival))
+        if not self._notes_end:  # once, because a program may make an iterator for each message
+            self._notes_end = True
+            finished.add_done_callback(lambda _: self._soon(self.note_arrival))
 
     def note_arrival(self) -> None:
         """Wake all iterators that wait."""
@@ -204,10 +217,11 @@ class Messages:
             self._begun[0].settle(portion)
 
     def _begin(self) -> tuple[Iteration, Future[None]]:
-        iteration, finished = self._begun = self._running()
+        iteration, finished = self._running()
         self._is_open = iteration.is_open
         iteration.begin(self, finished)
-        return iteration, finished
+        self._begun = iteration, finished
+        return self._begun
 
     def __del__(self) -> None:
         if self._begun is not None:

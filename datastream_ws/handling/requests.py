@@ -37,8 +37,17 @@ class Pending:
                 self.future.set_result(message)
             else:
                 self.looked_at += 1
-        except Exception as error:
-            self.future.set_exception(error)
+        except BaseException as error:
+            self.future.set_exception(_settable(error))
+
+
+def _settable(error: BaseException) -> Exception:
+    """Return *error* unless asyncio refuses it, or it would end the loop or look like a cancel."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    failure = RuntimeError(f"match raised {type(error).__name__}")
+    failure.__cause__ = error
+    return failure
 
 
 class Requests:

@@ -79,7 +79,9 @@ class Runs:
     @property
     def running_handlers(self) -> list[str]:
         """The names of the handlers that are being called. Reading them is thread-safe."""
-        return sorted({run.handler.name for run in list(self._running) if run.handler})
+        # Each is read once, because its thread may change it meanwhile.
+        handlers = [run.handler for run in list(self._running)]
+        return sorted({handler.name for handler in handlers if handler is not None})
 
     async def run(self, caller: Caller) -> bool:
         """Handle messages for a while, and return whether there may be more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -96,6 +97,32 @@ async def test_hooks_in_order_of_registration(stream: Stream) -> None:
     await stream.hooks.call("on_ready", object())
     assert stream.log == [("0",), ("1",), ("2",), ("3",)]
     assert stream.hooks.has("on_ready")
+
+
+async def test_a_late_failure_of_a_hook_is_no_noise(stream: Stream) -> None:
+    """The call for the next connection waits for it, and asyncio called its error unretrieved."""
+    noise: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
+    go = threading.Event()
+    fails = [True, False]
+
+    def step() -> None:
+        if fails.pop(0):
+            go.wait(10)
+            raise ZeroDivisionError
+
+    stream.hook("on_ready", "late", step=step)
+    first = asyncio.create_task(stream.hooks.call("on_ready", object()))
+    await stream.logs(1)
+    first.cancel()
+    second = asyncio.create_task(stream.hooks.call("on_ready", object()))
+    await asyncio.wait([first])
+    go.set()
+    await second
+    del first, second  # whose frames hold the call
+    await asyncio.sleep(0.05)  # the thread lets go of it, too
+    gc.collect()
+    assert noise == []
 
 
 @BOTH

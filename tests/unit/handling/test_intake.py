@@ -59,6 +59,21 @@ async def test_blocked_seconds_are_counted_while_it_lasts() -> None:
     assert rig.intake.blocked_seconds == rig.traffic.blocked_seconds > 0
 
 
+async def test_blocked_seconds_may_be_read_while_reading_resumes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """stats() of another thread, in the moment in which the inbox has room again."""
+    rig = Rig(inbox_size=1)
+    rig.take("a")
+
+    def resumes() -> float:
+        rig.intake._blocked_at = None
+        return 0.0
+
+    monkeypatch.setattr("datastream_ws.handling.intake.time.monotonic", resumes)
+    assert rig.intake.blocked_seconds <= 0
+
+
 async def test_room_that_was_not_waited_for() -> None:
     rig = Rig()
     rig.intake.on_room()

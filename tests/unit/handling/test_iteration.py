@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from datastream_ws import ClientOptions, Handlers, Message
+from datastream_ws import ClientOptions, ConfigurationError, Handlers, Message
 from datastream_ws.codecs import JsonCodec
 from datastream_ws.handling.dispatcher import Dispatcher
 from datastream_ws.handling.inbox import Inbox
@@ -213,6 +213,28 @@ async def test_finalizer_after_the_loop() -> None:
         closed.close()
         iteration._loop = closed
         iteration.end(None)
+
+
+async def test_an_iterator_on_another_loop_is_told_at_once() -> None:
+    """Nothing would wake it there."""
+    async with stream() as s:
+        s.put("a")
+
+        def elsewhere() -> None:
+            with pytest.raises(ConfigurationError, match="another event loop"):
+                asyncio.run(asyncio.wait_for(anext(s.messages()), 5))
+
+        await asyncio.to_thread(elsewhere)
+        assert (await anext(s.messages())).data == "a"
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+
+async def test_an_iterator_for_each_message_leaves_nothing_behind() -> None:
+    async with stream() as s:
+        for number in range(10):
+            s.put(str(number))
+            assert (await anext(s.messages())).data == str(number)
+        assert len(s.finished._done_callbacks) == 1  # type: ignore[attr-defined]
 
 
 async def test_iterator_that_never_began() -> None:

@@ -74,6 +74,20 @@ async def test_a_match_that_raises_fails_its_own_request_only() -> None:
     assert (await other).data == "b"
 
 
+@pytest.mark.parametrize("kind", [StopIteration, asyncio.CancelledError, SystemExit])
+async def test_a_match_that_raises_what_no_future_takes(kind: type[BaseException]) -> None:
+    """It came out of the socket's callback instead, and the connection ended."""
+    rig = Rig()
+
+    def match(message: Message) -> bool:
+        raise kind
+
+    broken = await rig.begin(match, lambda: None)
+    rig.requests.answer(messages("a"))
+    with pytest.raises(RuntimeError, match=f"match raised {kind.__name__}"):
+        await broken
+
+
 async def test_send_that_raises() -> None:
     rig = Rig()
     with pytest.raises(ZeroDivisionError):

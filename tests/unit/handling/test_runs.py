@@ -229,6 +229,25 @@ async def test_a_run_with_contexts_has_at_most_a_hundred_messages() -> None:
         assert len(s.log) == 250 + 2 * len(bounds)
 
 
+async def test_who_is_at_work_may_have_ended_meanwhile() -> None:
+    """The worker's thread forgets its handler between two looks at it."""
+
+    class Changing:
+        looks = 0
+
+        @property
+        def handler(self) -> Any:
+            self.looks += 1
+            return handler if self.looks == 1 else None
+
+    async with stream() as s:
+        s.handlers.on_message("a")(print)
+        [handler] = s.handlers.routing.handlers
+        runs: Any = s.dispatcher._runs
+        runs._running.add(Changing())
+        assert s.dispatcher.at_work == [handler.name]
+
+
 async def test_who_is_at_work() -> None:
     """By name, for those who say why nothing goes on."""
     async with stream() as s:
