@@ -166,6 +166,8 @@ class AsyncClient(Decorators):
             timeout: Seconds without an error after which the iteration ends. ``None`` means never.
 
         """
+        if self._life is not None and self._life.loop.is_closed():
+            self._errors.end()  # a client that was not closed before its loop cannot do it
         return self._errors.read_async(timeout)
 
     # --- start and end ---
@@ -257,7 +259,11 @@ class AsyncClient(Decorators):
         if self._life is not None and not self.state.is_final:
             again = self.state is State.CLOSING or self._close_requested
             self._close_requested = True
-            self._ask_close(0.0 if again else None)
+            life, limit = self._life, 0.0 if again else self.options.close_timeout
+            # Never at once, because a signal handler may interrupt the loop anywhere. Only this
+            # also wakes a loop that waits for events.
+            with suppress(RuntimeError):  # the loop is closed
+                life.loop.call_soon_threadsafe(lambda: life.commands.close(limit))
 
     _close_requested = False
 
@@ -365,7 +371,7 @@ class AsyncClient(Decorators):
             DataStreamError, OSError: The client's error, once it has failed.
 
         """
-        if self._life is not None:
+        if self._life is not None and not self._life.loop.is_closed():
             try:
                 await wait_for(self._life.finished, timeout)
             except TimeoutError:
@@ -626,7 +632,8 @@ class AsyncClient(Decorators):
         frame = self._encode(obj)
         connection = self._connection() or self._no_connection()
         await self._room(connection)
-        return await self._first_message(match, timeout, self._sender(connection, frame))
+        send = self._sender(connection, frame)
+        return await self._first_message(connection, match, timeout, send)
 
     def _sender(self, connection: Connection, frame: Frame) -> Callable[[], None]:
         """Return a function that queues *frame* later, on behalf of the hook that runs now."""
@@ -652,21 +659,27 @@ class AsyncClient(Decorators):
             Exception: Any exception that *match* raises.
 
         """
-        if self._connection() is None:
-            self._no_connection()
-        return await self._first_message(match, timeout, None)
+        connection = self._connection() or self._no_connection()
+        return await self._first_message(connection, match, timeout, None)
 
     async def _first_message(
         self,
+        connection: Connection,
         match: Callable[[Message], Any] | None,
         timeout: float | None,
         send: Callable[[], None] | None,
     ) -> Message:
         requests = self._running().intake.requests
+
+        async def first() -> Message:
+            if not connection.is_open:  # lost on the way here, and the next one has other messages
+                raise NotConnectedError("the connection has just been lost")
+            return await requests.first(match, send, timeout)
+
         try:
             # If the client's own loop is blocked or stopped, its timeout never fires.
             async with asyncio.timeout(None if timeout is None else timeout + 1.0) as limit:
-                return await self._here(lambda: requests.first(match, send, timeout))
+                return await self._here(first)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -732,7 +745,8 @@ class AsyncClient(Decorators):
         error.
 
         Raises:
-            ConfigurationError: If message handlers are registered.
+            ConfigurationError: If message handlers are registered, or on another event loop than
+                the client's.
 
         """
         if self.handlers.has_message_handlers:

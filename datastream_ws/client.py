@@ -25,9 +25,10 @@ from .lifecycle.assembly import Place
 from .lifecycle.commands import CloseFrame, close_frame
 from .log_fields import fields, write
 from .messages import Message
+from .option_checks import LONGEST
 from .option_types import Options, Url
 from .options import ClientOptions
-from .process.futures import Observable
+from .process.futures import Observable, capped
 from .process.loop_thread import LoopThread
 from .process.loop_use import (
     CLOSE_GRACE,
@@ -290,12 +291,13 @@ class Client(Decorators):
 
     def _ask_close(self, timeout: float | None, final_frame: CloseFrame | None = None) -> float:
         """Request the close, and return the monotonic time by which it must have ended."""
-        return time.monotonic() + self.aio._ask_close(timeout, final_frame) + CLOSE_GRACE
+        limit = min(self.aio._ask_close(timeout, final_frame), LONGEST)
+        return time.monotonic() + limit + CLOSE_GRACE
 
     def _end_by(self, deadline: float) -> None:
         """Wait for the end until *deadline*, also if user code blocks the loop."""
         use = self._loop_use
-        if use is None:
+        if use is None or use.finished is None:  # not begun: start() in another thread comes later
             return
         if not use.wait(deadline):
             if use.thread.responds(RESPONSE_SECONDS):
@@ -374,7 +376,7 @@ class Client(Decorators):
         """
         self._refuse_on_loop("wait_ready")
         try:
-            self.aio._ready_or_final().result(timeout)
+            self.aio._ready_or_final().result(capped(timeout))
         except TimeoutError:
             raise TimeoutError(self.aio._not_ready_text(timeout)) from None
         self.aio._raise_unless_ready()
@@ -398,7 +400,7 @@ class Client(Decorators):
         finished = self.aio._finished
         if finished is not None:
             try:
-                finished.result(timeout)
+                finished.result(capped(timeout))
             except TimeoutError:
                 raise TimeoutError(self.aio._not_closed_text(timeout)) from None
         self.aio._raise_if_failed()
@@ -490,7 +492,7 @@ class Client(Decorators):
         until = time.monotonic() + wait
         while (change := self.aio._change_before(until)) is not None:
             with suppress(TimeoutError):
-                change.result(until - time.monotonic())
+                change.result(capped(until - time.monotonic()))
         return self.aio._connection() or self.aio._no_connection(wait)
 
     def _wait_for_room(self, connection: Connection) -> None:
@@ -522,7 +524,7 @@ class Client(Decorators):
         """
         self._refuse_on_loop("flush")
         try:
-            self.aio._flushed().result(timeout)
+            self.aio._flushed().result(capped(timeout))
         except TimeoutError as error:
             raise self.aio._not_flushed(error, timeout) from None
 
@@ -550,7 +552,8 @@ class Client(Decorators):
         frame = self.aio._encode(obj)
         connection = self.aio._connection() or self.aio._no_connection()
         self._wait_for_room(connection)
-        return self._first_message(match, timeout, self.aio._sender(connection, frame))
+        send = self.aio._sender(connection, frame)
+        return self._first_message(connection, match, timeout, send)
 
     def receive(
         self, match: Callable[[Message], Any] | None = None, timeout: float | None = 30.0
@@ -573,12 +576,12 @@ class Client(Decorators):
 
         """
         self._refuse_on_loop("receive")
-        if self.aio._connection() is None:
-            self.aio._no_connection()
-        return self._first_message(match, timeout, None)
+        connection = self.aio._connection() or self.aio._no_connection()
+        return self._first_message(connection, match, timeout, None)
 
     def _first_message(
         self,
+        connection: Connection,
         match: Callable[[Message], Any] | None,
         timeout: float | None,
         send: Callable[[], None] | None,
@@ -588,9 +591,9 @@ class Client(Decorators):
         use = self._loop_use
         assert use is not None
         assert use.finished is not None
-        waiting = self.aio._first_message(match, timeout, send)
+        waiting = self.aio._first_message(connection, match, timeout, send)
         future = asyncio.run_coroutine_threadsafe(waiting, use.thread.loop)
-        limit = None if timeout is None else timeout + CLOSE_GRACE
+        limit = None if timeout is None else capped(timeout + CLOSE_GRACE)
         try:
             either: list[Future[Any]] = [future, use.finished]
             wait(either, limit, FIRST_COMPLETED)

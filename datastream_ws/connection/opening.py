@@ -40,6 +40,7 @@ from .answers import (
 from .deflate import DeflateFactory
 from .dialing import connect_tcp, connect_unix
 from .endpoint import Endpoint, escaped_path
+from .frames import NO_LIMIT
 
 __all__ = ["Connect", "attempt_error", "proxy_for", "request_for"]
 
@@ -89,7 +90,8 @@ class Connect(connect):
             open_timeout=None,
             ping_interval=None,
             close_timeout=None,
-            max_size=options.max_size,
+            # zlib's limit, which sys.maxsize as "no limit" would exceed
+            max_size=None if options.max_size is None else min(options.max_size, NO_LIMIT),
             max_queue=None,
             # The high mark is 1 because pause_writing() must report any unsent byte. With 0,
             # asyncio's TLS calls it although no byte is unsent.

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from ..exceptions import HandlerError
 from ..messages import payload_bytes
 
-__all__ = ["ErrorBuffer", "LoopEvent", "Observable"]
+__all__ = ["ErrorBuffer", "LoopEvent", "Observable", "capped"]
 
 T = TypeVar("T")
 
@@ -73,6 +73,11 @@ class Observable(Generic[T]):
             value = self.value
         resolve(future, value)
         return future
+
+
+def capped(timeout: float | None) -> float | None:
+    """Return a timeout that locks accept. They refuse infinity."""
+    return None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
 
 
 def resolve(future: Future[T], value: T) -> None:
@@ -185,7 +190,7 @@ class ErrorBuffer:
         cursor = 0
         while True:
             try:
-                _, ended = self._more(cursor).result(timeout)
+                _, ended = self._more(cursor).result(capped(timeout))
             except TimeoutError:
                 return
             cursor, errors = self._after(cursor)
@@ -232,6 +237,8 @@ async def wait_for(future: Future[T], timeout: float | None) -> T:
         TimeoutError: If there is no result after *timeout* seconds.
 
     """
+    if future.done():  # a timeout of 0 must not hide the result
+        return future.result()
     if isinstance(future, Awaited):
         async with asyncio.timeout(timeout):
             return await asyncio.wrap_future(future)

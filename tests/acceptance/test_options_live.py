@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -53,6 +54,18 @@ class Held:
     @property
     def data(self) -> list[str | bytes]:
         return [message.data for message in self.handled.all]
+
+
+@pytest.mark.parametrize("size", [sys.maxsize, 10**30])
+def test_any_number_may_stand_for_no_limit_of_size(size: int) -> None:
+    """Zlib refuses such a number, and every compressed message ended the connection."""
+    with StreamServer() as server, Client(server.url, max_size=size, **FAST) as client:
+        data = Seen[Any]()
+        client.on_message(lambda message: data(message.data))
+        client.wait_ready(30)
+        server.send("x" * 5000)
+        assert data.wait(1) == ["x" * 5000]
+        assert client.stats().connections == 1
 
 
 @pytest.fixture

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from datastream_ws import Client, ConfigurationError, NotConnectedError, State
+from datastream_ws import AsyncClient, Client, ConfigurationError, NotConnectedError, State
 from datastream_ws import client as module
 from datastream_ws.lifecycle.closing import Closing
 from datastream_ws.process import loop_use
+from datastream_ws.process.loop_thread import LoopThread
 
 FAST: dict[str, Any] = {"min_reconnect_delay": 0.01, "max_reconnect_delay": 0.01}
 
@@ -155,7 +156,7 @@ class Open:
 
     is_open = True
 
-    def room(self) -> None: ...
+    def room(self, *, passes_gate: bool) -> None: ...
 
     def send(self, frame: Any, *, passes_gate: bool) -> None: ...
 
@@ -218,6 +219,71 @@ def test_a_start_on_the_loop_that_raises_leaves_nothing(process: loop_use.Proces
         pass
     loop_use.end_loop_use(use)
     assert process.loop_thread is None
+
+
+def test_close_in_the_moment_of_a_start(
+    process: loop_use.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A close() before the client has begun left start() with a loop that was closed."""
+    client = Client("ws://localhost:1", **FAST)
+    responds = LoopThread.responds
+
+    def closes_meanwhile(thread: LoopThread, timeout: float) -> bool:
+        closer = threading.Thread(target=client.close)
+        closer.start()
+        closer.join(5)
+        return responds(thread, timeout)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LoopThread, "responds", closes_meanwhile)
+        client.start()
+    assert not client.state.is_final
+    client.close(float("inf"))
+    assert client.state is State.CLOSED
+
+
+def test_a_request_to_close_in_a_signal_handler_wakes_the_loop() -> None:
+    """The loop of an AsyncClient waits for events, and select() goes on after a signal."""
+    code = REQUEST_CLOSE
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 2
+
+
+REQUEST_CLOSE = """
+import asyncio, os, signal, threading, time
+from datastream_ws import AsyncClient
+from datastream_ws.testing import StreamServer
+
+async def main():
+    client = AsyncClient(server.url)
+    await client.start()
+    await client.wait_ready(10)
+    signal.signal(signal.SIGTERM, lambda *_: client.request_close())
+    await asyncio.sleep(0.1)
+    threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    began = time.monotonic()
+    asyncio.get_running_loop().call_later(5, lambda: None)
+    await client.wait_closed()
+    print(time.monotonic() - began)
+
+with StreamServer() as server:
+    asyncio.run(main())
+"""
+
+
+async def test_a_client_whose_loop_was_closed_leaves_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed = asyncio.new_event_loop()
+    closed.close()
+    async with AsyncClient("ws://localhost:1", min_reconnect_delay=20) as client:
+        await anext(aiter(client.errors(5)))
+        with monkeypatch.context() as patch:
+            patch.setattr(client._life, "loop", closed)
+            async with asyncio.timeout(5):
+                await client.wait_closed()
+                assert len([error async for error in client.errors()]) == 1
 
 
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]])

@@ -486,6 +486,21 @@ def test_a_list_of_urls_fails_once_each_has_closed_for_good() -> None:
 # --- the user's callables ----------------------------------------------------------------------
 
 
+def test_a_receive_that_its_connection_does_not_live_to_see() -> None:
+    """The connection is lost on the way to the loop; the next one's messages are not meant."""
+    with Story() as story:
+        story.start()
+
+        async def receives() -> None:
+            connection = story.client._connection()
+            assert connection is not None
+            story.engine.drop()
+            with pytest.raises(NotConnectedError):
+                await story.client._first_message(connection, None, 30.0, None)
+
+        story.call(receives())
+
+
 def test_heartbeat() -> None:
     with Story(heartbeat="beat", heartbeat_interval=10.0) as story:
         story.start()

@@ -29,6 +29,20 @@ def test_box_answers_at_once() -> None:
     assert Observable(5).when(is_above(4)).result(0) == 5
 
 
+async def test_a_result_that_is_there_needs_no_time() -> None:
+    """wait_ready(0) of a client that is ready, and errors(0) with errors in the buffer."""
+    assert await wait_for(Observable(5).when(is_above(4)), 0) == 5
+    errors = ErrorBuffer()
+    errors.put(ValueError("a"))
+    assert [str(error) async for error in errors.read_async(0)] == ["a"]
+
+
+def test_an_infinite_timeout_is_no_limit() -> None:
+    errors = ErrorBuffer()
+    threading.Timer(0.01, errors.end).start()
+    assert list(errors.read(float("inf"))) == []
+
+
 def test_box_answers_with_the_value_that_woke() -> None:
     """Not with a later one: a state may last for a moment only."""
     box = Observable(0)
