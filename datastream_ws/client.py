@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from .async_client import AsyncClient
 from .connection.connection import Connection
 from .events import Handshake, State
-from .exceptions import ConfigurationError, SendTimeoutError
+from .exceptions import LONGEST_SECONDS, ConfigurationError, SendTimeoutError
 from .forks import notice_fork, watch_forks
 from .handlers import Decorators, Handlers
 from .handling.budget import Budget
@@ -25,7 +25,6 @@ from .lifecycle.assembly import Place
 from .lifecycle.commands import CloseFrame, close_frame
 from .log_fields import fields, write
 from .messages import Message
-from .option_checks import LONGEST
 from .option_types import Options, Url
 from .options import ClientOptions
 from .process.futures import Observable, capped
@@ -291,7 +290,7 @@ class Client(Decorators):
 
     def _ask_close(self, timeout: float | None, final_frame: CloseFrame | None = None) -> float:
         """Request the close, and return the monotonic time by which it must have ended."""
-        limit = min(self.aio._ask_close(timeout, final_frame), LONGEST)
+        limit = min(self.aio._ask_close(timeout, final_frame), LONGEST_SECONDS)
         return time.monotonic() + limit + CLOSE_GRACE
 
     def _end_by(self, deadline: float) -> None:

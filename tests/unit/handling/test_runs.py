@@ -245,7 +245,7 @@ async def test_who_is_at_work_may_have_ended_meanwhile() -> None:
         [handler] = s.handlers.routing.handlers
         runs: Any = s.dispatcher._runs
         runs._running.add(Changing())
-        assert s.dispatcher.at_work == [handler.name]
+        assert s.dispatcher.running_handlers == [handler.name]
 
 
 async def test_who_is_at_work() -> None:
