@@ -8,7 +8,9 @@ import kit.djangohere  # noqa: F401 - what follows needs settings
 import io
 import logging
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,24 @@ def test_a_second_signal_ends_with_4_at_once(tmp_path: Path) -> None:
             runner.send_signal(signal.SIGINT)
             assert runner.wait() == 4
     assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_while_the_last_rows_wait_for_the_database(
+    tmp_path: Path, stream_server: StreamServer, number: signal.Signals
+) -> None:
+    project = Project(tmp_path, stream_server.url)
+    project.manage("migrate")
+    with project.start("run_datastream") as runner:
+        runner.wait_output("ready")
+        with closing(sqlite3.connect(project.folder / "db.sqlite3", timeout=60)) as database:
+            database.execute("BEGIN EXCLUSIVE")
+            runner.terminate()
+            runner.wait_output("default: closed")
+            time.sleep(0.5)
+            runner.send_signal(number)
+            assert runner.wait() == 4
+    assert "Traceback" not in runner.output
 
 
 def test_a_wrong_key_ends_with_3(tmp_path: Path, stream_server: StreamServer) -> None:

@@ -15,7 +15,7 @@ from django.db import DatabaseError, InterfaceError
 from django.utils import autoreload
 
 from datastream_ws import Client, DataStreamError, Fleet
-from datastream_ws.embedding import EscapingFormatter
+from datastream_ws.embedding import EscapingFormatter, signals_to
 from datastream_ws.runner import EXIT_FORCED, Runner
 
 from ...conf import DATABASE_LEASE
@@ -86,7 +86,8 @@ class Command(BaseCommand):
         except DataStreamError as error:  # found only at the start, such as a missing extra
             raise CommandError(str(error)) from error
         finally:
-            heartbeat.close()
+            with signals_to(lambda number: leave(EXIT_FORCED)):  # a second signal
+                heartbeat.close()
 
     def client(self, stream: Stream, options: dict[str, Any]) -> Client | Fleet:
         lease = not options["no_lease"]
