@@ -1,15 +1,16 @@
-# Everything runs in .venv, which is made when it is missing and renewed when pyproject.toml changes.
-# Needed beforehand: make and a Python >= 3.11. uv is used if there is one, else venv and pip.
+# Everything runs in .venv, which is created if it is missing, and again when pyproject.toml changes.
+# It requires make and Python 3.11 or later. It uses uv if installed, and otherwise venv and pip.
 
 SHELL   := /bin/sh
 VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
-BENCH   := .venv-bench# what we are compared with, apart from what the tests run with
-DOCS    := .venv-docs# Sphinx, apart from what the tests run with
+BENCH   := .venv-bench# the clients to compare with, which the tests don't need
+DOCS    := .venv-docs# Sphinx, which the tests don't need
 SOURCES := $(wildcard datastream_ws datastream_ws_django datastream_ws_flask tests example_project benchmarks)
 
-# make PYTHON=… names another interpreter; WORKERS: how many tests at once (auto: two more than cores).
+# PYTHON is the interpreter of .venv. WORKERS is how many tests run at a time. auto means the number of
+# cores plus two.
 PYTHON  ?=
 WORKERS ?= auto
 ARGS    ?=
@@ -17,20 +18,20 @@ ARGS    ?=
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage lint format bench docs install python clean
 
-help: ## what can be made (this list)
+help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo '  ARGS="…" goes on to demo, test and bench: make test ARGS="-n 0 -k retry"'
+	@echo '  ARGS="…" passes options to demo, test and bench, as in make test ARGS="-n 0 -k retry"'
 
-demo: $(STAMP) ## a shop on Django, Celery and Flask, whose feed drops and comes back
+demo: $(STAMP) ## Run a shop with Django, Celery and Flask, whose feed drops and returns
 	@$(BIN)/python -m example_project.demo $(ARGS)
 
-test: $(STAMP) ## the tests, on every core
+test: $(STAMP) ## Run the tests on every core
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
-coverage: $(STAMP) ## the branches of the rooms that unit tests reach, at least 95 % of them
+coverage: $(STAMP) ## Check that unit tests cover at least 95 % of the branches of each room
 	$(BIN)/python tests/branches.py
 
-lint: $(STAMP) ## ruff, mypy --strict, what type checkers say of user code, sizes, English
+lint: $(STAMP) ## Run ruff, mypy --strict, and the checks of users' types, sizes and English
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy $(SOURCES)
@@ -38,38 +39,38 @@ lint: $(STAMP) ## ruff, mypy --strict, what type checkers say of user code, size
 	$(BIN)/python tests/sizes.py
 	$(BIN)/python tests/prose.py
 
-format: $(STAMP) ## let ruff format the code and mend what it can
+format: $(STAMP) ## Format the code and fix what ruff can fix
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
-bench: $(BENCH)/.installed ## ours beside what people use instead: benchmarks/RESULTS.md
+bench: $(BENCH)/.installed ## Compare datastream-ws with other clients, and write benchmarks/RESULTS.md
 	@$(BENCH)/bin/python -m benchmarks $(ARGS)
 
-docs: $(DOCS)/.installed ## the pages, in docs/_build/html
+docs: $(DOCS)/.installed ## Build the documentation in docs/_build/html
 	@$(DOCS)/bin/python -m sphinx --fresh-env --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-install: $(STAMP) ## only make .venv
+install: $(STAMP) ## Create .venv
 
-clean: ## remove .venv, caches and build products
+clean: ## Remove .venv, caches and build products
 	rm -rf $(VENV) $(BENCH) $(DOCS) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Each candidate is run: a shim of that name may be on the path with no Python behind it.
+# Run each candidate, because a shim of that name may have no Python behind it.
 FIND_PYTHON = found=; for python in $(or $(PYTHON),python3.15 python3.14 python3.13 python3.12 python3.11 python3); do \
 	  if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
 	    >/dev/null 2>&1; then found=$$python; break; fi; \
 	done; \
 	if [ -z "$$found" ]; then \
-	  echo "No Python >= 3.11 with venv here: install one (Debian: python3 python3-venv), or say make PYTHON=…" >&2; \
+	  echo "Python 3.11 or later with venv is not installed. Install it (Debian: python3 python3-venv), or run make PYTHON=…" >&2; \
 	  exit 1; \
 	fi
 
-python: # prints the interpreter that .venv is made with
+python: # Print the interpreter of .venv
 	@$(FIND_PYTHON); echo "$$found"
 
-# $(call fill,DIRECTORY,GROUPS): a venv with the package, its extras and these dependency groups.
-# --clear: a half-made or moved one must not stay in the way.
+# $(call fill,DIRECTORY,GROUPS) creates a venv with the package, its extras and these dependency groups.
+# --clear replaces a venv that is incomplete or was moved.
 define fill
 	@$(FIND_PYTHON); set -e; \
 	if uv pip install --help 2>/dev/null | grep -q -e --group; then \

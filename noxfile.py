@@ -1,13 +1,14 @@
 """
-What the package promises to work with, for maintainers: ``pip install nox``, then ``nox --list``.
+Test the supported versions of Python and of the dependencies. Run ``pip install nox`` first.
 
-    nox -s tests                            # Python × Django × Celery
+    nox --list                              # list the sessions
+    nox -s tests                            # every Python with every Django and Celery
     nox -s "tests-3.12(django='5.2', celery='5.5')" -- -n 2 -k retry
-    nox -s lowest                           # the oldest of everything that pyproject.toml allows
+    nox -s lowest                           # the oldest versions that pyproject.toml allows
     nox -s readme                           # the built wheel in an empty environment, and the pages
     nox -s free_threaded                    # the unit tests on Python 3.14 without the GIL
 
-Day by day ``make test`` is enough. Arguments after ``--`` go to pytest.
+``make test`` is enough for most changes. Arguments after ``--`` are passed to pytest.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""How fast messages are received and handled, measured side by side on one machine."""
+"""Benchmarks that compare datastream-ws with other clients on one machine."""

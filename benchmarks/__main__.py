@@ -1,14 +1,15 @@
 """
-Ours beside what people use instead: everything, in one run, into RESULTS.md.
+Compare datastream-ws with other clients, and write RESULTS.md.
 
-    make bench                                  # all of it: about 45 minutes
-    make bench ARGS="--quick"                   # a first look: two minutes, written to build/bench
-    make bench ARGS="--only aims latency"       # some parts; the others' last figures are kept
-    make bench ARGS="--rounds 3"                # sooner: three pairs of runs at most
-    make bench ARGS="--report"                  # only write RESULTS.md anew, from what there is
-    make bench ARGS="--beside ../before"        # receiving, beside another checkout of this tree
+    make bench                                  # everything, in about 45 minutes
+    make bench ARGS="--quick"                   # a first look in 2 minutes, in build/bench
+    make bench ARGS="--only aims latency"       # some parts; the other parts keep their results
+    make bench ARGS="--rounds 3"                # at most three pairs of runs
+    make bench ARGS="--report"                  # only write RESULTS.md from the stored results
+    make bench ARGS="--beside ../before"        # compare with another checkout of this tree
 
-The machine should have nothing else to do. Exit code 1 if a run failed, never because one was slow.
+Run it on a machine without other load. The exit code is 1 if a run fails, and never because a run
+is slow.
 """
 
 from __future__ import annotations

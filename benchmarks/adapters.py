@@ -1,6 +1,6 @@
-"""Our client inside other things: with a spool, in a Django project, in a Flask app.
+"""datastream-ws with a spool, in a Django project and in a Flask app.
 
-Each is to be compared with ``ours-sync``, which does the same without.
+Compare each with ``ours-sync``, which does the same work without them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UNLIMITED = {"inbox_size": None, "inbox_bytes": None}
 
 @contestant("ours-unlimited")
 def ours_unlimited(url: str, count: int) -> float:
-    """plain handler, an inbox without limits"""
+    """synchronous handler, an inbox without limits"""
     return Variant(extras=UNLIMITED).run(url, count)
 
 

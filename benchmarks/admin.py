@@ -1,4 +1,4 @@
-"""Django's admin after a week of twenty streams: pages, rows, and what writing costs a runner."""
+"""Measure Django's admin after a week of twenty streams: pages, rows and the cost of writing."""
 
 from __future__ import annotations
 

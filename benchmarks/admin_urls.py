@@ -1,4 +1,4 @@
-"""The addresses of the admin, for its benchmark."""
+"""The URLs of the admin, for its benchmark."""
 
 from __future__ import annotations
 

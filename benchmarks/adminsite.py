@@ -1,4 +1,4 @@
-"""Settings of a Django project that has the admin and our app, and nothing else."""
+"""Settings of a Django project with only the admin and ``datastream_ws_django``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This tree beside another checkout of it: each way to receive, in pairs of runs.
+"""Compare this tree with another checkout of it, for each way to receive, in pairs of runs.
 
     make bench ARGS="--beside ../before"                # every row, nine pairs of each
     python -m benchmarks.beside ../before routed sync   # some rows
@@ -8,7 +8,7 @@ The benchmarks of this tree measure both, in fresh processes, one right after th
 first in every other pair. The other tree needs no installation. If it cannot run a row, the table
 shows its error.
 
-Exit code 1 if a run of this tree fails, never because one is slow.
+The exit code is 1 if a run of this tree fails, and never because a run is slow.
 """
 
 from __future__ import annotations

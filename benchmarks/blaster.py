@@ -1,20 +1,19 @@
-"""The blaster: a WebSocket server that sends pre-encoded frames as fast as its peer reads.
+"""A WebSocket server that sends pre-encoded frames as fast as the client reads.
 
-It runs in a process of its own and only ever copies ready-made blocks into a socket, so what is
-measured against it is the client. It speaks just enough of RFC 6455 to be a correct server:
-handshake, pong, close. One thread reads and one sends per connection, so many connections may be
-served at once; each gets the same messages.
+It runs in its own process and only copies prepared blocks into a socket, so that a benchmark
+measures the client. It implements the handshake, pongs and the close of RFC 6455. Each connection
+has a thread that reads and one that sends, and gets the same messages.
 
-    python -m benchmarks.blaster --size 139 --count 200000     # prints its port, never ends
+    python -m benchmarks.blaster --size 139 --count 200000     # prints its port and runs forever
 
-A peer may ask for less than the whole load: ``ws://127.0.0.1:PORT/?count=1000``.
+A client may request fewer messages with ``ws://127.0.0.1:PORT/?count=1000``.
 
-With ``--rate`` it sends at a given pace instead, and each message carries the moment it was due
-(``sent``, nanoseconds of `time.monotonic_ns`, a clock all processes of a machine share).
-With ``--burst`` as well, so many are due at once, and the pace is kept on average.
-With ``--kind`` messages are those of `benchmarks.content` instead of padded ones, with ``--tls``
-they come over TLS.
-With ``--sink`` it counts bytes instead, and says ``done`` once it has so many messages.
+- ``--rate`` sends at a fixed rate. The field ``sent`` of each message is the time at which it was
+  due, in nanoseconds of `time.monotonic_ns`, which all processes of a machine share.
+- ``--burst`` sends that many messages at once, at the same average rate.
+- ``--kind`` sends messages of `benchmarks.content` instead of padded ones.
+- ``--tls`` sends over TLS.
+- ``--sink`` receives instead, and sends ``done`` after the last message.
 """
 
 from __future__ import annotations

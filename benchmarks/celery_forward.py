@@ -1,9 +1,9 @@
 """
-How fast messages become tasks: ``python -m benchmarks.celery_forward [BROKER_URL]``.
+Measure how fast messages become tasks: ``python -m benchmarks.celery_forward [BROKER_URL]``.
 
-Three contestants take turns in one run, because only a ratio survives a busy machine: a bare loop
-of ``task.apply_async()`` with the same confirms and timeouts, ``forward(client, task)``, and
-``forward(client, task, batch=(100, 0.2))``. The messages come over a real connection.
+One run alternates between three contestants, because ratios depend less on other load. They are
+``forward(client, task)``, ``forward(client, task, batch=(100, 0.2))``, and a bare loop of
+``task.apply_async()`` with the same confirms and timeouts. The messages come over a connection.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What real feeds send: each message another one, not one padded to a size.
+"""Messages like those of real feeds, which all differ.
 
-A kind is a function of the message's number; the figures in it come from a seed, so that every run
-is sent the same.
+A kind is a function of the message's number. Its values come from a seed, so every run gets the
+same messages.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Ways to receive a stream: what a contestant is, and how its time is taken.
+"""The contestants, which are ways to receive a stream, and the measurement of their time.
 
-Every contestant connects, handles exactly `count` messages and closes. The seconds are those from
-the first message handled to the last, so neither imports nor handshakes count. To add one, write a
-function ``run(url, count) -> seconds`` and put `@contestant("name", …)` above it, in `peers.py` or
-`ours.py`; what it needs is imported inside, so that each runs without the others' packages.
+Every contestant connects, handles exactly `count` messages and closes. The time runs from the first
+handled message to the last, so it includes neither imports nor the handshake. To add a contestant,
+write a function ``run(url, count) -> seconds`` with `@contestant("name", …)` in `peers.py` or
+`ours.py`. Import its packages inside the function, so that the others run without them.
 
-    python -m benchmarks.contestants                        # the names, and what each does
+    python -m benchmarks.contestants                        # list the contestants
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The parts with messages as feeds send them: every size, TLS, many routes, other Pythons."""
+"""The parts with messages like those of real feeds: sizes, TLS, many routes, other Pythons."""
 
 from __future__ import annotations
 
@@ -70,9 +70,11 @@ def measure_kind(scale: Scale, kind: str) -> Figures:
     plain = play(PLAIN, Load(count=count, kind=kind), rounds)
     packed = play(PACKED, Load(count=count // 2, kind=kind, compress=True), rounds)
     aims = [
-        *beside_bare(f"{kind}: ours / bare", plain, least),
+        *beside_bare(f"{kind}: datastream-ws / bare", plain, least),
         *beside_aiohttp(f"{kind}", plain),
-        *beside_bare(f"{kind}, compressed: ours / bare", packed, 1.5 if kind == "trade" else least),
+        *beside_bare(
+            f"{kind}, compressed: datastream-ws / bare", packed, 1.5 if kind == "trade" else least
+        ),
         *beside_aiohttp(f"{kind}, compressed", packed),
     ]
     return {
@@ -83,13 +85,16 @@ def measure_kind(scale: Scale, kind: str) -> Figures:
     }
 
 
+OWN = (("ours-sync", "datastream-ws"), ("ours-async", "datastream-ws, coroutine handler"))
+
+
 def beside_bare(what: str, scores: Mapping[str, Score], least: float) -> Iterator[dict[str, Any]]:
     yield Aim(what, least).json(scores["ours-sync"].ratios)
 
 
 def beside_aiohttp(what: str, scores: Mapping[str, Score]) -> Iterator[dict[str, Any]]:
     """Ratios of the same round, both taken beside the bare loop."""
-    for name, how in (("ours-sync", "ours"), ("ours-async", "ours, coroutine handler")):
+    for name, how in OWN:
         both = zip(scores[name].ratios, scores["aiohttp"].ratios, strict=True)
         yield Aim(f"{what}: {how} / `aiohttp`", 1.0).json([own / other for own, other in both])
 
@@ -97,7 +102,7 @@ def beside_aiohttp(what: str, scores: Mapping[str, Score]) -> Iterator[dict[str,
 def show_kind(figures: Figures) -> list[str]:
     plain, packed = figures["plain"], figures["packed"]
     body = [[f"`{name}`", *cells(plain[name]), *cells(packed.get(name))] for name in plain]
-    text = f"{figures['size']:,} bytes of JSON each, every message another one."
+    text = f"{figures['size']:,} bytes of JSON per message. All messages differ."
     head = ["", "ratio to `bare`", "work", "messages/s"]
     head += ["compressed: ratio", "work", "messages/s"]
     return [text, "", *rows(head, body)]
@@ -116,7 +121,7 @@ def measure_tls(scale: Scale) -> Figures:
     for kind in ("trade", "book-8k", "company"):
         load = Load(count=scale.count(KINDS[kind][0] * 6 // 10), kind=kind)
         scores = play(OVER_TLS, load, scale.rounds(5), tls=True)
-        aims += beside_bare(f"{kind} over TLS: ours / bare", scores, KINDS[kind][1])
+        aims += beside_bare(f"{kind} over TLS: datastream-ws / bare", scores, KINDS[kind][1])
         aims += beside_aiohttp(f"{kind} over TLS", scores)
         found[kind] = {name: score.json() for name, score in scores.items()}
     return {"aims": aims, "kinds": found}

@@ -1,4 +1,4 @@
-"""One measurement in a process of its own, so that none inherits another's heap or threads.
+"""Run one measurement in its own process, so that it inherits no heap and no threads.
 
     python -m benchmarks.fresh contestants receive '{"name": "bare", "url": "…", "count": 1000}'
 

@@ -1,4 +1,4 @@
-"""How the cost grows: with streams, handlers, the depth of the inbox, and under conflation."""
+"""Measure the cost by the number of streams and handlers, the inbox size and conflation."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def race(streams: int, count: int, function: str) -> Figures:
 
 
 def show_streams(figures: Figures) -> list[str]:
-    kinds = {"bare": "`bare`", "ours": "ours"}
+    kinds = {"bare": "`bare`", "ours": "datastream-ws"}
     body = [
         [
             f"{row['streams']:,} × {kinds[kind]}",

@@ -1,4 +1,4 @@
-"""What a thousand clients cost that have nothing to do: memory, and the processor's time."""
+"""Measure the memory and CPU time of a thousand idle clients."""
 
 from __future__ import annotations
 
@@ -185,18 +185,19 @@ def measure_cpu(scale: Scale) -> Figures:
 
 
 def show_cpu(figures: Figures) -> list[str]:
+    names = {"ours": "datastream-ws", "bare": "bare connections"}
     body = [
-        [each, f"{figures[each]['cpu']:.2f} %", f"{figures[each]['threads']:,}"]
-        for each in ("ours", "bare")
+        [name, f"{figures[each]['cpu']:.2f} %", f"{figures[each]['threads']:,}"]
+        for each, name in names.items()
     ]
     text = (
-        f"{figures['clients']:,} idle clients for {figures['window']:g} s; "
-        "ours ping every 54 s, bare ones every 20 s."
+        f"{figures['clients']:,} idle clients for {figures['window']:g} s. datastream-ws "
+        "sends a ping every 54 s, and a bare connection every 20 s."
     )
     return [text, "", *rows(["", "share of a core", "threads"], body)]
 
 
 PARTS = [
     Part("memory", "Memory of idle clients", measure_memory, show_memory),
-    Part("cpu", "Idle clients' share of the processor", measure_cpu, show_cpu),
+    Part("cpu", "CPU share of idle clients", measure_cpu, show_cpu),
 ]

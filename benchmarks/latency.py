@@ -1,7 +1,7 @@
-"""How late a message is handled: from the moment it was due at the server to the handler.
+"""Measure the time from the moment a message is due at the server until its handler runs.
 
-The blaster stamps each message with the moment it was due, so that a client that falls behind pays
-for every message that had to wait.
+The blaster writes that moment into each message, so the latency includes the time that a message
+waits for a slow client.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """
-What it costs to renew the leases of thousands of streams: one process of three, in Redis.
+Measure the cost of renewing the leases of thousands of streams in Redis.
 
     python -m benchmarks.leases [URL] [--streams 3000] [--seconds 60]
 
-Three processes share the streams, without clients: what is measured is the thread that renews.
+Three processes share the streams, without clients. It measures the renewing thread of one process.
 """
 
 from __future__ import annotations

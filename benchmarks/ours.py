@@ -1,7 +1,7 @@
-"""Our client in its variants: codec or what the handler does, kind of handler.
+"""The variants of datastream-ws, by codec, work of the handler and kind of handler.
 
-Names read ``ours[-body]-handler``; what is left out is the default:
-``ours-sync``, ``ours-msgspec-async``, ``ours-struct-sync``.
+A name is ``ours[-body]-handler``, such as ``ours-sync`` or ``ours-msgspec-async``. Without a body,
+the handler calls ``message.json()``.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ class Variant:
             "json": "message.json()",
         }.get(self.body, f"message.json() with {self.body}")
         handler = {
-            "sync": "Client, plain handler",
+            "sync": "Client, synchronous handler",
             "async": "AsyncClient, coroutine handler",
             "loop": "Client, coroutine handler",
             "inline": "Client, inline handler",
             "iterate": "AsyncClient, async for",
             "batch": "Client, on_batch",
-            "routes": "Client, plain handlers of 1,000 routes",
-            "routed": "Client, plain handlers of 3 routes",
+            "routes": "Client, synchronous handlers of 1,000 routes",
+            "routed": "Client, synchronous handlers of 3 routes",
             "routed-async": "AsyncClient, coroutine handlers of 3 routes",
         }[self.handler]
         return f"{handler}: {body}"
@@ -154,7 +154,7 @@ class Variant:
 
 
 def handler_of(body: str, tick: Tick, finish: Callable[[], None]) -> Callable[[Any], None]:
-    """A plain handler; it does what the bare loop's body does, and no more."""
+    """A synchronous handler that does the same work as the body of the bare loop."""
 
     def decoding(message: Message) -> None:
         message.json()

@@ -1,7 +1,6 @@
-"""Pairs: two runs right after one another, and the ratio between them.
+"""Pairs of runs, one right after the other, and the ratio between the two.
 
-Whatever else the machine does slows both, so the ratio is the figure that counts. Which of the two
-comes first changes from pair to pair.
+Other load on the machine slows both, so compare the ratios. The order alternates from pair to pair.
 """
 
 from __future__ import annotations
@@ -49,6 +48,6 @@ def pairs(
 
 
 def rotated(names: Sequence[str], by: int) -> list[str]:
-    """The names, starting elsewhere: nobody is always measured after the same one."""
+    """Return the names in another order, so that none always follows the same one."""
     by %= len(names)
     return [*names[by:], *names[:by]]

@@ -1,4 +1,4 @@
-"""A part: one group of measurements, its figures as JSON, and what they look like in RESULTS.md."""
+"""A part of the benchmarks: its measurements, as JSON and as tables in RESULTS.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people use instead: each handles messages in the way its documentation shows."""
+"""Other clients, each of which handles messages as its documentation shows."""
 
 from __future__ import annotations
 

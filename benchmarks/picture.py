@@ -1,4 +1,4 @@
-"""A bar chart as SVG: a few rectangles and texts, readable on light and dark pages."""
+"""Charts as SVG, readable on light and dark pages."""
 
 from __future__ import annotations
 

@@ -1,16 +1,15 @@
-"""How fast messages are received and handled, as ratios to the bare `websockets` loop.
+"""Measure how fast messages are received and handled, as ratios to the bare `websockets` loop.
 
     python -m benchmarks.receive [NAME …] [--rounds 7] [--count 200000] [--size 139]
     python -m benchmarks.receive ours-raw-async --baseline picows-websockets-raw
-    python -m benchmarks.receive bare                       # the noise: bare against itself
-    python -m benchmarks.contestants                        # the names there are
+    python -m benchmarks.receive bare                       # the noise, from bare against itself
+    python -m benchmarks.contestants                        # list the contestants
 
-In each round every contestant is measured right beside a run of the baseline, in turn before and
-after it, each in a fresh process against the same blaster. A ratio is taken within such a pair, so
-whatever else the machine is doing slows both; the median over the rounds is the figure that
-counts.
+In each round, every contestant runs right before or right after the baseline, each in a fresh
+process with the same blaster. Other load on the machine slows both runs of a pair. Compare the
+medians of the ratios.
 
-Exit code 1 if a run fails, never because one is slow.
+The exit code is 1 if a run fails, and never because a run is slow.
 """
 
 from __future__ import annotations

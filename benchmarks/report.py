@@ -1,4 +1,4 @@
-"""RESULTS.md and its picture, made from the figures in ``results/`` and nothing else."""
+"""Write RESULTS.md and its pictures from the measurements in ``results/``."""
 
 from __future__ import annotations
 
@@ -44,14 +44,15 @@ BEYOND = (
 HEAD = """\
 # Results
 
-Written by `make bench` from the figures in [results/](results/); nothing here is written by hand.
-What each is and how it is measured is in [README.md](README.md).
+`make bench` writes this page from the measurements in [results/](results/). Don't edit it.
+[README.md](README.md) explains the contestants and the methods. A contestant whose name begins
+with `ours` is a variant of datastream-ws.
 
-**Ratios are what counts.** Each is taken within pairs of runs, one right after the other, in fresh
-processes on one machine; given are the median and, in brackets, the extremes and the number of
-pairs. Messages per second hold for that machine on that day. *Work* is the processor's time that
-a message takes in the client's process, all its threads together, in terms of the bare loop's:
-less is better, and it hardly depends on what else the machine does.
+Compare ratios, because they depend less on the machine. Each ratio comes from pairs of runs in
+fresh processes, one right after the other. The tables show the median and, in brackets, the
+minimum, the maximum and the number of pairs. Messages per second hold for one machine on one day.
+*Work* is the CPU time per message of all threads of the client's process, divided by that of the
+bare loop. Less is better, and it hardly depends on the other load of the machine.
 """
 
 
@@ -74,7 +75,7 @@ def document(folder: Path) -> str:
     lines = [
         HEAD,
         *conditions(list(measured.values())),
-        "## The aims",
+        "## Aims",
         "",
         *aims_table(measured),
         "",
@@ -143,7 +144,7 @@ def sizes(folder: Path) -> str | None:
 
 
 def picture(folder: Path) -> str | None:
-    """Everybody's speed as bars, the slowest first; ``None``: nobody was measured."""
+    """Return the speeds as bars, the slowest first. ``None`` means that nothing was measured."""
     found = sorted(pictured(folder), key=lambda bar: bar.value)
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""What was measured: one JSON file a part, and where and when that was."""
+"""The stored measurements: one JSON file for each part, with the time, machine and versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast messages are sent: until the server has them all and says so."""
+"""Measure how fast messages are sent, until the server reports that it has them all."""
 
 from __future__ import annotations
 
@@ -121,8 +121,8 @@ def show(figures: Figures) -> list[str]:
         for each in figures["ways"]
     ]
     text = (
-        f"`client.send()` of {len(TEXT)} bytes, ready text or a dict that is encoded, until the "
-        "server has them all; the bare loop awaits `send()`, one after the other."
+        f"`client.send()` of {len(TEXT)} bytes, as text or as a dict that is encoded, until the "
+        "server has all messages. The bare loop awaits each `send()`."
     )
     return [text, "", *rows(["", "ratio to one bare loop", "messages/s", "bare messages/s"], body)]
 

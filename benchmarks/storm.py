@@ -1,14 +1,13 @@
 """
-What a server meets when it comes back after an outage, by the way its clients wait.
+Simulate the reconnects that a server gets after an outage, by the backoff of its clients.
 
     python -m benchmarks.storm                              # 1,000 clients, an outage of 30 s
     python -m benchmarks.storm --clients 1000000 --outage 300 --rate 20000
     python -m benchmarks.storm --curves ours --seed 7
 
-All clients lose their connection at the same moment. The server is away for the outage; then it
-accepts so many connections in a second, and refuses the others of that tenth of a second. The
-peaks are of attempts in 100 ms: at any time, and once the server is back. Simulated, with the
-package's own back-off: no network, no clock.
+All clients lose their connection at the same moment. After the outage, the server accepts *rate*
+connections per second and refuses the others. The peaks are attempts in 100 ms, at any time and
+after the outage. The simulation uses the backoff of datastream-ws, without a network or a clock.
 """
 
 from __future__ import annotations
@@ -133,10 +132,13 @@ def measure(scale: Scale) -> Figures:
     return {"storms": found}
 
 
+NAMES = {"ours": "datastream-ws"}
+
+
 def show(figures: Figures) -> list[str]:
     body = [
         [
-            f"{each['clients']:,} × {each['curve']}",
+            f"{each['clients']:,} × {NAMES.get(each['curve'], each['curve'])}",
             f"{each['peak']:,}",
             f"{each['peak_after']:,}",
             f"{each['half']:.1f}",
@@ -147,8 +149,9 @@ def show(figures: Figures) -> list[str]:
     ]
     head = ["", "most attempts in 100 ms", "once back", "50 % back, s", "99 % back, s", "attempts"]
     text = (
-        f"Simulated: all lose their connection at once, the server is away for {OUTAGE:g} s and "
-        "then accepts a tenth of them a second. `seed` is the Go client's curve."
+        f"A simulation. All clients lose their connection at the same moment. The server is "
+        f"unavailable for {OUTAGE:g} s, and then accepts a tenth of them per second. `seed` is the "
+        "backoff of the Go client."
     )
     return [text, "", *rows([*head[:-1], "attempts each"], body)]
 

@@ -1,4 +1,4 @@
-"""The parts about how many messages a second: the aims, everybody, everything on."""
+"""The parts that measure messages per second: the aims, all contestants, all features."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ COUNT = 100_000  # messages a run of the bare loop is given, about half a second
 
 # own, baseline, aim
 AIMS = [
-    ("ours-sync", "bare", Aim("ours / bare `websockets`", 1.2)),
-    ("ours-sync", "websocket-client", Aim("ours / `WebSocketApp`", 6)),
-    ("ours-sync", "schematichq", Aim("ours / `schematichq`'s client", 1.35)),
-    ("ours-inline", "ours-async", Aim("ours, inline handler / coroutine handler", 1.0)),
-    ("ours-msgspec-sync", "bare", Aim("ours, msgspec / bare `websockets`", 4)),
-    ("ours-msgspec-sync", "aiohttp-msgspec", Aim("ours / `aiohttp`, both msgspec", 1.0)),
+    ("ours-sync", "bare", Aim("datastream-ws / bare `websockets`", 1.2)),
+    ("ours-sync", "websocket-client", Aim("datastream-ws / `WebSocketApp`", 6)),
+    ("ours-sync", "schematichq", Aim("datastream-ws / `schematichq`'s client", 1.35)),
+    ("ours-inline", "ours-async", Aim("datastream-ws, inline handler / coroutine handler", 1.0)),
+    ("ours-msgspec-sync", "bare", Aim("datastream-ws, msgspec / bare `websockets`", 4)),
+    ("ours-msgspec-sync", "aiohttp-msgspec", Aim("datastream-ws / `aiohttp`, both msgspec", 1.0)),
     (
         "ours-msgspec-async",
         "picows-websockets-msgspec",
-        Aim("ours, coroutine handler / `picows.websockets`, both msgspec", 0.8),
+        Aim("datastream-ws, coroutine handler / `picows.websockets`, both msgspec", 0.8),
     ),
 ]
 
@@ -110,7 +110,7 @@ def about(name: str) -> str:
     return named(name).about
 
 
-# --- ours beside ours -----------------------------------------------------------------------------
+# --- variants beside each other -------------------------------------------------------------------
 
 
 def measure_beside(scale: Scale, both: Sequence[tuple[str, str]], rounds: int) -> Figures:
@@ -141,7 +141,7 @@ def beside_part(name: str, title: str, both: Sequence[tuple[str, str]]) -> Part:
 
 PARTS = [
     Part("aims", "", measure_aims, show_aims),
-    Part("peers", "What people use instead", measure_peers, show_scores),
-    Part("variants", "Ours: codec, handler", measure_variants, show_scores),
+    Part("peers", "Other clients", measure_peers, show_scores),
+    Part("variants", "Variants of datastream-ws: codec and handler", measure_variants, show_scores),
     beside_part("adapters", "Spool, Django, Flask", ADAPTERS),
 ]

@@ -56,10 +56,10 @@ def test_figures_are_those_of_the_benchmarks() -> None:
     )
     written = [float(number) for number in re.findall(r"[\d.]+", row)]
     figures = [
-        measured("ours / bare `websockets`"),
-        measured("ours / `WebSocketApp`"),
+        measured("datastream-ws / bare `websockets`"),
+        measured("datastream-ws / `WebSocketApp`"),
         measured("`ours-msgspec-sync`") / measured("`aiohttp`"),
-        measured("ours / `schematichq`'s client"),
+        measured("datastream-ws / `schematichq`'s client"),
     ]
     for figure, actual in zip(written, figures, strict=True):
         assert figure / 2 < actual < figure * 2

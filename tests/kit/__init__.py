@@ -1,1 +1,1 @@
-"""What tests share: `from kit.services import url_of`. Nothing here is a test."""
+"""Tools for tests, imported as in `from kit.services import url_of`. No module here is a test."""

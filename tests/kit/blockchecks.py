@@ -1,4 +1,4 @@
-"""How far a block that is not a program is checked, by its language or the name of its file."""
+"""Check code blocks that are not programs, by their language or the name of their file."""
 
 from __future__ import annotations
 

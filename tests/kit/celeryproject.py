@@ -1,5 +1,5 @@
 """
-Real Celery workers with a stream, in processes of their own, and a look into their queue.
+Celery workers with a stream, in their own processes, and the tasks in their queue.
 
     project = CeleryProject(tmp_path, broker=redis_url, feed=server.url)
     with project.worker("--datastream") as worker:
@@ -7,8 +7,8 @@ Real Celery workers with a stream, in processes of their own, and a look into th
         assert worker.stop() == 0
     tasks = project.published()
 
-The worker listens to a queue that nothing is sent to, so what is forwarded can be counted in the
-project's own queue, unless ``consume=True``.
+The worker consumes an empty queue, so a test can count the forwarded tasks in the project's queue.
+With ``consume=True`` it consumes the project's queue.
 """
 
 from __future__ import annotations

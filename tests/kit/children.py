@@ -1,4 +1,4 @@
-"""A program in a process of its own, that can be killed, stopped and watched."""
+"""A program in its own process, which a test can kill, stop and observe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``datastream-ws`` in a process of its own: in pipes, and on a terminal that can be looked at."""
+"""``datastream-ws`` in its own process, in pipes or on a terminal whose screen a test can read."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-``make demo`` in a process of its own, and what it leaves behind.
+``make demo`` in its own process, and the processes that it leaves behind.
 
     with Demo(tmp_path, "--messages", "60") as demo:
         demo.wait_for("ready")

@@ -1,4 +1,4 @@
-"""Django with nothing but our tables, in a process of its own."""
+"""Django with only the tables of ``datastream_ws_django``, in its own process."""
 
 from __future__ import annotations
 

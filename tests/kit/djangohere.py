@@ -1,7 +1,7 @@
 """
-Django in the test's own process, for what needs no server and no second process.
+Django in the process of the test, for tests without a server.
 
-Import it before anything that needs settings. pytest-django gives the database: ``db``.
+Import it before modules that need settings. The fixture ``db`` of pytest-django is the database.
 """
 
 from __future__ import annotations

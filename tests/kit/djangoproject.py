@@ -1,5 +1,5 @@
 """
-A Django project in a folder of its own, and its commands as real processes.
+A Django project in its own folder, and its commands as processes.
 
     project = Project(folder, stream_url, HANDLER="slow")
     project.manage("migrate")

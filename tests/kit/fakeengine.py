@@ -1,5 +1,5 @@
 """
-An engine without a network: what the world does to a connection is called, not sent.
+An engine without a network. A test calls methods for the events of a connection.
 
     world = World()
     client = ...  # over world.engine

@@ -1,9 +1,9 @@
 """
-The faults that have hurt users, by id; ``@pytest.mark.fault("3")`` on a test says it shows one.
+The faults that users have had, by id. ``@pytest.mark.fault("3")`` marks a test of a fault.
 
-Numbers: faults of networks, TLS, handshakes, the protocol, handlers and resources. G: of the Go
-client this package descends from. P: of a Python client of the same kind. T: traps in the library
-underneath. ``docs/fault-tests.md`` is made from this and from the marks.
+Numbers are faults of networks, TLS, handshakes, the protocol, handlers and resources. G are those
+of the Go client that this package descends from. P are those of a similar Python client. T are
+pitfalls of the library ``websockets``. ``docs/fault-tests.md`` is made from this and the marks.
 """
 
 from __future__ import annotations

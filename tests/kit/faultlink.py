@@ -1,4 +1,4 @@
-"""One connection through a FaultProxy: two directions, two sockets, one end."""
+"""One connection through a FaultProxy, with its two directions and sockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a FaultProxy does to the bytes of one direction. Durations are seconds, sizes bytes."""
+"""The faults that a FaultProxy applies to a direction. Durations are in seconds, sizes in bytes."""
 
 from __future__ import annotations
 

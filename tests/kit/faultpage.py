@@ -1,8 +1,8 @@
 """
 Write docs/fault-tests.md from the marks on the tests: ``python -m tests.kit.faultpage``.
 
-The marks are read from the source, so that no test is imported, and none is left out because
-something it needs is not installed. The rows of ``kit/scenarios.py`` say their faults themselves.
+It reads the marks from the source without importing the tests, so it also finds those whose
+requirements are not installed. The rows of ``kit/scenarios.py`` name their faults.
 """
 
 from __future__ import annotations

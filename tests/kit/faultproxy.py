@@ -1,5 +1,5 @@
 """
-A TCP proxy that spoils the connection: for WebSocket, Redis, RabbitMQ and PostgreSQL alike.
+A TCP proxy that causes faults, for WebSocket, Redis, RabbitMQ and PostgreSQL.
 
     with FaultProxy(server.url) as proxy:
         client = Client(proxy.url)
@@ -9,9 +9,9 @@ A TCP proxy that spoils the connection: for WebSocket, Redis, RabbitMQ and Postg
         proxy.sever()                       # RST for all living connections
         proxy.refuse()                      # no listener
 
-It has a thread of its own, so it serves blocking clients and other processes too. A mode is set
-for each direction, ``up`` (towards the server) and ``down`` (towards the client), takes effect at
-once for living connections, and holds for new ones. Durations are seconds.
+It has its own thread, so it also serves blocking clients and other processes. Set a mode for each
+direction, ``up`` (to the server) and ``down`` (to the client). It takes effect at once for open
+connections, and applies to new ones. Durations are in seconds.
 """
 
 from __future__ import annotations

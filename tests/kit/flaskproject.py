@@ -1,4 +1,4 @@
-"""A folder with a Flask app in it, and the real commands that run it."""
+"""A Flask app in its own folder, and its commands as processes."""
 
 from __future__ import annotations
 

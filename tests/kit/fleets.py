@@ -1,8 +1,8 @@
 """
-A fleet in processes of their own, and a server that knows who has which stream at any moment.
+A fleet in several processes, and a server that records which process has which stream.
 
-Each process tells the server its number in a header, so that the server's own log says when a
-stream was connected, and by whom.
+Each process sends its number in a header, so the log of the server shows when a stream was
+connected, and by which process.
 """
 
 from __future__ import annotations

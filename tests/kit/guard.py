@@ -1,12 +1,12 @@
 """
-Fails every test that leaves something behind: threads, asyncio tasks, descriptors, sockets.
+A fixture that fails each test that leaks threads, asyncio tasks, descriptors or sockets.
 
-``from kit.guard import leak_guard`` in a conftest.py puts it around every test there. What ends
-within GRACE seconds after the test is no leak. A test that must leave something says
+``from kit.guard import leak_guard`` in a conftest.py applies it to every test there. Resources that
+end within GRACE seconds after the test are not leaks. Mark a test that must leak with
 ``@pytest.mark.leaks_allowed("why")``.
 
-Tasks are seen where a loop is closed with tasks in it, and in loops that still run on another
-thread; those of uvloop's loops are not seen.
+It finds tasks in a loop that is closed before they end, and in loops that still run on another
+thread. It does not find tasks of uvloop's loops.
 """
 
 from __future__ import annotations

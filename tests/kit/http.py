@@ -1,4 +1,4 @@
-"""Asking a web server that a test has started."""
+"""Requests to a web server that a test has started."""
 
 from __future__ import annotations
 

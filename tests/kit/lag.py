@@ -1,4 +1,4 @@
-"""How late this machine is: what a timer oversleeps, added up, so that time limits can be exact."""
+"""Measure how late the timers of this machine are, so that tests can use exact time limits."""
 
 from __future__ import annotations
 

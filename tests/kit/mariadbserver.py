@@ -1,4 +1,4 @@
-"""A MariaDB server of a test's own, for what Django users of MySQL and MariaDB rely on."""
+"""A MariaDB server for one test, for users of Django with MySQL or MariaDB."""
 
 from __future__ import annotations
 

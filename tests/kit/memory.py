@@ -1,4 +1,4 @@
-"""The memory of another process, and the most it had since a moment of the test's choice."""
+"""The memory of another process, and its peak since a moment that the test sets."""
 
 from __future__ import annotations
 

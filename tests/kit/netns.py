@@ -1,5 +1,5 @@
 """
-Two machines with a cable between them: network namespaces of Linux, which only root can make.
+Two network namespaces of Linux with a link between them. They require root.
 
     with Network() as network:
         server = [*network.at_server, "python", …]      # listens on network.address

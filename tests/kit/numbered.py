@@ -1,5 +1,5 @@
 """
-Messages with numbers, and the book-keeping that shows whether one was lost or doubled.
+Numbered messages, and checks that none was lost or duplicated.
 
     with NumberedServer(10_000, drop_every=500, ways=["abort", "drop", 1011]) as server:
         ...                                 # a client that sends {"resume": last} in on_ready

@@ -1,5 +1,5 @@
 """
-A client without network, threads and waiting: FakeEngine, a clock that jumps, a lease at hand.
+A client without a network, threads and delays, on a FakeEngine, a fake clock and a fake lease.
 
     with Story(fatal_delay=5.0) as story:
         story.start()

@@ -1,12 +1,12 @@
 """
 The pages for users (README.md and docs/), as lists of their code blocks.
 
-What a block is, its first line says:
+The first line of a block determines its kind:
 
-- ``python``: a program, or tests; runs as it stands.
-- any language with ``title="path"``: a file; added to the end of one that is there already.
+- ``python``: a program or tests, which run unchanged.
+- any language with ``title="path"``: a file, or text to append to an existing file.
 - ``sh``: commands, one a line.
-- ``text``: what the program or command before it prints; ``…`` stands for anything.
+- ``text``: the output of the program or command before it. ``…`` matches any text.
 - everything else (``yaml``, ``dockerfile``, …): checked, not run, see kit.blockchecks.
 
 HTML comments on lines of their own, which readers do not see, say the little that a page cannot:

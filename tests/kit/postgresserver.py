@@ -1,4 +1,4 @@
-"""A PostgreSQL server of a test's own: started, stopped, killed, started again on the same port."""
+"""A PostgreSQL server for one test, which can stop, crash and restart on the same port."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-A byte server that follows a script, for what no decent server would send.
+A byte server that follows a script, for bytes that a correct server does not send.
 
     script = [Upgrade(), Frame(TEXT, b"\\xff"), ExpectFrame(CLOSE)]
     with RawServer(script) as server:

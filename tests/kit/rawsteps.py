@@ -1,4 +1,4 @@
-"""The steps of a RawServer's scripts, and what they read and record. Durations are seconds."""
+"""The steps of a RawServer's scripts, and their records. Durations are in seconds."""
 
 from __future__ import annotations
 

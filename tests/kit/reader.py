@@ -1,9 +1,9 @@
 """
-A reader who follows a page to the letter, in an empty folder.
+A simulated reader who follows a page exactly, in an empty folder.
 
-Files are written, programs and commands run, what they print is compared. A command that serves
-runs until the page says Ctrl-C, or ends; then it must end well. Replaced are only the addresses
-that exist nowhere (``wss://api.example.com/stream``) and the ports.
+It writes the files, runs the programs and commands, and compares their output. A server runs until
+the page mentions Ctrl-C or ends, and must then exit without an error. The reader replaces only
+example addresses (``wss://api.example.com/stream``) and ports.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """
-Servers that others wrote, as processes on free ports; what they all understand is said in
-``kit/otherservers``.
+Servers of other projects, as processes on free ports. ``kit/otherservers`` documents the requests
+that all of them accept.
 
     with RealServer("aiohttp", folder) as server:
         client = Client(server.url)

@@ -1,5 +1,5 @@
 """
-The programs in docs/recipes/, in the hands of their tests.
+Run the programs in docs/recipes/ for their tests.
 
     with Recipe("graphql", {"wss://api.example.com/graphql": proxy.url}) as recipe:
         ...
@@ -7,7 +7,7 @@ The programs in docs/recipes/, in the hands of their tests.
             ...                                # ready, for the first time and after each loss
         assert recipe.printed.all == [...]
 
-The code is the page's, but for the addresses and the delays between attempts.
+The code is that of the page, except for the addresses and the delays between attempts.
 """
 
 from __future__ import annotations

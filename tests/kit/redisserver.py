@@ -1,4 +1,4 @@
-"""A Redis server of a test's own: started, killed, started again on the same port."""
+"""A Redis server for one test, which can crash and restart on the same port."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """
-What a stream of bytes from a server means, read slowly and by the book (RFC 6455, RFC 7692).
+A slow and simple reader of the bytes from a server, written from RFC 6455 and RFC 7692.
 
-It knows one thing less than the engine: where one read ends and the next begins.
+Unlike the engine, it does not get the boundaries of reads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A dispatcher, and an intake, with as little around them as they need."""
+"""A dispatcher and an intake, each with minimal surroundings."""
 
 from __future__ import annotations
 

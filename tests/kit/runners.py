@@ -4,7 +4,7 @@ The processes that streams run in: ``manage.py run_datastream``, ``flask datastr
     ended = run(DjangoRunner, tmp_path, stages)
     assert ended.code == 0
 
-Each runner is given all streams at once, because starting it is what costs.
+Each runner gets all streams at once, because starting it is slow.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """
-What a server may do, and what must be seen then: one table, run over the core and every runner.
+A table of server behaviors and expected results, for the core and every runner.
 
-A row says nothing about where the client lives. ``kit.witness`` gives it its handlers there, in
-whatever process that is, and ``kit.stage`` plays the server and judges what was seen. Messages
-tell the handler what to do: ``raise`` and ``exit`` raise, ``hold`` waits for the end.
+A row is independent of the client's process. ``kit.witness`` registers the handlers there, and
+``kit.stage`` runs the server and verifies the results. Messages are commands to the handler.
+``raise`` and ``exit`` raise an exception, and ``hold`` waits for the end.
 """
 
 from __future__ import annotations

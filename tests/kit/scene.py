@@ -1,5 +1,5 @@
 """
-A client over a world without a network, in virtual time.
+A client without a network, in virtual time.
 
     async def scene(stream: Stream) -> None:
         await stream.start()

@@ -1,10 +1,10 @@
 """
 The pictures in docs/images: ``python -m tests.kit.screenshots``.
 
-A demo runs for two minutes; then the shop's page and the admin's pages are taken. Of the hour
-before the demo the history is made up, so that the chart shows what it does after an hour.
+It runs the demo for two minutes, and then takes the pages of the shop and of the admin. It invents
+the history of the hour before the demo, so that the chart is full.
 
-    python -m tests.kit.screenshots FOLDER    # to look at: narrow and dark as well
+    python -m tests.kit.screenshots FOLDER    # also narrow and dark, to look at
 """
 
 from __future__ import annotations

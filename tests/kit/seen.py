@@ -1,5 +1,5 @@
 """
-What a client under test tells its user, for a test that waits for it.
+Record the calls of handlers and hooks, so that a test can wait for them.
 
     states = Seen[StateEvent]()
     client.on_state(states)

@@ -1,4 +1,4 @@
-"""Where the services and programs are that some tests need, and what happens without one."""
+"""Find the services and programs of tests. Without one, a test is skipped, or fails in CI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What waits in the file of a spool, read beside the process that has it open."""
+"""Read the messages in the file of a spool while another process has it open."""
 
 from __future__ import annotations
 

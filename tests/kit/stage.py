@@ -1,5 +1,5 @@
 """
-Plays the server of a scenario, and judges what was seen of the client, wherever it lives.
+Run the server of a scenario, and verify what the client did in any process.
 
     with Stage(SCENARIOS["reset"]) as stage:
         ...                                   # a client at stage.url whose witness tells stage.say

@@ -1,13 +1,13 @@
 """
-Clients in processes of their own, that can be killed, stopped and watched.
+Clients in their own processes, which a test can kill, stop and observe.
 
     with StreamProcess(server.url, log, spool=str(path), journal=True) as process:
         process.wait_handled(100)
         process.kill()
     process.handled                     # what its handler was given, in order
 
-Each handled message is a line in the log file before the handler returns: a process that is
-killed has not handled what is not there, and what it was handling may be there once more later.
+The handler writes a line to the log file for each message before it returns. A killed process has
+not handled the messages without a line, and may have handled a message that comes again later.
 """
 
 from __future__ import annotations

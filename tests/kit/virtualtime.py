@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps to the next thing that is due: hours pass in milliseconds."""
+"""An event loop whose clock jumps to the next timer, so that hours pass in milliseconds."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-An engine whose server is the test: bytes in, bytes out, without a network and without waiting.
+An engine whose server is the test, which exchanges bytes without a network or delays.
 
     with Wire(max_size=1000) as wire:
         wire.open()                        # the handshake, with an answer of the test's
@@ -7,8 +7,8 @@ An engine whose server is the test: bytes in, bytes out, without a network and w
         wire.end()                         # FIN
     assert wire.messages == [...]
 
-What the engine writes is in ``wire.sent``. An exception that comes out of the engine into the
-event loop, where nobody would hear of it, is in ``wire.escaped``.
+What the engine writes is in ``wire.sent``. Exceptions that escape from the engine into
+the event loop are in ``wire.escaped``.
 """
 
 from __future__ import annotations

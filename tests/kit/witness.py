@@ -1,5 +1,5 @@
 """
-The handlers of a scenario's stream, the same in whatever process it lives, and what they tell.
+The handlers of a scenario's stream, which are the same in every process, and their reports.
 
 Each fact is a line of JSON: the stream, ``time.monotonic()``, and what there is to say.
 """
