@@ -19,7 +19,7 @@ from ..redaction import peer_text
 from ..stats import Traffic
 from .inbox import Inbox
 from .inline import InlineHandlers
-from .parcel import Parcel
+from .lazy_messages import LazyMessages
 from .requests import Requests
 from .stores import size_of
 from .throttle import Throttle
@@ -147,7 +147,7 @@ class Intake:
             payloads = self._unpacking(payloads)
             size = sum(map(payload_bytes, payloads))
         seq = self._inbox.taken + self._backlog_count
-        messages: Sequence[Message] = Parcel(payloads, self._origin, seq + 1, now, size)
+        messages: Sequence[Message] = LazyMessages(payloads, self._origin, seq + 1, now, size)
         if self.requests.want_messages:
             messages = list(messages)
             self.requests.answer(messages)

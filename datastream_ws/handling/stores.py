@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..messages import Message, memory_bytes
-from .parcel import Parcel
+from .lazy_messages import LazyMessages
 
 __all__ = ["NO_KEYS", "Fifo", "Keyed", "Keys", "Store", "size_of"]
 
@@ -51,7 +51,7 @@ NO_KEYS = Keys()
 
 def size_of(messages: Sequence[Message]) -> int:
     """Return the bytes of memory that messages use while they wait."""
-    if isinstance(messages, Parcel):
+    if isinstance(messages, LazyMessages):
         return messages.memory
     return sum([memory_bytes(message.data) for message in messages])
 
@@ -69,8 +69,8 @@ class Part:
         given, start = self._given, self._size - self.left
         stop = min(start + most, self._size)
         self.left -= stop - start
-        # A parcel creates messages only when they are taken.
-        return given.made(start, stop) if isinstance(given, Parcel) else given[start:stop]
+        # Lazy messages are created only when they are taken.
+        return given.made(start, stop) if isinstance(given, LazyMessages) else given[start:stop]
 
     @property
     def rest(self) -> Sequence[Message]:

@@ -22,7 +22,7 @@ from itertools import chain
 from typing import Any
 
 from ..handling.inbox import Inbox, Portion, Put
-from ..handling.parcel import Parcel
+from ..handling.lazy_messages import LazyMessages
 from ..handling.stores import NO_KEYS, Keys, size_of
 from ..messages import Message, Origin, memory_bytes
 from .message_queue import MessageQueue, space
@@ -175,7 +175,7 @@ class SpooledInbox(Inbox):
 
     def _positions(self, messages: Sequence[Message]) -> Sequence[int]:
         """Return the positions of messages that are in the order of receipt."""
-        if isinstance(messages, Parcel):
+        if isinstance(messages, LazyMessages):
             _, _, seq, _ = messages.contents
             return range(self._base + seq, self._base + seq + len(messages))
         first, last = self._position(messages[0]), self._position(messages[-1])
@@ -457,7 +457,7 @@ class SpooledInbox(Inbox):
         return runs_of(chain.from_iterable(map(self._pieces, parts)))
 
     def _pieces(self, messages: Sequence[Message]) -> Iterator[Run]:
-        if isinstance(messages, Parcel):
+        if isinstance(messages, LazyMessages):
             payloads, origin, seq, at = messages.contents
             position, times = self._base + seq, [(len(payloads), at)]
             yield Run(position, origin.epoch, origin.connection, seq, times, payloads)
@@ -481,7 +481,7 @@ class SpooledInbox(Inbox):
         start = 0
         for count, at in run.times:
             payloads = run.payloads[start : start + count]
-            found.append(Parcel(payloads, origin, run.seq + start, at))
+            found.append(LazyMessages(payloads, origin, run.seq + start, at))
             start += count
         return found
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
 
-from ..handling.parcel import Parcel
+from ..handling.lazy_messages import LazyMessages
 from ..messages import Message, payload_bytes
 
 __all__ = ["MessageQueue", "space"]
@@ -16,7 +16,7 @@ ROW = 4  # bytes that a message takes in the file beside its payload
 
 def space(messages: Sequence[Message]) -> int:
     """Return about how many bytes messages take in the file."""
-    if isinstance(messages, Parcel):
+    if isinstance(messages, LazyMessages):
         return messages.size + ROW * len(messages)
     return sum([payload_bytes(each.data) + ROW for each in messages])
 

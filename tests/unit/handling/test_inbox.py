@@ -15,13 +15,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-import datastream_ws.handling.parcel as parcel_module
+import datastream_ws.handling.lazy_messages as lazy_module
 import datastream_ws.messages as messages_module
 from datastream_ws import Message
 from datastream_ws.codecs import JsonCodec
 from datastream_ws.handling.budget import Budget
 from datastream_ws.handling.inbox import Inbox, Portion, Put
-from datastream_ws.handling.parcel import Parcel
+from datastream_ws.handling.lazy_messages import LazyMessages
 from datastream_ws.messages import Origin, payload_bytes
 
 ORIGIN = Origin("default", 1, 1, JsonCodec(), "type")
@@ -123,7 +123,7 @@ def test_payload_bytes(data: str | bytes, size: int) -> None:
 def payloads_alone() -> Iterator[None]:
     """Messages cost nothing besides their payloads, so that limits are small numbers."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (messages_module, parcel_module):
+        for module in (messages_module, lazy_module):
             patch.setattr(module, "MESSAGE_BYTES", 0)
         yield
 
@@ -626,7 +626,7 @@ def test_a_portion_over_several_reads() -> None:
     """Single messages and those of several reads, in order."""
     inbox = Inbox()
     inbox.put(messages("a", "b"))
-    inbox.put(Parcel(["c", "d"], ORIGIN, 3, 0.0))
+    inbox.put(LazyMessages(["c", "d"], ORIGIN, 3, 0.0))
     assert handle(portion_of(inbox), 4) == ["a", "b", "c", "d"]
 
 
@@ -962,9 +962,9 @@ class AnySequence(RuleBasedStateMachine):
     @rule(
         offered=st.lists(st.tuples(st.sampled_from([None, 0, 1, 2, 3]), st.integers(1, 6))),
         force=st.booleans(),
-        parcel=st.booleans(),
+        lazy=st.booleans(),
     )
-    def put(self, offered: list[tuple[Any, int]], force: bool, parcel: bool) -> None:
+    def put(self, offered: list[tuple[Any, int]], force: bool, lazy: bool) -> None:
         force = force and self.model.overflow == "block"
         entries = []
         for key, size in offered:
@@ -979,9 +979,9 @@ class AnySequence(RuleBasedStateMachine):
                 )
             )
         given: Sequence[Message] = [entry.message for entry in entries]
-        if parcel:
+        if lazy:
             sent = [message.data for message in given]
-            given = Parcel(sent, ORIGIN, self.seq - len(given) + 1, 0.0)
+            given = LazyMessages(sent, ORIGIN, self.seq - len(given) + 1, 0.0)
         assert self.inbox.put(given, force=force) == self.model.put(entries, force)
 
     def popped(self, message: Message | None) -> None:

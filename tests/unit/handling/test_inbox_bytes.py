@@ -11,7 +11,7 @@ import pytest
 from datastream_ws import Message
 from datastream_ws.codecs import JsonCodec
 from datastream_ws.handling.inbox import Inbox
-from datastream_ws.handling.parcel import Parcel
+from datastream_ws.handling.lazy_messages import LazyMessages
 from datastream_ws.messages import MESSAGE_BYTES, Origin
 
 ORIGIN = Origin("default", 1, 1, JsonCodec(), "type")
@@ -35,7 +35,7 @@ def one_by_one(payloads: list[str | bytes], seq: int) -> Sequence[Message]:
 
 
 def at_once(payloads: list[str | bytes], seq: int) -> Sequence[Message]:
-    return Parcel(payloads, ORIGIN, seq, float(seq))
+    return LazyMessages(payloads, ORIGIN, seq, float(seq))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_what_went_in_comes_out_of_the_count() -> None:
     inbox = Inbox(size=None, size_bytes=LIMIT)
     for data in ("", "x", "é", ASTRAL, b"", "x" * 100 + ASTRAL):
         inbox.put([Message(data, ORIGIN, 1, 0.0)])
-        inbox.put(Parcel([data, data], ORIGIN, 2, 0.0))
+        inbox.put(LazyMessages([data, data], ORIGIN, 2, 0.0))
     while (message := inbox.pop()) is not None:
         inbox.done(message)
     assert inbox._bytes == 0
@@ -75,4 +75,4 @@ def test_what_went_in_comes_out_of_the_count() -> None:
 
 def test_empty_messages_fill_it() -> None:
     inbox = Inbox(size=None, size_bytes=3 * MESSAGE_BYTES)
-    assert inbox.put(Parcel([""] * 5, ORIGIN, 1, 0.0)).taken == 3
+    assert inbox.put(LazyMessages([""] * 5, ORIGIN, 1, 0.0)).taken == 3

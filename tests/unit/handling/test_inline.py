@@ -232,7 +232,7 @@ async def test_nothing_is_made_without_inline_handlers(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(rig.inbox, "put", noted)
     rig.take("a", "b")
-    assert seen == ["Parcel"]
+    assert seen == ["LazyMessages"]
 
 
 GATED = pytest.mark.parametrize("is_gated", [False, True])

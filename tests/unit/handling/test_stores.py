@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from datastream_ws import Message
 from datastream_ws.codecs import JsonCodec
-from datastream_ws.handling.parcel import Parcel
+from datastream_ws.handling.lazy_messages import LazyMessages
 from datastream_ws.handling.stores import NO_KEYS, Fifo, Keyed, Keys, size_of
 from datastream_ws.messages import Origin, memory_bytes
 
@@ -22,8 +22,8 @@ def message(data: str, seq: int = 1) -> Message:
     return Message(data, ORIGIN, seq, 0.0)
 
 
-def parcel(*payloads: str) -> Parcel:
-    return Parcel(list(payloads), ORIGIN, 1, 0.0)
+def lazy(*payloads: str) -> LazyMessages:
+    return LazyMessages(list(payloads), ORIGIN, 1, 0.0)
 
 
 # --- first in, first out ---
@@ -43,7 +43,7 @@ def test_an_empty_fifo_has_no_oldest_to_drop() -> None:
 def test_single_messages_and_parts_in_their_order() -> None:
     store = Fifo()
     store.push(message("a"))
-    store.extend(parcel("b", "c"))
+    store.extend(lazy("b", "c"))
     store.extend([])
     store.push(message("d"))
     oldest = store.oldest()
@@ -64,7 +64,7 @@ def test_single_messages_and_parts_in_their_order() -> None:
 
 def test_what_is_given_back_is_the_oldest_again() -> None:
     store = Fifo()
-    store.extend(parcel("a", "b", "c"))
+    store.extend(lazy("a", "b", "c"))
     taken = store.pop_many(2)
     store.give_back(taken[1:])
     store.give_back([])
@@ -84,15 +84,15 @@ def test_any_steps_of_a_fifo(steps: list[int]) -> None:
         seq += len(made)
         expected += made
         if step:
-            store.extend(parcel(*made))
+            store.extend(lazy(*made))
         else:
             store.push(message(made[0]))
         assert (len(store), store.size) == (len(expected), sum(map(memory_bytes, expected)))
 
 
-def test_the_size_of_messages_and_of_parcels() -> None:
+def test_the_size_of_messages_and_of_lazy_ones() -> None:
     assert size_of([message("ü"), message("abc")]) == memory_bytes("ü") + memory_bytes("abc")
-    assert size_of(parcel("ü", "abc")) == size_of([message("ü"), message("abc")])
+    assert size_of(lazy("ü", "abc")) == size_of([message("ü"), message("abc")])
 
 
 # --- places and lanes ---

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from datastream_ws.codecs import codec_for
 from datastream_ws.handling.inbox import Portion
-from datastream_ws.handling.parcel import Parcel
+from datastream_ws.handling.lazy_messages import LazyMessages
 from datastream_ws.messages import Message, Origin
 from datastream_ws.spool import SpooledInbox, SpoolThread
 from datastream_ws.spool.run import decode
@@ -89,7 +89,7 @@ class Journal:
     def put(self) -> None:
         count = self.chance.randint(1, 12)
         texts: list[str | bytes] = [str(self.sent + n) for n in range(1, count + 1)]
-        made: Sequence[Message] = Parcel(texts, origin(self.epoch, 1), self.seq + 1, 1.0)
+        made: Sequence[Message] = LazyMessages(texts, origin(self.epoch, 1), self.seq + 1, 1.0)
         if self.chance.random() < 0.3:  # what a request waits for is made at once
             made = list(made)
         self.sent += count

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from datastream_ws.codecs import codec_for
 from datastream_ws.exceptions import SpoolError
-from datastream_ws.handling.parcel import Parcel
+from datastream_ws.handling.lazy_messages import LazyMessages
 from datastream_ws.messages import Message, Origin
 from datastream_ws.spool import file as module
 from datastream_ws.spool.file import SpoolFile, is_corrupt
@@ -337,7 +337,7 @@ def test_a_line_is_a_list_in_parts(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 12))):
         size = data.draw(st.integers(0, 5))
         texts: list[Any] = ["xü"[n % 2] * n for n in range(size)]
-        new = Parcel(texts, origin, seq + 1, 1.0)
+        new = LazyMessages(texts, origin, seq + 1, 1.0)
         is_made = data.draw(st.booleans())
         line.append(list(new) if is_made else new)
         model += list(new)

@@ -1,4 +1,4 @@
-"""The messages of one read, each made when it is taken."""
+"""A lazy sequence of the messages of one read."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import overload
 
 from ..messages import MESSAGE_BYTES, Message, Origin, memory_bytes, messages_of, payload_bytes
 
-__all__ = ["Parcel"]
+__all__ = ["LazyMessages"]
 
 SHORT = 500  # bytes; payloads of up to this mean length are joined to test for ASCII
 TOGETHER = 100  # messages that iteration creates at once
 
 
-class Parcel(Sequence[Message]):
+class LazyMessages(Sequence[Message]):
     """
     The messages of one read, created on demand.
 
@@ -104,12 +104,12 @@ class Parcel(Sequence[Message]):
     def __getitem__(self, at: int) -> Message: ...
 
     @overload
-    def __getitem__(self, at: slice) -> Parcel: ...
+    def __getitem__(self, at: slice) -> LazyMessages: ...
 
-    def __getitem__(self, at: int | slice) -> Message | Parcel:
+    def __getitem__(self, at: int | slice) -> Message | LazyMessages:
         numbers = range(self._seq, self._seq + len(self))
         if isinstance(at, int):
             return Message(self._payloads[at], self._origin, numbers[at], self._received_at)
-        some = Parcel(self._payloads[at], self._origin, numbers[at].start, self._received_at)
+        some = LazyMessages(self._payloads[at], self._origin, numbers[at].start, self._received_at)
         some._is_plain = self.is_plain or None
         return some
