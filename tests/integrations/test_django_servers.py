@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,26 @@ def test_gunicorn_each_worker_has_one(
         for connection in connections:
             assert connection.closed.wait(30)
             assert connection.close_code == 1000
+
+
+def test_one_worker_has_the_lease_although_the_master_built_the_client(
+    project: Project, stream_server: StreamServer
+) -> None:
+    """As a ``subscribe()`` in ``datastreams.py`` does, behind ``gunicorn --preload``."""
+    project.stream(LEASE="database", LEASE_TTL=3.0)
+    handlers = project.folder / "shop" / "datastreams.py"
+    handlers.write_text(handlers.read_text() + "\ndatastream.subscribe('all')\n")
+    port = free_port()
+    command = [sys.executable, "-m", "gunicorn", "project.wsgi", "--workers", "2", "--preload"]
+    with project.spawn([*command, "--bind", f"127.0.0.1:{port}"]) as server:
+        server.wait_output("Booting worker", 2)
+        pids(server, port, 2)
+        stream_server.wait_connected(1, 60)
+        time.sleep(3.0)  # several renewals
+        assert len(stream_server.connections) == 1
+        assert "lease lost" not in server.output
+        server.terminate()
+        assert server.wait() == 0
 
 
 def test_uvicorn_has_one(project: Project, stream_server: StreamServer) -> None:
