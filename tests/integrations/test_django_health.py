@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.core.management import call_command
-from django.db import connection
+from django.db import OperationalError, connection, connections
 from django.test import Client as Browser
 from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
@@ -109,6 +110,27 @@ def test_details_are_for_staff_with_the_permission() -> None:
     status, body = health("ready", user("operator", "view_streamstatus"))
     assert status == 200
     assert body["streams"][0]["runners"][0]["last_error"] == "private"
+
+
+def test_a_database_that_is_lost_while_the_user_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bool:
+        raise OperationalError("the connection is lost")
+
+    browser = Browser(raise_request_exception=False)
+    browser.force_login(User.objects.create_user("ann", is_staff=True))
+    monkeypatch.setattr(User, "has_perm", fail)
+    for kind in ("live", "ready"):
+        assert health(kind, browser) == (503, {"status": "unknown"})
+
+
+def test_atomic_requests_open_no_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a database, Django would answer with 500 before the view is called."""
+    monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
+    runner("ready")
+    for kind in ("live", "ready"):
+        with CaptureQueriesContext(connection) as queries:
+            assert health(kind) == OK
+        assert not [each for each in queries if "SAVEPOINT" in each["sql"]]
 
 
 def test_only_reading_is_allowed() -> None:
