@@ -29,8 +29,9 @@ class Pacing:
 
     def allowance(self, now: float) -> int:
         """Return how many messages may be sent now."""
-        busy = sum(now < at + self._seconds for at in self._sent_at)
-        return self.messages - busy
+        while self._sent_at and now >= self._sent_at[0] + self._seconds:
+            self._sent_at.popleft()  # each once, because a window may hold a million
+        return self.messages - len(self._sent_at)
 
     def due(self, now: float) -> float:
         """Return when the next message may be sent. A time up to *now* means immediately."""

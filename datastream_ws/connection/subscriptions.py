@@ -101,7 +101,10 @@ class Subscriptions:
 
 
 class Sender(Protocol):
-    """The methods of a connection that a feed uses."""
+    """The part of a connection that a feed uses."""
+
+    @property
+    def is_open(self) -> bool: ...
 
     def room(self) -> Future[None] | None: ...
 
@@ -230,9 +233,9 @@ class SubscriptionFeed:
         while self._waiting:
             try:
                 await self._send_waiting()
-            except NotConnectedError:
-                return  # the next connection sends them
-            except Exception as error:
+            except Exception as error:  # a callable may raise NotConnectedError of another client
+                if not self._connection.is_open:
+                    return  # the next connection sends them
                 self._report(error)
 
     async def _send_waiting(self) -> None:

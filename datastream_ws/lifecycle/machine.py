@@ -432,10 +432,12 @@ class Lifecycle:
                 obj = heartbeat
                 if callable(heartbeat):
                     obj = await self.parts.user_calls.call(heartbeat)
+                if (room := connection.room()) is not None:  # send_rate may be slower
+                    await asyncio.wrap_future(room)
                 connection.send(frame_of(obj, self.options.codec))
-            except NotConnectedError:
-                return
-            except Exception as error:
+            except Exception as error:  # the callable may raise NotConnectedError of another client
+                if not connection.is_open:
+                    return
                 self.parts.reporter.report(error)
 
     # --- leaving ---

@@ -33,3 +33,13 @@ def test_no_window_has_more(messages: int, seconds: float, waits: list[float]) -
         sent.append(now)
     for first, beyond in zip(sent, sent[messages:], strict=False):
         assert beyond - first > seconds
+
+
+def test_messages_of_an_earlier_window_are_forgotten() -> None:
+    """Counting them cost 40 ms for each message if a million were allowed in an hour."""
+    pacing = Pacing(1000, 1.0)
+    pacing.sent(1000, 0.0)
+    assert pacing.allowance(0.5) == 0
+    assert pacing.allowance(2.0) == 1000
+    assert len(pacing._sent_at) == 0
+    assert pacing.due(2.0) == 2.0

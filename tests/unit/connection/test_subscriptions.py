@@ -26,6 +26,10 @@ class FakeConnection:
         self.is_lost = False
         self.waiting: deque[Future[None]] = deque()
 
+    @property
+    def is_open(self) -> bool:
+        return not self.is_lost
+
     def room(self) -> Future[None] | None:
         if self.free > 0 or self.is_lost:
             return None
@@ -307,3 +311,20 @@ def test_the_server_gets_the_changes_of_threads_in_the_order_of_the_client() -> 
     rig.subscriptions.remove("a")
     feed.thread.join(5)
     assert feed.log == ["end", "add"]
+
+
+async def test_a_callable_that_needs_another_client_stops_nothing() -> None:
+    """Its NotConnectedError was taken for the end of this connection."""
+    rig, connection = Rig(), FakeConnection()
+    feed = rig.feed(connection)
+    await feed.begin()
+
+    def content() -> str:
+        raise NotConnectedError("another client")
+
+    rig.subscriptions.add(Subscription("broken", content))
+    rig.add("a", "b")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert connection.sent == ["a", "b"]
+    assert [str(error) for error in rig.errors] == ["another client"]

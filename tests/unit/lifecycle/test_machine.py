@@ -538,6 +538,32 @@ def test_heartbeat_callable_that_leaks_a_cancellation() -> None:
         assert story.engine.sent == ["beat"]
 
 
+def test_heartbeat_callable_that_needs_another_client() -> None:
+    """Its NotConnectedError was taken for the end of this connection."""
+    answers: list[Any] = [NotConnectedError("another client"), "beat"]
+
+    def heartbeat() -> Any:
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return answer
+
+    with Story(heartbeat=heartbeat, heartbeat_interval=10.0) as story:
+        story.start()
+        story.passes(20.0)
+        assert "error another client" in story.told
+        assert story.engine.sent == ["beat"]
+
+
+def test_heartbeats_wait_for_their_turn() -> None:
+    """More of them than send_rate allows piled up, and other messages waited behind them."""
+    with Story(heartbeat="beat", heartbeat_interval=1.0, send_rate=(1, 10.0)) as story:
+        story.start()
+        story.passes(45.0)
+        connection = story.client._connection()
+        assert connection is not None
+        assert len(connection._queue) <= 1
+
+
 def test_heartbeat_of_a_connection_that_closes() -> None:
     with Story(heartbeat="beat", heartbeat_interval=1.0) as story:
         story.world.answers_close = False
