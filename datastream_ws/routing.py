@@ -186,11 +186,11 @@ def _asked(handler: Handler, message: Message) -> Handler | None:
     """Return the handler if it takes *message*, or a failing one if ``when`` raises."""
     try:
         return handler if handler.when is None or handler.when(message) else None
-    except Exception as error:
+    except BaseException as error:
         return _failing(handler, error)
 
 
-def _failing(handler: Handler, error: Exception) -> Handler:
+def _failing(handler: Handler, error: BaseException) -> Handler:
     def fail(*_: object) -> NoReturn:
         raise error
 

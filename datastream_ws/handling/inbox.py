@@ -329,7 +329,7 @@ class Inbox:
         try:
             key: Hashable = function(message)
             hash(key)
-        except Exception as error:
+        except BaseException as error:  # it would end the connection
             self._report(error)
             return None
         return key

@@ -112,8 +112,6 @@ class InlineHandlers:
         """Report a handler's exception, call the remaining handlers, and return all of them."""
         found = calls.rest
         if found is None:  # the option route has raised, and the workers report that
-            if not isinstance(error, Exception):
-                raise error
             return ()
         failed, *rest = found
         self._timings.failed(failed)
@@ -129,7 +127,7 @@ class InlineHandlers:
         """Return whether handlers that are not inline take the message, too."""
         try:
             return bool(self._handlers.match(message, taken=True))
-        except Exception:  # the option route has raised, and the workers report that
+        except BaseException:  # the option route has raised, and the workers report that
             return True
         finally:
             calls.since = time.monotonic()

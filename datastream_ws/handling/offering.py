@@ -63,7 +63,7 @@ class Offering:
         route = self._options.route
         try:
             return match(self._handlers, message), False
-        except Exception as error:
+        except BaseException as error:  # as of a handler: SystemExit must not end the stream
             if isinstance(error, DecodeError) and not callable(route):
                 await self._undecodable_failed(caller, message, error)
             else:
@@ -158,7 +158,7 @@ class Offering:
             return False
         try:
             return bool(wanted(error))
-        except Exception as failure:
+        except BaseException as failure:
             self._report(failure)
             return False
 

@@ -1072,3 +1072,18 @@ class AnySequence(RuleBasedStateMachine):
 
 TestAnySequence = AnySequence.TestCase
 TestAnySequence.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.parametrize("option", ["conflate", "ordering_key"])
+def test_a_key_that_exits_is_reported(option: str) -> None:
+    """SystemExit came out of the socket's callback, and the messages of that read were lost."""
+
+    def exits(message: Message) -> str:
+        raise SystemExit
+
+    reported: list[BaseException] = []
+    options: dict[str, Any] = {option: exits, "report": reported.append}
+    inbox = Inbox(**options)
+    assert inbox.put(messages("a", "b")).taken == 2
+    assert inbox.waiting == 2
+    assert [type(error) for error in reported] == [SystemExit, SystemExit]

@@ -220,6 +220,18 @@ async def test_a_route_that_raises_is_for_the_workers() -> None:
     assert (log, rig.inbox.waiting, rig.reported) == ([], 1, [])
 
 
+async def test_a_route_that_exits_is_for_the_workers() -> None:
+    """SystemExit came out of the socket's callback, and ended the user's loop."""
+
+    def exits(message: Message) -> str:
+        raise SystemExit
+
+    rig = Rig(route=exits)
+    log = log_of(rig)
+    rig.take(PING)
+    assert (log, rig.inbox.waiting, rig.reported) == ([], 1, [])
+
+
 async def test_nothing_is_made_without_inline_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A read goes into the inbox as it came."""
     rig = Rig()

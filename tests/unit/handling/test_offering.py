@@ -134,6 +134,29 @@ async def test_route_that_raises() -> None:
         assert (counts.failed, s.errors, s.log) == (2, ["KeyError"] * 2, [])
 
 
+EXITS = pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError])
+
+
+@EXITS
+@pytest.mark.parametrize("where", ["when", "route", "retry_message"])
+async def test_what_exits_beside_a_handler_fails_one_message(
+    kind: type[BaseException], where: str
+) -> None:
+    """As in a handler. SystemExit failed the client, and CancelledError lost message and worker."""
+
+    def exits(_: object) -> bool:
+        raise kind
+
+    async with stream(**({} if where == "when" else {where: exits})) as s:
+        if where == "when":
+            s.handlers.on_message(when=exits)(lambda message: None)
+        else:
+            s.handlers.on_message("a")(lambda message: 1 / 0)
+        s.put("a", "a")
+        counts = await s.drain()
+        assert (counts.failed, counts.waiting) == (2, 0)
+
+
 GZIP = b"\x1f\x8b\x08\x00binary"
 
 
