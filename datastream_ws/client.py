@@ -592,7 +592,7 @@ class Client(Decorators):
         assert use.finished is not None
         waiting = self.aio._first_message(connection, match, timeout, send)
         future = asyncio.run_coroutine_threadsafe(waiting, use.thread.loop)
-        limit = None if timeout is None else capped(timeout + CLOSE_GRACE)
+        limit = None if timeout is None else capped(max(0.0, timeout) + CLOSE_GRACE)
         try:
             either: list[Future[Any]] = [future, use.finished]
             wait(either, limit, FIRST_COMPLETED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 
 __all__ = ["Pacing"]
@@ -25,7 +26,7 @@ class Pacing:
     def __init__(self, messages: int, seconds: float) -> None:
         self.messages = messages
         self._seconds = seconds * (1 + MARGIN_SHARE) + MARGIN_SECONDS
-        self._sent_at: deque[float] = deque(maxlen=messages)
+        self._sent_at: deque[float] = deque(maxlen=min(messages, sys.maxsize))
 
     def allowance(self, now: float) -> int:
         """Return how many messages may be sent now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Requests:
 
     def __init__(self, most: int, on_wait: Callable[[], None], name: str) -> None:
         self._name = name
-        self._most = most
+        self._most = min(most, sys.maxsize)
         self._on_wait = on_wait
         self._pending: list[Pending] = []
         self._kept: deque[Message] | None = None

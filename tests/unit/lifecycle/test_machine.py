@@ -501,6 +501,24 @@ def test_a_receive_that_its_connection_does_not_live_to_see() -> None:
         story.call(receives())
 
 
+@pytest.mark.parametrize("options", [{"inbox_size": 10**30}, {"send_rate": (10**30, 1.0)}])
+def test_any_number_may_stand_for_no_limit(options: Any) -> None:
+    with Story(**options) as story:
+        story.start()
+        assert story.client.is_ready
+        story.call(story.client.send("x"))
+        story.passes(0.1)
+        assert story.engine.sent == ["x"]
+
+
+def test_a_negative_timeout_is_one_of_zero() -> None:
+    """Its error said that the event loop is blocked."""
+    with Story() as story:
+        story.start()
+        with pytest.raises(TimeoutError, match="messages received meanwhile: 0"):
+            story.call(story.client.receive(timeout=-2.0))
+
+
 def test_heartbeat() -> None:
     with Story(heartbeat="beat", heartbeat_interval=10.0) as story:
         story.start()
