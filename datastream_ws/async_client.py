@@ -678,7 +678,9 @@ class AsyncClient(Decorators):
 
         try:
             # If the client's own loop is blocked or stopped, its timeout never fires.
-            async with asyncio.timeout(None if timeout is None else max(0.0, timeout) + 1.0) as limit:
+            async with asyncio.timeout(
+                None if timeout is None else max(0.0, timeout) + 1.0
+            ) as limit:
                 return await self._here(first)
         except TimeoutError:
             if not limit.expired():

@@ -80,9 +80,9 @@ def what_is_queued_is_progress(patch: Patch) -> None:
 
 
 def room_is_looked_for_outside_the_lock(patch: Patch) -> None:
-    def room(self: Any) -> Any:
+    def room(self: Any, *, passes_gate: bool = False) -> Any:
         with self._lock:
-            if not self._is_above_mark():
+            if not self._is_above_mark(passes_gate):
                 return None
         future: Future[None] = Future()
         self._room.append(future)
