@@ -483,8 +483,9 @@ class Client(Decorators):
             return Queued(self.aio, connection)
         if connection is None:
             connection = self._wait_connected(wait)
-        self._wait_for_room(connection)
-        self.aio._send(connection, frame)
+        passes = passes_gate(self)
+        self._wait_for_room(connection, passes)
+        connection.send(frame, passes_gate=passes)
         return Queued(self.aio, None)
 
     def _wait_connected(self, wait: float) -> Connection:
@@ -494,8 +495,8 @@ class Client(Decorators):
                 change.result(capped(until - time.monotonic()))
         return self.aio._connection() or self.aio._no_connection(wait)
 
-    def _wait_for_room(self, connection: Connection) -> None:
-        room = connection.room(passes_gate=passes_gate(self))
+    def _wait_for_room(self, connection: Connection, passes: bool) -> None:
+        room = connection.room(passes_gate=passes)
         if room is None:
             return
         try:
@@ -550,7 +551,7 @@ class Client(Decorators):
         self._refuse_on_loop("request")
         frame = self.aio._encode(obj)
         connection = self.aio._connection() or self.aio._no_connection()
-        self._wait_for_room(connection)
+        self._wait_for_room(connection, passes_gate(self))
         send = self.aio._sender(connection, frame)
         return self._first_message(connection, match, timeout, send)
 
