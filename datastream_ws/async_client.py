@@ -239,7 +239,8 @@ class AsyncClient(Decorators):
         Start the client, and wait until it has closed.
 
         In the main thread, the first SIGINT or SIGTERM closes the client, which handles what it
-        has received. A second signal closes it immediately.
+        has received. A second signal closes it immediately. If the task is canceled, it closes the
+        client, too, within ``close_timeout``.
 
         Raises:
             DataStreamError, OSError: The client's error, if it failed.
@@ -248,7 +249,11 @@ class AsyncClient(Decorators):
         loop = asyncio.get_running_loop()
         with signals_to(lambda number: loop.call_soon_threadsafe(self.request_close)):
             await self.start()
-            await self.wait_closed()
+            try:
+                await self.wait_closed()
+            except asyncio.CancelledError:
+                await self.close()
+                raise
 
     def request_close(self) -> None:
         """

@@ -328,3 +328,24 @@ def test_the_interpreter_exits(step: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0
     assert done.stderr.count("in url") == 4
+
+
+def test_a_task_that_runs_a_client_and_is_canceled_closes_it() -> None:
+    """As `TaskGroup` and lifespans end their tasks. The client stayed connected."""
+
+    async def main() -> State:
+        asked = asyncio.Event()
+
+        def url() -> str:
+            loop.call_soon_threadsafe(asked.set)
+            return "ws://localhost:1"
+
+        loop, client = asyncio.get_running_loop(), AsyncClient(url, **FAST)
+        running = asyncio.create_task(client.run())
+        await asked.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        return client.state
+
+    assert asyncio.run(main()) is State.CLOSED
