@@ -329,6 +329,8 @@ class Connection:
         The result is -1 if there is no socket.
         """
         self._queue.abandon()
+        if self.closed.done():
+            return -1
         with suppress(Exception):
             return self._engine.descriptor
         return -1

@@ -343,7 +343,6 @@ class WebsocketsEngine:
         self._hooked = hooked
         self._connection: HookedConnection
         self._pump: asyncio.Task[None] | None = None
-        self.descriptor = -1
 
     async def open(self, endpoint: Endpoint, receiver: Receiver) -> None:
         connecting: Connect | None = None
@@ -367,7 +366,6 @@ class WebsocketsEngine:
     def _start(self, connection: Any, receiver: Receiver) -> None:
         self._connection = connection
         connection.request = None  # it takes 1 KiB, and its headers may hold secrets
-        self.descriptor = connection.transport.get_extra_info("socket").fileno()
         connection.open = True
         if connection.connection_lost_waiter.done():
             connection.open = False
@@ -406,6 +404,13 @@ class WebsocketsEngine:
         if protocol.state is OPEN:
             protocol.send_close(code, reason)
             self._connection.send_data()
+
+    @property
+    def descriptor(self) -> int:
+        connection = vars(self).get("_connection")
+        if connection is None or connection.connection_lost_waiter.done():
+            return -1  # the number may be that of another file now
+        return int(connection.transport.get_extra_info("socket").fileno())
 
     def abort(self) -> None:
         self._connection.transport.abort()

@@ -91,8 +91,10 @@ class Chaos:
             self._proxy.down = mode
         time.sleep(self._luck.uniform(0.05, 2 * PATIENCE))
         if isinstance(mode, Swallow):  # no TCP connection goes on after it lost bytes
+            self._proxy.refuse()  # one that begins between the next two would lose some, too
             self._proxy.sever("rst")
         self._proxy.both(Pass())
+        self._proxy.accept()
 
     def _refuse(self) -> None:
         self._proxy.refuse()

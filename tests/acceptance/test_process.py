@@ -356,6 +356,39 @@ def test_fork_with_a_running_client() -> None:
         assert len(echo.connections) == 5
 
 
+FORK_AFTER_CLOSE = """
+number = client.aio._life.connection._engine.descriptor
+say(ready=True)
+while client.is_connected:
+    time.sleep(0.001)
+client.close()
+reading, writing = os.pipe()
+if writing != number:
+    os.dup2(writing, number)
+    os.close(writing)
+pid = os.fork()
+if pid == 0:
+    os.write(number, b"arrived")
+    os._exit(0)
+os.waitpid(pid, 0)
+os.close(number)
+say(read=os.read(reading, 100).decode())
+"""
+
+
+@fork_only
+def test_a_closed_client_touches_no_file_of_a_forked_child() -> None:
+    """A file with the number of the closed socket was replaced by /dev/null."""
+    with (
+        NumberedServer(10**6, rate=1000) as server,
+        program(FORK + FORK_AFTER_CLOSE, server.url, "") as running,
+    ):
+        assert running.hear() == {"ready": True}
+        server.close(1001)
+        assert running.hear() == {"read": "arrived"}
+        assert running.end() == 0
+
+
 FORK_RESTART = """
 def tell(who):
     complete = numbers == list(range(1, 2001))

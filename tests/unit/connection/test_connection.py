@@ -318,6 +318,14 @@ def test_disowned_after_a_fork() -> None:
         rig.does(rig.engine.drop)
 
 
+def test_a_closed_connection_has_no_descriptor_for_a_forked_child() -> None:
+    """The number may be that of another file meanwhile."""
+    with Rig() as rig:
+        rig.engine.descriptor = 7
+        rig.does(rig.engine.drop)
+        assert rig.connection.abandon() == -1
+
+
 def test_paced() -> None:
     async def open_paced() -> tuple[Connection, FakeEngine]:
         from datastream_ws.connection.pacing import Pacing

@@ -372,6 +372,7 @@ def test_binary_and_reading_that_stops() -> None:
         wire.do("pause")
         wire.do("resume")
         assert wire.engine.descriptor >= 0
+    assert wire.engine.descriptor == -1
     assert wire.sent[0] == 0x82
 
 
