@@ -29,6 +29,15 @@ def pool() -> Iterator[HandlerThreads]:
     assert not threads._alive
 
 
+def burst(pool: HandlerThreads) -> None:
+    """Have six threads run at once."""
+    go = threading.Event()
+    more = [pool.submit(go.wait, 10) for _ in range(6)]
+    go.set()
+    for future in more:
+        future.result(5)
+
+
 def test_results_and_errors(pool: HandlerThreads) -> None:
     assert pool.submit(divmod, 7, 2).result(5) == (3, 1)
     assert pool.submit(is_handler_thread).result(5)
@@ -71,11 +80,7 @@ def test_idle_threads_end_after_a_while(
 ) -> None:
     monkeypatch.setattr(module, "IDLE_THREAD_SECONDS", 0.01)
     pool.hold()
-    go = threading.Event()
-    more = [pool.submit(go.wait, 10) for _ in range(6)]
-    go.set()
-    for future in more:
-        future.result(5)
+    burst(pool)
     eventually(lambda: len(pool._alive) <= 2)
     pool.let_go()
 
@@ -86,11 +91,7 @@ def test_idle_threads_end_under_steady_light_use(
     """The thread that became idle last takes the next call."""
     monkeypatch.setattr(module, "IDLE_THREAD_SECONDS", 0.2)
     pool.hold()
-    go = threading.Event()
-    more = [pool.submit(go.wait, 10) for _ in range(6)]
-    go.set()
-    for future in more:
-        future.result(5)
+    burst(pool)
     # The future is settled a moment before its thread idles: more than one may take a call.
     eventually(lambda: pool.submit(len, pool._alive).result(5) <= 3)
     pool.let_go()
