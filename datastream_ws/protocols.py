@@ -44,4 +44,8 @@ class Lease(Protocol):
         ...
 
     def release(self) -> None:
-        """Release the lease if it is held, and the store. It is always called at the end."""
+        """
+        Release the lease if it is held, and the store. It is always called at the end.
+
+        If the last :meth:`acquire` raised an exception, the store may have granted the lease.
+        """

@@ -77,7 +77,8 @@ class DatabaseLease:
         row, _ = StreamLease.objects.get_or_create(stream=self._stream)
         if self._is_held(row):
             return None
-        epoch = max(row.epoch + 1, time.time_ns() // 1_000_000)
+        # Set before the update, which may take the lease although its response is lost.
+        epoch = self._epoch = max(row.epoch + 1, time.time_ns() // 1_000_000)
         taken = self._rows(holder=row.holder, epoch=row.epoch, renewals=row.renewals).update(
             holder=self._token,
             epoch=epoch,
@@ -85,7 +86,6 @@ class DatabaseLease:
             ttl=ttl,
             renewed_at=timezone.now(),
         )
-        self._epoch = epoch
         return epoch if taken else None
 
     def _is_held(self, row: StreamLease) -> bool:

@@ -97,6 +97,7 @@ class RedisLease:
         self._name = name
         self._owner = (0, "")
         self._epoch = 0  # of the current tenure; 0 means none
+        self._may_hold = False  # also true if Redis may have granted it without a response
         self._seen = 0  # the highest known epoch
         self._liveness = Liveness()
 
@@ -123,6 +124,7 @@ class RedisLease:
         self._scripts.connect(ttl)
         least = max(time.time_ns() // 1_000_000, self._seen + 1)
         liveness = self._liveness
+        self._may_hold = True
         granted, epoch, sign, life, left = self._scripts.run(
             ACQUIRE,
             token,
@@ -133,6 +135,7 @@ class RedisLease:
             int(liveness.has_expired),
         )
         self._seen = max(self._seen, epoch)
+        self._may_hold = bool(granted)
         if granted:
             self._epoch = epoch
             return int(epoch)
@@ -144,9 +147,10 @@ class RedisLease:
         return bool(self._scripts.run(RENEW, self._token, _ms(ttl), _stamp(), self._epoch))
 
     def release(self) -> None:
-        held, self._epoch = self._epoch, 0
+        self._epoch = 0
         try:
-            if held:
+            if self._may_hold:
+                self._may_hold = False
                 self._scripts.run(RELEASE, self._token)
         finally:
             self._scripts.close()

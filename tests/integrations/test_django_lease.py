@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import OperationalError
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from datastream_ws.lease import liveness as watch
@@ -48,6 +50,26 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def pair(transactional_db: None) -> tuple[DatabaseLease, DatabaseLease]:
     return DatabaseLease("default"), DatabaseLease("default")
+
+
+def test_a_grant_whose_answer_was_lost_is_released(
+    pair: tuple[DatabaseLease, ...], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row was written, and the connection broke; the client closes before it asks again."""
+    first, second = pair
+    update = QuerySet.update
+
+    def lost(self: Any, **columns: Any) -> None:
+        update(self, **columns)
+        raise OperationalError("the connection is lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(QuerySet, "update", lost)
+        with pytest.raises(OperationalError):
+            first.acquire(TTL)
+    assert second.acquire(TTL) is None
+    first.release()
+    assert second.acquire(TTL) is not None
 
 
 @pytest.mark.parametrize("skew", [-3600, 3600])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from datastream_ws.exceptions import LeaseError
 from datastream_ws.lease import RedisLease
 from datastream_ws.lease import liveness as watch
 
@@ -142,3 +143,21 @@ def test_a_holder_that_was_dead_once_is_not_taken_for_dead_again(
     first.release()
     assert first.acquire(TTL) is not None
     assert second.acquire(TTL) is None
+
+
+def test_a_grant_whose_answer_was_lost_is_released(store: Store, clock: Clock) -> None:
+    """Redis granted it and the answer was late; the client closes before it asks again."""
+    first, second = store.lease(), store.lease()
+    run = first._scripts.run
+
+    def lost(*arguments: Any) -> None:
+        run(*arguments)
+        raise LeaseError("no answer")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(first._scripts, "run", lost)
+        with pytest.raises(LeaseError):
+            first.acquire(TTL)
+    assert second.acquire(TTL) is None
+    first.release()
+    assert second.acquire(TTL) is not None
