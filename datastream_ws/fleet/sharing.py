@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 
 from ..exceptions import LeaseError
 from ..lease.clock import clock
@@ -72,6 +73,7 @@ class Sharing:
         self._terms = 0
         self._term = self._new_term()
         self._is_member = False
+        self._listed: set[str] = set()  # tokens of this process that the store may list
         self._beat = 0
         self._renew_at = 0.0
         self._take_from = 0.0
@@ -243,9 +245,10 @@ class Sharing:
     def _end(self) -> None:
         held = self._take_all()
         try:
-            if self._is_member and not self._abandoned:
+            if not self._abandoned:
                 self._term.deadline = float("-inf")
-                self._calls.ask(lambda: self._store.leave(self._term.token))
+                for token in self._listed:
+                    self._calls.ask(partial(self._store.leave, token))
             self._calls.ask(self._store.close)
         finally:
             for holding in held:
@@ -279,11 +282,13 @@ class Sharing:
         """
         asked = clock()
         token = self._term.token
+        self._listed.add(token)
         replaces = token if held else f"{self._id}:{self._terms - 1}"
         kept = self._calls.ask(lambda: self._store.join(self._record(), replaces, held or {}) or ())
         if kept is None or clock() >= asked + self._ttl * TENURE:
             return
         self._is_member = True
+        self._listed = {token}
         self._extend(asked)
         # Processes that join at the same time must see each other before they take streams.
         self._take_from = clock() + min(LOOK_SECONDS, self._ttl * LOOK)
@@ -349,7 +354,7 @@ class Sharing:
         self._view = view
         is_leaving = view.members[self._term.token].is_leaving
         for member in self._membership.dead(view, self._term.token):
-            self._calls.ask(lambda member=member: self._store.remove(member))  # type: ignore[misc]
+            self._calls.ask(partial(self._store.remove, member))
         plan = self._membership.plan(view, self._local_state())
         self._has_handed_over = is_leaving and plan.is_done
         self._follow(plan)
@@ -414,8 +419,6 @@ class Sharing:
             return
         taken = self._take(keys)
         if not self._calls.is_failing:
-            with self._changed:
-                self._to_take_again = {}
             self._lose(set(keys).difference(taken))
 
     def _still_held(self, asked: dict[str, Holding]) -> list[str]:

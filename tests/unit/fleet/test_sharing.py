@@ -394,6 +394,58 @@ def test_an_answer_that_is_lost_costs_one_step(
     assert len(process.at_work()) == 25
 
 
+@pytest.mark.parametrize("term", [1, 2])
+def test_one_that_ends_before_the_store_answers_leaves_nothing_behind(
+    world: World, term: int
+) -> None:
+    """The store has made it a member, and the others would wait until it counts as dead."""
+    process = world.join()
+    if term == 2:
+        world.settle()
+        world.clock.now += 0.75 * TTL  # its streams are not its own any more, to itself
+    join = process.store.join
+
+    def lost(*arguments: Any) -> Never:
+        join(*arguments)
+        raise TimeoutError("no answer")
+
+    process.store.join = lost  # type: ignore[method-assign]
+    process.step(world.keys)
+    world.end(0)
+    assert (world.memory.members, world.memory.holders) == ({}, {})
+
+
+def test_one_that_ends_while_it_is_no_member_releases_what_the_store_lists(world: World) -> None:
+    process = world.join()
+    world.settle()
+    world.clock.now += 0.75 * TTL
+    world.memory.hangs = True
+    process.step(world.keys)
+    world.memory.hangs = False
+    world.end(0)
+    assert (world.memory.members, world.memory.holders) == ({}, {})
+
+
+def test_a_row_that_changes_while_another_is_taken_again_is_not_forgotten(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = world.join()
+    world.settle()
+    take = process.store.take
+
+    def take_while_another_ends(*arguments: Any) -> Any:
+        patch.undo()
+        process.sharing.take_again("k04", process._started.pop("k04"))
+        return take(*arguments)
+
+    process.sharing.take_again("k03", process._started.pop("k03"))
+    with monkeypatch.context() as patch:
+        patch.setattr(process.store, "take", take_while_another_ends)
+        process.step(world.keys)
+    world.settle()
+    assert process.at_work().keys() == world.keys
+
+
 def test_a_changed_row_is_another_tenure_of_the_same_process(world: World) -> None:
     process = world.join()
     world.settle()
