@@ -11,7 +11,7 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.core.exceptions import BadRequest, PermissionDenied
-from django.db import connections, router
+from django.db import connections, router, transaction
 from django.db.models import Count, Max, Min, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.template.response import TemplateResponse
@@ -26,6 +26,7 @@ from .bulk import Work, found
 from .claims import is_claimed
 from .conf import streams_settings
 from .control import KEY_VERBS, VERBS, ask, standing_pauses
+from .db import non_atomic
 from .deadletters import Retried, retry, storable
 from .fleetpage import fleet_view
 from .health import rows_as_json
@@ -262,7 +263,12 @@ def is_kept(alias: str) -> bool:
 
 @admin.register(FailedMessage)
 class FailedMessageAdmin(FailedAdmin):
-    """Failed messages, which you can search, retry and delete, but not edit."""
+    """
+    Failed messages, which you can search, retry and delete, but not edit.
+
+    A retry is not part of the request's transaction. Otherwise other processes would not see the
+    claim, and a failing query of a handler would break the transaction.
+    """
 
     list_display = ("stream", "error", "handler", "when", "attempts", "retrying")
     list_filter = ("stream", "handler")
@@ -317,6 +323,7 @@ class FailedMessageAdmin(FailedAdmin):
     def shown_traceback(self, row: FailedMessage) -> SafeString:
         return format_html('<pre class="datastream-text">{}</pre>', row.traceback)
 
+    @non_atomic
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         context = {"title": "Failed messages", "groups": groups(), **(extra_context or {})}
         return super().changelist_view(request, context)
@@ -337,6 +344,7 @@ class FailedMessageAdmin(FailedAdmin):
         context = nothing_to_save | (extra_context or {})
         return super().change_view(request, object_id, form_url, context)
 
+    @non_atomic
     def retry_one(self, request: HttpRequest, pk: str) -> HttpResponse:
         """Retry the message of one page."""
         row = self.get_object(request, pk)
@@ -386,6 +394,7 @@ class FailedMessageAdmin(FailedAdmin):
         """Ask for confirmation. Django's own page would load and list every message."""
         return self._progress(request, Work.begin("delete", rows), is_begun=False)
 
+    @non_atomic
     def bulk(self, request: HttpRequest, verb: str) -> HttpResponse:
         """Retry or delete the next portion of the messages that the form lists."""
         may = {"retry": self.has_change_permission, "delete": self.has_delete_permission}
@@ -407,8 +416,9 @@ class FailedMessageAdmin(FailedAdmin):
 
     def _delete(self, request: HttpRequest, keys: list[int]) -> None:
         rows = self.get_queryset(request).filter(pk__in=keys)
-        self.log_deletions(request, rows)
-        rows.delete()
+        with transaction.atomic(using=router.db_for_write(self.model)):
+            self.log_deletions(request, rows)
+            rows.delete()
 
     def _progress(
         self, request: HttpRequest, work: Work, *, is_begun: bool = True

@@ -25,7 +25,7 @@ from asgiref.sync import (
     sync_to_async,
 )
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, connections, reset_queries
+from django.db import InterfaceError, OperationalError, connections, reset_queries, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from datastream_ws.embedding import is_handler_thread
@@ -36,6 +36,7 @@ __all__ = [
     "clean_connections",
     "is_passing",
     "moment",
+    "non_atomic",
     "with_clean_connections",
 ]
 
@@ -132,6 +133,13 @@ class SqliteLocks:
                     connection.ensure_connection()
                 if getattr(connection, "transaction_mode", None) is None:  # set at each connect
                     setattr(connection, "transaction_mode", "IMMEDIATE")  # noqa: B010  # no stub has it
+
+
+def non_atomic(view: Callable[..., Any]) -> Callable[..., Any]:
+    """Exclude a view from the transactions of ``ATOMIC_REQUESTS`` in all databases."""
+    for alias in connections.settings:
+        view = transaction.non_atomic_requests(using=alias)(view)
+    return view
 
 
 def _has_broken_connection() -> bool:

@@ -11,13 +11,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import asdict
 
-from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from datastream_ws.embedding import peer_text
 
+from .db import non_atomic
 from .health import StreamReport, report, report_here
 from .streams import datastreams
 
@@ -26,7 +26,7 @@ __all__ = ["live", "ready"]
 log = logging.getLogger("datastream_ws")
 
 
-@non_atomic_requests
+@non_atomic
 @never_cache
 @require_safe
 def live(request: HttpRequest) -> JsonResponse:
@@ -34,7 +34,7 @@ def live(request: HttpRequest) -> JsonResponse:
     return answer(request, lambda stream: stream.is_live)
 
 
-@non_atomic_requests
+@non_atomic
 @never_cache
 @require_safe
 def ready(request: HttpRequest) -> JsonResponse:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
-from django.db import connection
+from django.db import connection, connections
 from django.test import Client as Browser
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
@@ -353,6 +353,41 @@ def test_what_others_retry_is_said_not_done_twice(monkeypatch: pytest.MonkeyPatc
     finally:
         datastreams["feed"].handlers.remove(handle)
     assert seen == [1]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("way", ["page", "list", "bulk"])
+def test_atomic_requests_do_not_surround_a_retry(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """
+    The claim must be seen by other processes, and the handler must not run in its transaction.
+
+    SQLite's only lock would be taken all the while, and an error in the handler's own query would
+    break the transaction that the failure is to be noted in.
+    """
+    monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
+    failed(1)
+    [pk] = selected()
+    browser = user("op", "view_failedmessage", "change_failedmessage")
+    in_transaction: list[bool] = []
+
+    def handle(message: Any) -> None:
+        in_transaction.append(connection.in_atomic_block)
+        User.objects.create(username="op")
+
+    datastreams["feed"].on_message(handle)
+    try:
+        if way == "page":
+            page = browser.post(reverse("admin:datastream_retry", args=[pk]), follow=True)
+        elif way == "list":
+            action = {"action": "retry", "_selected_action": [pk]}
+            page = browser.post(reverse(LETTERS), action, follow=True)
+        else:
+            page = browser.post(reverse("admin:datastream_bulk", args=["retry"]), {"left": str(pk)})
+    finally:
+        datastreams["feed"].handlers.remove(handle)
+    assert "1 failed again" in page.content.decode()
+    assert "IntegrityError" in FailedMessage.objects.get().error
+    assert in_transaction == [False]
 
 
 def test_many_are_deleted_in_portions_once_that_is_confirmed(
