@@ -8,12 +8,15 @@ and ``datastream-ws`` use it.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from .client import Client
 from .events import State
@@ -31,6 +34,7 @@ __all__ = [
     "EXIT_USAGE",
     "Runnable",
     "Runner",
+    "leave",
 ]
 
 EXIT_OK = 0
@@ -212,3 +216,18 @@ class Runner:
             self._failing.add(id(function))
         else:
             self._failing.discard(id(function))
+
+
+def leave(code: int) -> NoReturn:
+    """
+    End the process with a runner's exit code. Call it in the main thread.
+
+    With ``EXIT_FORCED`` it waits for no thread, because a stuck handler may have started some.
+    """
+    if code != EXIT_FORCED:
+        sys.exit(code)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # its reader may be gone
+            stream.flush()
+    os._exit(code)

@@ -7,14 +7,16 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 from django.utils import timezone
 
 from datastream_ws import Client, Fleet, Stats
-from datastream_ws.embedding import DEAD, StreamHealth, fields
+from datastream_ws.embedding import DEAD, StreamHealth, fields, signals_to
+from datastream_ws.runner import EXIT_FORCED, leave
 
 from . import control, deadletters, history
 from .db import NAME_LENGTH, close_all
@@ -22,7 +24,7 @@ from .migrated import log_unapplied
 from .models import StreamStatus
 from .rows import FleetRows, Rows, write
 
-__all__ = ["Heartbeat"]
+__all__ = ["Heartbeat", "beating"]
 
 log = logging.getLogger("datastream_ws")
 
@@ -30,6 +32,22 @@ PRUNE_SECONDS = 3600.0
 KEPT_DAYS = 1  # of rows whose process has ended
 FRESH_SECONDS = 15.0  # three heartbeats
 LAST_SECONDS = 5.0  # to write the last rows, because a busy machine needs more than one or two
+
+
+@contextmanager
+def beating(clients: Sequence[Client | Fleet]) -> Iterator[Callable[[list[StreamHealth]], None]]:
+    """
+    Yield a runner's function ``on_beat``, which writes the status rows of *clients*.
+
+    At the end of the block, the last rows are written. A signal that arrives meanwhile, such as a
+    second Ctrl-C while the database hangs, ends the process.
+    """
+    heartbeat = Heartbeat(clients)
+    try:
+        yield heartbeat.beat
+    finally:
+        with signals_to(lambda number: leave(EXIT_FORCED)):
+            heartbeat.close()
 
 
 class Heartbeat:

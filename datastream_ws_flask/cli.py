@@ -28,7 +28,7 @@ from datastream_ws.embedding import (
     show,
     watch,
 )
-from datastream_ws.runner import Runner
+from datastream_ws.runner import Runner, leave
 
 from .health import written_health
 from .settings import HEALTH_FILE, NAMED
@@ -79,7 +79,7 @@ def run(info: ScriptInfo, /, names: tuple[str, ...], reload: bool, **words: Any)
     app = info.load_app()
     if reload:
         run_reloading(app, names, words)
-    sys.exit(run_streams(app, names, **words))
+    leave(run_streams(app, names, **words))
 
 
 def run_streams(

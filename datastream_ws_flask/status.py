@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from datastream_ws import Client, Fleet
@@ -12,28 +12,17 @@ from datastream_ws import Client, Fleet
 __all__ = ["django_rows"]
 
 
-@contextmanager
-def django_rows(clients: Sequence[Client | Fleet]) -> Iterator[Any]:
+def django_rows(clients: Sequence[Client | Fleet]) -> AbstractContextManager[Any]:
     """
-    Yield a function that stores each heartbeat, so that Django's admin can control the streams.
+    Enter with a function that stores each heartbeat, so that Django's admin shows the streams.
 
-    Yield ``None`` unless the app has called ``django.setup()`` with ``datastream_ws_django``
-    installed.
+    Without ``django.setup()`` and ``datastream_ws_django`` in the app, enter with ``None``.
     """
-    heartbeat = _heartbeat(clients)
-    try:
-        yield heartbeat and heartbeat.beat
-    finally:
-        if heartbeat is not None:
-            heartbeat.close()
-
-
-def _heartbeat(clients: Sequence[Client | Fleet]) -> Any:
     django_apps = sys.modules.get("django.apps")  # only if the app has imported it
     if django_apps is None or not django_apps.apps.ready:
-        return None
+        return nullcontext()
     if not django_apps.apps.is_installed("datastream_ws_django"):
-        return None
-    from datastream_ws_django.heartbeat import Heartbeat
+        return nullcontext()
+    from datastream_ws_django.heartbeat import beating
 
-    return Heartbeat(clients)
+    return beating(clients)

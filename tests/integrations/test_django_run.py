@@ -9,6 +9,7 @@ import io
 import logging
 import signal
 import sqlite3
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 
 from datastream_ws.testing import StreamServer
 from datastream_ws_django.management.commands.run_datastream import show_log
-from kit.djangoproject import Project
+from kit.djangoproject import PATIENCE, Project
 from kit.djangoproject import database as database
 from kit.numbered import NumberedServer, check_numbers
 
@@ -83,22 +84,44 @@ def test_a_second_signal_ends_with_4_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 10
 
 
+FLASK = """
+import django
+from flask import Flask
+from datastream_ws_flask import DataStream
+django.setup()
+datastream = DataStream()
+datastream.on_message(lambda message: None)
+app = Flask(__name__)
+app.config.from_prefixed_env()
+datastream.init_app(app)
+"""
+COMMANDS = {
+    "django": ("manage.py", "run_datastream"),
+    "flask": ("-m", "flask", "--app", "flaskapp", "datastream", "run"),
+}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_a_second_signal_while_the_last_rows_wait_for_the_database(
-    tmp_path: Path, stream_server: StreamServer, number: signal.Signals
+    tmp_path: Path, stream_server: StreamServer, command: tuple[str, ...], number: signal.Signals
 ) -> None:
-    project = Project(tmp_path, stream_server.url)
+    project = Project(tmp_path, stream_server.url, FLASK_DATASTREAM_URL=stream_server.url)
+    (project.folder / "flaskapp.py").write_text(FLASK)
     project.manage("migrate")
-    with project.start("run_datastream") as runner:
-        runner.wait_output("ready")
+    with project.spawn([sys.executable, *command]) as runner:
+        rows = "SELECT state FROM datastream_streamstatus"
+        runner.wait_for(lambda: project.query(rows) == ["ready"], "the row")
+        [connection] = stream_server.connections
         with closing(sqlite3.connect(project.folder / "db.sqlite3", timeout=60)) as database:
             database.execute("BEGIN EXCLUSIVE")
             runner.terminate()
-            runner.wait_output("default: closed")
+            assert connection.closed.wait(PATIENCE)
             time.sleep(0.5)
             runner.send_signal(number)
             assert runner.wait() == 4
     assert "Traceback" not in runner.output
+    assert "Aborted" not in runner.output
 
 
 def test_a_wrong_key_ends_with_3(tmp_path: Path, stream_server: StreamServer) -> None:

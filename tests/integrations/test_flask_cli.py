@@ -35,6 +35,11 @@ def stuck(message):
     say("stuck")
     threading.Event().wait()
 
+@datastream.on_message("thread")
+def thread(message):
+    threading.Thread(target=threading.Event().wait, daemon=False).start()
+    stuck(message)
+
 @datastream.on_message("gate")
 def gate(message):
     while datastream.client.stats().messages_received < 501:
@@ -116,12 +121,13 @@ def test_a_stuck_handler_costs_the_shutdown_timeout_and_exit_code_4(
         assert running.exit_code() == 4, running.output
 
 
+@pytest.mark.parametrize("kind", ["stuck", "thread"])  # with a thread that Python would wait for
 def test_a_second_signal_ends_it_at_once_with_4(
-    project: FlaskProject, stream_server: StreamServer
+    project: FlaskProject, stream_server: StreamServer, kind: str
 ) -> None:
     with project.datastream("run", "--shutdown-timeout", "3600") as running:
         stream_server.wait_connected(1, PATIENCE)
-        stream_server.send({"type": "stuck"})
+        stream_server.send({"type": kind})
         running.wait_for("stuck")
         running.terminate()
         running.wait_for("state closing")

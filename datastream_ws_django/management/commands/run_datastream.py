@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import sys
 from contextlib import suppress
 from typing import Any
 
@@ -15,11 +13,11 @@ from django.db import DatabaseError, InterfaceError
 from django.utils import autoreload
 
 from datastream_ws import Client, DataStreamError, Fleet
-from datastream_ws.embedding import EscapingFormatter, signals_to
-from datastream_ws.runner import EXIT_FORCED, Runner
+from datastream_ws.embedding import EscapingFormatter
+from datastream_ws.runner import Runner, leave
 
 from ...conf import DATABASE_LEASE
-from ...heartbeat import Heartbeat
+from ...heartbeat import beating
 from ...migrated import unapplied
 from ...models import StreamLease
 from ...streams import Stream, datastreams
@@ -56,11 +54,8 @@ class Command(BaseCommand):
         if options["reload"]:
             autoreload.run_with_reloader(self.run_reloaded, **options)
             return
-        code = self.run(options)
-        if code == EXIT_FORCED:  # a stuck handler's thread must not hold up the exit
+        if code := self.run(options):
             leave(code)
-        if code:
-            sys.exit(code)
 
     def run_reloaded(self, **options: Any) -> None:
         """Run on a thread beside the reloader. When the reloader exits, the streams close."""
@@ -73,21 +68,18 @@ class Command(BaseCommand):
     def run(self, options: dict[str, Any]) -> int:
         """Run the streams until they end. Return the exit code."""
         clients = [self.client(stream, options) for stream in chosen(options["aliases"])]
-        heartbeat = Heartbeat(clients)
         try:
-            runner = Runner(
-                clients,
-                shutdown_timeout=options["shutdown_timeout"],
-                max_messages=options["max_messages"],
-                health_file=options["health_file"],
-                on_beat=heartbeat.beat,
-            )
-            return runner.run()
+            with beating(clients) as beat:
+                runner = Runner(
+                    clients,
+                    shutdown_timeout=options["shutdown_timeout"],
+                    max_messages=options["max_messages"],
+                    health_file=options["health_file"],
+                    on_beat=beat,
+                )
+                return runner.run()
         except DataStreamError as error:  # found only at the start, such as a missing extra
             raise CommandError(str(error)) from error
-        finally:
-            with signals_to(lambda number: leave(EXIT_FORCED)):  # a second signal
-                heartbeat.close()
 
     def client(self, stream: Stream, options: dict[str, Any]) -> Client | Fleet:
         lease = not options["no_lease"]
@@ -158,11 +150,3 @@ def show_log(stdout: Any, verbosity: int) -> None:
     logger.addHandler(handler)
     levels = {0: logging.CRITICAL, 1: logging.INFO}
     logger.setLevel(levels.get(verbosity, logging.DEBUG))
-
-
-def leave(code: int) -> None:
-    """End the process without waiting for the threads of stuck handlers."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
