@@ -394,6 +394,13 @@ def test_refuse(proxy: FaultProxy) -> None:
             assert exactly(other, 1) == b"y"
 
 
+def test_a_refused_port_is_not_free(proxy: FaultProxy) -> None:
+    proxy.refuse()
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind((proxy.host, proxy.port))
+
+
 def test_refusing_keeps_what_the_system_has_accepted(proxy: FaultProxy) -> None:
     """A connection that the proxy has not looked at yet lives on, too."""
 

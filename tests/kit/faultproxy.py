@@ -89,11 +89,16 @@ class FaultProxy:
         self._loop = LoopOnThread("FaultProxy")
         self._changed = threading.Condition()
         self._links: list[Link] = []
+        self._reserved: socket.socket  # has the port, also while nothing listens on it
         # These belong to the loop.
         self._listener: socket.socket | None = None
         self._running: set[asyncio.Task[None]] = set()
 
     def __enter__(self) -> Self:
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._reserved.bind((self.host, 0))
+        self.port = self._reserved.getsockname()[1]
         self._loop.start()
         self.accept()
         return self
@@ -101,6 +106,7 @@ class FaultProxy:
     def __exit__(self, *exc_info: object) -> None:
         self._loop.run(self._shut())
         self._loop.stop()
+        self._reserved.close()
 
     @property
     def url(self) -> str:
@@ -138,7 +144,7 @@ class FaultProxy:
         self._loop.run(self._sever(how))
 
     def refuse(self) -> None:
-        """Close the listener: the system refuses new connections. Living ones stay."""
+        """Refuse new connections until ``accept()``. Living ones stay, and the port is kept."""
         self._loop.call(self._close_listener)
 
     def accept(self) -> None:
@@ -182,12 +188,13 @@ class FaultProxy:
     def _listen(self) -> None:
         if self._listener is not None:
             return
-        self._listener = socket.create_server((self.host, self.port), backlog=1024)
+        self._listener = socket.create_server(
+            (self.host, self.port), backlog=1024, reuse_port=True
+        )
         self._listener.setblocking(False)
         if self._buffer is not None:  # what it accepts inherits these
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer)
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._buffer)
-        self.port = self._listener.getsockname()[1]
         asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     def _accept(self) -> None:
