@@ -53,9 +53,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEAD",
+    "FLEET_ARGUMENTS",
+    "FLEET_SETTINGS",
     "HEALTHY",
     "HEALTHY_SHARE",
     "MAX_AGE",
+    "NO_SOURCE",
     "Call",
     "Decorators",
     "EscapingFormatter",
@@ -77,6 +80,8 @@ __all__ = [
     "argument_for",
     "check_function",
     "check_headers",
+    "check_key",
+    "check_settings",
     "check_stream",
     "check_url",
     "client_of",
@@ -208,6 +213,34 @@ def prepare(
         client.options = options
 
 
+# --- the settings that only adapters have ----------------------------------------------------
+
+FLEET_ARGUMENTS = ("REFRESH", "START_RATE", "LIMIT")
+FLEET_SETTINGS = (*FLEET_ARGUMENTS, "HEALTHY_SHARE")
+NO_SOURCE = (
+    'must be a function that returns {key: {"url": …}}, or its dotted path, for example '
+    '"accounts.streams.accounts"'
+)
+
+
+def check_settings(settings: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the first invalid setting of a stream and what is wrong with it, or ``None``."""
+    for key in ("ENABLED", "AUTOSTART"):
+        if not isinstance(settings.get(key, True), bool):
+            return key, f"must be True or False (given: {type(settings[key]).__name__})"
+    source, share = settings.get("SOURCE"), settings.get("HEALTHY_SHARE", HEALTHY_SHARE)
+    if source is None:
+        only_fleets = (key for key in FLEET_SETTINGS if key in settings)
+        return next(((key, "is only for a stream with SOURCE") for key in only_fleets), None)
+    if settings.get("URL"):
+        return "URL", "must not be set, because each row of SOURCE has its own URL"
+    if not callable(source) and not is_dotted_path(source):
+        return "SOURCE", NO_SOURCE
+    if type(share) not in (int, float) or not 0 < share <= 1:
+        return "HEALTHY_SHARE", "must be a number above 0, and at most 1"
+    return None
+
+
 # --- streams of any framework ----------------------------------------------------------------
 
 
@@ -255,6 +288,17 @@ def check_stream(given: Any, flask_app: Any, verb: str) -> None:
         raise ConfigurationError(f"{verb}: a Flask stream requires its app. Pass flask_app=….")
     if flask_app is not None and not is_flask:
         raise ConfigurationError(f"{verb}: flask_app is only for a Flask stream")
+
+
+def check_key(stream: str, key: Any, *, is_fleet: bool) -> None:
+    """Raise TypeError if a message to deliver has no key in a fleet, or has one elsewhere."""
+    if (key is not None) is not is_fleet:
+        fact, cure = (
+            ("a", "Pass key=…, the key of one of its rows.")
+            if is_fleet
+            else ("no", "Leave out key.")
+        )
+        raise TypeError(f"stream {stream!r} has {fact} SOURCE. {cure}")
 
 
 # --- messages as tasks ------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from .fleetpage import fleet_view
 from .health import rows_as_json
 from .models import FailedMessage, StreamEvent, StreamStatus
 from .overview import RANGES, cards, history, running
-from .templatetags.datastream import moment
+from .templatetags.datastream import aware, moment
 
 if TYPE_CHECKING:
     StatusAdmin = admin.ModelAdmin[StreamStatus]
@@ -238,10 +238,6 @@ def events_of(alias: str, living: Sequence[StreamStatus]) -> list[StreamEvent]:
             for at, kind, text in row.events
         ]
     return sorted(found, key=lambda event: aware(event.at), reverse=True)[:MOST_EVENTS]
-
-
-def aware(at: datetime) -> datetime:
-    return at if timezone.is_aware(at) else timezone.make_aware(at)
 
 
 def chosen_range(request: HttpRequest) -> str:

@@ -35,7 +35,7 @@ def on_request_started(sender: Any, **kwargs: Any) -> None:
     except ImproperlyConfigured as error:  # it must not fail the request
         log.error("AUTOSTART: %s", error)
         return
-    if [start(alias) for alias in aliases].count(True):
+    if any([start(alias) for alias in aliases]):  # all of them, not up to the first one
         # The database may hang, and the request must not.
         threading.Thread(target=warn, name="datastream-migrations", daemon=True).start()
 

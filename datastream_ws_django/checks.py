@@ -19,7 +19,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 
-from datastream_ws import ClientOptions, Handlers
+from datastream_ws import Handlers
 
 from .conf import DATABASE_LEASE, StreamSettings, streams_settings
 from .streams import datastreams
@@ -67,20 +67,12 @@ def check_stream(alias: str) -> Iterator[CheckMessage]:
 
 def check_options(stream: StreamSettings) -> Iterator[CheckMessage]:
     try:
-        options_of(stream)
+        lease = stream.options.get("LEASE") != DATABASE_LEASE  # which needs no check here
+        stream.offline_options(lease=lease)
         if stream.is_fleet:
-            stream.fleet(Handlers(), lease=stream.options.get("LEASE") != DATABASE_LEASE)
+            stream.fleet(Handlers(), lease=lease)
     except ImproperlyConfigured as error:
         yield Error(str(error), id="datastream.E004")
-
-
-def options_of(stream: StreamSettings) -> ClientOptions:
-    """Build the options, even without a URL. ``LEASE: "database"`` needs no check here."""
-    options = {"URL": "wss://localhost", **stream.options}
-    options["URL"] = options["URL"] or "wss://localhost"
-    return StreamSettings(stream.alias, options).client_options(
-        lease=options.get("LEASE") != DATABASE_LEASE
-    )
 
 
 def check_databases(stream: StreamSettings) -> Iterator[CheckMessage]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from django.conf import settings
@@ -17,11 +17,14 @@ from django.core.exceptions import ImproperlyConfigured
 
 from datastream_ws import ClientOptions, ConfigurationError, Handlers
 from datastream_ws.embedding import (
+    FLEET_ARGUMENTS,
+    FLEET_SETTINGS,
     HEALTHY_SHARE,
+    NO_SOURCE,
+    check_settings,
     embedded_fleet,
     embedded_options,
     hides_arguments,
-    is_dotted_path,
     resolved,
 )
 
@@ -84,16 +87,12 @@ class StreamSettings:
         if not isinstance(mapping, Mapping):
             raise _wrong(alias, f"must be a dict, not {type(mapping).__name__}")
         _refuse_unknown(alias, mapping)
-        for key in FLEET_ONLY:
-            if key in mapping and mapping.get("SOURCE") is None:
-                raise _wrong(alias, f"{key}: is only for a stream with SOURCE")
+        if wrong := check_settings(mapping):
+            raise _wrong(alias, ": ".join(wrong))
         own = {key.lower(): mapping[key] for key in OWN if key in mapping}
         return cls(alias, {key: mapping[key] for key in mapping if key not in OWN}, **own)
 
     def __post_init__(self) -> None:
-        for name in ("enabled", "autostart"):
-            if not isinstance(getattr(self, name), bool):
-                raise self.wrong(f"{name.upper()}: must be True or False")
         if self.atomic is not None and self.atomic not in settings.DATABASES:
             known = ", ".join(map(repr, settings.DATABASES)) or "none"
             raise self.wrong(f"ATOMIC: must be an alias of DATABASES ({known}), or None")
@@ -104,22 +103,10 @@ class StreamSettings:
             most = getattr(self, name)
             if most is not None and (type(most) is not int or most < 0):
                 raise self.wrong(f"{name.upper()}: must be a whole number, 0 or more, or None")
-        self._check_fleet()
         if "\0" in self.alias or len(self.alias) > NAME_LENGTH:
             raise self.wrong(
                 f"a stream's name must have at most {NAME_LENGTH} characters, and no NUL"
             )
-
-    def _check_fleet(self) -> None:
-        share = self.healthy_share
-        if type(share) not in (int, float) or not 0 < share <= 1:
-            raise self.wrong("HEALTHY_SHARE: must be a number above 0, and at most 1")
-        if self.source is None:
-            return
-        if self.url is not None:
-            raise self.wrong("URL: must not be set, because each row of SOURCE has its own URL")
-        if not callable(self.source) and not is_dotted_path(self.source):
-            raise self.wrong(NO_SOURCE)
 
     def __repr__(self) -> str:
         return f"<StreamSettings {vars(self).get('alias')!r}>"
@@ -178,6 +165,11 @@ class StreamSettings:
                 retry_message=is_passing,
             )
 
+    def offline_options(self, *, lease: bool = False) -> ClientOptions:
+        """Return the options of a client that never connects, so that they need no URL."""
+        options = {**self.options, "URL": self.url or "wss://localhost"}
+        return replace(self, options=options, source=None).client_options(lease=lease)
+
     @hides_arguments
     def fleet(self, handlers: Handlers, *, lease: bool = True) -> Fleet:
         """
@@ -206,7 +198,7 @@ class StreamSettings:
         """Return the function of SOURCE, with connection clean-up around each call."""
         found = self._resolve("SOURCE", self.source)
         if not callable(found):
-            raise self.wrong(NO_SOURCE)
+            raise self.wrong(f"SOURCE: {NO_SOURCE}")
         return with_clean_connections(found)
 
     def _given(self, *, lease: bool) -> dict[str, Any]:
@@ -235,16 +227,10 @@ class StreamSettings:
         return DatabaseLease(self.alias)
 
 
-FLEET_ARGUMENTS = ("REFRESH", "START_RATE", "LIMIT")
-FLEET_ONLY = (*FLEET_ARGUMENTS, "HEALTHY_SHARE")
 OWN = (
     *("ENABLED", "AUTOSTART", "ATOMIC"),
     *("DEAD_LETTER_DAYS", "DEAD_LETTER_ROWS", "DEAD_LETTER_BYTES"),
-    *("SOURCE", *FLEET_ONLY),
-)
-NO_SOURCE = (
-    'SOURCE: must be a function that returns {key: {"url": …}}, or its dotted path, for example '
-    '"accounts.streams.accounts"'
+    *("SOURCE", *FLEET_SETTINGS),
 )
 # The stream registers these handlers once. Otherwise each new client would register them again.
 REGISTERED = ("MESSAGE_HANDLER", "CONNECTION_READY_HANDLER")

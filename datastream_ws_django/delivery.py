@@ -10,13 +10,14 @@ from typing import Any, Protocol
 
 from asgiref.sync import async_to_sync
 
-from datastream_ws import ClientOptions, Handlers, Message
+from datastream_ws import Handlers, Message
 from datastream_ws.embedding import (
     Handler,
     HandlerRun,
     InlineCaller,
     Origin,
     about,
+    check_key,
     drive,
     fields,
     write,
@@ -59,11 +60,7 @@ def deliver(stream: Stream, data: Any, *, robust: bool = False, key: Any = None)
 
     """
     refuse_running_loop()
-    if (key is not None) is not stream.settings.is_fleet:
-        cure = "Leave out key." if key is not None else "Pass key=…, the key of one of its rows."
-        raise TypeError(
-            f"stream {stream.alias!r} has {'no' if key is not None else 'a'} SOURCE. {cure}"
-        )
+    check_key(stream.alias, key, is_fleet=stream.settings.is_fleet)
     message = message_of(stream, data, key=key)
     caller = InlineCaller(run_coroutine)
     report = partial(log_failure, stream)
@@ -93,20 +90,13 @@ def message_of(
 ) -> Message:
     """Build a message of *stream*. Raises ImproperlyConfigured if its settings are invalid."""
     stream.register_handlers()
-    options = options_of(stream)
+    options = stream.settings.offline_options()
     codec: Any = options.codec
     if not isinstance(data, str | bytes):
         data = codec.encode(data)
     name = stream.alias if key is None else f"{stream.alias}/{key}"
     origin = Origin(name, connection, epoch, codec, options.route, key=key)
     return Message(data, origin, seq, time.time() if received_at is None else received_at)
-
-
-def options_of(stream: Stream) -> ClientOptions:
-    """Return the options of the stream's client. They need no URL, so that tests need none."""
-    mapping = dict(stream.settings.options)
-    settings = type(stream.settings)(stream.alias, {"URL": "ws://localhost", **mapping})
-    return settings.client_options(lease=False)
 
 
 def call_handler(stream: Stream, handler: Handler, message: Message) -> None:
@@ -135,5 +125,5 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
 def log_failure(stream: Stream, failure: BaseException) -> None:
     """Log a handler's failure in the same way as a client."""
     extra = fields(stream.alias, **about(failure))
-    logger = options_of(stream).logger
+    logger = stream.settings.offline_options().logger
     write(logger, "error", "stream %s: %s", stream.alias, failure, exc_info=failure, extra=extra)

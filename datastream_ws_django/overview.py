@@ -133,7 +133,7 @@ def card(alias: str, rows: Sequence[StreamStatus], lease: StreamLease | None, po
     return Card(
         alias=alias,
         state=state_of(best, is_living=bool(living)),
-        tone=tone_of(best) if living else UNWELL,
+        tone=tone_of(best) if best and living else UNWELL,
         since=(best.state_since if living else best.beat_at) if best else None,
         rate=sum(row.rate for row in living),
         lag=max(
@@ -166,9 +166,7 @@ def state_of(best: StreamStatus | None, *, is_living: bool) -> str:
     return best.state if is_living or best.state in DEAD else "stale"
 
 
-def tone_of(row: StreamStatus | None) -> str:
-    if row is None:
-        return UNWELL
+def tone_of(row: StreamStatus) -> str:
     if row.state in HEALTHY:
         return WELL
     return WARNING if is_recent(row.state_since) else UNWELL

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from django.db import transaction
@@ -200,12 +199,7 @@ class Stream(Face):
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.client.close()
 
     # --- around handlers ---
@@ -245,14 +239,9 @@ class Atomic:
         if self._atomic is not None:
             self._atomic.__enter__()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: Any) -> None:
         if self._atomic is not None:
-            self._atomic.__exit__(kind, error, trace)
+            self._atomic.__exit__(*exception)
 
     async def __aenter__(self) -> None: ...
 

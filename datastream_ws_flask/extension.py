@@ -7,7 +7,7 @@ from typing import Any, cast
 from flask import Flask, current_app
 
 from datastream_ws import Client, ConfigurationError, Fleet, Handlers
-from datastream_ws.embedding import Decorators
+from datastream_ws.embedding import Decorators, check_key
 
 from .cli import group
 from .streams import AppStream, streams_of
@@ -78,7 +78,7 @@ class DataStream(Decorators):
             ConfigurationError: If the app's config is invalid, or the app has no such stream.
 
         """
-        return cast("Client", self._of(_current_app()).client)
+        return cast("Client", self._of(current_app).client)
 
     @property
     def fleet(self) -> Fleet:
@@ -166,12 +166,7 @@ class DataStream(Decorators):
 
         """
         client = self._of(app).client
-        if (key is not None) is not isinstance(client, Fleet):
-            cure = (
-                "Leave out key." if key is not None else "Pass key=…, the key of one of its rows."
-            )
-            kind = "a" if isinstance(client, Fleet) else "no"
-            raise TypeError(f"stream {self.name!r} has {kind} SOURCE. {cure}")
+        check_key(self.name, key, is_fleet=isinstance(client, Fleet))
         if isinstance(client, Fleet):
             client.deliver(data, robust, key=key)
         else:
@@ -187,8 +182,3 @@ class DataStream(Decorators):
 
     def __repr__(self) -> str:
         return f"<DataStream {self.name}>"
-
-
-def _current_app() -> Flask:
-    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # of the proxy
-    return app

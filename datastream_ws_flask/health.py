@@ -34,7 +34,7 @@ from datastream_ws.embedding import (
 )
 
 from .settings import HEALTH_FILE
-from .streams import AppStream, streams_of
+from .streams import streams_of
 
 __all__ = ["blueprint", "written_health"]
 
@@ -80,11 +80,13 @@ def _streams(now: float) -> list[tuple[StreamHealth | None, float]]:
     path = current_app.config.get(HEALTH_FILE)
     is_needed = any(not stream.is_autostarted for stream in streams)
     written = written_health(path) if path and is_needed else {}
-    return [(_health(stream, written, now), stream.settings.healthy_share) for stream in streams]
-
-
-def _health(stream: AppStream, written: dict[str, StreamHealth], now: float) -> StreamHealth | None:
-    return describe(stream.client, now) if stream.is_autostarted else written.get(stream.name)
+    return [
+        (
+            describe(stream.client, now) if stream.is_autostarted else written.get(stream.name),
+            stream.settings.healthy_share,
+        )
+        for stream in streams
+    ]
 
 
 def written_health(path: str) -> dict[str, StreamHealth]:

@@ -11,7 +11,10 @@ from flask import Flask
 
 from datastream_ws import ClientOptions, ConfigurationError, Fleet, Handlers
 from datastream_ws.embedding import (
+    FLEET_ARGUMENTS,
     HEALTHY_SHARE,
+    NO_SOURCE,
+    check_settings,
     embedded_fleet,
     embedded_options,
     hides_arguments,
@@ -23,8 +26,6 @@ __all__ = ["HEALTH_FILE", "NAMED", "Settings"]
 PREFIX = "DATASTREAM_"
 NAMED = "DATASTREAMS"
 HEALTH_FILE = "DATASTREAM_HEALTH_FILE"  # a setting of the process, not of a stream
-FLEET_ARGUMENTS = ("REFRESH", "START_RATE", "LIMIT")
-NO_SOURCE = "must be a function that returns {key: {'url': …}}, or its dotted path"
 
 
 class Settings:
@@ -53,15 +54,15 @@ class Settings:
         self._name = name
         self._is_flat = False
         self._mapping = self._found()
-        self.is_enabled = self._take_flag("ENABLED", True)
-        self.is_autostarted = self._take_flag("AUTOSTART", False)
+        if wrong := check_settings(self._mapping):
+            raise self._wrong(*wrong)
+        take = self._mapping.pop
+        self.is_enabled: bool = take("ENABLED", True)
+        self.is_autostarted: bool = take("AUTOSTART", False)
         self.context_per: Literal["call", "run"] = self._take_context()
-        self._source = self._mapping.pop("SOURCE", None)
-        self.healthy_share = self._take_share()
-        self._fleet = {
-            key.lower(): self._mapping.pop(key) for key in FLEET_ARGUMENTS if key in self._mapping
-        }
-        self._check_fleet()
+        self._source = take("SOURCE", None)
+        self.healthy_share: float = take("HEALTHY_SHARE", HEALTHY_SHARE)
+        self._fleet = {key.lower(): take(key) for key in FLEET_ARGUMENTS if key in self._mapping}
 
     @property
     def is_fleet(self) -> bool:
@@ -89,7 +90,7 @@ class Settings:
         """Return a new fleet, without starting it."""
         source = self._resolved("SOURCE", self._source)
         if not callable(source):
-            raise ConfigurationError(f"{self._key('SOURCE')}: {NO_SOURCE}")
+            raise self._wrong("SOURCE", NO_SOURCE)
         given = self._given()
         with self._naming_keys():
             return embedded_fleet(
@@ -114,25 +115,7 @@ class Settings:
             option, _, wrong = str(error).partition(": ")
             # The name of a key in lower case is in quotes.
             key = option.upper() if option.isidentifier() else option.strip("'")
-            raise ConfigurationError(f"{self._key(key)}: {wrong}") from None
-
-    def _check_fleet(self) -> None:
-        if self.is_fleet and "URL" in self._mapping:
-            raise ConfigurationError(
-                f"{self._key('URL')}: must not be set, because each row of SOURCE has its own URL"
-            )
-        for option in () if self.is_fleet else self._fleet:
-            raise ConfigurationError(
-                f"{self._key(option.upper())}: is only for a stream with SOURCE"
-            )
-
-    def _take_share(self) -> float:
-        share = self._mapping.pop("HEALTHY_SHARE", HEALTHY_SHARE)
-        if type(share) not in (int, float) or not 0 < share <= 1:
-            raise ConfigurationError(
-                f"{self._key('HEALTHY_SHARE')}: must be a number above 0, and at most 1"
-            )
-        return float(share)
+            raise self._wrong(key, wrong) from None
 
     def _found(self) -> dict[str, Any]:
         found = self._named()
@@ -145,7 +128,7 @@ class Settings:
             self._is_flat = not found
             found = flat or found
         for key in {"NAME", "HANDLERS"} & found.keys():
-            raise ConfigurationError(f"{self._key(key)}: is set by DataStream(name=…)")
+            raise self._wrong(key, "is set by DataStream(name=…)")
         return found
 
     def _flat(self) -> dict[str, Any]:
@@ -165,26 +148,21 @@ class Settings:
             return f"app.config['{PREFIX}{option}']"
         return f"app.config['{NAMED}']['{self._name}']['{option}']"
 
-    def _take_flag(self, key: str, default: bool) -> bool:
-        value = self._mapping.pop(key, default)
-        if not isinstance(value, bool):
-            kind = type(value).__name__
-            raise ConfigurationError(f"{self._key(key)}: must be True or False (given: {kind})")
-        return value
+    def _wrong(self, option: str, text: str) -> ConfigurationError:
+        return ConfigurationError(f"{self._key(option)}: {text}")
 
     def _take_context(self) -> Literal["call", "run"]:
         value = self._mapping.pop("CONTEXT", "message")
         if value not in ("message", "run"):
             given = repr(value[:40]) if isinstance(value, str) else type(value).__name__
-            key = self._key("CONTEXT")
-            raise ConfigurationError(f"{key}: must be 'message' or 'run' (given: {given})")
+            raise self._wrong("CONTEXT", f"must be 'message' or 'run' (given: {given})")
         return "run" if value == "run" else "call"
 
     def _resolved(self, key: str, value: Any) -> Any:
         try:
             found = resolved(key, value)
         except ImportError as error:
-            raise ConfigurationError(f"{self._key(key)}: {error}") from error
+            raise self._wrong(key, str(error)) from error
         return within(self._app, found) if key in ("URL", "HEADERS") and callable(found) else found
 
 

@@ -163,7 +163,7 @@ class Announcer:
 
 
 def takes_key(receiver: Callable[..., Any]) -> bool:
-    """Return whether a receiver accepts ``key``, which version 0.1 did not pass."""
+    """Return whether a receiver accepts ``key``, which only fleets need."""
     try:
         parameters = inspect.signature(receiver, follow_wrapped=False).parameters
     except (TypeError, ValueError):  # a builtin function may have no signature

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from django import template
 from django.utils import timezone
@@ -11,7 +11,7 @@ from django.utils.formats import localize
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-__all__ = ["age", "moment", "seconds", "states"]
+__all__ = ["age", "aware", "moment", "seconds", "states"]
 
 register = template.Library()
 
@@ -21,26 +21,26 @@ def moment(at: datetime | None) -> SafeString | str:
     """Return a time with its age. The page's script shows it in the user's time zone."""
     if at is None:
         return "–"
-    aware = at if timezone.is_aware(at) else timezone.make_aware(at)
-    shown = localize(timezone.localtime(aware))
+    at = aware(at)
+    shown = localize(timezone.localtime(at))
     return format_html(
-        '<time datetime="{}" title="{}">{} ago</time>', aware.isoformat(), shown, age(aware)
+        '<time datetime="{}" title="{}">{} ago</time>', at.isoformat(), shown, age(at)
     )
 
 
 @register.filter
 def age(at: datetime) -> str:
     """Return the time that has passed since then."""
-    aware = at if timezone.is_aware(at) else timezone.make_aware(at)
-    return duration(timezone.now() - aware)
-
-
-def duration(length: timedelta) -> str:
-    passed = max(0, int(length.total_seconds()))
+    passed = max(0, int((timezone.now() - aware(at)).total_seconds()))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if passed >= size:
             return f"{passed // size} {unit}"
     return f"{passed} s"
+
+
+def aware(at: datetime) -> datetime:
+    """Return a time of the models as an aware time, also without USE_TZ."""
+    return at if timezone.is_aware(at) else timezone.make_aware(at)
 
 
 @register.filter

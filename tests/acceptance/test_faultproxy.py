@@ -396,9 +396,8 @@ def test_refuse(proxy: FaultProxy) -> None:
 
 def test_a_refused_port_is_not_free(proxy: FaultProxy) -> None:
     proxy.refuse()
-    with socket.socket() as other, pytest.raises(OSError, match="in use"):
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        other.bind((proxy.host, proxy.port))
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server((proxy.host, proxy.port))
 
 
 def test_refusing_keeps_what_the_system_has_accepted(proxy: FaultProxy) -> None:

@@ -135,6 +135,16 @@ def test_a_class_given_as_handler_is_made_once_and_gets_the_messages() -> None:
     assert Collector.seen == ["x", "y"] * 2
 
 
+@pytest.mark.parametrize("url", [{}, {"URL": None}, {"URL": ""}], ids=str)
+def test_deliver_needs_no_url(url: dict[str, Any]) -> None:
+    """As with ``"URL": os.environ.get("FEED_URL")`` where tests run."""
+    Collector.seen.clear()
+    settings = {**url, "MESSAGE_HANDLER": f"{__name__}.Collector"}
+    with override_settings(DATASTREAMS={"default": settings}):
+        datastream.deliver("x")
+    assert Collector.seen == ["x"]
+
+
 WRONG: list[tuple[Any, str]] = [
     ([], "DATASTREAMS: must be a dict of dicts"),
     ({"default": "wss://x"}, "must be a dict, not str"),

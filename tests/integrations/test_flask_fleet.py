@@ -143,6 +143,10 @@ def test_deliver_needs_the_key(stream: DataStream) -> None:
             {"SOURCE": None, "URL": "wss://x", "LIMIT": 3},
             "['LIMIT']: is only for a stream with SOURCE",
         ),
+        (
+            {"SOURCE": None, "URL": "wss://x", "HEALTHY_SHARE": 0.5},
+            "['HEALTHY_SHARE']: is only for a stream with SOURCE",
+        ),
     ],
 )
 def test_wrong_config_is_named(stream: DataStream, config: dict[str, Any], text: str) -> None:

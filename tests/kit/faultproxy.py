@@ -188,9 +188,7 @@ class FaultProxy:
     def _listen(self) -> None:
         if self._listener is not None:
             return
-        self._listener = socket.create_server(
-            (self.host, self.port), backlog=1024, reuse_port=True
-        )
+        self._listener = socket.create_server((self.host, self.port), backlog=1024, reuse_port=True)
         self._listener.setblocking(False)
         if self._buffer is not None:  # what it accepts inherits these
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer)

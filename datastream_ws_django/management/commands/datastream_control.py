@@ -63,7 +63,7 @@ class Command(BaseCommand):
     def follow(self, command: StreamCommand, seconds: float, *, is_live: bool) -> None:
         """Wait until a process has carried out the command, and report the result."""
         deadline = time.monotonic() + seconds
-        while seconds and time.monotonic() < deadline and command.obeyed_at is None:
+        while time.monotonic() < deadline and command.obeyed_at is None:
             time.sleep(LOOK_SECONDS)
             command.refresh_from_db()
         if command.obeyed_at is not None:
