@@ -54,13 +54,20 @@ class AsyncClient(Decorators):
     """
     A WebSocket stream that stays connected, on the event loop that starts it.
 
-    You can create it in any thread, before or after the loop. :meth:`start` binds it to the
-    running loop. Its coroutines can also be awaited on other loops. Properties, ``stats()`` and
+    You can create it in any thread, even before the event loop exists. :meth:`start` binds it to
+    the running loop. Its coroutines can also be awaited on other loops. Properties, ``stats()`` and
     decorators can be used from any thread.
+
+    To iterate over messages, use ``async for`` instead of message handlers. A client with message
+    handlers can't be iterated over.
 
     Args:
         url: The option ``url``, or :class:`ClientOptions` that the other options override.
         **options: See :class:`ClientOptions`.
+
+    Attributes:
+        options: The options that the client was created with.
+        handlers: The registry of handlers and hooks.
 
     Raises:
         ConfigurationError: If an option is unknown or invalid.
@@ -107,7 +114,7 @@ class AsyncClient(Decorators):
 
     @property
     def state(self) -> State:
-        """The current state, which is also CLOSED when the event loop has ended."""
+        """The current state. It's also CLOSED if the event loop has ended."""
         notice_fork()
         state = self._state.value
         if not state.is_final and self._life is not None and self._life.loop.is_closed():
@@ -129,7 +136,7 @@ class AsyncClient(Decorators):
         """
         The error that made the client fail. ``None`` if it hasn't failed.
 
-        With ``fatal_delay`` it's the error for which the client can't connect at the moment.
+        With ``fatal_delay``, it's the error that prevents a connection at the moment.
         """
         return self._life.error if self._life else None
 
@@ -239,8 +246,8 @@ class AsyncClient(Decorators):
         Start the client, and wait until it has closed.
 
         In the main thread, the first SIGINT or SIGTERM closes the client, which handles what it
-        has received. A second signal closes it immediately. If the task is canceled, it closes the
-        client, too, within ``close_timeout``.
+        has received. A second signal closes it immediately. If the task is canceled, the
+        client also closes, within ``close_timeout``.
 
         Raises:
             DataStreamError, OSError: The client's error, if it failed.
@@ -706,15 +713,15 @@ class AsyncClient(Decorators):
         Send *obj* now, and again on every connection, between ``on_connect`` and ``on_ready``.
 
         It never waits. The messages are written as the connection accepts them. You can call it
-        before :meth:`start`. The same subscription with the same key is sent only once.
+        before :meth:`start`. Calling it again with the same arguments has no effect.
 
         Args:
             obj: As for :meth:`send`, or a callable that returns such an object. It's called for
                 each connection, and may be a coroutine function.
             key: The name of the subscription. A new subscription replaces one with the same key.
                 ``None`` uses the encoded message, or the callable, as the key.
-            unsubscribe: What :meth:`unsubscribe` sends, or a callable that returns it. It's called
-                when it's needed. ``None`` sends nothing.
+            unsubscribe: The message that :meth:`unsubscribe` sends, or a callable that it calls
+                to get one. ``None`` sends nothing.
 
         Returns:
             The key, which :meth:`unsubscribe` takes.

@@ -54,14 +54,17 @@ class Client(Decorators):
     """
     A WebSocket stream that stays connected, in the background of this process.
 
-    You can call every method from any thread, also in handlers. The client runs an
-    :class:`AsyncClient` (``client.aio``) on an event loop in a daemon thread, which all clients
-    of the process share. Synchronous handlers run on handler threads. After a fork, the child's
-    client is idle, and you can start it there.
+    You can call every method from any thread, including from handlers. The client runs an
+    :class:`AsyncClient` on an event loop in a daemon thread, which all clients of the process
+    share. Synchronous handlers run on handler threads. After a fork, the child's client is idle,
+    and you can start it there.
 
     Args:
         url: The option ``url``, or :class:`ClientOptions` that the other options override.
         **options: See :class:`ClientOptions`.
+
+    Attributes:
+        aio: The :class:`AsyncClient`, for coroutine handlers.
 
     Raises:
         ConfigurationError: If an option is unknown or invalid.
@@ -115,7 +118,7 @@ class Client(Decorators):
 
     @property
     def state(self) -> State:
-        """The current state, which is also CLOSED when the event loop has ended."""
+        """The current state. It's also CLOSED if the event loop has ended."""
         return self.aio.state
 
     @property
@@ -133,7 +136,7 @@ class Client(Decorators):
         """
         The error that made the client fail. ``None`` if it hasn't failed.
 
-        With ``fatal_delay`` it's the error for which the client can't connect at the moment.
+        With ``fatal_delay``, it's the error that prevents a connection at the moment.
         """
         return self.aio.error
 
@@ -610,16 +613,16 @@ class Client(Decorators):
         Send *obj* now, and again on every connection, between ``on_connect`` and ``on_ready``.
 
         It's thread-safe and never blocks. The messages are written as the connection accepts them.
-        You can call it before :meth:`start`. The same subscription with the same key is sent only
-        once.
+        You can call it before :meth:`start`. Calling it again with the same arguments has no
+        effect.
 
         Args:
             obj: As for :meth:`send`, or a callable that returns such an object. It's called for
                 each connection, and may be a coroutine function.
             key: The name of the subscription. A new subscription replaces one with the same key.
                 ``None`` uses the encoded message, or the callable, as the key.
-            unsubscribe: What :meth:`unsubscribe` sends, or a callable that returns it. It's called
-                when it's needed. ``None`` sends nothing.
+            unsubscribe: The message that :meth:`unsubscribe` sends, or a callable that it calls
+                to get one. ``None`` sends nothing.
 
         Returns:
             The key, which :meth:`unsubscribe` takes.

@@ -100,7 +100,7 @@ class DisconnectEvent:
 @dataclass(frozen=True, slots=True)
 class GapEvent:
     """
-    A time without a connection. Messages that the server sent in it did not arrive.
+    A period without a connection. Messages that the server sent meanwhile did not arrive.
 
     Attributes:
         started_at: The UNIX time at which the connection was lost.

@@ -9,9 +9,9 @@ Every error of the package.
     ├─ SendTimeoutError (TimeoutError)   the server stopped reading      raised, reported
     ├─ HandshakeError                    the server refused: .status     reported, kept in .error
     │  └─ UnauthorizedError              … with 401 or 403               reported, kept in .error
-    ├─ StreamClosedError                 it ended: .code, .reason        reported, kept in .error
+    ├─ StreamClosedError                 the connection ended: .code     reported, kept in .error
     ├─ ReconnectError                    the client failed: .attempts    kept in .error
-    ├─ DecodeError (ValueError)          the codec can't decode it       raised by Message.json()
+    ├─ DecodeError (ValueError)          the payload is invalid          raised by Message.json()
     ├─ EncodeError (ValueError)          JSON has no such value          raised by send(), …
     ├─ HandlerError                      a handler raised: .message      reported
     ├─ InboxOverflowError                messages were dropped           reported

@@ -297,7 +297,7 @@ class Decorators:
         handlers only. If an object is both, each kind of handler uses its own kind.
 
         Args:
-            factory: Called each time it is needed. If it has a parameter, it gets the
+            factory: A callable that creates each context. If it has a parameter, it gets the
                 :class:`~datastream_ws.handlers.Call`.
             per: ``"call"`` enters it around each call of a handler or hook, so it gets the
                 handler's exception. ``"run"`` enters it once for up to 100 waiting
@@ -323,18 +323,13 @@ class Handlers(Decorators):
     A registry of handlers and hooks, with the decorators of a client.
 
     Pass it as the option ``handlers``. Several clients can share one. You can register handlers
-    from any thread and at any time, also while messages are handled.
-
-    Attributes:
-        routing: The handlers of each message. It's replaced when a handler is registered.
-        inline: The same for inline handlers, which are called when a message is received.
-
+    from any thread and at any time, even while messages are being handled.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.routing = Routing()
-        self.inline = Routing()
+        self.routing = Routing()  # replaced when a handler is registered
+        self.inline = Routing()  # the same for inline handlers
         self.hooks: dict[str, tuple[Handler, ...]] = dict.fromkeys(HOOKS, ())
         self.context_factories: tuple[ContextFactory, ...] = ()
         self.added: set[Callable[[], None]] = set()

@@ -64,13 +64,14 @@ class StreamHealth:
     The health of a stream or fleet at one moment. It holds no URL, no header and no payload.
 
     Attributes:
-        state: The value of a :class:`~datastream_ws.State`. A fleet has the state of most of its
-            streams here.
+        state: The value of a :class:`~datastream_ws.State`. For a fleet, it's the most frequent
+            healthy state if enough streams are healthy, otherwise the most frequent other state.
         messages_handled: The handled messages, without the ``messages_unrouted``.
         messages_unrouted: The messages that matched no handler.
-        at: The UNIX time of the moment.
+        at: The UNIX time of that moment.
         last_message_at: The UNIX time of the last message. ``None`` before the first one.
-        connected_since: The UNIX time of the connection. ``None`` without a connection.
+        connected_since: The UNIX time at which the connection was opened. ``None`` without a
+            connection.
         last_error: The last error on one line, escaped. ``None`` if there was none.
         streams: The number of a fleet's streams in this process by state. ``None`` for a client.
         source_size: The number of rows of a fleet's source. ``None`` before its first result.
@@ -163,7 +164,16 @@ def state_of_many(
 def is_healthy(
     health: StreamHealth, now: float, max_age: float = MAX_AGE, share: float = HEALTHY_SHARE
 ) -> bool:
-    """Return whether a stream, or *share* of a fleet, was healthy within *max_age* seconds."""
+    """
+    Return whether a stream is healthy according to a recent report.
+
+    Args:
+        health: The report.
+        now: The UNIX time now.
+        max_age: Seconds after which a report is stale. A stale report is not healthy.
+        share: The share of a fleet's streams that must be healthy, from 0 to 1.
+
+    """
     state = health.state
     if health.streams and state not in DEAD:
         state = state_of_many(health.streams, share=share)
@@ -191,7 +201,7 @@ def write_health_file(path: str, streams: Iterable[StreamHealth]) -> None:
 
 def read_health_file(path: str) -> list[StreamHealth]:
     """
-    Return the contents of a health file. It never blocks, also if *path* is a FIFO.
+    Return the contents of a health file. It never blocks, even if *path* is a FIFO.
 
     Raises:
         OSError: If the file can't be read.

@@ -31,7 +31,7 @@ Subprotocols = Sequence[str] | Callable[[], Sequence[str] | Awaitable[Sequence[s
 
 @runtime_checkable
 class MessageHandler(Protocol):
-    """An object that handles messages. Source: client.go, MessageHandlerFunc."""
+    """An object that handles messages (``MessageHandlerFunc`` in Schematic's Go client)."""
 
     def handle_message(self, message: Message) -> Any:
         """Handle a message. It's called like a synchronous or coroutine handler."""
@@ -39,7 +39,7 @@ class MessageHandler(Protocol):
 
 @runtime_checkable
 class ConnectionReadyHandler(Protocol):
-    """An object with an ``on_ready`` hook. Source: client.go, ConnectionReadyHandlerFunc."""
+    """An object with an ``on_ready`` hook (``ConnectionReadyHandlerFunc`` in the Go client)."""
 
     def on_connection_ready(self) -> Any:
         """Prepare a new connection. It's called like an ``on_ready`` hook."""
@@ -50,8 +50,8 @@ class StreamOptions(TypedDict, total=False):
 
     headers: Headers
     """Headers of the opening handshake. A callable, sync or async, returns them and is called
-    before every attempt. A ``Host`` header replaces the client's own. Other headers of the
-    upgrade raise ``ConfigurationError``."""
+    before every attempt. A ``Host`` header replaces the client's own. Headers that the
+    client sets itself, such as ``Upgrade``, raise ``ConfigurationError``."""
     message_handler: MessageHandler | Callable[[Message], object] | None
     """A handler of every message. It's a callable, or an object with ``handle_message(message)``.
     ``None`` registers none."""
@@ -110,7 +110,7 @@ class StreamOptions(TypedDict, total=False):
     max_size: int | None
     """The size of the largest message to receive, in bytes. ``None`` means no limit."""
     compression: Literal["deflate"] | None
-    """The compression to offer. The only one is ``"deflate"``, and ``None`` offers none."""
+    """``"deflate"`` offers compression to the server, and ``None`` offers none."""
     proxy: str | Literal[True] | None
     """The URL of an HTTP or SOCKS proxy. ``True`` uses the environment's proxy, and ``None``
     connects directly."""

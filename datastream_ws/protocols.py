@@ -9,7 +9,7 @@ __all__ = ["Lease", "Logger"]
 
 @runtime_checkable
 class Logger(Protocol):
-    """The methods of a logger, as ``logging.Logger`` has them."""
+    """The methods of a logger, which ``logging.Logger`` has."""
 
     def debug(self, msg: str, *args: Any, exc_info: Any = None) -> None: ...
     def info(self, msg: str, *args: Any, exc_info: Any = None) -> None: ...
@@ -22,8 +22,8 @@ class Lease(Protocol):
     """
     The methods of a lease. One object belongs to one client, and one thread calls it.
 
-    *ttl* is four fifths of the option ``lease_ttl``. In the rest, the successor notices and
-    connects.
+    *ttl* is 0.8 of the option ``lease_ttl``. The remaining time is for the next holder to notice
+    and to connect.
 
     Every call may block, but should give up well before *ttl* expires. If the store doesn't
     respond, it may raise any exception.
@@ -45,7 +45,7 @@ class Lease(Protocol):
 
     def release(self) -> None:
         """
-        Release the lease if it is held, and the store. It is always called at the end.
+        Release the lease if it's held, and close the store. It's always called at the end.
 
         If the last :meth:`acquire` raised an exception, the store may have granted the lease.
         """

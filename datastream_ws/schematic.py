@@ -13,9 +13,9 @@ A client for the Schematic DataStream, with typed messages and subscriptions.
     client.start_entity(EntityType.COMPANY, {"id": "acme"})
     client.run()
 
-A request travels as ``{"data": {"action", "entity_type", "keys"}}``, a response as
-``{"data", "entity_type", "entity_id", "message_type"}``.
-Source: client.go and types.go of SchematicHQ/schematic-datastream-ws.
+A request is sent as ``{"data": {"action", "entity_type", "keys"}}``. A response has the keys
+``data``, ``entity_type``, ``entity_id`` and ``message_type``. The messages and most names are those
+of Schematic's Go client, ``client.go`` and ``types.go`` in SchematicHQ/schematic-datastream-ws.
 """
 
 from __future__ import annotations
@@ -69,14 +69,18 @@ Keys = Mapping[str, str]
 
 
 class Action(StrEnum):
-    """The action that a request asks for."""
+    """The action of a request, ``START`` or ``STOP``."""
 
     START = "start"
     STOP = "stop"
 
 
 class EntityType(StrEnum):
-    """The kind of entity. Companies and users are subscribed by keys, and flags all at once."""
+    """
+    The kind of entity. You request companies and users by their keys, and all flags at once.
+
+    The values are ``COMPANY``, ``COMPANIES``, ``FLAG``, ``FLAGS``, ``USER`` and ``USERS``.
+    """
 
     COMPANY = "rulesengine.Company"
     COMPANIES = "rulesengine.Companies"
@@ -87,13 +91,23 @@ class EntityType(StrEnum):
 
 
 class MessageType(StrEnum):
-    """The content of ``data``: the whole entity, a change, a deletion or an error."""
+    """
+    The content of the ``data`` of a response.
+
+    Attributes:
+        FULL: The whole entity.
+        PARTIAL: The fields that have changed.
+        DELETE: The entity was deleted.
+        ERROR: An error, see ``DataStreamResponse.error``.
+        UNKNOWN: A value that this package doesn't have.
+
+    """
 
     FULL = "full"
     PARTIAL = "partial"
     DELETE = "delete"
     ERROR = "error"
-    UNKNOWN = "unknown"  # also any value that isn't listed here
+    UNKNOWN = "unknown"
 
     @classmethod
     def _missing_(cls, value: object) -> MessageType:
@@ -106,10 +120,10 @@ class MessageType(StrEnum):
 @dataclass(frozen=True, slots=True, repr=False)
 class DataStreamRequest(Serializable):
     """
-    A request to start or stop the messages about entities. Source: types.go, DataStreamReq.
+    A request to start or stop the messages about entities (``DataStreamReq`` in ``types.go``).
 
     You can pass it to every method that sends, such as ``client.send``, ``client.subscribe`` and
-    ``message.reply``. The option ``heartbeat`` takes it, too.
+    ``message.reply``. The option ``heartbeat`` also accepts it.
 
     Attributes:
         entity_type: The type of the entities.
@@ -133,7 +147,7 @@ class DataStreamRequest(Serializable):
         object.__setattr__(self, "action", Action(self.action))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the request as an object for JSON. Every client calls this to send it."""
+        """Return the request as an object for JSON. Clients call this method to encode it."""
         data: dict[str, Any] = {
             "action": self.action.value,
             "entity_type": self.entity_type.value,
@@ -167,7 +181,7 @@ class DataStreamRequest(Serializable):
 @dataclass(frozen=True, slots=True, repr=False)
 class DataStreamErrorMessage:
     """
-    The error that the server sends instead of an entity. Source: types.go, DataStreamError.
+    The error that the server sends instead of an entity (``DataStreamError`` in ``types.go``).
 
     Attributes:
         error: The server's text.
@@ -210,7 +224,7 @@ class DataStreamErrorMessage:
 @dataclass(frozen=True, slots=True, repr=False)
 class DataStreamResponse:
     """
-    A message from the server. Source: types.go, DataStreamResp.
+    A message from the server (``DataStreamResp`` in ``types.go``).
 
     Attributes:
         data: The decoded data, which is a list for FLAGS and a dict for other types. A partial
@@ -305,7 +319,7 @@ def _checked_keys(keys: Any) -> Keys | None:
 @hides_arguments
 def stream_url(url: Any) -> str:
     """
-    Return the URL of the stream for an HTTP API URL. Source: convertAPIURLToWebSocketURL.
+    Return the URL of the stream for an HTTP API URL, as Schematic's Go client does.
 
     ``https://api.x.com`` becomes ``wss://datastream.x.com/datastream``. Only the first label
     ``api`` is replaced, and the port and the query are kept. A ``ws://`` or ``wss://`` URL is
@@ -480,7 +494,7 @@ class Handlers(EntityDecorators, core.Handlers):
 
 class Client(EntityDecorators, core.Client):
     """
-    A :class:`datastream_ws.Client` for the Schematic DataStream. Source: client.go, NewClient.
+    A :class:`datastream_ws.Client` for the Schematic DataStream.
 
     The default of the option ``route`` is ``"entity_type"``, so ``on_message("rulesengine.Flags")``
     also works.

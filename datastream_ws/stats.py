@@ -84,7 +84,7 @@ class Stats:
     Attributes:
         messages_received: Messages that were received.
         messages_handled: Messages that were handled, including the ``messages_unrouted``.
-        messages_failed: Messages of which a handler failed.
+        messages_failed: Messages for which a handler failed.
         messages_unrouted: Handled messages that matched no handler.
         messages_dropped: A mapping from the cause to the number. The causes are overflow,
             conflated, shutdown, lease_lost, spool and untaken.
@@ -97,15 +97,17 @@ class Stats:
         reconnects: Connections after the first one.
         attempts: Attempts to connect.
         blocked_seconds: Seconds for which a full inbox stopped reading.
-        round_trip_time: Seconds of the last ping. ``None`` before the first pong.
-        connected_since: The UNIX time of the connection. ``None`` without a connection.
+        round_trip_time: The round-trip time of the last ping, in seconds. ``None`` before the first
+            pong.
+        connected_since: The UNIX time at which the connection was opened. ``None`` without a
+            connection.
         last_message_at: The UNIX time of the last message. ``None`` before the first one.
         last_error: Type and text of the last reported error. ``None`` before the first one.
-        reports_dropped: Calls of ``on_state``, ``on_error`` and the like that did not fit into the
-            queue behind a slow one.
+        reports_dropped: Calls of hooks such as ``on_state`` that were dropped, because too many
+            calls waited for a slow hook.
         oldest_waiting: Seconds that the oldest waiting message has waited. ``None`` if there is
             none.
-        errors_dropped: Errors that left the bounded buffer before ``errors()`` read them.
+        errors_dropped: Errors that were removed before ``errors()`` returned them.
         handlers: The calls of each message handler, by its qualified name.
         recent_events: The last 50 events of the stream, from old to new.
         inbox_share: How full the inbox is, from 0 to 1, by messages or bytes, whichever is more.

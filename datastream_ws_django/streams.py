@@ -44,28 +44,27 @@ class Stream(Face):
     If its settings have ``SOURCE``, it is a fleet and has the methods of
     :class:`datastream_ws.Fleet`. ``datastreams["accounts"][42]`` is the client of one stream.
 
-    Decorators work immediately. Every other attribute is that of the client, which is built on
+    Decorators work immediately. All other attributes are those of the client, which is created on
     first use, once per process. Invalid settings raise ImproperlyConfigured at that time. Handlers
     can use the ORM.
 
     Attributes:
         alias: The stream's key in ``DATASTREAMS``.
-        handlers: The registry behind the decorators.
-        hygiene: The clean-up of database connections around handlers.
-        for_every_stream: Handlers that are registered on every stream, such as a signal's.
+        handlers: The registry that the decorators use.
 
     """
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
         self.handlers = Handlers()  # type: ignore[misc]  # a property, to mypy
-        self.hygiene = Hygiene()
+        self.hygiene = Hygiene()  # cleans up database connections around handlers
         self._lock = threading.RLock()
         self._client: Client | Fleet | None = None
         self._from_settings: list[Callable[..., Any]] = []
         self._is_atomic = False
         self.handlers.use(self.hygiene.run, per="run")
         self.handlers.on_state(self._note_state)
+        # handlers that are registered on every stream, such as those of signals
         self.for_every_stream: list[Callable[..., Any]] = []
         in_child(self.renew_lock)
 
@@ -73,18 +72,37 @@ class Stream(Face):
 
     @property
     def settings(self) -> StreamSettings:
-        """The stream's settings. Raises ImproperlyConfigured."""
+        """
+        The settings of the stream.
+
+        Raises:
+            ImproperlyConfigured: If the settings are invalid, or the stream is not among them.
+
+        """
         return streams_settings[self.alias]
 
     @property
     def client(self) -> Client:
-        """The client or the fleet of this process. Raises ImproperlyConfigured."""
+        """
+        The client or the fleet of this process.
+
+        Raises:
+            ImproperlyConfigured: If the settings are invalid, or the stream is not among them.
+
+        """
         with self._lock:
             return cast("Client", self.prepare() if self._client is None else self._client)
 
     @property
     def fleet(self) -> Fleet:
-        """The fleet of this process. Raises ImproperlyConfigured, or TypeError without SOURCE."""
+        """
+        The fleet of this process.
+
+        Raises:
+            ImproperlyConfigured: If the settings are invalid, or the stream is not among them.
+            TypeError: If the stream has no ``SOURCE``.
+
+        """
         if not self.settings.is_fleet:
             raise TypeError(f"stream {self.alias!r} is not a fleet: it has no SOURCE")
         return cast("Fleet", self.client)
@@ -168,15 +186,29 @@ class Stream(Face):
 
     @property
     def current(self) -> Client:
-        """The client of the fleet's stream whose handler or hook is running in this context."""
+        """
+        The client whose handler or hook is running in this context, if the stream is a fleet.
+
+        Raises:
+            NotConnectedError: Outside handlers and hooks of this fleet.
+            TypeError: If the stream has no ``SOURCE``.
+
+        """
         return self.fleet.current
 
     def refresh(self) -> None:
-        """Call the source of the fleet now."""
+        """
+        Request that the source of the fleet is called now, without waiting for it.
+
+        Raises:
+            NotConnectedError: If the fleet isn't running.
+            TypeError: If the stream has no ``SOURCE``.
+
+        """
         self.fleet.refresh()
 
     def start(self) -> None:
-        """Connect in the background. A stream with ``"ENABLED": False`` is not started."""
+        """Connect in the background. It has no effect if the stream has ``"ENABLED": False``."""
         if self.settings.enabled:
             self.client.start()
         else:
@@ -188,9 +220,9 @@ class Stream(Face):
         Pass a message to the handlers, in this thread and its transaction. Use it in tests.
 
         Args:
-            data: str or bytes as received, or an object that the stream's codec encodes.
-            robust: Whether an exception of a handler is logged, as in production, and not raised.
-            key: Key of the stream that received the message. Only for a fleet.
+            data: A str or bytes as received. Any other object is encoded first.
+            robust: ``True`` reports a handler's exception, as in production. ``False`` raises it.
+            key: The key of a fleet's stream. ``None`` without a fleet.
 
         """
         deliver(self, data, robust=robust, key=key)

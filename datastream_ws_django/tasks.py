@@ -42,8 +42,8 @@ def forward(
     The guarantees depend on the backend of ``TASKS``:
 
     - A backend that stores tasks in the database, such as ``django-tasks-db``, delivers in
-      order of arrival. If the stream has ``SPOOL`` and ``JOURNAL``, it delivers at least once: a
-      process that is killed enqueues its last messages again after the restart. Without a spool,
+      order of arrival. If the stream has ``SPOOL`` and ``JOURNAL``, it delivers at least once,
+      because a killed process enqueues its last messages again after the restart. Without a spool,
       a killed process loses the messages in its memory. While the database is unavailable,
       messages wait, and enqueueing is retried every second.
     - The immediate backend runs the task in the stream's handler thread. If the task raises an
@@ -58,11 +58,11 @@ def forward(
         stream: ``datastream``, or ``datastreams[alias]``.
         task: A function with Django's decorator ``@task``.
         route: Only messages with this route. ``None`` means every message.
-        batch: The most messages in one task, and the longest wait of the first one for more, in
-            seconds. ``None`` means a task for each message.
+        batch: The largest number of messages in a task, and the longest time that the first one
+            waits for more, in seconds. ``None`` means a task for each message.
 
     Raises:
-        ImportError: If this Django has no Tasks.
+        ImportError: If Django is older than 6.0.
         ConfigurationError: If *task* isn't a task, or can't be called with one argument, or if
             *route* or *batch* has the wrong form.
 

@@ -17,9 +17,9 @@ def deliver(alias: str, data: Any, robust: bool = False, *, key: Any = None) -> 
 
     Args:
         alias: The stream's key in ``DATASTREAMS``.
-        data: str or bytes as received, or an object that the stream's codec encodes.
-        robust: Whether an exception of a handler is logged, as in production, and not raised.
-        key: Key of the stream that received the message. Only for a fleet.
+        data: A str or bytes as received. Any other object is encoded first.
+        robust: ``True`` reports a handler's exception, as in production. ``False`` raises it.
+        key: The key of a fleet's stream. ``None`` without a fleet.
 
     """
     datastreams[alias].deliver(data, robust=robust, key=key)

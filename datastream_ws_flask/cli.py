@@ -70,7 +70,7 @@ verbose_option = click.option(
 @pass_script_info
 def run(info: ScriptInfo, /, names: tuple[str, ...], reload: bool, **words: Any) -> None:
     """
-    Run streams until SIGINT or SIGTERM, by default all that are enabled.
+    Run streams until SIGINT or SIGTERM. Without a name, all enabled streams run.
 
     \b
     Exit codes: 0 stopped, 1 invalid configuration, 2 usage,
@@ -149,7 +149,9 @@ def run_reloading(app: Flask, names: Sequence[str], words: dict[str, Any]) -> No
 @group.command("status", with_appcontext=False)
 @names_argument
 @click.option("--json", "as_json", is_flag=True, help="Print JSON")
-@click.option("--watch", "again", is_flag=True, help="Repeat it every 2 seconds until Ctrl-C")
+@click.option(
+    "--watch", "again", is_flag=True, help="Repeat the output every 2 seconds until Ctrl-C"
+)
 @click.option(
     "--max-age",
     metavar="S",

@@ -35,10 +35,10 @@ class DataStream(Decorators):
 
     Args:
         app: The app to pass to :meth:`init_app`. ``None`` leaves that call to you.
-        name: The name of the stream. ``"default"`` is configured by ``DATASTREAM_URL`` and other
-            ``DATASTREAM_<OPTION>``. Any other is configured by
-            ``DATASTREAMS = {name: {"URL": …}}``. With ``SOURCE`` instead of ``URL`` it is a fleet,
-            with one stream for each row.
+        name: The name of the stream. ``"default"`` is configured by ``DATASTREAM_URL`` and the
+            other ``DATASTREAM_<OPTION>`` settings. Any other name is configured by
+            ``DATASTREAMS = {name: {"URL": …}}``. With ``SOURCE`` instead of ``URL``, the stream is
+            a fleet, with one stream for each row.
 
     """
 
@@ -115,7 +115,7 @@ class DataStream(Decorators):
             RuntimeError: If there is no application context.
             NotConnectedError: If there is no open connection.
             SendTimeoutError: If the queue stays full.
-            TypeError: If it is a fleet, which has many connections.
+            TypeError: If the stream is a fleet, which has many connections.
 
         """
         client: Client | Fleet = self.client

@@ -7,11 +7,11 @@ Health views for a load balancer or an orchestrator. You have to register them.
 
     app.register_blueprint(blueprint, url_prefix="/datastream/health")
 
-``live/`` returns 200 while a process keeps the app's streams connected. ``ready/`` returns 200
-while they are ready, paused or in standby. Otherwise they return 503. For a stream with
-``AUTOSTART``, they use the client of the process that serves the request. For any other stream
-they use the health file of ``flask datastream run``. The responses contain no details, because the
-views are public.
+``live/`` returns 200 while a process runs the app's streams and none of them has failed. ``ready/``
+returns 200 while all streams are ready, paused or in standby. Otherwise the views return 503. For a
+stream with ``AUTOSTART``, the views use the client of the process that serves the request. For any
+other stream, they use the health file of ``flask datastream run``. The responses contain no
+details, because the views are public.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ nitpick_ignore_regex = [
     ),
     (
         "py:class",
-        r"datastream_ws\.(client\.Queued|health\.StreamHealth|schematic\.EntityDecorators)",
+        r"datastream_ws\.(client\.Queued|health\.StreamHealth|schematic\.(EntityDecorators|F))",
     ),
     (
         "py:class",
@@ -84,6 +84,7 @@ nitpick_ignore_regex = [
     ("py:class", r"datastream_ws\.testing\.(record\.Attempt|loop\.LoopOnThread)"),
     ("py:class", r"datastream_ws_django\.conf\.StreamSettings"),
     ("py:class", r"datastream_ws\.runner\.Runnable"),
+    ("py:exc", "ImproperlyConfigured"),  # of Django
     ("py:class", "(Handler|Queued|Task)"),  # Task: of Django 6, which Python 3.11 has not
 ]
 

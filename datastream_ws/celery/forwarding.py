@@ -43,28 +43,30 @@ def forward(
     Publish each message of a stream as a task, at least once and in order.
 
     The task gets one argument, a dict with ``data``, ``route``, ``seq``, ``connection``, ``epoch``,
-    ``received_at`` and ``stream``. A binary message has base64 as ``data``, and ``"binary": True``.
-    A message of a fleet also has ``key``, as a text unless it is a number. With *batch*, the task
-    gets a list of such dicts, all of one stream.
+    ``received_at`` and ``stream``. A binary message has ``"binary": True``, and its ``data`` is
+    base64. A message of a fleet also has ``key``, which is a number or a string. With *batch*, the
+    task gets a list of such dicts, all of one stream.
 
     While the broker is down or hangs, messages wait in the inbox and in the spool. A worker sets a
     spool for a stream that has none. If the outcome of a publish is unknown, it is repeated with
     the same task id, which is made from stream, epoch and seq.
 
-    You can call it before or after :func:`install`. Nothing is resolved before the first message.
+    You can call it before or after :func:`install`. The name of a task is looked up when the first
+    message arrives.
 
     Args:
         client: A Client, a Fleet, or a Django or Flask stream.
         task: A task, or its name.
         route: Only messages with this route. ``None`` means every message.
-        batch: The most messages in one task, and the seconds that the first one may wait for more.
-            ``None`` makes a task of each message.
+        batch: The largest number of messages in a task, and the longest time that the first one
+            waits for more, in seconds. ``None`` means a task for each message.
         **apply_async_options: The options of ``task.apply_async()``, such as queue, priority and
             expires. The result is ignored unless you set ``ignore_result``.
 
     Raises:
-        ConfigurationError: If an option belongs to ``forward``, or is a misspelled *batch* or
-            *route*. Also if the serializer is unsafe, or the task can't take one argument.
+        ConfigurationError: If ``forward()`` sets an option itself, such as ``task_id``. Also if an
+            option is a misspelled *batch* or *route*, if the serializer is unsafe, or if the task
+            can't be called with one argument.
 
     """
     forwarder = Forwarder(client, task, apply_async_options, batch is not None)

@@ -16,8 +16,9 @@ def install(app: Any, client: Any = None, *, flask_app: Any = None) -> None:
     """
     Add a stream to the workers of *app*. It runs in workers that are started with ``--datastream``.
 
-    Nothing is resolved or started before a worker starts. You can therefore call it before or after
-    :func:`forward`, and before ``django.setup()``. The same call again has no effect.
+    Streams are looked up and started when a worker starts. You can therefore call it before or
+    after :func:`forward`, and before ``django.setup()``. Calling it again with the same arguments
+    has no effect.
 
     Args:
         app: The Celery app.

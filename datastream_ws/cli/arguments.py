@@ -130,8 +130,9 @@ def _replay(commands: Any) -> Parser:
     parser: Parser = commands.add_parser(
         "replay",
         help="Serve a recording with its timing and its drops",
-        description="Serve a recording of `listen --record` to each client, with its timing. If "
-        "the\nconnection was lost, it is dropped again. A client that reconnects continues there.",
+        description="Serve a recording of `listen --record` to each client, with its timing.\n"
+        "Where the recorded connection was lost, the client's connection is dropped. A client\n"
+        "that reconnects continues at the same place.",
     )
     add = parser.add_argument
     add("file", metavar="FILE", help="Serve the recording in FILE")
@@ -168,7 +169,8 @@ def _check(commands: Any) -> Parser:
 def _add_connection(parser: Parser) -> None:
     add = parser.add_argument
     add("url", metavar="URL", type=_from_file,
-        help="Connect to a ws:// or wss:// URL, or that in @FILE to hide it from `ps`")  # fmt: skip
+        help="Connect to this ws:// or wss:// URL, or to the one in @FILE, which hides it"
+        " from `ps`")  # fmt: skip
     add("-H", "--header", metavar="'NAME: VALUE'", dest="headers", action=_Headers, default={},
         help="Send a header, or those of @FILE, one per line (repeatable)")  # fmt: skip
     add("--subprotocol", metavar="NAME", dest="subprotocols", action="append", default=[],

@@ -60,27 +60,29 @@ DEFAULTS: dict[str, Any] = {"max_reconnect_attempts": None, "fatal_delay": 300.0
 
 class Fleet(Decorators):
     """
-    One stream for each row of a *source*, which is called repeatedly.
+    One stream for each row that a function returns, the *source*.
 
-    A new row starts a stream, a changed row replaces it, and a removed row closes it. If the source
-    raises an exception or hangs, the streams continue unchanged. Every method may be called from
-    any thread.
+    The source is called repeatedly. A new row starts a stream, a changed row replaces it, and a
+    removed row closes it. If the source raises an exception or hangs, the streams continue
+    unchanged. You can call every method from any thread.
+
+    ``fleet[key]`` is the :class:`Client` of a stream that runs in this process. Iterating over the
+    fleet returns the keys of these streams. ``len()`` and ``in`` also work.
 
     Args:
         source: A function, or a coroutine function, that returns a mapping of keys to options:
             ``{42: {"url": "wss://…", "headers": {…}}}``. A synchronous function runs on its own
             thread.
         refresh: Seconds between two calls of the source.
-        start_rate: A pair of a number and seconds. At most so many connection attempts, including
-            reconnects, begin in so many seconds.
-        limit: Most streams in this process. ``None`` means no limit.
+        start_rate: The largest number of connection attempts within a number of seconds, such as
+            ``(50, 1.0)``. Reconnections count.
+        limit: The largest number of streams in this process. ``None`` means no limit.
         lease: A ``redis://`` URL, or an object that has ``shared_store()``. Processes with the same
             lease and name share the streams, and each stream runs in one of them. ``None`` means
-            that this process runs all.
-        **options: Options of every stream, unless its row has another value, see
-            :class:`ClientOptions`. Unlike for a single client, the default of
-            ``max_reconnect_attempts`` is ``None`` and that of ``fatal_delay`` is 300 seconds. The
-            streams' names are ``name/KEY``.
+            that this process runs all streams.
+        **options: The :class:`ClientOptions` of every stream, which its row overrides. The default
+            of ``max_reconnect_attempts`` is ``None`` here, and that of ``fatal_delay`` is 300
+            seconds. The streams are called ``name/KEY``.
 
     Raises:
         ConfigurationError: If an option is unknown or invalid.
@@ -91,7 +93,7 @@ class Fleet(Decorators):
 
         @fleet.on_message("order")
         def order(message):
-        print(message.key, message.json())
+            print(message.key, message.json())
 
         fleet.run()
 
@@ -176,9 +178,9 @@ class Fleet(Decorators):
 
     def owner(self, key: Any) -> str | None:
         """
-        Return ``host:pid`` of the process that runs a stream, as far as this one knows.
+        Return ``host:pid`` of the process that runs a stream, as this process last read it.
 
-        ``None`` means that no process runs it, or that the fleet is not shared.
+        ``None`` means that no process runs the stream, or that the fleet isn't shared.
         """
         notice_fork()
         work = self._work
@@ -194,7 +196,7 @@ class Fleet(Decorators):
     @property
     def current(self) -> Client:
         """
-        The client whose handler or hook is running here.
+        The client whose handler or hook is running in this context.
 
         Raises:
             NotConnectedError: Outside handlers and hooks of this fleet.
@@ -217,7 +219,7 @@ class Fleet(Decorators):
 
     @property
     def source_size(self) -> int | None:
-        """How many streams the source has. ``None`` means that it has not returned yet."""
+        """The number of rows of the source. ``None`` before its first result."""
         notice_fork()
         return self._work.source_size if self._work is not None else None
 
@@ -250,9 +252,9 @@ class Fleet(Decorators):
 
     def start(self) -> None:
         """
-        Call the source and run its streams in the background; return at once.
+        Call the source and run its streams in the background, and return without waiting.
 
-        Errors of the source or the network never make it raise. Calling it again has no effect
+        It never raises for errors of the source or the network. Calling it again has no effect
         while the fleet runs.
         """
         notice_fork()
@@ -278,8 +280,8 @@ class Fleet(Decorators):
         """
         Start the fleet, and block until it has closed.
 
-        In the main thread, the first SIGINT or SIGTERM closes it after all received messages are
-        handled. A second one closes it at once.
+        In the main thread, the first SIGINT or SIGTERM closes the fleet, which handles what it has
+        received. A second signal closes it immediately.
         """
         deadlines: list[float] = []
 
@@ -300,7 +302,7 @@ class Fleet(Decorators):
         """
         Request that the fleet closes, without waiting. A second request closes immediately.
 
-        It's thread-safe.
+        You can call it from any thread.
         """
         work = self._work
         again = self._close_requested or (work is not None and work.is_closing)
@@ -311,8 +313,11 @@ class Fleet(Decorators):
         """
         Block the calling thread until the fleet has closed.
 
+        Args:
+            timeout: Seconds to wait. ``None`` means no limit.
+
         Raises:
-            TimeoutError: After *timeout* seconds. ``None`` means no limit.
+            TimeoutError: If it hasn't closed in time.
 
         """
         if self._finished is not None:
@@ -320,14 +325,18 @@ class Fleet(Decorators):
 
     def close(self, timeout: float | None = None, code: int = 1000, reason: str = "") -> None:
         """
-        Close all streams: stop reading, finish received messages, do the close handshake.
+        Stop reading, handle what was received, and close all connections.
 
-        Blocks until done, for at most *timeout* + 1 seconds. Inside a handler, it only requests the
-        close.
+        It blocks until the fleet has closed, and always returns within *timeout* + 1 seconds.
+        Calling it again has no effect. Inside a handler, it requests the shutdown and returns.
 
         Args:
             timeout: Seconds for all of it. ``None`` means ``close_timeout``.
-            code, reason: The code and the reason of the close frames.
+            code: The close code that the servers receive: 1000, 1001, or from 3000 to 4999.
+            reason: The reason that the servers receive, at most 123 bytes in UTF-8.
+
+        Raises:
+            ConfigurationError: If *code* or *reason* can't be sent.
 
         """
         notice_fork()
@@ -390,12 +399,14 @@ class Fleet(Decorators):
 
     def deliver(self, data: Any, robust: bool = False, *, key: Any) -> None:
         """
-        Pass a message to the handlers in this thread, without any network; for tests.
+        Pass a message to the handlers in this thread, without a network.
+
+        Use it in tests. It returns when the handlers have finished, and needs no :meth:`start`.
 
         Args:
-            data: str or bytes as received, or an object that is encoded first.
-            robust: Report what a handler raises, as in production, instead of raising it.
-            key: The key of the message's stream. The source need not have it.
+            data: A str or bytes as received. Any other object is encoded first.
+            robust: ``True`` reports a handler's exception, as in production. ``False`` raises it.
+            key: The key of the message's stream. The source doesn't have to return it.
 
         """
         client = Client(
@@ -413,20 +424,51 @@ class Fleet(Decorators):
         client.deliver(data, robust)
 
     def refresh(self) -> None:
-        """Request that the source is called now, without blocking."""
+        """
+        Request that the source is called now, without waiting for it.
+
+        Raises:
+            NotConnectedError: If the fleet isn't running.
+
+        """
         self._on_loop(lambda work: work.refresh())
 
     def pause(self, code: int = 1000, reason: str = "") -> None:
-        """Close all connections, and stay offline until :meth:`resume` is called."""
+        """
+        Close all connections, and stay offline until :meth:`resume` is called.
+
+        It's thread-safe and never blocks. The arguments are those of :meth:`close`.
+
+        Raises:
+            ConfigurationError: If *code* or *reason* can't be sent.
+            NotConnectedError: If the fleet isn't running.
+
+        """
         how = close_frame(code, reason)
         self._on_loop(lambda work: work.streams.pause(how.code, how.reason))
 
     def resume(self) -> None:
-        """Connect again after :meth:`pause`."""
+        """
+        Connect again after :meth:`pause`.
+
+        It's thread-safe and never blocks. It has no effect unless the fleet is paused.
+
+        Raises:
+            NotConnectedError: If the fleet isn't running.
+
+        """
         self._on_loop(lambda work: work.streams.resume())
 
     def reconnect(self, code: int = 1000, reason: str = "") -> None:
-        """Drop all connections, and connect again at ``start_rate``."""
+        """
+        Drop all connections, and connect again at ``start_rate``.
+
+        It's thread-safe and never blocks. The arguments are those of :meth:`close`.
+
+        Raises:
+            ConfigurationError: If *code* or *reason* can't be sent.
+
+        """
         close_frame(code, reason)
         for client in self._running.values():
             with suppress(NotConnectedError):  # it has closed at this moment

@@ -30,7 +30,8 @@ class FleetStats(Stats):
         streams: The stats of each stream that runs here, by its key.
         streams_beyond_limit: Streams of the source that run in no process, because every process
             has reached its ``limit``.
-        recent_events: The logged beginnings and ends of such periods.
+        recent_events: The last 50 events of the kind ``"limit"``. One is added when streams run in
+            no process because of ``limit``, and one when every stream can run again.
 
     """
 

@@ -73,11 +73,11 @@ return 1
 
 class RedisLease:
     """
-    A lease in one Redis server, see :class:`Lease`.
+    A lease on one Redis server, see :class:`Lease`.
 
-    The clock of Redis decides only for a process that has just started. A process that has seen a
-    holder waits until the lease has expired by its own clock. Therefore, a Redis server that loses
-    its data, or whose clock jumps, never causes a second owner. The holder writes its key again.
+    Only a process that has just started relies on the clock of Redis. A process that has seen a
+    holder waits until the lease has expired by its own clock. It therefore doesn't take over if
+    Redis loses its data or its clock jumps, and the holder writes its key again.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``. It is never shown.

@@ -28,15 +28,14 @@ class Held(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberRecord:
     """
-    The record of one process. Renewing it is a single write, however many streams it holds.
+    The record of one process. To renew it, one write is enough for any number of streams.
 
     Attributes:
-        token: ``id:term``. If others have removed a process as dead, it joins again with another
-            term.
+        token: ``id:term``. A process that others have removed joins again with a new term.
         beat: A number that changes with each renewal.
         life: Seconds without a new beat after which the process is dead.
-        limit: Most streams that it takes. ``None`` means no limit.
-        is_leaving: Whether it hands over its streams.
+        limit: The largest number of streams that it takes. ``None`` means no limit.
+        is_leaving: Whether the process is ending, so that others take its streams.
 
     """
 
@@ -55,7 +54,7 @@ class SharedView:
     Attributes:
         members: The members by token. They were read after the holders, so a holder that is not a
             member has died.
-        holders: The holders by key. It is the same object as before unless a holder has changed.
+        holders: The holders by key. The object is the same as before unless a holder has changed.
         ages: Seconds since each member's last beat, according to the store.
 
     """
@@ -69,7 +68,7 @@ class SharedStore(Protocol):
     """
     The store through which a fleet's processes share streams.
 
-    One thread calls it. Every call may block, and may raise.
+    One thread calls its methods. Every method may block, and may raise any exception.
 
     Attributes:
         has_lost_data: Whether the store was restarted without its data since :meth:`join`. The next
@@ -83,10 +82,11 @@ class SharedStore(Protocol):
         self, me: MemberRecord, replaces: str, held: Mapping[str, int]
     ) -> Collection[str] | None:
         """
-        Become a member.
+        Write this process's record, and become a member.
 
         Args:
-            replaces: The token of this process's last term. The streams held under it become free.
+            me: The record.
+            replaces: The token of this process's last term. Streams held with it become free.
             held: The epochs, by key, of the streams that this token held in a store that has lost
                 its data.
 
@@ -107,10 +107,12 @@ class SharedStore(Protocol):
         self, token: str, keys: Collection[str], dead: Collection[str]
     ) -> tuple[int, Collection[str]]:
         """
-        Take those of *keys* that are free, that a dead member held, or that this token holds.
+        Take those of *keys* that are free, or held by a dead member or by this token.
 
         Args:
-            dead: Tokens of holders that are not members anymore.
+            token: The token of this process.
+            keys: The keys of the streams to take.
+            dead: The tokens of holders that are no longer members.
 
         Returns:
             The epoch of the new tenures, which exceeds every earlier one, and the taken keys.

@@ -117,7 +117,7 @@ class StreamServer:
 
     @property
     def port(self) -> int:
-        """The port of the server, also while it's stopped."""
+        """The port of the server, even while it's stopped."""
         if not self._port:
             raise RuntimeError("StreamServer has no port yet. Call start() first.")
         return self._port
@@ -201,7 +201,8 @@ class StreamServer:
         Send a message to all open connections, and return their number.
 
         Args:
-            obj: As for :meth:`~datastream_ws.testing.connection.StreamConnection.send`.
+            obj: A str becomes a text frame, and bytes become a binary frame. Any other object is
+                encoded as JSON.
 
         Raises:
             RuntimeError: If the server isn't running.

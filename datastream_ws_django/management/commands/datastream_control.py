@@ -21,9 +21,9 @@ LOOK_SECONDS = 0.2
 
 class Command(BaseCommand):
     help = (
-        "Pauses, resumes or reconnects a stream in the processes that run it, with their next "
-        "heartbeat. A pause lasts until a resume, also for processes that start later. Exit "
-        "codes: 0 requested, 1 not carried out in time, or no process runs the stream."
+        "Pauses, resumes or reconnects a stream. The processes that run it carry out the command "
+        "with their next heartbeat. A pause lasts until resume, even in processes that start "
+        "later. Exit codes: 0 requested, 1 not carried out in time, or no process runs the stream."
     )
     requires_system_checks = ()
 
@@ -38,7 +38,7 @@ class Command(BaseCommand):
             type=float,
             default=0.0,
             metavar="SECONDS",
-            help="Seconds to wait until it is carried out (default: 0)",
+            help="Seconds to wait until the command is carried out (default: 0)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:

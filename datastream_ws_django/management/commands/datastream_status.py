@@ -33,8 +33,8 @@ from ...streams import datastreams
 
 class Command(BaseCommand):
     help = (
-        "Shows the state of streams, as their runners last reported it. Exit codes: 0 all are "
-        "healthy, 1 one is unhealthy, stale or was never started."
+        "Shows the state of streams, as their runners last reported it. Exit codes: 0 all "
+        "streams are healthy, 1 a stream is unhealthy, stale or never started."
     )
     requires_system_checks = ()
 
@@ -48,7 +48,7 @@ class Command(BaseCommand):
         parser.add_argument("--key", metavar="KEY", help="Key of one stream of a fleet")
         parser.add_argument("--json", action="store_true", help="Print JSON")
         parser.add_argument(
-            "--watch", action="store_true", help="Repeat it every 2 seconds until Ctrl-C"
+            "--watch", action="store_true", help="Repeat the output every 2 seconds until Ctrl-C"
         )
         parser.add_argument(
             "--max-age",

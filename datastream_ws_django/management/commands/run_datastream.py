@@ -25,9 +25,9 @@ from ...streams import Stream, datastreams
 
 class Command(BaseCommand):
     help = (
-        "Runs streams until SIGTERM or SIGINT, then handles the messages it has received. A second "
-        "signal stops it immediately. Exit codes: 0 stopped, 1 configuration, 2 usage, 3 a stream "
-        "gave up, 4 the shutdown took too long, or a second signal arrived."
+        "Runs streams until SIGTERM or SIGINT, and then handles the received messages. A second "
+        "signal stops it immediately. Exit codes: 0 stopped, 1 invalid configuration, 2 usage, "
+        "3 a stream gave up, 4 the shutdown took too long, or a second signal arrived."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
