@@ -58,7 +58,7 @@ def test_figures_are_those_of_the_benchmarks() -> None:
     figures = [
         measured("datastream-ws / bare `websockets`"),
         measured("datastream-ws / `WebSocketApp`"),
-        measured("`ours-msgspec-sync`") / measured("`aiohttp`"),
+        measured("`ours-sync`") / measured("`aiohttp`"),
         measured("datastream-ws / `schematichq`'s client"),
     ]
     for figure, actual in zip(written, figures, strict=True):
