@@ -69,7 +69,7 @@ class Closing:
             await self._close(connection)
         parts.user_calls.cancel()
         await parts.hooks.finish(max(0.1, min(1.0, self._left)))
-        self._dropped = parts.inbox.close()
+        self._dropped += parts.inbox.close()
         await parts.dispatcher.stop()
 
     async def finish(self, error: BaseException | None) -> None:
@@ -146,7 +146,7 @@ class Closing:
         task = self._loop.create_task(step)
         while not task.done() and (left := self._left - reserve) > 0:
             if self._parts.has_lost_lease:
-                self._abort(task)
+                self._leave_lease()
                 break
             self._parts.commands.changed.clear()
             await self._parts.commands.change(task, timeout=left)
@@ -159,7 +159,7 @@ class Closing:
             raise error
         return True
 
-    def _abort(self, task: asyncio.Task[None]) -> None:
+    def _leave_lease(self) -> None:
         """Abort the connection and drop messages, because the lease was lost meanwhile."""
         if self._connection is not None:
             self._connection.fail(LeaseError("the lease is lost"))

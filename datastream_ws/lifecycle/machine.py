@@ -12,6 +12,7 @@ import asyncio
 import time
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from ..codecs import frame_of
@@ -28,10 +29,11 @@ from ..exceptions import (
     StreamClosedError,
 )
 from ..handling.hooks import HookFailure
-from ..stats import Stats, Traffic
+from ..process.futures import retrieve
+from ..stats import Stats
 from .assembly import Parts, Start
 from .closing import Closing
-from .commands import close_frame
+from .commands import CloseFrame, close_frame
 from .plan import ASKED, Outcome, Plan
 from .rate_limiter import RateLimiter
 
@@ -58,6 +60,7 @@ class Lifecycle:
     def __init__(self, start: Start) -> None:
         parts = self.parts = Parts(start)
         self.options = start.options
+        self.traffic = parts.traffic
         self.loop = parts.loop
         self.commands = parts.commands
         self.inbox = parts.inbox
@@ -145,10 +148,18 @@ class Lifecycle:
         self.dispatcher.shed()
 
     async def _finish(self, error: BaseException | None) -> None:
+        """Close everything, at once if the loop shuts down meanwhile and cancels all tasks."""
         self.error = error
         closing = Closing(self.parts, self.connection, self._spool_opened, self._drop_lost)
         if self._lingering is not None:
             self._lingering.fail(DataStreamError("closed"))
+        try:
+            await self._close_all(closing, error)
+        except asyncio.CancelledError:
+            self.commands.close(0.0)
+            await self._close_all(closing, error)
+
+    async def _close_all(self, closing: Closing, error: BaseException | None) -> None:
         await closing.run(error)
         if (connection := self.connection) is not None:
             self._report_end(Outcome(None, self._note_end(connection), connection.number), None)
@@ -198,7 +209,7 @@ class Lifecycle:
         self.traffic.attempts += 1
         connection = self._make_connection()
         dialing = self.loop.create_task(self._dial(connection))
-        dialing.add_done_callback(_error_of)  # otherwise asyncio may log "never retrieved"
+        dialing.add_done_callback(retrieve)
         try:
             interrupted = await self._first(dialing)
         except asyncio.CancelledError:  # the loop is shutting down and cancels all tasks
@@ -231,6 +242,7 @@ class Lifecycle:
             return None
         if self._spool_opened is None or self._spool_opened.done():
             self._spool_opened = asyncio.wrap_future(spool.open())
+            self._spool_opened.add_done_callback(retrieve)
         if await self._first(self._spool_opened):
             return ASKED
         error = self._spool_opened.exception()
@@ -245,7 +257,7 @@ class Lifecycle:
         if tenure is None:
             return None
         if not tenure.is_ours:
-            stand_by = lambda: self.parts.reporter.state(State.STANDBY)  # noqa: E731
+            stand_by = partial(self.parts.reporter.state, State.STANDBY)
             acquiring = self.loop.create_task(tenure.acquire(stand_by))
             interrupted = await self._first(acquiring)
             acquiring.cancel()
@@ -316,7 +328,7 @@ class Lifecycle:
         self._opened(connection)
         feed = self._feed(connection)
         getting_ready = self.loop.create_task(self._get_ready(connection, feed))
-        getting_ready.add_done_callback(_error_of)  # otherwise asyncio may log "never retrieved"
+        getting_ready.add_done_callback(retrieve)
         beating: asyncio.Task[None] | None = None
         ready_at: float | None = None
         try:
@@ -454,37 +466,35 @@ class Lifecycle:
             return ASKED
         if self.parts.has_lost_lease:
             return await self._leave_lease(connection)
+        close_timeout = self.options.close_timeout
         if failure is not None:
             error, reported = _explained(failure)
-            await self._close(connection, *_close_frame_for(error))
-            ended = self._note_end(connection)
+            ended = await self._close(connection, _close_frame_for(error), close_timeout)
             return Outcome(error, ended, connection.number, reported=reported)
         frame = self.commands.close_frame
         assert frame is not None
-        await self._close(connection, frame.code, frame.reason)
-        return Outcome(None, self._note_end(connection), connection.number)
+        ended = await self._close(connection, frame, close_timeout)
+        return Outcome(None, ended, connection.number)
 
     async def _leave_lease(self, connection: Connection) -> Outcome:
         """End the connection before the lease expires and another process may connect."""
         assert self.parts.tenure is not None
-        left = self.parts.tenure.left
-        if left > 0:
-            await connection.close(left / 2)
-        else:
-            connection.fail(LeaseError("the lease is lost"))
-            await asyncio.wait([connection.closed])
-        return Outcome(None, self._note_end(connection), connection.number)
+        left = max(0.0, self.parts.tenure.left)
+        ended = await self._close(connection, CloseFrame(), left / 2)
+        return Outcome(None, ended, connection.number)
 
-    async def _close(self, connection: Connection, code: int, reason: str) -> None:
-        """Close a connection. If the client is to close meanwhile, abort it."""
-        closing = self.loop.create_task(connection.close(self.options.close_timeout, code, reason))
+    async def _close(self, connection: Connection, frame: CloseFrame, timeout: float) -> Ended:
+        """Close a connection, and abort it once the client is to close or has lost the lease."""
+        has_lost_lease = self.parts.has_lost_lease
+        closing = self.loop.create_task(connection.close(timeout, *frame))
         while not closing.done():
-            if self.commands.is_closing or self.parts.has_lost_lease:
+            if self.commands.is_closing or self.parts.has_lost_lease is not has_lost_lease:
                 connection.fail(DataStreamError("closed while hanging up"))
                 await closing
             else:
                 self.commands.changed.clear()
                 await self.commands.change(closing)
+        return self._note_end(connection)
 
     def _note_end(self, connection: Connection) -> Ended:
         ended: Ended = connection.end.result()
@@ -541,10 +551,6 @@ class Lifecycle:
 
     # --- facts ---
 
-    @property
-    def traffic(self) -> Traffic:
-        return self.parts.traffic
-
     def stats(self) -> Stats:
         """Return a snapshot of the metrics, from any thread."""
         reporter = self.parts.reporter
@@ -566,10 +572,6 @@ class Lifecycle:
         self.dispatcher.abandon()
         connections = filter(None, (self.connection, self._lingering))
         return [connection.abandon() for connection in connections]
-
-
-def _error_of(task: asyncio.Task[None]) -> BaseException | None:
-    return None if task.cancelled() else task.exception()
 
 
 def _failure_of(task: asyncio.Task[None]) -> BaseException | None:
@@ -614,10 +616,9 @@ def _is_effect(cause: BaseException | None) -> bool:
     return cause is not None
 
 
-def _close_frame_for(error: Exception) -> tuple[int, str]:
+def _close_frame_for(error: Exception) -> CloseFrame:
     """Return the close code and reason for a failed attempt, which a hook's error may set."""
     if isinstance(error, StreamClosedError):
         with suppress(ConfigurationError):
-            chosen = close_frame(error.code, error.reason)
-            return chosen.code, chosen.reason
-    return 1000, ""
+            return close_frame(error.code, error.reason)
+    return CloseFrame()

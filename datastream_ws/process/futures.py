@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from ..exceptions import HandlerError
 from ..messages import payload_bytes
 
-__all__ = ["ErrorBuffer", "LoopEvent", "Observable", "capped"]
+__all__ = ["ErrorBuffer", "LoopEvent", "Observable", "capped", "retrieve", "wait_for"]
 
 T = TypeVar("T")
 
@@ -254,12 +254,12 @@ def _on_this_loop(future: Future[T]) -> asyncio.Future[T]:
     wrapped: asyncio.Future[T] | None = getattr(future, "_datastream_wrapped", None)
     if wrapped is None or wrapped.get_loop() is not asyncio.get_running_loop():
         wrapped = asyncio.wrap_future(future)
-        wrapped.add_done_callback(_retrieve)
+        wrapped.add_done_callback(retrieve)
         future._datastream_wrapped = wrapped  # type: ignore[attr-defined]
     return wrapped
 
 
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Retrieve the exception, because asyncio logs an error if no waiter has."""
+def retrieve(future: asyncio.Future[Any]) -> None:
+    """Retrieve the exception of a future or task, because asyncio logs it if no waiter does."""
     if not future.cancelled():
         future.exception()

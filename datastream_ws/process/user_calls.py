@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from .futures import retrieve
+
 __all__ = ["UserCalls", "call_user"]
 
 Function = Callable[..., Any]
@@ -63,13 +65,9 @@ class UserCalls:
         calling = _only_exceptions(function, self._submit, arguments)
         task = asyncio.get_running_loop().create_task(calling)
         call = self._running[id(function)] = Call(function, arguments, task)
-        task.add_done_callback(lambda _: self._ended(function, task))
+        task.add_done_callback(lambda _: self._running.pop(id(function)))
+        task.add_done_callback(retrieve)
         return call
-
-    def _ended(self, function: Function, task: asyncio.Task[Any]) -> None:
-        del self._running[id(function)]
-        if not task.cancelled():
-            task.exception()  # retrieve it, because asyncio logs an error if no caller has
 
     def cancel(self) -> None:
         """Cancel all calls. A synchronous function continues, because it cannot be stopped."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
@@ -253,6 +255,49 @@ def test_lease_lost_amid_the_end(amid: str) -> None:
         assert closing.done()
 
 
+@pytest.mark.parametrize("amid", ["on_closing", "drain", "close"])
+def test_the_loop_ends_amid_the_end(tmp_path: Any, amid: str) -> None:
+    """As after ``wait_for(client.close(10), 1)``: asyncio.run() then cancels all tasks."""
+    lease = FakeLease()
+    with Story(spool=str(tmp_path / "x"), lease=lease, name="x") as story:
+
+        async def hang(*_: Any) -> None:
+            await asyncio.Event().wait()
+
+        if amid == "on_closing":
+            story.client.on_closing(hang)
+        story.client.on_message(hang)
+        story.world.answers_close = amid != "close"
+        story.begin()
+        story.passes(1.0)
+        if amid == "drain":
+            story.happens(story.engine.deliver, "a", "b")
+            story.passes(0.1)
+        story.soon(story.client.close(10.0))
+        story.passes(1.0)
+        assert story.client.state is State.CLOSING
+        for task in asyncio.all_tasks(story.loop):
+            task.cancel()
+        story.passes(3.0)
+        assert story.world.open_engines == []
+        assert (story.spool.closed, lease.ended) == (1, 1)
+        assert story.told[-2:] == ["disconnect 1: 1006, the last", "closed"]
+
+
+def test_closed_while_it_leaves_a_lost_lease() -> None:
+    lease = FakeLease()
+    with Story(lease=lease, name="x", lease_ttl=60.0) as story:
+        story.world.answers_close = False
+        story.start()
+        lease.hang()
+        story.passes(0.5)
+        assert story.world.open_engines == [story.engine], "it says goodbye while there is time"
+        began = story.loop.time()
+        story.call(story.client.close(0.0))
+        assert story.loop.time() - began < 0.5
+        assert story.client.state is State.CLOSED
+
+
 def test_a_fatal_error_closes_what_is_there() -> None:
     """FAILED after CLOSING: what was received is handled."""
     with Story(max_reconnect_attempts=1) as story:
@@ -302,6 +347,23 @@ def test_spool_that_is_slow_to_open(tmp_path: Any) -> None:
         story.passes(0.5)
         story.call(story.client.close(1.0))
         assert story.client.state is State.CLOSED
+
+
+def test_spool_that_fails_to_open_once_it_is_too_late(tmp_path: Any) -> None:
+    """No start needs it any more, so its error is no news either."""
+    opening: list[Future[None]] = [Future()]
+    with Story(spool=str(tmp_path / "x"), name="x") as story:
+        story.patch.setattr(FakeSpool, "open", lambda spool: opening[0])
+        story.start()
+        story.soon(story.client.close(5.0))
+        story.passes(0.5)
+        story.happens(opening.pop().set_exception, SpoolError("no disk"))
+        story.passes(0.5)
+        assert story.told == ["connecting", "closed"]
+        assert story.client._life is not None
+        story.client._life._spool_opened = None
+        gc.collect()
+        assert story.broken == []
 
 
 @pytest.mark.parametrize("end", ["slow", "unfinished"])
