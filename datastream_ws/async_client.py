@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack
 
 from .codecs import frame_of
 from .connection.connection import Connection
@@ -92,11 +91,11 @@ class AsyncClient(Decorators):
         self._life: Lifecycle | None = None
         self._budget: Budget | None = None
         self._place: Place | None = None
+        self._close_requested = False
         self._begin_anew()
         watch_forks(self)
 
     def _begin_anew(self) -> None:
-        self._lock = threading.Lock()
         self._state: Observable[State] = Observable(State.IDLE)
         self._errors = ErrorBuffer(size_bytes=_error_bytes(self.options))
 
@@ -277,8 +276,6 @@ class AsyncClient(Decorators):
             with suppress(RuntimeError):  # the loop is closed
                 life.loop.call_soon_threadsafe(lambda: life.commands.close(limit))
 
-    _close_requested = False
-
     def _ask_close(self, timeout: float | None, final_frame: CloseFrame | None = None) -> float:
         """Request the close from any thread, and return the seconds that it may take."""
         limit = self.options.close_timeout if timeout is None else timeout
@@ -306,7 +303,7 @@ class AsyncClient(Decorators):
 
         """
         life = self._life
-        if life is None or life.finished.done():
+        if life is None or life.finished.done() or life.loop.is_closed():
             return
         limit = self._ask_close(timeout, close_frame(code, reason))
         if handling.get() is self._face:
@@ -314,8 +311,8 @@ class AsyncClient(Decorators):
         try:
             await wait_for(life.finished, limit + 1.0)
         except TimeoutError:
-            text = "stream %s: not closed within %g s; its event loop is blocked or stopped"
-            self.options.logger.warning(text, peer_text(self.name), limit + 1.0)
+            text = "not closed within %g s; its event loop is blocked or stopped"
+            self._log("warning", text, limit + 1.0)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -356,7 +353,8 @@ class AsyncClient(Decorators):
         self._raise_unless_ready()
 
     def _ready_or_final(self) -> Future[State]:
-        """Return a future that is done once the state is READY or final."""
+        """Return a future that is done once the state is READY or final. Raises if it is final."""
+        self._raise_unless_ready()  # no change of state comes if the loop was closed
         return self._state.when(lambda state: state is State.READY or state.is_final)
 
     def _not_ready_text(self, timeout: float | None) -> str:
@@ -366,10 +364,8 @@ class AsyncClient(Decorators):
 
     def _raise_unless_ready(self) -> None:
         """Raise the client's error if it failed, or NotConnectedError if it isn't running."""
-        if self.state is State.FAILED and self.error is not None:
-            raise self.error
-        if self.state.is_final:
-            raise NotConnectedError(f"stream {self.name} is {self.state.value}. {HOW_TO_START}")
+        self._raise_if_failed()
+        self._running()
 
     async def wait_closed(self, timeout: float | None = None) -> None:
         """
@@ -404,7 +400,9 @@ class AsyncClient(Decorators):
 
     def _running(self) -> Lifecycle:
         if self._life is None or self.state.is_final:
-            raise NotConnectedError(f"stream {self.name} is {self.state.value}. {HOW_TO_START}")
+            raise NotConnectedError(
+                f"stream {self.name} is {self.state.value} in this process. {HOW_TO_START}"
+            )
         return self._life
 
     # --- from any loop and thread ---
@@ -523,13 +521,12 @@ class AsyncClient(Decorators):
         while (change := self._change_before(until)) is not None:
             with suppress(TimeoutError):
                 await wait_for(change, until - time.monotonic())
-        return self._connection() or self._no_connection(wait)
+        return self._connection() or self._refuse(wait)
 
     def _change_before(self, until: float) -> Future[State] | None:
         """Return the next change to wait for, or ``None`` if waiting is of no use any more."""
-        if self._open_connection() is not None or time.monotonic() >= until:
-            return None
-        if self.state.is_final:
+        is_over = time.monotonic() >= until or self.state.is_final
+        if is_over or self._open_connection() is not None:
             return None
         # If the state still shows the connection that has ended, wait for that to change first.
         lagging = self._state.value.is_connected
@@ -567,12 +564,9 @@ class AsyncClient(Decorators):
         connection = self._life.connection if self._life else None
         return connection if connection is not None and connection.is_open else None
 
-    def _no_connection(self, waited: float = 0.0) -> Connection:
+    def _refuse(self, waited: float = 0.0) -> NoReturn:
         """Raise a NotConnectedError with what to do, after a wait of *waited* seconds."""
-        if self.state.is_final:
-            raise NotConnectedError(
-                f"stream {self.name} is {self.state.value} in this process. {HOW_TO_START}"
-            )
+        self._running()
         if self._open_connection() is not None:
             raise NotConnectedError(
                 f"stream {self.name}: the connection that this hook was called for has ended. The "
@@ -610,7 +604,7 @@ class AsyncClient(Decorators):
             raise self._not_flushed(error, timeout) from None
 
     def _flushed(self) -> Future[None]:
-        connection = self._connection() or self._no_connection()
+        connection = self._connection() or self._refuse()
         flushed = connection.flushed(passes_gate=passes_gate(self._face))
         if flushed is None:
             raise NotConnectedError(f"stream {self.name}: the connection has just been lost")
@@ -642,7 +636,7 @@ class AsyncClient(Decorators):
 
         """
         frame = self._encode(obj)
-        connection = self._connection() or self._no_connection()
+        connection = self._connection() or self._refuse()
         await self._room(connection)
         send = self._sender(connection, frame)
         return await self._first_message(connection, match, timeout, send)
@@ -671,7 +665,7 @@ class AsyncClient(Decorators):
             Exception: Any exception that *match* raises.
 
         """
-        connection = self._connection() or self._no_connection()
+        connection = self._connection() or self._refuse()
         return await self._first_message(connection, match, timeout, None)
 
     async def _first_message(
@@ -799,12 +793,15 @@ class AsyncClient(Decorators):
 
     def _report_delivered(self, error: BaseException) -> None:
         """Log an exception that a handler raised for a delivered message, and keep it."""
-        extra = fields(self.name, **about(error))
-        write(
-            self.options.logger, "error", "stream %s: %s", self.name, error,
-            exc_info=error, extra=extra,
-        )  # fmt: skip
+        self._log("error", "%s", error, exc_info=error)
         self._errors.put(error)
+
+    def _log(
+        self, level: str, text: str, *arguments: Any, exc_info: BaseException | None = None
+    ) -> None:
+        extra = fields(self.name, **about(exc_info))
+        text, name = f"stream %s: {text}", peer_text(self.name)
+        write(self.options.logger, level, text, name, *arguments, exc_info=exc_info, extra=extra)
 
     # --- the process ---
 

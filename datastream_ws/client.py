@@ -23,7 +23,6 @@ from .handling.current import handling, passes_gate
 from .handling.deliver import deliver
 from .lifecycle.assembly import Place
 from .lifecycle.commands import CloseFrame, close_frame
-from .log_fields import fields, write
 from .messages import Message
 from .option_types import Options, Url
 from .options import ClientOptions
@@ -38,7 +37,7 @@ from .process.loop_use import (
     use_loop,
 )
 from .process.signals import signals_to
-from .redaction import hides_arguments, peer_text
+from .redaction import hides_arguments
 from .stats import Stats
 
 __all__ = ["Client"]
@@ -303,7 +302,7 @@ class Client(Decorators):
             return
         if not use.wait(deadline):
             if use.thread.responds(RESPONSE_SECONDS):
-                self._log("warning", "close() returns although the client is still closing")
+                self.aio._log("warning", "close() returns although the client is still closing")
                 return
             self._log_blocked(use, "the client is closed without waiting for it")
             self._abandon(use)
@@ -312,21 +311,13 @@ class Client(Decorators):
             end_loop_use(use, deadline)
 
     def _log_blocked(self, use: LoopUse, what_follows: str) -> None:
-        self._log(
+        self.aio._log(
             "error",
             "user code blocks the event loop; %s. Move code that blocks into a synchronous "
             "handler, which runs on a thread. The event loop is at:\n%s",
             what_follows,
             use.thread.stack(),
         )
-
-    def _log(self, level: str, text: str, *arguments: Any) -> None:
-        name = peer_text(self.name)
-        with suppress(Exception):  # the logger may be user code
-            write(
-                self.options.logger, level, f"stream %s: {text}", name, *arguments,
-                exc_info=None, extra=fields(self.name),
-            )  # fmt: skip
 
     def _abandon(self, use: LoopUse) -> None:
         """Set the state to CLOSED while user code blocks the loop, which ends when it returns."""
@@ -482,7 +473,8 @@ class Client(Decorators):
         frame = self.aio._encode(obj)
         connection = self.aio._connection()
         if self._is_on_loop():
-            self.aio._send(connection or self.aio._no_connection(), frame)
+            connection = connection or self.aio._refuse()
+            self.aio._send(connection, frame)
             return Queued(self.aio, connection)
         if connection is None:
             connection = self._wait_connected(wait)
@@ -496,7 +488,7 @@ class Client(Decorators):
         while (change := self.aio._change_before(until)) is not None:
             with suppress(TimeoutError):
                 change.result(capped(until - time.monotonic()))
-        return self.aio._connection() or self.aio._no_connection(wait)
+        return self.aio._connection() or self.aio._refuse(wait)
 
     def _wait_for_room(self, connection: Connection, passes: bool) -> None:
         room = connection.room(passes_gate=passes)
@@ -553,7 +545,7 @@ class Client(Decorators):
         """
         self._refuse_on_loop("request")
         frame = self.aio._encode(obj)
-        connection = self.aio._connection() or self.aio._no_connection()
+        connection = self.aio._connection() or self.aio._refuse()
         self._wait_for_room(connection, passes_gate(self))
         send = self.aio._sender(connection, frame)
         return self._first_message(connection, match, timeout, send)
@@ -579,7 +571,7 @@ class Client(Decorators):
 
         """
         self._refuse_on_loop("receive")
-        connection = self.aio._connection() or self.aio._no_connection()
+        connection = self.aio._connection() or self.aio._refuse()
         return self._first_message(connection, match, timeout, None)
 
     def _first_message(

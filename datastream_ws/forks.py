@@ -114,8 +114,11 @@ def bury(remains: Any, descriptors: list[int]) -> None:
     numbers, and a finalizer of the parent's objects could close an unrelated file.
     """
     _graveyard.append(remains)
+    descriptors = [each for each in descriptors if each >= 0]
+    if not descriptors:
+        return
     null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in filter(lambda number: number >= 0, descriptors):
+    for descriptor in descriptors:
         with suppress(OSError):
             os.dup2(null, descriptor, inheritable=False)
     os.close(null)

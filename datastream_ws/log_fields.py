@@ -16,6 +16,7 @@ No field holds a URL, a header or a payload.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .exceptions import HandlerError
@@ -62,11 +63,21 @@ def about(error: BaseException | None) -> dict[str, Any]:
 
 
 def write(
-    logger: Logger, level: str, text: str, *arguments: Any, exc_info: Any, extra: dict[str, Any]
+    logger: Logger,
+    level: str,
+    text: str,
+    *arguments: Any,
+    exc_info: Any = None,
+    extra: dict[str, Any] | None = None,
 ) -> None:
-    """Log a record, with fields if the logger supports them. A logger of the user may not."""
+    """
+    Log a record, with fields if the logger supports them.
+
+    Exceptions of the logger are ignored, because the logger or its handlers may be the user's.
+    """
     more: dict[str, Any] = {} if exc_info is None else {"exc_info": exc_info}
     takes_fields = getattr(logger, "takes_fields", False)  # a wrapper of this package
     if takes_fields or isinstance(logger, logging.Logger | logging.LoggerAdapter):
         more["extra"] = extra
-    getattr(logger, level)(text, *arguments, **more)
+    with suppress(Exception):
+        getattr(logger, level)(text, *arguments, **more)

@@ -23,6 +23,7 @@ from .events import State
 from .exceptions import ConfigurationError, said
 from .handling.budget import Budget
 from .health import StreamHealth, describe, write_health_file
+from .log_fields import write
 from .process.signals import signals_to
 from .stats import Stats
 
@@ -208,11 +209,8 @@ class Runner:
             function(*arguments)
         except Exception as error:
             if id(function) not in self._failing:
-                self._log.warning(
-                    "the state of the streams cannot be stored: %s; retrying within %g s",
-                    said(error),
-                    self._beat_interval,
-                )
+                text = "the state of the streams cannot be stored: %s; retrying within %g s"
+                write(self._log, "warning", text, said(error), self._beat_interval)
             self._failing.add(id(function))
         else:
             self._failing.discard(id(function))

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 
 from ..events import Handshake
-from ..exceptions import DataStreamError
+from ..exceptions import DataStreamError, NotConnectedError
 from ..options import ClientOptions
 from .answers import closed_by_peer
 from .endpoint import Endpoint
@@ -262,9 +262,12 @@ class Connection:
         """Schedule the pump from the thread that queued a frame."""
         if asyncio._get_running_loop() is self._loop:
             self._loop.call_soon(self._pump)
-        else:
-            with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._pump)
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._pump)
+        except RuntimeError:
+            self._queue.close()
+            raise NotConnectedError("the event loop of the connection is closed") from None
 
     def _pump(self) -> None:
         """Pass queued frames to the engine, as far as the network and ``send_rate`` allow."""

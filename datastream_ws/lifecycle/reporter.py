@@ -237,28 +237,23 @@ class Reporter:
     def log(
         self, level: str, text: str, *arguments: Any, exc_info: Any = None, **more: Any
     ) -> None:
-        """
-        Log a line with the stream's name and structured fields.
-
-        Exceptions of the logger are ignored, because it may be the user's code.
-        """
-        with suppress(Exception):
-            name = peer_text(self._options.name)
-            known: dict[str, Any] = {
-                "state": self._state.value.value,
-                "connection": self._traffic.connections or None,
-                **about(exc_info),
-                **more,
-            }
-            write(
-                self._options.logger,
-                level,
-                "stream %s: " + text,
-                name,
-                *arguments,
-                exc_info=exc_info,
-                extra=fields(name, **known),
-            )
+        """Log a line with the stream's name and structured fields."""
+        name = peer_text(self._options.name)
+        known: dict[str, Any] = {
+            "state": self._state.value.value,
+            "connection": self._traffic.connections or None,
+            **about(exc_info),
+            **more,
+        }
+        write(
+            self._options.logger,
+            level,
+            "stream %s: " + text,
+            name,
+            *arguments,
+            exc_info=exc_info,
+            extra=fields(name, **known),
+        )
 
 
 def _ended_text(connection: int, code: int, reason: str, error: BaseException | None) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from ..log_fields import write
 from .handler_threads import DaemonExecutor, HandlerThreads
 
 __all__ = ["LoopThread"]
@@ -52,7 +53,7 @@ class LoopThread:
                 # User code may stop the loop, or raise SystemExit. Neither may end other streams.
                 self.loop.run_forever()
             except BaseException:
-                log.exception("the event loop continues after an exception")
+                write(log, "error", "the event loop continues after an exception", exc_info=True)
         self._wind_up()
 
     def _wind_up(self) -> None:
@@ -132,7 +133,8 @@ async def _end_leftovers(loop: asyncio.AbstractEventLoop) -> None:
     if tasks:
         _, stuck = await asyncio.wait(tasks, timeout=LEFTOVER_SECONDS)
         for task in stuck:
-            log.warning("the event loop stops with a task that ignores its cancellation: %r", task)
+            text = "the event loop stops with a task that ignores its cancellation: %r"
+            write(log, "warning", text, task)
     with suppress(TimeoutError):
         async with asyncio.timeout(LEFTOVER_SECONDS):
             await loop.shutdown_asyncgens()

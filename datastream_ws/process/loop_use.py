@@ -10,6 +10,7 @@ from concurrent.futures import Future, wait
 from typing import Protocol
 
 from ..forks import bury, in_child, notice_fork
+from ..log_fields import write
 from .handler_threads import HandlerThreads
 from .loop_thread import LoopThread
 
@@ -116,10 +117,8 @@ def end_loop_use(use: LoopUse, deadline: float | None = None) -> None:
         if is_current:
             process.loop_thread = None
     if not thread.stop(deadline - time.monotonic()) and is_current:
-        logging.getLogger("datastream_ws").warning(
-            "user code blocks the event loop, which stops once the code returns. It is at:\n%s",
-            thread.stack(),
-        )
+        text = "user code blocks the event loop, which stops once the code returns. It is at:\n%s"
+        write(logging.getLogger("datastream_ws"), "warning", text, thread.stack())
     process.pool.join(deadline - time.monotonic())
 
 
@@ -143,8 +142,8 @@ def _close_all() -> None:
 def _renew() -> None:
     """Begin without clients and threads in a forked child."""
     global _process
-    bury(_process, [])
-    _process = Process()
+    remains, _process = _process, Process()
+    bury(remains, [])
 
 
 in_child(_renew)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from ..forks import in_child
 from ..handlers import Handler, Handlers
+from ..log_fields import write
 
 __all__ = ["end_watch", "watch_loop"]
 
@@ -163,7 +164,7 @@ class LoopWatch:
         if len(clients) == 1:
             next(iter(clients)).warn(text)
         else:
-            log.warning("%s", text)
+            write(log, "warning", "%s", text)
 
     def _callback(self, places: list[Place]) -> list[Place]:
         """Return the frames of the loop's callback, from the outermost on."""

@@ -57,9 +57,9 @@ class UserCalls:
             elif not call.was_slow:
                 call.was_slow = True
                 self._on_slow(function)
+            await asyncio.wait([call.task])  # canceling the caller does not cancel the call
             if call.has(arguments):
-                return await asyncio.shield(call.task)
-            await asyncio.wait([call.task])  # its result is for other arguments
+                return call.task.result()
 
     def _start(self, function: Function, arguments: tuple[Any, ...]) -> Call:
         calling = _only_exceptions(function, self._submit, arguments)

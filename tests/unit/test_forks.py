@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import subprocess
 import sys
 import weakref
@@ -115,6 +116,19 @@ def test_descriptors_of_the_parent_are_pointed_elsewhere() -> None:
         os.close(writing)
 
 
+def test_a_child_without_a_free_descriptor_has_a_process_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop_use, "_process", before := loop_use._process)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        loop_use._renew()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert loop_use._process is not before
+
+
 def test_a_child_has_a_pool_and_a_loop_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_use, "_process", before := loop_use._process)
     loop_use._renew()
@@ -139,7 +153,7 @@ taken, done = threading.Event(), threading.Event()
 def hold():
     with (
         loop_use._process.lock, loop_use._process.pool._lock, file_lock._guard, handlers._lock,
-        alone.aio._lock, alone.aio._state._lock, alone.aio._errors._count._lock,
+        alone.aio._state._lock, alone.aio._errors._count._lock,
         alone.aio._subscriptions._lock,
     ):
         taken.set()

@@ -11,7 +11,7 @@ import pytest
 from pythonjsonlogger.json import JsonFormatter
 
 from datastream_ws import Client, Message
-from datastream_ws.log_fields import EscapingFormatter, about, fields
+from datastream_ws.log_fields import EscapingFormatter, about, fields, write
 from datastream_ws.testing import StreamServer
 from kit.seen import eventually
 
@@ -84,6 +84,17 @@ def test_a_logger_of_one_s_own_is_given_no_more_than_it_takes() -> None:
     with StreamServer() as server, Client(server.url, logger=Own()) as client:
         client.wait_ready(10)
     assert "stream default: ready" in lines
+
+
+def test_a_logger_that_raises_is_no_failure_of_who_logs() -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise LookupError(record.getMessage())
+
+    logger = logging.Logger("of this test")
+    logger.addHandler(Broken())
+    write(logger, "warning", "%s", "a line")
+    write(logger, "error", "%s", "a line", exc_info=LookupError(), extra=fields("x"))
 
 
 FORGED = "WARNING:root:the door is open"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -127,6 +129,37 @@ def test_commands_do_not_wait(scene: Callable[[Story], None], verb: Wait) -> Non
         story.call(verb(story.client))
         assert story.loop.time() - began < 0.1
         story.world.is_hanging = story.world.is_stuck = False
+
+
+@pytest.mark.leaks_allowed("the loop is closed before the client that runs on it")
+@pytest.mark.parametrize(
+    ("verb", "raises"),
+    [
+        (lambda c: c.wait_ready(), True),
+        (lambda c: c.send("x", wait=60.0), True),
+        (lambda c: c.flush(), True),
+        (lambda c: c.receive(), True),
+        (lambda c: c.reconnect(), True),
+        (lambda c: c.subscribe("s"), False),
+        (lambda c: c.close(), False),
+        (lambda c: c.wait_closed(), False),
+    ],
+)
+@pytest.mark.parametrize("scene", [dials_hang, Story.start])
+def test_no_verb_waits_once_the_loop_is_closed(
+    scene: Callable[[Story], None], verb: Wait, raises: bool
+) -> None:
+    story = Story(open_timeout=None, ping_interval=None)
+    try:
+        scene(story)
+        story.loop.close()
+        began = time.monotonic()
+        with pytest.raises(NotConnectedError) if raises else nullcontext():
+            asyncio.run(asyncio.wait_for(verb(story.client), 1.5))
+        assert time.monotonic() - began < 1.0
+        assert story.client.state is State.CLOSED
+    finally:
+        story.patch.undo()
 
 
 def test_errors_end_with_their_time_limit_and_with_the_client() -> None:

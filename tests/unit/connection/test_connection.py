@@ -116,8 +116,10 @@ def test_sent_from_the_loop_and_from_a_thread() -> None:
 def test_what_is_sent_from_a_thread_when_the_loop_has_ended() -> None:
     rig = Rig()
     rig.loop.close()
-    rig.connection.send((True, b"too late"))
-    assert rig.engine.sent == []
+    for _ in range(2):
+        with pytest.raises(NotConnectedError):
+            rig.connection.send((True, b"too late"))
+    assert not rig.connection.is_open
 
 
 def test_the_gate_is_for_the_login() -> None:

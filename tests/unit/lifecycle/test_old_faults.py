@@ -176,7 +176,7 @@ def a_state_that_lags_is_believed(patch: Patch) -> None:
     async def wait(self: Any, wait: float) -> Any:
         if not self.state.is_connected:
             await asyncio.sleep(wait)
-        return self._connection() or self._no_connection()
+        return self._connection() or self._refuse()
 
     patch.setattr(async_client.AsyncClient, "_wait_connected", wait)
 

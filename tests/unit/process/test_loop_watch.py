@@ -90,6 +90,29 @@ def test_it_is_told_once_a_block_with_the_handlers_name_and_line(stage: Stage) -
     )
 
 
+def test_a_logger_that_raises_does_not_end_the_watch(stage: Stage) -> None:
+    """Where several clients share the loop, the package's logger tells it."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            stage.lines.append(record.getMessage())
+            raise LookupError
+
+    @stage.handlers.on_message
+    async def tick(message: object) -> None:
+        stage.wait()
+
+    stage.watch.clients.add(WatchedClient(stage.handlers, print))
+    logging.getLogger("datastream_ws").addHandler(broken := Broken())
+    try:
+        with stage.blocked(lambda: tick(None)):
+            for now in (10.0, 10.8):
+                stage.watch.look(now, late=False)
+    finally:
+        logging.getLogger("datastream_ws").removeHandler(broken)
+    assert len(stage.lines) == 1
+
+
 def wrapped(function: Callable[[Any], Any]) -> Any:
     @functools.wraps(function)
     async def wrapper(message: Any) -> Any:
