@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from typing import Any, TypeVar
 
 __all__ = ["HandlerThreads", "is_handler_thread"]
@@ -185,7 +186,22 @@ class DaemonExecutor(ThreadPoolExecutor):
         if future is None:
             future = self._lookups[args] = self._pool.submit(fn, *args)
             future.add_done_callback(lambda _: self._lookups.pop(args, None))
-        return future
+        return _with_own_error(future)
+
+
+def _with_own_error(shared: Future[T]) -> Future[T]:
+    """Return a future of the same result or a copy of the error, which each attempt modifies."""
+    own: Future[T] = Future()
+    own.set_running_or_notify_cancel()
+
+    def settle(done: Future[T]) -> None:
+        if (error := done.exception()) is None:
+            own.set_result(done.result())
+        else:
+            own.set_exception(copy(error))
+
+    shared.add_done_callback(settle)
+    return own
 
 
 def is_handler_thread() -> bool:
