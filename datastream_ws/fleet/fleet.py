@@ -663,7 +663,8 @@ class Work:
         if not asking.done():
             asking.cancel()
             if self._deadline is None:
-                self._fail(f"the source has not returned within {SOURCE_SECONDS:g} s")
+                text = f"the source has not returned within {SOURCE_SECONDS:g} s"
+                self._fail(text, TimeoutError(text))
         elif not asking.cancelled() and (error := asking.exception()) is not None:
             self._fail(f"the source failed: {said(error).removeprefix('source: ')}", error)
 
@@ -717,14 +718,13 @@ class Work:
         elif self._fleet._limit is not None:
             self.limit_monitor.update(self.streams.beyond_limit, [self._fleet._limit])
 
-    def _fail(self, text: str, error: BaseException | None = None) -> None:
+    def _fail(self, text: str, error: BaseException) -> None:
         """Log and report a failure of the source, once while it lasts."""
         if text != self._failure:
             self._failure = text
             kept = f"the fleet keeps its {counted(len(self.rows))}"
             self.log.say("warning", "%s; %s", text, kept if self.rows else "it has no streams yet")
-            if error is not None:
-                self._report(error)
+            self._report(error)
 
     def _report(self, error: BaseException) -> None:
         """Pass an error of the source or the lease to the ``on_error`` hooks."""

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from datastream_ws import ConfigurationError, Fleet, Message, NotConnectedError, State
+from datastream_ws.fleet import fleet as fleet_module
 from datastream_ws.testing.connection import StreamConnection
 from datastream_ws.testing.server import StreamServer
 from kit.streams import until
@@ -179,6 +180,30 @@ def test_a_source_that_hangs_neither_stops_the_streams_nor_the_end(server: Strea
         fleet.close()
         assert time.monotonic() - began < 8
     hangs.set()
+
+
+def test_a_source_that_takes_too_long_is_reported(
+    server: StreamServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, hangs, errors = Source(server, 1), threading.Event(), list[BaseException]()
+
+    def hanging() -> dict[Any, Any]:
+        hangs.wait(30 if source.asked else 0)
+        return source()
+
+    fleet = Fleet(hanging, **FAST)
+    fleet.on_error(errors.append)
+    with fleet:
+        until(lambda: is_ready(fleet, 1), 20)
+        monkeypatch.setattr(fleet_module, "SOURCE_SECONDS", 0.2)
+        fleet.refresh()
+        until(lambda: "the source has not returned within 0.2 s" in caplog.text, 20)
+        until(lambda: bool(errors), 20)
+        hangs.set()
+        assert is_ready(fleet, 1)
+    [error] = errors
+    assert isinstance(error, TimeoutError)
+    assert str(error) == "the source has not returned within 0.2 s"
 
 
 def test_a_coroutine_may_be_the_source_and_a_hook_knows_its_stream(server: StreamServer) -> None:
