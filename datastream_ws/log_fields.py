@@ -2,8 +2,8 @@
 The fields of log records, for logs that are searched by field.
 
 The fields are passed as ``extra=``, so they are attributes of each record, and formatters for JSON
-find them there. Every record has ``stream``, which is the name. Where they are known, it also has
-these fields:
+find them there. A record about a stream has ``stream``, which is its name. Depending on the event,
+it also has these fields:
 
 - ``state``, and ``connection``, which is the connection's number,
 - ``attempt``, and ``delay``, which is the number of seconds until the next attempt,

@@ -151,6 +151,28 @@ def test_a_client_that_is_only_slow_to_close_keeps_its_state(
     client.wait_closed(5)
 
 
+def test_an_async_client_whose_loop_is_blocked_logs_the_field_of_its_stream(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client = AsyncClient("ws://localhost:1", name="prices", **FAST)
+    is_started, go = threading.Event(), threading.Event()
+
+    async def block() -> None:
+        await client.start()
+        is_started.set()
+        go.wait(30)
+        await client.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(block()))
+    thread.start()
+    assert is_started.wait(5)
+    asyncio.run(client.close(0))
+    [record] = [each for each in caplog.records if "not closed within 1 s" in each.getMessage()]
+    assert vars(record)["stream"] == "prices"
+    go.set()
+    thread.join(10)
+
+
 class Open:
     """Stands for a connection: it takes what is sent."""
 
