@@ -59,6 +59,7 @@ SERVES = re.compile(
 # What they tell of a process that has just started may be a moment late: asked again.
 ASKS = re.compile(r"\b(curl|probe\.py|datastream_status|datastream status|inspect|control)\b")
 PORTS = ("8765", "8000", "5000", "9100")
+EXTRAS = re.compile(r"datastream-ws\[([\w,]+)\]")
 SPEAKS = re.compile(r"\.(send|subscribe|request|start_entity)\(")
 
 # What the server behind wss://api.example.com/stream says.
@@ -112,6 +113,8 @@ class Reader:
     def __enter__(self) -> Self:
         text = "\n".join(each.text for each in steps(self.page))
         if "redis://localhost" in text:
+            extras = EXTRAS.search(text)
+            assert not extras or "redis" in extras[1], f"{extras[0]} lacks the extra redis"
             redis = self._end.enter_context(PrivateRedis(self.folder))
             self.fill["redis://localhost"] = redis.url
         if "wss://api.example.com/stream" in text:
