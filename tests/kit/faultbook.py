@@ -34,7 +34,7 @@ _NAMES = """
 10 connection refused
 11 the name does not resolve
 12 the resolver hangs
-13 IPv6 leads nowhere, IPv4 works
+13 the IPv6 address doesn't respond, the IPv4 address does
 14 a load balancer closes idle connections
 15 a rolling restart of a proxy
 16 a load balancer without its upstream
@@ -44,7 +44,7 @@ _NAMES = """
 20 a certificate from an unknown authority
 21 an expired certificate
 22 a certificate for another name
-23 the server wants a client certificate
+23 the server requires a client certificate
 24 a server that supports TLS 1.1 only
 25 the TLS handshake stalls
 26 wss:// to an unencrypted port, ws:// to a TLS port
@@ -58,12 +58,12 @@ _NAMES = """
 34 503 with Retry-After
 35 500, 502, 504, 408, 425
 36 redirects
-37 a wrong Sec-WebSocket-Accept
+37 an invalid Sec-WebSocket-Accept
 38 something that is not HTTP, or no upgrade
 39 endless header lines, hundreds of headers
 40 503 with a body of 5 MB
 41 the response arrives a byte at a time
-42 accepts and never answers
+42 the server accepts and never responds
 43 FIN or RST before the response
 44 a subprotocol or extension that wasn't offered
 45 text that is not UTF-8
@@ -77,7 +77,7 @@ _NAMES = """
 53 close 1011
 54 close 1012: restart
 55 close 1013: try again later
-56 close codes that mean "don't come back"
+56 close codes that mean "don't reconnect"
 57 close 1009: the client's message was too big
 58 close frames that aren't allowed
 59 data after the close frame
@@ -115,9 +115,9 @@ G13 close() dropped what was queued
 G14 close() sent no close frame
 G15 close() during a dial leaked the new connection
 G16 the delay overflowed
-G17 all clients came back within one second
+G17 all clients reconnected within one second
 G18 process-wide defaults were changed
-G19 ten attempts, without a way to retry forever
+G19 at most ten attempts, without an option to retry forever
 G20 all refusals were treated alike
 G21 only a pong counted as life
 G22 a failed write left a broken connection "connected"
@@ -145,27 +145,29 @@ P18 a send that timed out might still go out
 P19 credentials never changed, 4001 was unknown
 P20 not thread-safe, no support for forks
 T1 `async for` over connect() reconnects without delay
-T2 reading stops while a handler is slow, keepalive kills
+T2 a slow handler stops reading, and keepalive ends the connection
 T3 429 is fatal, Retry-After unknown
 T4 redirects carry credentials to another origin
-T5 a redirected URL sticks
-T6 old messages come while the connection is closing
+T5 later attempts use the target of a redirect
+T6 old messages arrive while the connection is closing
 """
 
 FAULTS: dict[str, str] = dict(line.split(" ", 1) for line in _NAMES.split("\n") if line)
 
 NOT_APPLICABLE: dict[str, str] = {
-    "P11": "keepalive is not a task that could end alone. It is a timer of the connection, which "
-    "waits for nothing and takes nothing from outside",
+    "P11": "keepalive is a timer of the connection, and not a task that could end alone",
 }
 
 # The one-line break of the code that was tried, and made the fault's test fail.
 BREAKS: dict[str, str] = {
-    "3": "`_judge` of `keepalive` never raises: `if False:` for `if now >= since + patience:`",
+    "3": "`_judge` in `keepalive` has `if False:` instead of `if now >= since + patience:`, so it "
+    "never raises",
     "4": "as 3",
-    "7": "`FrameCutter` takes a frame that is not whole: without `stop > end`",
-    "12": "`DaemonExecutor` gives each look-up a thread of its own: `if True:`",
-    "13": "`dialled` waits for an address before it tries the next: `None` for `ATTEMPT_DELAY`",
+    "7": "`FrameCutter` does not check `stop > end`, so it takes an incomplete frame",
+    "12": "`DaemonExecutor.submit` has `if True:` instead of `if future is None:`, so each lookup "
+    "gets its own thread",
+    "13": "`connect_tcp` passes `None` instead of `ATTEMPT_DELAY`, so it tries the addresses one "
+    "after the other",
     "16": "as 35",
     "20": "`judge` retries `SSLCertVerificationError`",
     "21": "as 20",
@@ -173,35 +175,35 @@ BREAKS: dict[str, str] = {
     "23": "`FATAL_TLS_ALERTS` is empty",
     "24": "as 23",
     "28": "a proxy's 502 is reported as 407",
-    "31": "`judge` retries 401 for as long as the credentials are a callable",
+    "31": "`judge` retries 401 without a limit if the credentials are a callable",
     "33": "`Backoff.delay` ignores `retry_after`",
     "34": "as 33",
     "35": "`_status_retried` knows only `RETRIED_STATUSES`",
     "36": "`same_origin` is always true",
     "37": "a broken handshake is reported without the status 101, so it is retried",
     "44": "as 37",
-    "45": "`FrameCutter` reads what is not UTF-8, with `errors='replace'`",
-    "46": "`max_size=None` for the library's parser",
-    "48": "`_data_frame` does not count fragments (so it was)",
+    "45": "`FrameCutter` decodes with `errors='replace'`",
+    "46": "the library's parser gets `max_size=None`",
+    "48": "`_data_frame` does not count fragments",
     "51": "`closing()` starts no deadline",
-    "52": "1000 and 1001 among `FATAL_CLOSE_CODES`",
+    "52": "`FATAL_CLOSE_CODES` contains 1000 and 1001",
     "54": "`PATIENT_CLOSE_CODES` is empty",
     "55": "as 54",
-    "56": "`FATAL_CLOSE_CODES` are not looked at",
-    "57": "`closed_by_peer` knows no 1009",
-    "61": "every connection resets the attempts: `is_stable_for >= 0`",
-    "62": "`Attempts.plan` counts no waits: without `self._waits += 1`",
+    "56": "`is_fatal_code` ignores `FATAL_CLOSE_CODES`",
+    "57": "`closed_by_peer` has no text for 1009",
+    "61": "`Attempts.plan` has `is_stable_for >= 0`, so every connection resets the attempts",
+    "62": "`Attempts.plan` lacks `self._waits += 1`, so it counts no waits",
     "65": "`Keepalive.check` judges while reading is paused",
     "67": "the handler's `except BaseException` is `except Exception`",
     "G1": "as 52",
     "G3": "as 62",
     "G4": "as 61",
-    "G16": "`2.0 ** n` for `2.0 ** min(n, 64)`",
-    "G21": "`bytes_received` notes nothing",
+    "G16": "`Backoff` has `2.0 ** n` instead of `2.0 ** min(n, 64)`",
+    "G21": "`bytes_received` records nothing",
     "G22": "`_check_writing` never fails",
     "G24": "as 46",
     "P3": "as 61",
-    "P4": "a hook's `except BaseException` catches one kind only",
+    "P4": "the `except BaseException` around hooks catches one kind of exception only",
     "P9": "as 65",
     "P10": "as 3",
     "P15": "as G16",
