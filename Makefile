@@ -75,7 +75,7 @@ define fill
 	@$(FIND_PYTHON); set -e; \
 	if uv pip install --help 2>/dev/null | grep -q -e --group; then \
 	  echo "$(1): $$found, with uv"; \
-	  uv venv --quiet --clear --python "$$found" $(1); \
+	  uv venv --quiet --clear --seed --python "$$found" $(1); \
 	  uv pip install --quiet --python $(1)/bin/python $(2:%=--group %) --editable '.[all]'; \
 	else \
 	  echo "$(1): $$found, with venv and pip"; \

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -124,6 +126,21 @@ def test_the_lock_file_has_what_development_needs() -> None:
     locked = set(re.findall(r"^([\w.-]+)==", text("requirements/dev.txt"), re.MULTILINE))
     assert wanted - locked == set()
     assert "://" not in text("requirements/dev.txt")
+
+
+def test_an_environment_made_by_uv_has_pip(tmp_path: Path) -> None:
+    """CONTRIBUTING.md tells to run it, and uv leaves it out unless asked."""
+    uv, calls = tmp_path / "bin/uv", tmp_path / "calls"
+    uv.parent.mkdir()
+    uv.write_text(f'#!/bin/sh\necho "$*" >> {calls}\necho --group\nmkdir -p .venv\n')
+    uv.chmod(0o755)
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    path = f"{uv.parent}{os.pathsep}{os.environ['PATH']}"
+    command = ["make", "install", f"PYTHON={sys.executable}"]
+    subprocess.run(command, cwd=tmp_path, env={"PATH": path}, check=True, timeout=60)
+    [made] = [each for each in calls.read_text().splitlines() if each.startswith("venv ")]
+    assert "--seed" in made.split()
 
 
 def test_the_makefile_looks_for_every_python_newest_first() -> None:
