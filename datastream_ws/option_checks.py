@@ -159,15 +159,16 @@ def check_headers(value: Any) -> str | None:
 
 def _header_fault(name: Any, content: Any) -> str | None:
     if not isinstance(name, str) or not TOKEN.fullmatch(name):
-        return "has a header name that HTTP does not allow"
+        return "contains a header name that HTTP does not allow"
     if (setter := SET_ELSEWHERE.get(name.lower())) is not None:
-        return f"[{name!r}] is set by {setter}"
+        return f"contains the header {name!r}, which {setter} sets"
     if not isinstance(content, str):
-        return f"[{name!r}] must be a string, not {type(content).__name__}"
+        kind = type(content).__name__
+        return f"contains the header {name!r}, whose value must be a string, not {kind}"
     if any(c in content for c in "\r\n\0"):
-        return f"[{name!r}] contains a line break or NUL. Strip it, if it was read from a file."
+        return f"contains a line break or NUL in {name!r}. Strip values that are read from a file."
     if any(ord(c) > 255 for c in content):
-        return f"[{name!r}] contains characters that HTTP headers cannot have"
+        return f"contains characters in {name!r} that HTTP headers cannot have"
     return None
 
 

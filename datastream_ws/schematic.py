@@ -371,7 +371,7 @@ def stream_headers(api_key: Any) -> dict[str, str]:
         "X-Schematic-Client-Version": __version__,
     }
     if wrong := check_headers(headers):
-        raise ConfigurationError(f"api_key: headers{wrong}")
+        raise ConfigurationError(f"api_key: {wrong}")
     return headers
 
 

@@ -155,7 +155,10 @@ WRONG: list[tuple[Any, str]] = [
     ({"default": {"URL": URL, "PONG_TIMOUT": 3}}, "Did you mean 'PONG_TIMEOUT'?"),
     ({"default": {"URL": URL, "url": "x"}}, "Did you mean 'URL'?"),
     ({"default": {"URL": URL, "PONG_TIMEOUT": "3"}}, "PONG_TIMEOUT: must be a number"),
-    ({"default": {"URL": URL, "HEADERS": {"A": "hunter2\n"}}}, "HEADERS: ['A'] contains a line"),
+    (
+        {"default": {"URL": URL, "HEADERS": {"A": "hunter2\n"}}},
+        "HEADERS: contains a line break or NUL in 'A'",
+    ),
     ({"default": {"URL": URL, "ENABLED": "yes"}}, "ENABLED: must be True or False"),
     ({"default": {"URL": URL, "ATOMIC": "other"}}, "ATOMIC: must be an alias of DATABASES"),
     ({"default": {"URL": URL, "DEAD_LETTER_DAYS": -1}}, "DEAD_LETTER_DAYS: must be a number"),
