@@ -22,6 +22,7 @@ LIMIT = 16 * MARK  # queued bytes above which put() raises
 CHUNK = 2**18  # bytes passed to the engine in one iteration of the loop
 FRAME_COST = 128  # bytes that a frame counts beside its payload, because empty ones take memory
 FLUSH_STEP = 0.05  # seconds between checks of a flush, because TLS does not report its progress
+TURN_STEP = 0.05  # seconds after which the next sender is woken if the last ones send nothing
 MANY = 2**62
 
 NEVER = float("inf")
@@ -229,11 +230,17 @@ class WriteQueue:
         return woken + waiting[:free]
 
     def due(self, now: float) -> float:
-        """Return when the next frames may be taken. ``NEVER`` means that none are queued."""
+        """
+        Return when :meth:`take` must be called again. ``NEVER`` means after the next :meth:`put`.
+
+        A paced sender that was woken may have been canceled, and then puts nothing that would wake
+        the next one.
+        """
         with self._lock:
-            if not self._frames:
-                return NEVER
-            return now if self._pacing is None else self._pacing.due(now)
+            if self._frames:
+                return now if self._pacing is None else self._pacing.due(now)
+            is_stalled = self._room and self._pacing is not None and self._free(passes_gate=False) > 0
+            return now + TURN_STEP if is_stalled else NEVER
 
     def settle_flushes(self, written: int, unsent: int) -> None:
         """

@@ -241,6 +241,22 @@ def test_who_gave_up_waiting_takes_nobodys_turn() -> None:
     assert waits.done()
 
 
+def test_the_turn_of_a_sender_that_sends_nothing_is_given_back() -> None:
+    """It was canceled at its turn, or could not encode its message. Nothing else wakes the next."""
+    rig = Rig(rate=(1, 10.0))
+    rig.put("first")
+    fails, waits = rig.queue.room(), rig.queue.room()
+    assert fails is not None
+    assert waits is not None
+    assert rig.take(0.0) == ["first"]
+    assert fails.done()
+    assert not waits.done()
+    assert rig.queue.due(0.0) < 0.1
+    assert rig.take(0.1) == []
+    assert waits.done()
+    assert rig.queue.due(0.1) == NEVER
+
+
 # --- flushes -----------------------------------------------------------------------------------
 
 

@@ -340,6 +340,24 @@ def test_a_canceled_sender_takes_nobodys_turn() -> None:
         assert story.engine.sent == ["first", "second", "third"]
 
 
+def test_a_sender_canceled_at_its_turn_gives_it_back() -> None:
+    """Nothing was queued then, so no sender got the next turn until write_timeout."""
+    with Story(send_rate=(1, 5.0), write_timeout=9.0) as story:
+        story.start()
+        story.call(story.client.send("first"))
+        story.call(story.client.send("second"))
+        gives_up = story.soon(story.client.send("given up"))
+        waits = story.soon(story.client.send("third"))
+        story.passes(1.0)
+        connection = story.client._connection()
+        assert connection is not None
+        connection._queue._room[0].add_done_callback(lambda _: gives_up.cancel())
+        story.passes(12.0)
+        assert gives_up.cancelled()
+        assert waits.exception() is None
+        assert story.engine.sent == ["first", "second", "third"]
+
+
 def test_a_callable_that_fails_fails_the_attempt() -> None:
     with Story() as story:
         answers: list[Any] = [ValueError("not yet"), "prices"]
