@@ -290,7 +290,8 @@ class AsyncClient(Decorators):
         Stop reading, handle what was received, write what is queued, and close the connection.
 
         It always returns within *timeout* + 1 seconds. Calling it again has no effect. Inside a
-        handler of this client, it requests the shutdown and returns.
+        handler of this client, it requests the shutdown and returns. A task that iterates over the
+        client can't take more messages, so they stay in the spool, or are counted as dropped.
 
         Args:
             timeout: Seconds for all of it. ``None`` means ``close_timeout``. Messages that are
@@ -308,6 +309,8 @@ class AsyncClient(Decorators):
         limit = self._ask_close(timeout, close_frame(code, reason))
         if handling.get() is self._face:
             return
+        if asyncio.get_running_loop() is life.loop:  # the only one with iterators
+            life.dispatcher.iteration.leave()
         try:
             await wait_for(life.finished, limit + 1.0)
         except TimeoutError:

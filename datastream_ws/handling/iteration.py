@@ -78,6 +78,15 @@ class Iteration:
             self._notes_end = True
             finished.add_done_callback(lambda _: self._soon(self.note_arrival))
 
+    def leave(self) -> None:
+        """End the iterators of the current task, which will wait for the end of the client."""
+        task = asyncio.current_task()
+        iterators = [(reference, reference()) for reference in self._iterators]
+        for reference, iterator in iterators:
+            if iterator is not None and iterator.task() is task:
+                self._iterators.remove(reference)
+                iterator.leave(self)
+
     def note_arrival(self) -> None:
         """Wake all iterators that wait."""
         self._arrival.set()
@@ -156,6 +165,9 @@ class Messages:
             finished. Raises if the client is not running.
         raise_if_failed: Raises the client's error, if it has failed.
 
+    Attributes:
+        task: Returns the task that iterates, or ``None``. A strong reference would be a cycle.
+
     """
 
     def __init__(
@@ -169,6 +181,7 @@ class Messages:
         self._begun: tuple[Iteration, Future[None]] | None = None
         self._message: Message | None = None  # the popped message in hand
         self._portion: Portion | None = None
+        self.task: Callable[[], asyncio.Task[object] | None] = lambda: None
 
     def __aiter__(self) -> Self:
         return self
@@ -183,7 +196,8 @@ class Messages:
 
     async def _next(self) -> Message:
         iteration, finished = self._begun or self._begin()
-        self._finish(iteration)
+        self.task = weakref.ref(asyncio.current_task())
+        self.leave(iteration)
         while (message := self._taken(iteration)) is None:
             if finished.done():
                 self._raise_if_failed()
@@ -191,8 +205,8 @@ class Messages:
             await iteration.arrivals()
         return message
 
-    def _finish(self, iteration: Iteration) -> None:
-        """Count the message in hand as handled."""
+    def leave(self, iteration: Iteration) -> None:
+        """Count the message in hand as handled, and give back those not begun yet."""
         message, self._message = self._message, None
         if message is not None:
             iteration.done(message)

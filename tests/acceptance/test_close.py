@@ -189,6 +189,40 @@ def test_close_inside_a_handler_or_hook(hook: str) -> None:
         assert returned.wait(1)[0] < 1
 
 
+async def two_messages(client: AsyncClient, server: StreamServer) -> None:
+    await client.wait_ready(30)
+    send_many(server, 2)
+    await asyncio.to_thread(eventually, lambda: client.stats().messages_received == 2)
+
+
+async def test_close_inside_async_for() -> None:
+    """The message in hand is that of the caller, so waiting for it would take close_timeout."""
+    with StreamServer() as server:
+        client = AsyncClient(server.url, close_timeout=60, **FAST)
+        await client.start()
+        await two_messages(client, server)
+        async with asyncio.timeout(10):
+            async for message in client:
+                assert message.data == "0"
+                await client.send("bye")
+                await client.close()
+                assert client.state is State.CLOSED
+        assert server.received == ["bye"]
+        stats = client.stats()
+        assert (stats.messages_handled, stats.messages_dropped) == (1, {"untaken": 1})
+
+
+async def test_close_by_a_task_that_keeps_its_iterator() -> None:
+    """Only the caller could take the other message."""
+    with StreamServer() as server:
+        async with asyncio.timeout(10):
+            async with AsyncClient(server.url, close_timeout=60, **FAST) as client:
+                await two_messages(client, server)
+                messages = aiter(client)
+                assert (await anext(messages)).data == "0"
+        assert client.stats().messages_dropped == {"untaken": 1}
+
+
 @pytest.mark.fault("69", "G12")
 def test_close_inside_a_coroutine_handler() -> None:
     """Client.close() on the loop's thread, and client.aio.close(), request the stop as well."""

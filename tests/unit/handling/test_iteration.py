@@ -176,6 +176,26 @@ async def test_iterator_that_is_left_while_closing() -> None:
         assert (counts.handled, counts.dropped) == (1, {"untaken": 1})
 
 
+async def test_a_task_that_closes_leaves_its_iterators() -> None:
+    """Its message is handled, and the others are for the iterator of another task."""
+    async with stream() as s:
+        s.put(*"abc")
+        mine, others = s.messages(), s.messages()
+        assert (await anext(mine)).data == "a"
+        assert await asyncio.create_task(anext(others)) is not None
+        s.dispatcher.iteration.leave()
+        assert (s.inbox.counts().handled, s.inbox.waiting) == (1, 2)
+        closing = asyncio.create_task(s.close())
+        await asyncio.sleep(0.01)
+        assert not closing.done()
+        assert (await anext(others)).data == "c"
+        with pytest.raises(StopAsyncIteration):
+            await anext(others)
+        assert (await closing).handled == 3
+        with pytest.raises(StopAsyncIteration):
+            await anext(mine)
+
+
 async def test_reading_resumes_when_the_iterator_is_left() -> None:
     """It had stopped for one that takes nothing any more."""
     async with stream(size=1) as s:
