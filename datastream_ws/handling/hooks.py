@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from ..exceptions import HandlerError
+from ..exceptions import HandlerError, NotConnectedError
 from ..handlers import Handler, Handlers
 from .callers import LoopCaller, ThreadCaller, drive, is_own_cancellation
 from .contexts import HandlerRun
@@ -25,7 +25,7 @@ from .current import called_for, handling
 from .latch import Latch
 from .watchdog import task_stack
 
-__all__ = ["ConnectionHooks", "HookFailure", "Reports"]
+__all__ = ["ConnectionHooks", "HookFailure", "Reports", "is_effect"]
 
 MOST_REPORTS = 1000  # most reports that wait behind a slow one
 CANCEL_SECONDS = 1.0  # time for a canceled hook to end
@@ -54,6 +54,13 @@ def failure_of(kind: str, handler: Handler, error: BaseException) -> HandlerErro
     )
     failure.__cause__ = error
     return failure
+
+
+def is_effect(error: BaseException | None) -> bool:
+    """Return whether a hook raised *error* because the connection had ended."""
+    while error is not None and not isinstance(error, NotConnectedError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 class HookCalls:
@@ -113,15 +120,23 @@ class ConnectionHooks:
 
     Args:
         submit: Runs a function on a handler thread.
+        report: Receives what a hook raises after its call was canceled, from any thread.
         warn: Logs a line.
 
     """
 
     def __init__(
-        self, *, owner: object, handlers: Handlers, submit: Submit, warn: Callable[[str], None]
+        self,
+        *,
+        owner: object,
+        handlers: Handlers,
+        submit: Submit,
+        report: Callable[[BaseException], None],
+        warn: Callable[[str], None],
     ) -> None:
         self._owner = owner
         self._handlers = handlers
+        self._report = report
         self._warn = warn
         self._loop = asyncio.get_running_loop()
         self._calls = HookCalls(owner=owner, handlers=handlers, submit=submit)
@@ -163,7 +178,18 @@ class ConnectionHooks:
 
         future = self._running[kind, handler] = self._calls.submit(in_thread)
         future.add_done_callback(lambda _: self._running.pop((kind, handler), None))
-        await asyncio.wrap_future(future)
+        try:
+            await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if is_own_cancellation():
+                ended_late = functools.partial(self._ended_late, kind, handler)
+                future.add_done_callback(lambda _: ended_late(future.exception()))
+            raise
+
+    def _ended_late(self, kind: str, handler: Handler, error: BaseException | None) -> None:
+        """Report the failure of a hook that nothing waits for, because its connection has ended."""
+        if error is not None and not is_effect(error):
+            self._report(failure_of(kind, handler, error))
 
     async def _call_on_loop(
         self, kind: str, handler: Handler, connection: object, is_login: bool
@@ -182,6 +208,9 @@ class ConnectionHooks:
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError:
+            task.add_done_callback(
+                lambda _: task.cancelled() or self._ended_late(kind, handler, task.result())
+            )
             await self._cancel(task, f"{kind} hook {handler.name}")
             raise
         if (error := task.result()) is not None:
@@ -240,7 +269,8 @@ class Reports:
 
     Args:
         submit: Runs a function on a handler thread.
-        report: Receives every :class:`HandlerError`, except those of ``on_error`` hooks.
+        report: Receives every :class:`HandlerError`, except those of ``on_error`` hooks. Like *log*,
+            it may be called from any thread.
         log: Receives the errors of ``on_error`` hooks.
         warn: Logs a line.
 
@@ -298,13 +328,27 @@ class Reports:
             if report.handler.is_async:
                 await self._calls.call_on_loop(*report)
             else:
-                call = functools.partial(self._calls.call_in_thread, *report)
-                await asyncio.wrap_future(self._calls.submit(call))
+                await self._make_in_thread(report)
         except asyncio.CancelledError as error:
             if is_own_cancellation():
                 raise
             self._failed(report, error)
         except BaseException as error:
+            self._failed(report, error)
+
+    async def _make_in_thread(self, report: Report) -> None:
+        call = functools.partial(self._calls.call_in_thread, *report)
+        future = self._calls.submit(call)
+        try:
+            await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if is_own_cancellation():
+                future.add_done_callback(lambda _: self._ended_late(report, future.exception()))
+            raise
+
+    def _ended_late(self, report: Report, error: BaseException | None) -> None:
+        """Report the failure of a hook that was given up."""
+        if error is not None:
             self._failed(report, error)
 
     def _failed(self, report: Report, error: BaseException) -> None:

@@ -148,6 +148,7 @@ class Parts:
             owner=start.owner,
             handlers=start.handlers,
             submit=start.submit,
+            report=self.reporter.report,
             warn=self.reporter.warn,
         )
         self.tenure: Tenure | None = None

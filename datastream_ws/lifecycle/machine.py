@@ -28,7 +28,7 @@ from ..exceptions import (
     SpoolError,
     StreamClosedError,
 )
-from ..handling.hooks import HookFailure
+from ..handling.hooks import HookFailure, is_effect
 from ..process.futures import retrieve
 from ..stats import Stats
 from .assembly import Parts, Start
@@ -601,19 +601,12 @@ def _because(ended: Ended, failure: BaseException | None) -> tuple[Exception, An
     if failure is None:
         return error, None
     cause, reported = _explained(failure)
-    if _is_effect(cause):
+    if is_effect(cause):
         return error, None
     if isinstance(error, StreamClosedError) and error.code == NO_CLOSE_FRAME:
         return cause, reported
     error.__cause__ = error.__cause__ or cause
     return error, None
-
-
-def _is_effect(cause: BaseException | None) -> bool:
-    """Return whether a hook raised because the connection had ended."""
-    while cause is not None and not isinstance(cause, NotConnectedError):
-        cause = cause.__cause__ or cause.__context__
-    return cause is not None
 
 
 def _close_frame_for(error: Exception) -> CloseFrame:

@@ -86,13 +86,21 @@ class Reporter:
             warn=self.warn,
         )
 
-    def on_loop(self, function: Callable[[], None]) -> None:
-        """Call *function* on the loop's thread, immediately if the caller runs there."""
+    def on_loop(self, function: Callable[[], None]) -> bool:
+        """
+        Call *function* on the loop's thread, immediately if the caller runs there.
+
+        Returns:
+            Whether it is called. It is not if the loop is closed and a handler still runs.
+
+        """
         if asyncio._get_running_loop() is self._loop:
             function()
-        else:
-            with suppress(RuntimeError):  # the loop is closed, and a handler still runs
-                self._loop.call_soon_threadsafe(function)
+            return True
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(function)
+            return True
+        return False
 
     # --- state and events ---
 
@@ -213,19 +221,27 @@ class Reporter:
     # --- errors and the log ---
 
     def report(self, error: BaseException) -> None:
-        """Log an error and pass it to ``on_error`` and ``errors()``, from any thread."""
-        self.on_loop(lambda: self._report(error))
+        """
+        Log an error and pass it to ``on_error`` and ``errors()``, from any thread.
+
+        Once the loop is closed it is only logged.
+        """
+        if not self.on_loop(lambda: self._report(error)):
+            self._log_report(error)
 
     def _report(self, error: BaseException) -> None:
+        self._log_report(error)
+        self._traffic.last_error = said(error)
+        self._errors.put(error)
+        self._reports.put("on_error", error)
+
+    def _log_report(self, error: BaseException) -> None:
         if isinstance(error, HandlerError):
             self._log_error(error)
         elif isinstance(error, InboxOverflowError | LeaseError | SpoolError):
             self.log("warning", "%s", said(error), **about(error))
         elif not isinstance(error, DataStreamError | OSError):
             self.log("error", "%s", said(error), exc_info=error)
-        self._traffic.last_error = said(error)
-        self._errors.put(error)
-        self._reports.put("on_error", error)
 
     def _log_error(self, error: BaseException) -> None:
         self.log("error", "%s", error, exc_info=error)

@@ -223,6 +223,28 @@ async def test_close_by_a_task_that_keeps_its_iterator() -> None:
         assert client.stats().messages_dropped == {"untaken": 1}
 
 
+def test_a_handler_that_fails_after_the_client_has_closed_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody can read errors() any more, and on_error isn't called."""
+    begun, go = threading.Event(), threading.Event()
+    with StreamServer(on_connect=lambda connection: connection.send("x")) as server:
+        client = Client(server.url, **FAST)
+
+        @client.on_message
+        def late(message: Message) -> None:
+            begun.set()
+            go.wait(30)
+            raise LookupError
+
+        client.start()
+        assert begun.wait(30)
+        client.close(0.1)
+        assert client.state is State.CLOSED
+        go.set()
+        eventually(lambda: "failed with LookupError" in caplog.text)
+
+
 @pytest.mark.fault("69", "G12")
 def test_close_inside_a_coroutine_handler() -> None:
     """Client.close() on the loop's thread, and client.aio.close(), request the stop as well."""

@@ -300,3 +300,28 @@ def test_handler_objects_as_options() -> None:
             client.wait_ready(30)
             feed.messages.wait()
     assert len(feed.connections) == 1
+
+
+def test_a_hook_that_fails_after_the_end_of_its_connection_is_reported() -> None:
+    """It runs on a thread that nobody waits for then."""
+    begun, go = Seen[int](), threading.Event()
+    errors = Seen[BaseException]()
+    with StreamServer() as server:
+        client = Client(server.url, **FAST)
+        client.on_error(errors)
+
+        @client.on_ready
+        def late() -> None:
+            begun(1)
+            if len(begun) == 1:
+                go.wait(30)
+                raise LookupError
+
+        with client:
+            begun.wait()
+            server.abort()
+            server.wait_connected(2, timeout=30)
+            go.set()
+            error = errors.wait_for(lambda error: isinstance(error, HandlerError))
+            assert isinstance(error.__cause__, LookupError)
+            client.wait_ready(30)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from datastream_ws import HandlerError, Handlers
+from datastream_ws import HandlerError, Handlers, NotConnectedError
 from datastream_ws.handling import hooks as module
 from datastream_ws.handling.current import belongs_here, handling, passes_gate
 from datastream_ws.handling.hooks import ConnectionHooks, HookFailure, Reports
@@ -31,7 +31,11 @@ class Stream:
         submit = HandlerThreads().submit
         self.warned: list[str] = []
         self.hooks = ConnectionHooks(
-            owner=self, handlers=self.handlers, submit=submit, warn=self.warned.append
+            owner=self,
+            handlers=self.handlers,
+            submit=submit,
+            report=self.reported.append,
+            warn=self.warned.append,
         )
         self.reports = Reports(
             owner=self,
@@ -123,6 +127,40 @@ async def test_a_late_failure_of_a_hook_is_no_noise(stream: Stream) -> None:
     await asyncio.sleep(0.05)  # the thread lets go of it, too
     gc.collect()
     assert noise == []
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("error", "is_reported"), [(ZeroDivisionError(), True), (NotConnectedError("lost"), False)]
+)
+async def test_a_hook_that_fails_after_its_call_was_canceled(
+    stream: Stream, is_async: bool, error: Exception, is_reported: bool
+) -> None:
+    """It is reported, except for what the end of the connection itself has caused."""
+    go = threading.Event()
+
+    async def fail_on_loop() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise error
+
+    def fail() -> None:
+        go.wait(10)
+        raise error
+
+    step: Callable[[], Any] = fail_on_loop if is_async else fail
+    stream.hook("on_ready", "late", is_async=is_async, step=step)
+    calling = asyncio.create_task(stream.hooks.call("on_ready", object()))
+    await stream.logs(1)
+    calling.cancel()
+    await asyncio.wait([calling])
+    go.set()
+    async with asyncio.timeout(10):
+        while stream.hooks._running or (is_reported and not stream.reported):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert calling.cancelled()
+    assert [failure.__cause__ for failure in stream.reported] == [error] * is_reported
 
 
 @BOTH
@@ -347,6 +385,28 @@ async def test_finishing_gives_up_in_time(stream: Stream) -> None:
     assert stream.log == [("hangs", 0)]
     assert stream.reports.dropped == 2
     assert stream.warned == []  # it has ended
+
+
+@pytest.mark.parametrize("kind", ["on_state", "on_error"])
+async def test_a_report_that_fails_after_it_was_given_up(stream: Stream, kind: str) -> None:
+    """It is reported as any other."""
+    go = threading.Event()
+
+    def fail() -> None:
+        go.wait(10)
+        raise ZeroDivisionError
+
+    stream.hook(kind, "late", step=fail)
+    stream.reports.put(kind, "x")
+    await stream.logs(1)
+    await stream.reports.finish(0.01)
+    assert "outlives the client" in stream.warned[0]
+    go.set()
+    told = stream.logged if kind == "on_error" else stream.reported
+    async with asyncio.timeout(10):
+        while not told:  # noqa: ASYNC110 - a fact of other threads
+            await asyncio.sleep(0.001)
+    assert isinstance(told[0].__cause__, ZeroDivisionError)
 
 
 async def test_a_report_that_ignores_its_cancellation_is_named(stream: Stream) -> None:

@@ -195,15 +195,6 @@ async def test_from_any_thread() -> None:
     await s.all_told()
 
 
-def test_a_loop_that_is_gone_is_told_nothing() -> None:
-    async def make() -> Scene:
-        return Scene()
-
-    s = asyncio.run(make())
-    s.reporter.report(LeaseError("away"))
-    assert s.log.lines == []
-
-
 async def test_a_logger_that_raises_ends_nothing() -> None:
     class Broken(Lines):
         def _log(self, *arguments: Any, **more: Any) -> None:
@@ -223,3 +214,14 @@ async def test_nothing_is_told_after_the_end() -> None:
     await asyncio.sleep(0.01)
     assert s.told == []
     assert s.reporter.reports_dropped == 1
+
+
+def test_an_error_after_the_loop_was_closed_is_logged() -> None:
+    """A handler or hook on a thread may outlive the loop, and nobody reads errors() then."""
+
+    async def make() -> Scene:
+        return Scene()
+
+    scene = asyncio.run(make())
+    scene.reporter.report(HandlerError("late failed", handler=None))
+    assert scene.log.lines == ["error stream prices: late failed (traced)"]
