@@ -230,7 +230,7 @@ class AsyncClient(Decorators):
             )
         )
         self.handlers.added.add(life.dispatcher.wake)
-        watched = WatchedClient(self.handlers, life.parts.reporter.warn)
+        watched = WatchedClient(self.handlers, life.parts.reporter.warn, life.end_without_loop)
         watch_loop(life.loop, watched)
         life.finished.add_done_callback(lambda _: end_watch(life.loop, watched))
         life.finished.add_done_callback(lambda _: self._let_go(life, pool))

@@ -239,7 +239,9 @@ class WriteQueue:
         with self._lock:
             if self._frames:
                 return now if self._pacing is None else self._pacing.due(now)
-            is_stalled = self._room and self._pacing is not None and self._free(passes_gate=False) > 0
+            is_stalled = (
+                self._room and self._pacing is not None and self._free(passes_gate=False) > 0
+            )
             return now + TURN_STEP if is_stalled else NEVER
 
     def settle_flushes(self, written: int, unsent: int) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from .latch import Latch
@@ -133,6 +134,12 @@ class ThreadCaller:
         """Cancel the coroutine handler that this thread waits for."""
         if (waiting := self._waiting) is not None:
             waiting.cancel()
+
+    def fail(self, error: Exception) -> None:
+        """Raise *error* in place of a coroutine handler whose loop is closed."""
+        if (waiting := self._waiting) is not None:
+            with suppress(InvalidStateError):
+                waiting.set_exception(error)
 
 
 class InlineCaller:

@@ -306,6 +306,13 @@ class Dispatcher:
         if self._draining and self._is_idle():
             self._drained.set()
 
+    def end_without_loop(self) -> None:
+        """End the workers on threads, because the loop is closed. It's thread-safe."""
+        self._stopped.set()
+        self._batches.stop()
+        for caller in list(self._callers):
+            caller.fail(RuntimeError("the event loop was closed while the handler ran"))
+
     def abandon(self) -> None:
         """Stop after a fork, even if the child's only thread is a worker."""
         self._lock = threading.Lock()

@@ -186,6 +186,12 @@ class ConnectionHooks:
                 future.add_done_callback(lambda _: ended_late(future.exception()))
             raise
 
+    def _task_ended_late(
+        self, kind: str, handler: Handler, task: asyncio.Task[BaseException | None]
+    ) -> None:
+        if not task.cancelled():
+            self._ended_late(kind, handler, task.result())
+
     def _ended_late(self, kind: str, handler: Handler, error: BaseException | None) -> None:
         """Report the failure of a hook that nothing waits for, because its connection has ended."""
         if error is not None and not is_effect(error):
@@ -208,9 +214,7 @@ class ConnectionHooks:
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError:
-            task.add_done_callback(
-                lambda _: task.cancelled() or self._ended_late(kind, handler, task.result())
-            )
+            task.add_done_callback(functools.partial(self._task_ended_late, kind, handler))
             await self._cancel(task, f"{kind} hook {handler.name}")
             raise
         if (error := task.result()) is not None:
@@ -269,9 +273,9 @@ class Reports:
 
     Args:
         submit: Runs a function on a handler thread.
-        report: Receives every :class:`HandlerError`, except those of ``on_error`` hooks. Like *log*,
-            it may be called from any thread.
-        log: Receives the errors of ``on_error`` hooks.
+        report: Receives every :class:`HandlerError`, except those of ``on_error`` hooks, from any
+            thread.
+        log: Receives the errors of ``on_error`` hooks, from any thread.
         warn: Logs a line.
 
     Attributes:

@@ -24,7 +24,6 @@ from ..exceptions import (
     ConfigurationError,
     DataStreamError,
     LeaseError,
-    NotConnectedError,
     SpoolError,
     StreamClosedError,
 )
@@ -565,6 +564,24 @@ class Lifecycle:
             inbox_share=self.inbox.share(),
             spool_share=self.inbox.spool_share(),
         )
+
+    def end_without_loop(self) -> None:
+        """
+        End what outlives a loop that was closed before the client. It's thread-safe.
+
+        These are the handler threads, the spool and the lease. Nothing waits for them.
+        """
+        if self.finished.done():
+            return
+        parts = self.parts
+        parts.dispatcher.end_without_loop()
+        dropped = parts.inbox.close()
+        if parts.spool is not None:
+            parts.spool.close()
+        if parts.tenure is not None:
+            parts.tenure.end_without_loop()
+        parts.reporter.end_without_loop(dropped)
+        self.finished.set_result(None)
 
     def abandon(self) -> list[int]:
         """Stop all work in a forked child, and return the descriptors of the parent's sockets."""

@@ -210,6 +210,20 @@ class Reporter:
         await self._reports.finish(timeout)
         self._errors.end()
 
+    def end_without_loop(self, dropped: int) -> None:
+        """
+        Set the state to CLOSED and end ``errors()``, because the loop is closed.
+
+        Args:
+            dropped: How many unhandled messages were dropped.
+
+        """
+        text = "the event loop was closed before the client; unhandled messages dropped: %d. "
+        text += "Use 'async with', or await close()."
+        self.log("error" if dropped else "warning", text, dropped)
+        self._state.set(State.CLOSED)
+        self._errors.end()
+
     @property
     def reports_dropped(self) -> int:
         return self._reports.dropped

@@ -112,6 +112,10 @@ class Tenure:
         closed = asyncio.wrap_future(self._renewal.close())
         await asyncio.wait([closed], timeout=timeout)
 
+    def end_without_loop(self) -> None:
+        """Release the lease without waiting, because the loop is closed. It's thread-safe."""
+        self._renewal.close()
+
     def _watch(self) -> None:
         """Check for the end of the tenure, again whenever it would end without a renewal."""
         if self.is_lost:

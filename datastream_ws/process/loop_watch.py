@@ -48,11 +48,13 @@ class WatchedClient(NamedTuple):
     Attributes:
         handlers: The client's handlers.
         warn: Logs a warning, from any thread.
+        on_closed: Called on the watch's thread if the loop is closed before :func:`end_watch`.
 
     """
 
     handlers: Handlers
     warn: Callable[[str], None]
+    on_closed: Callable[[], None]
 
 
 class Place(NamedTuple):
@@ -248,20 +250,23 @@ class Watches:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: not self._loops, PERIOD)
-                self._forget_closed_loops()
-                if not self._loops:
-                    self._thread = None
-                    return
+                left = self._forget_closed_loops()
                 watches = list(self._loops.values())
+                if not watches:
+                    self._thread = None
+            for client in left:
+                client.on_closed()
+            if not watches:
+                return
             now = time.monotonic()
             for watch in watches:
                 watch.look(now, late=now - looked_at > LATE)
             looked_at = now
 
-    def _forget_closed_loops(self) -> None:
-        """Remove closed loops, which unclosed clients would keep in memory forever."""
-        for loop in [each for each in self._loops if each.is_closed()]:
-            del self._loops[loop]
+    def _forget_closed_loops(self) -> list[WatchedClient]:
+        """Remove closed loops, and return the clients that were not closed before them."""
+        closed = [self._loops.pop(loop) for loop in list(self._loops) if loop.is_closed()]
+        return [client for watch in closed for client in watch.clients]
 
 
 _watches = Watches()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -674,3 +676,103 @@ def test_close_where_a_loop_runs() -> None:
     with StreamServer(on_message=lambda connection, data: connection.send(data)) as server:
         for _ in range(5):
             assert len(asyncio.run(cell(server.url))) == 1
+
+
+class LeaseOfOne:
+    """A lease that nobody else wants."""
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+
+    def acquire(self, ttl: float) -> int:
+        return 1
+
+    def renew(self, ttl: float) -> bool:
+        return True
+
+    def release(self) -> None:
+        self.released.set()
+
+
+def left_with_its_loop(test: Callable[..., None]) -> Any:
+    """Have the garbage of a closed loop be collected, and complain, within the test itself."""
+
+    @pytest.mark.leaks_allowed("a loop is closed over the head of its tasks and sockets")
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    @pytest.mark.filterwarnings("ignore::ResourceWarning")
+    @functools.wraps(test)
+    def tidy(*arguments: Any, **more: Any) -> None:
+        test(*arguments, **more)
+        gc.collect()
+
+    return tidy
+
+
+@left_with_its_loop
+def test_a_loop_that_is_closed_before_its_client(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Threads, file and lease are let go, nobody waits forever, and the client starts again."""
+    lease, begun = LeaseOfOne(), threading.Event()
+    with StreamServer(on_connect=lambda connection: connection.send("x")) as server:
+        client = AsyncClient(
+            server.url,
+            lease=lease,
+            spool=str(tmp_path / "spool"),
+            handler_timeout=60,
+            close_timeout=0.5,
+            **FAST,
+        )
+        client.on_message(lambda message: None)  # so that a thread waits for the coroutine
+
+        @client.on_message
+        async def hang(message: Message) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        async def start() -> None:
+            await client.start()
+            await asyncio.to_thread(begun.wait, 30)
+            server.send("y")
+            await asyncio.to_thread(eventually, lambda: client.stats().messages_received == 2)
+
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(start())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+        asyncio.run(client.wait_closed(30))
+        assert lease.released.wait(30)
+        assert "the event loop was closed before the client" in caplog.text
+        eventually(lambda: "failed with RuntimeError" in caplog.text)  # hang
+        names = "datastream-handler", "datastream-spool", "datastream-lease", "datastream-watch"
+        eventually(lambda: not [t for t in threading.enumerate() if t.name in names])
+        check_ledger(client.stats())
+
+        async def again() -> None:
+            async with client:
+                await client.wait_ready(30)
+
+        asyncio.run(again())
+
+
+@left_with_its_loop
+def test_waits_on_another_loop_end_with_the_loop_of_the_client() -> None:
+    """wait_ready() and errors() waited forever for a loop that was closed."""
+    client = AsyncClient("ws://localhost:1", min_reconnect_delay=20, proxy=None)
+
+    async def all_errors() -> list[BaseException]:
+        return [error async for error in client.errors()]
+
+    async def elsewhere() -> None:
+        waiting = asyncio.create_task(client.wait_ready())
+        reading = asyncio.create_task(all_errors())
+        await asyncio.sleep(0)
+        loop.close()
+        async with asyncio.timeout(30):
+            with pytest.raises(NotConnectedError):
+                await waiting
+            assert await reading == []
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(client.start())
+    asyncio.run(elsewhere())

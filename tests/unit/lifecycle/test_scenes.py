@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import weakref
 
 import pytest
 
@@ -20,6 +21,7 @@ from datastream_ws import (
 )
 from kit.fakeengine import InlineThreads, World
 from kit.scene import ENGINE, Stream, play
+from kit.seen import eventually
 from kit.virtualtime import VirtualLoop
 
 
@@ -386,7 +388,7 @@ def test_a_report_that_hangs_keeps_no_connection_from_being_ready() -> None:
 def test_a_loop_that_is_closed_without_close_is_no_internal_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def leave_open() -> None:
+    def leave_open() -> weakref.ref[AsyncClient]:
         loop, world = VirtualLoop(), World()
         monkeypatch.setattr(ENGINE, world.engine)
         client = AsyncClient("ws://fake")
@@ -394,11 +396,14 @@ def test_a_loop_that_is_closed_without_close_is_no_internal_error(
         loop.pass_time(5.0)
         assert client.is_ready
         loop.close()
-        assert not client.is_ready
+        assert client.state is State.CLOSED
+        return weakref.ref(client)
 
     monkeypatch.setattr("datastream_ws.async_client.threads", InlineThreads)
-    leave_open()
+    left = leave_open()
     monkeypatch.undo()
-    gc.collect()
+    # The watch on the loop keeps the client until it notices the end.
+    eventually(lambda: gc.collect() is not None and left() is None)
+    assert "Task was destroyed" in caplog.text  # by asyncio, within this test
     ours = [record for record in caplog.records if record.name == "datastream_ws"]
     assert [record for record in ours if record.levelno >= logging.ERROR] == []

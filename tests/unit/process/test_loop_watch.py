@@ -35,7 +35,7 @@ class Stage:
 
     async def _make(self) -> LoopWatch:
         watch = LoopWatch(self.thread.loop)
-        watch.clients.add(WatchedClient(self.handlers, self.lines.append))
+        watch.clients.add(WatchedClient(self.handlers, self.lines.append, print))
         return watch
 
     @contextmanager
@@ -205,7 +205,7 @@ def test_a_loop_that_does_not_run_between_two_calls_is_not_called_blocked() -> N
 
     async def make() -> LoopWatch:
         watch = LoopWatch(loop)
-        watch.clients.add(WatchedClient(Handlers(), lines.append))
+        watch.clients.add(WatchedClient(Handlers(), lines.append, print))
         return watch
 
     watch = loop.run_until_complete(make())
@@ -223,7 +223,7 @@ def test_of_two_clients_the_one_with_the_handler_tells(stage: Stage) -> None:
         stage.wait()
 
     others = list[str]()
-    stage.watch.clients.add(WatchedClient(Handlers(), others.append))
+    stage.watch.clients.add(WatchedClient(Handlers(), others.append, print))
     with stage.blocked(hello):
         stage.watch.look(0.0, late=False)
         stage.watch.look(1.0, late=False)
@@ -237,7 +237,7 @@ def test_what_is_nobodys_alone_is_told_once_for_all(
     async def poll() -> None:
         stage.wait()
 
-    stage.watch.clients.add(WatchedClient(Handlers(), stage.lines.append))
+    stage.watch.clients.add(WatchedClient(Handlers(), stage.lines.append, print))
     with stage.blocked(poll):
         stage.watch.look(0.0, late=False)
         stage.watch.look(1.0, late=False)
@@ -248,7 +248,7 @@ def test_what_is_nobodys_alone_is_told_once_for_all(
 
 def test_one_thread_looks_and_ends_with_the_last_client(stage: Stage) -> None:
     loop, watches = stage.thread.loop, Watches()
-    clients = [WatchedClient(Handlers(), print) for _ in range(3)]
+    clients = [WatchedClient(Handlers(), print, print) for _ in range(3)]
 
     async def watch() -> None:
         for client in clients:
@@ -265,11 +265,12 @@ def test_one_thread_looks_and_ends_with_the_last_client(stage: Stage) -> None:
 
 
 def test_a_loop_that_was_closed_is_forgotten() -> None:
-    """With clients on it that nobody closed."""
-    watches = Watches()
+    """With clients on it that nobody closed, which are told."""
+    watches, told = Watches(), []
 
     async def watch() -> None:
-        watches.add(asyncio.get_running_loop(), WatchedClient(Handlers(), print))
+        client = WatchedClient(Handlers(), print, lambda: told.append("closed"))
+        watches.add(asyncio.get_running_loop(), client)
 
     asyncio.run(watch())
     thread = watches._thread
@@ -277,6 +278,7 @@ def test_a_loop_that_was_closed_is_forgotten() -> None:
     thread.join(10)
     assert not thread.is_alive()
     assert not watches._loops
+    assert told == ["closed"]
 
 
 def test_a_client_that_ends_while_its_block_is_told(stage: Stage) -> None:
