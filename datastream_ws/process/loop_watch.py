@@ -254,8 +254,7 @@ class Watches:
                 watches = list(self._loops.values())
                 if not watches:
                     self._thread = None
-            for client in left:
-                client.on_closed()
+            _end(left)
             if not watches:
                 return
             now = time.monotonic()
@@ -267,6 +266,12 @@ class Watches:
         """Remove closed loops, and return the clients that were not closed before them."""
         closed = [self._loops.pop(loop) for loop in list(self._loops) if loop.is_closed()]
         return [client for watch in closed for client in watch.clients]
+
+
+def _end(clients: list[WatchedClient]) -> None:
+    """End clients whose loop is closed. The list is emptied, so that the watch keeps none."""
+    while clients:
+        clients.pop().on_closed()
 
 
 _watches = Watches()

@@ -102,7 +102,7 @@ def test_a_logger_that_raises_does_not_end_the_watch(stage: Stage) -> None:
     async def tick(message: object) -> None:
         stage.wait()
 
-    stage.watch.clients.add(WatchedClient(stage.handlers, print))
+    stage.watch.clients.add(WatchedClient(stage.handlers, print, print))
     logging.getLogger("datastream_ws").addHandler(broken := Broken())
     try:
         with stage.blocked(lambda: tick(None)):
