@@ -296,7 +296,7 @@ class Client(Decorators):
         return time.monotonic() + limit + CLOSE_GRACE
 
     def _end_by(self, deadline: float) -> None:
-        """Wait for the end until *deadline*, also if user code blocks the loop."""
+        """Wait for the end until *deadline*, even if user code blocks the loop."""
         use = self._loop_use
         if use is None or use.finished is None:  # not begun: start() in another thread comes later
             return

@@ -105,7 +105,7 @@ class Decorators:
     """
     The decorators that register handlers and hooks.
 
-    You can use them from any thread and at any time, also while messages are handled.
+    You can use them from any thread and at any time, even while messages are handled.
     """
 
     handlers: Handlers
@@ -304,7 +304,8 @@ class Decorators:
                 messages, or for as many as are handled within 50 ms.
 
         Raises:
-            ConfigurationError: If *factory* isn't callable or *per* is invalid.
+            ConfigurationError: If *factory* isn't callable, if *per* is invalid, or if a factory
+                for ``"run"`` requires an argument.
 
         """
         if not callable(factory):

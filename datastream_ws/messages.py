@@ -163,7 +163,7 @@ class Message:
             EncodeError, TypeError: If the codec can't encode *obj*.
             NotConnectedError: If that connection has ended. Also if the message was pickled, or
                 made by ``deliver``.
-            SendTimeoutError: If the queue stays full.
+            SendTimeoutError: If the queue holds more than 16 MiB.
 
         """
         if self.origin.send is None:

@@ -98,7 +98,7 @@ class ClientOptions:
     """
 
     chosen: ClassVar[frozenset[str]] = frozenset()
-    """The names of the options that were set, also if the value is the default."""
+    """The names of the options that were set, even if the value is the default."""
 
     url: Url = field(metadata={"check": url_option})
     _: KW_ONLY

@@ -213,7 +213,7 @@ class StreamCommand(models.Model):
     """
     A command of an operator for the processes that run a stream.
 
-    A pause stays in force until a resume, also for processes that start later.
+    A pause stays in force until a resume, even for processes that start later.
 
     Attributes:
         verb: ``pause``, ``resume`` or ``reconnect``.

@@ -62,6 +62,7 @@ USE = {
     r"\braises? an alarm\b": "alert on",
     r"\bis no (URL|option|\w+ path)\b": "is not a …",
     r"\b(thus|but for|of course)\b": "so, except, because",
+    r", also (after|before|behind|for|if|in|on|under|when|while)\b": "even, including",
     r", for (?=[a-z]+ (is|are|has|have|does|would|may|can|cannot)\b)": "because",
     r"\bplain (handler|hook|function)s?\b": "synchronous handler",
     r"\bis at work\b": "is running",

@@ -7,7 +7,7 @@ writes the queue to the file, and moves rows into memory when it has room. Neith
 side nor the handlers wait for that thread.
 
 With a journal every message goes through the queue, and counts as received once it is in the file.
-Its row stays there until the message is handled, also while it is in memory.
+Its row stays there until the message is handled, even while it is in memory.
 """
 
 from __future__ import annotations

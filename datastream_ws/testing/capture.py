@@ -28,12 +28,13 @@ def capture_sent(client: Any, replies: Iterable[Any] | None = None) -> Iterator[
     that was passed to ``subscribe``.
 
     Args:
-        client: A Client, an AsyncClient, or an object with the verbs of one of them.
-        replies: The server's replies to ``request``, as messages, or as str, bytes or objects to
-            make messages of. A request takes the first that its ``match`` accepts.
+        client: A Client, an AsyncClient, or an object with the methods of one of them.
+        replies: The server's replies to ``request``. Each one is a message, or a str, bytes or
+            object to create a message from. A request takes the first one that its ``match``
+            accepts.
 
     Raises:
-        LookupError: From ``request``, if no reply is left that it accepts.
+        LookupError: If ``request`` accepts none of the remaining replies.
 
     """
     from .. import Message

@@ -20,6 +20,7 @@ LONG = "The client " + "really " * 25 + "reconnects."
         ("We reconnect.", "you, the client"),
         ("The behaviour is the same.", "behavior"),
         ("A canceled task is cancelled.", "canceled"),
+        ("It works, also in a fork.", "even, including"),
         ("What is unhandled waits.", None),
         ("What nobody handled waits.", "a clause as subject"),
         ("Options: one, two; three.", "more than one colon or semicolon"),
