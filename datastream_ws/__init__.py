@@ -45,8 +45,8 @@ from .exceptions import (
 )
 from .handlers import Handlers
 from .messages import Message
-from .option_checks import Logger
 from .options import ClientOptions, ConnectionReadyHandler, MessageHandler
+from .protocols import Logger
 from .stats import HandlerStats, Histogram, Stats
 from .version import __version__
 

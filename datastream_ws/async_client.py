@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 
 from .codecs import frame_of
 from .connection.connection import Connection
@@ -38,8 +38,6 @@ from .process.loop_watch import WatchedClient, end_watch, watch_loop
 from .process.signals import signals_to
 from .redaction import hides_arguments, peer_text, shown_urls
 from .stats import Stats
-
-T = TypeVar("T")
 
 __all__ = ["AsyncClient"]
 
@@ -422,13 +420,6 @@ class AsyncClient(Decorators):
                 f"stream {self.name}: the event loop it was started on is closed. {HOW_TO_START}"
             ) from None
 
-    async def _here(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Await the coroutine that *make* returns on the client's loop, from any loop."""
-        life = self._running()
-        if asyncio.get_running_loop() is life.loop:
-            return await make()
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(make(), life.loop))
-
     async def reconnect(self, code: int = 1000, reason: str = "") -> None:
         """
         Drop the connection, or the wait for the next attempt, and connect again.
@@ -678,19 +669,21 @@ class AsyncClient(Decorators):
         timeout: float | None,
         send: Callable[[], None] | None,
     ) -> Message:
-        requests = self._running().intake.requests
+        life = self._running()
 
         async def first() -> Message:
             if not connection.is_open:  # lost on the way here, and the next one has other messages
                 raise NotConnectedError("the connection has just been lost")
-            return await requests.first(match, send, timeout)
+            return await life.intake.requests.first(match, send, timeout)
 
         try:
             # If the client's own loop is blocked or stopped, its timeout never fires.
-            async with asyncio.timeout(
-                None if timeout is None else max(0.0, timeout) + 1.0
-            ) as limit:
-                return await self._here(first)
+            patience = None if timeout is None else max(0.0, timeout) + 1.0
+            async with asyncio.timeout(patience) as limit:
+                if asyncio.get_running_loop() is life.loop:
+                    return await first()
+                future = asyncio.run_coroutine_threadsafe(first(), life.loop)
+                return await asyncio.wrap_future(future)
         except TimeoutError:
             if not limit.expired():
                 raise

@@ -27,7 +27,6 @@ from .messages import Message
 from .option_types import Options, Url
 from .options import ClientOptions
 from .process.futures import Observable, capped
-from .process.loop_thread import LoopThread
 from .process.loop_use import (
     CLOSE_GRACE,
     LoopUse,
@@ -229,10 +228,6 @@ class Client(Decorators):
     def _join(self, place: Place) -> None:
         """Become a stream of a fleet, from the next ``start()`` on."""
         self.aio._place = place
-
-    @property
-    def _loop_thread(self) -> LoopThread | None:
-        return self._loop_use.thread if self._loop_use else None
 
     def run(self) -> None:
         """
@@ -634,7 +629,8 @@ class Client(Decorators):
         self.aio._subscriptions.remove(key)
 
     def _is_on_loop(self) -> bool:
-        return self._loop_thread is not None and self._loop_thread.is_current
+        use = self._loop_use
+        return use is not None and use.thread.is_current
 
     def _refuse_on_loop(self, verb: str) -> None:
         if self._is_on_loop():

@@ -23,7 +23,7 @@ from .exceptions import HandlerError
 from .redaction import escaped, peer_text
 
 if TYPE_CHECKING:
-    from .option_checks import Logger
+    from .protocols import Logger
 
 __all__ = ["EscapingFormatter", "about", "fields", "write"]
 

@@ -98,11 +98,8 @@ class Spans:
         self._stream = name_of(client)
         self._server: dict[str, str | int] | None = None
 
-    def __call__(self, call: Call) -> Any:
-        return self._span(call)
-
     @contextmanager
-    def _span(self, call: Call) -> Iterator[None]:
+    def __call__(self, call: Call) -> Iterator[None]:
         with self._tracer.start_as_current_span(
             f"{call.hook or 'process'} {self._stream}",
             kind=SpanKind.INTERNAL if call.hook else SpanKind.CONSUMER,

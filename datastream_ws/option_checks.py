@@ -13,7 +13,7 @@ from .codecs import Codec
 from .exceptions import LONGEST_SECONDS
 from .protocols import Logger
 
-__all__ = ["Logger", "check_headers", "check_subprotocols", "check_url"]
+__all__ = ["check_headers", "check_subprotocols", "check_url"]
 
 
 CodecName = Literal["json", "orjson", "msgspec"]

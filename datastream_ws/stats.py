@@ -153,7 +153,6 @@ class Traffic:
     bytes_received: int = 0
     bytes_sent: int = 0
     connections: int = 0
-    reconnects: int = 0
     attempts: int = 0
     blocked_seconds: float = 0.0
     round_trip_time: float | None = None
@@ -201,7 +200,7 @@ class Traffic:
             bytes_received=self.bytes_received,
             bytes_sent=self.bytes_sent,
             connections=self.connections,
-            reconnects=self.reconnects,
+            reconnects=max(0, self.connections - 1),
             attempts=self.attempts,
             blocked_seconds=blocked_seconds,
             round_trip_time=self.round_trip_time,

@@ -158,8 +158,9 @@ class Parts:
                 on_lost=self.commands.changed.set,
                 report=self.reporter.report,
             )
-        self.rate_limiter = None if start.place is None else start.place.rate_limiter
-        self._key = None if start.place is None else start.place.key
+        place = start.place
+        self.rate_limiter = None if place is None else place.rate_limiter
+        self._key = None if place is None else place.key
         self._origin: Origin | None = None  # of the latest connection
         self.spool: SpoolThread | None = None
         self.timings = Timings()
@@ -193,8 +194,8 @@ class Parts:
     def opened(self, connection: Connection, epoch: int) -> Origin:
         """Return the origin of the messages of *connection*, which has just been opened."""
         reply = reply_over(connection, self.options)
-        origin = self._origin = self._make_origin(epoch, connection.number, reply)
-        return origin
+        self._origin = self._make_origin(epoch, connection.number, reply)
+        return self._origin
 
     def origin(self, epoch: int, number: int) -> Origin:
         """
@@ -277,7 +278,7 @@ class Parts:
         self.reporter.on_loop(lambda: self.fail(death))
 
     def _on_room(self) -> None:
-        self.reporter.on_loop(lambda: self.intake.on_room())
+        self.reporter.on_loop(self.intake.on_room)
 
     def _gate(self, budget: Budget | None) -> Callable[[], bool] | None:
         """

@@ -116,7 +116,6 @@ class Closing:
             connection.close(max(0.0, self._left), final_frame.code, final_frame.reason)
         )
         while not closing.done():
-            self._parts.commands.changed.clear()
             await self._parts.commands.change(closing)
             connection.shorten_close(max(0.0, self._left))
             if self._parts.has_lost_lease:
@@ -148,7 +147,6 @@ class Closing:
             if self._parts.has_lost_lease:
                 self._leave_lease()
                 break
-            self._parts.commands.changed.clear()
             await self._parts.commands.change(task, timeout=left)
         if not task.done():
             task.cancel()

@@ -33,7 +33,7 @@ class Commands:
         clock: Returns the seconds of the loop's clock.
 
     Attributes:
-        changed: Set at every request. A reader clears it before it reads the requests.
+        changed: Set at every request.
         deadline: The time by which the client must be closed. ``None`` means that it stays open.
         final_frame: The close code and reason for the shutdown.
         note: Called with the kind and the text of a :class:`RecentEvent` for each request.
@@ -108,18 +108,16 @@ class Commands:
         """Fulfill a request to reconnect, because an attempt begins."""
         self._reconnect = None
 
-    async def change(self, *things: asyncio.Future[Any], timeout: float | None = None) -> bool:
+    async def change(self, *things: asyncio.Future[Any], timeout: float | None = None) -> None:
         """
-        Wait for another request or for one of *things*.
+        Wait for a request that comes from now on, or for one of *things*.
 
-        Returns:
-            Whether there was one within *timeout* seconds. ``None`` means no limit.
-
+        *timeout* is in seconds. ``None`` means no limit.
         """
-        done, _ = await asyncio.wait(
+        self.changed.clear()
+        await asyncio.wait(
             [self.changed.wait(), *things], timeout=timeout, return_when=asyncio.FIRST_COMPLETED
         )
-        return bool(done)
 
 
 def close_frame(code: Any, reason: Any) -> CloseFrame:

@@ -128,7 +128,6 @@ class Lifecycle:
         while self.commands.is_paused and not self.commands.is_closing:
             if self.parts.has_lost_lease:
                 return
-            self.commands.changed.clear()
             await self.commands.change()
 
     def _stand_by(self) -> None:
@@ -187,7 +186,6 @@ class Lifecycle:
             left = None if until is None else until - self.loop.time()
             if left is not None and left <= 0:
                 return False
-            self.commands.changed.clear()
             await self.commands.change(*things, timeout=left)
         return True
 
@@ -353,10 +351,8 @@ class Lifecycle:
     def _opened(self, connection: Connection) -> None:
         self.connection = connection
         self.parts.attempts.opened()
-        traffic = self.traffic
-        traffic.connections += 1
-        traffic.reconnects = traffic.connections - 1
-        traffic.connected_since = time.time()
+        self.traffic.connections += 1
+        self.traffic.connected_since = time.time()
         self.parts.reporter.state(State.CONNECTED)
         self.parts.reporter.gap(self.inbox.last_message)
         self.intake.attach(connection, self.parts.opened(connection, self.epoch))
@@ -491,7 +487,6 @@ class Lifecycle:
                 connection.fail(DataStreamError("closed while hanging up"))
                 await closing
             else:
-                self.commands.changed.clear()
                 await self.commands.change(closing)
         return self._note_end(connection)
 
@@ -522,7 +517,6 @@ class Lifecycle:
             while not deciding.done():
                 if self.commands.is_closing:
                     return True  # the user closes the client, so it does not fail
-                self.commands.changed.clear()
                 await self.commands.change(deciding)
             return deciding.result()
         finally:

@@ -157,18 +157,12 @@ class Reporter:
         if state is not State.WAITING:
             self.log("info", "%s", state.value, state=state.value, **about(error))
             return
-        limit = self._options.max_reconnect_attempts
-        of_limit = f" of {limit}" if limit else ""
-        attempt = self._attempts.number
+        limit, attempt = self._options.max_reconnect_attempts, self._attempts.number
+        number = f"{attempt} of {limit}" if limit else attempt
         self.log(
-            "warning",
-            "%s; attempt %d%s in %.1f s",
-            said(error),
-            attempt,
-            of_limit,
-            delay,
-            **{"state": state.value, "attempt": attempt, "delay": delay, **about(error)},
-        )
+            "warning", "%s; attempt %s in %.1f s", said(error), number, delay,
+            state=state.value, attempt=attempt, delay=delay, **about(error),
+        )  # fmt: skip
 
     def lost(self) -> None:
         """Begin a gap, because a connection has ended."""
@@ -275,15 +269,8 @@ class Reporter:
             **about(exc_info),
             **more,
         }
-        write(
-            self._options.logger,
-            level,
-            "stream %s: " + text,
-            name,
-            *arguments,
-            exc_info=exc_info,
-            extra=fields(name, **known),
-        )
+        text, extra = f"stream %s: {text}", fields(name, **known)
+        write(self._options.logger, level, text, name, *arguments, exc_info=exc_info, extra=extra)
 
 
 def _ended_text(connection: int, code: int, reason: str, error: BaseException | None) -> str:

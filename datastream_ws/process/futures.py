@@ -95,26 +95,23 @@ class LoopEvent:
     """
 
     def __init__(self) -> None:
-        self._is_set = False
+        self.is_set = False
         self._future: asyncio.Future[None] | None = None
 
     def set(self) -> None:
-        self._is_set = True
+        self.is_set = True
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
 
     def clear(self) -> None:
-        self._is_set = False
-
-    def is_set(self) -> bool:
-        return self._is_set
+        self.is_set = False
 
     def wait(self) -> asyncio.Future[None]:
         """Return a future of the event, the same one for all current waiters."""
         future = self._future
         if future is None or future.done():
             future = self._future = asyncio.get_running_loop().create_future()
-            if self._is_set:
+            if self.is_set:
                 future.set_result(None)
         return future
 
@@ -140,8 +137,8 @@ class ErrorBuffer:
         self._size_bytes = float("inf") if size_bytes is None else size_bytes
         self._bytes = 0
         self._seen = 0  # the highest number that any reader has read
-        # The number of errors so far, and whether there will be no more.
-        self._count: Observable[tuple[int, bool]] = Observable((0, False))
+        self._count = Observable(0)  # the number of errors so far
+        self._ended = False
         self.lost = 0
 
     @functools.cached_property
@@ -151,12 +148,12 @@ class ErrorBuffer:
 
     def put(self, error: BaseException) -> None:
         """Add an error. Only one thread at a time may call this."""
-        number, ended = self._count.value
+        number = self._count.value + 1
         self._bytes += pinned_bytes(error)
-        self._errors.append((number + 1, error))
+        self._errors.append((number, error))
         while len(self._errors) > 1 and self._is_over_limit():
             self._drop_oldest()
-        self._count.set((number + 1, ended))
+        self._count.set(number)
 
     def _is_over_limit(self) -> bool:
         return len(self._errors) > self._size or self._bytes > self._size_bytes
@@ -168,7 +165,8 @@ class ErrorBuffer:
 
     def end(self) -> None:
         """End the iteration of all readers once they have read everything."""
-        self._count.set((self._count.value[0], True))
+        self._ended = True
+        self._count.set(self._count.value)  # wakes all readers
 
     def _after(self, cursor: int) -> tuple[int, list[BaseException]]:
         """Return the number of the last error, and the errors after number *cursor*."""
@@ -188,33 +186,32 @@ class ErrorBuffer:
 
         """
         cursor = 0
-        while True:
+        while not self._is_over(cursor):
             try:
-                _, ended = self._more(cursor).result(capped(timeout))
+                self._more(cursor).result(capped(timeout))
             except TimeoutError:
                 return
             cursor, errors = self._after(cursor)
             while errors:  # pop each, so that none stays in memory while the reader waits
                 yield errors.pop(0)
-            if ended and cursor >= self._count.value[0]:
-                return
 
-    def _more(self, cursor: int) -> Future[tuple[int, bool]]:
-        return self._count.when(lambda state: state[0] > cursor or state[1])
+    def _is_over(self, cursor: int) -> bool:
+        return self._ended and cursor >= self._count.value
+
+    def _more(self, cursor: int) -> Future[int]:
+        return self._count.when(lambda count: count > cursor or self._ended)
 
     async def read_async(self, timeout: float | None) -> AsyncIterator[BaseException]:
         """Yield errors in a coroutine. It behaves as :meth:`read` but does not block the loop."""
         cursor = 0
-        while True:
+        while not self._is_over(cursor):
             try:
-                _, ended = await wait_for(self._more(cursor), timeout)
+                await wait_for(self._more(cursor), timeout)
             except TimeoutError:
                 return
             cursor, errors = self._after(cursor)
             while errors:
                 yield errors.pop(0)
-            if ended and cursor >= self._count.value[0]:
-                return
 
 
 def pinned_bytes(error: BaseException) -> int:

@@ -182,11 +182,9 @@ class LoopWatch:
     ) -> tuple[set[WatchedClient], Place, Handler] | None:
         """Return the outermost handler in *places*, its frame and the clients that have it."""
         for place in places:
-            found = {client: client.handlers.find(place.code) for client in all_clients}
-            clients = {client for client, handler in found.items() if handler is not None}
-            handler = next(filter(None, found.values()), None)
-            if handler is not None:
-                return clients, place, handler
+            found = {c: h for c in all_clients if (h := c.handlers.find(place.code)) is not None}
+            if found:
+                return set(found), place, next(iter(found.values()))
         return None
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+import operator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 from .futures import retrieve
 
-__all__ = ["UserCalls", "call_user"]
+__all__ = ["UserCalls"]
 
 Function = Callable[..., Any]
 Submit = Callable[[Callable[[], Any]], Future[Any]]
@@ -75,32 +77,30 @@ class UserCalls:
             call.task.cancel()
 
 
+@dataclass(slots=True)
 class Call:
     """A running call. It refers to the function, so that no other object gets the same id."""
 
-    def __init__(
-        self, function: Function, arguments: tuple[Any, ...], task: asyncio.Task[Any]
-    ) -> None:
-        self.function = function
-        self.arguments = arguments
-        self.task = task
-        self.was_slow = False
+    function: Function
+    arguments: tuple[Any, ...]
+    task: asyncio.Task[Any]
+    was_slow: bool = False
 
     def has(self, arguments: tuple[Any, ...]) -> bool:
         """Return whether the call has these arguments, compared by identity."""
         own = self.arguments
-        return len(own) == len(arguments) and all(map(lambda a, b: a is b, own, arguments))
+        return len(own) == len(arguments) and all(map(operator.is_, own, arguments))
 
 
-async def _only_exceptions(function: Function, submit: Submit, arguments: Sequence[Any]) -> Any:
+async def _only_exceptions(function: Function, submit: Submit, arguments: tuple[Any, ...]) -> Any:
     """
-    Do the work of :func:`call_user`, and raise RuntimeError instead of what is no Exception.
+    Call a user's function, and raise RuntimeError instead of what is no Exception.
 
     A leaked CancelledError would look like a cancellation of the caller, which would then go on
     without the result. SystemExit in a task would end the loop.
     """
     try:
-        return await call_user(function, submit, arguments)
+        return await _call(function, submit, arguments)
     except Exception:
         raise
     except BaseException as error:
@@ -110,7 +110,7 @@ async def _only_exceptions(function: Function, submit: Submit, arguments: Sequen
         raise RuntimeError(f"the function raised {type(error).__name__}") from error
 
 
-async def call_user(function: Function, submit: Submit, arguments: Sequence[Any] = ()) -> Any:
+async def _call(function: Function, submit: Submit, arguments: tuple[Any, ...]) -> Any:
     """Call a user's function from the loop, on a thread unless it is a coroutine function."""
     if inspect.iscoroutinefunction(function):
         return await function(*arguments)

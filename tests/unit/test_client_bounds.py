@@ -30,6 +30,11 @@ def process(monkeypatch: pytest.MonkeyPatch) -> loop_use.Process:
     return own
 
 
+def loop_thread_of(client: Client) -> LoopThread:
+    assert client._loop_use is not None
+    return client._loop_use.thread
+
+
 class Blocking:
     """A URL that blocks the loop on which it is awaited, and nothing is dialled."""
 
@@ -67,7 +72,7 @@ def test_close_returns_in_time(
     blocking: Blocking, where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = started(blocking)
-    thread = client._loop_thread
+    thread = loop_thread_of(client)
 
     async def close() -> None:
         client.close(0.2)
@@ -87,19 +92,18 @@ def test_close_returns_in_time(
         client.wait_ready(0)
     client.close(0)
     blocking.go.set()
-    assert thread is not None
     assert thread.stop(5), "what is left ends once user code returns"
     assert client.state is State.CLOSED
 
 
 def test_a_client_that_was_abandoned_may_start_again(blocking: Blocking) -> None:
     client = started(blocking)
-    first = client._loop_thread
+    first = loop_thread_of(client)
     client.close(0)
     blocking.begun.clear()
     client.start()
     assert blocking.begun.wait(5)
-    assert client._loop_thread is not first
+    assert loop_thread_of(client) is not first
     assert client.state is State.CONNECTING
     blocking.go.set()
     client.close(0)
@@ -126,7 +130,7 @@ def test_start_beside_a_loop_that_is_blocked(
     monkeypatch.setattr(module, "START_SECONDS", 0.05)
     stuck = started(blocking)
     with Client("ws://localhost:1", name="next", **FAST) as client:
-        assert client._loop_thread is not stuck._loop_thread
+        assert loop_thread_of(client) is not loop_thread_of(stuck)
         assert "stream next: user code blocks the event loop; this client starts" in caplog.text
     stuck.close(0)
 

@@ -12,7 +12,7 @@ import pytest
 
 from datastream_ws import Client, ConfigurationError, Fleet, State, StateEvent
 from datastream_ws.process import loop_use
-from datastream_ws.process.loop_thread import LoopThread
+from datastream_ws.process.loop_use import LoopUse
 from datastream_ws.runner import EXIT_FAILED, EXIT_FORCED, EXIT_OK, SIGNAL, Runner
 from datastream_ws.testing import StreamServer
 
@@ -93,8 +93,8 @@ def test_a_loop_that_is_blocked_is_not_waited_for(signals: int) -> None:
         return "ws://localhost:1"
 
     other, stuck = client("other"), Client(url, name="stuck", **FAST)
-    thread: list[LoopThread | None] = []
-    stuck.on_state(lambda event: thread.append(stuck._loop_thread))
+    uses: list[LoopUse | None] = []
+    stuck.on_state(lambda event: uses.append(stuck._loop_use))
     runner = Runner([other, stuck], shutdown_timeout=0.1 if signals == 1 else 30, beat_interval=60)
     began = time.monotonic()
     try:
@@ -103,7 +103,7 @@ def test_a_loop_that_is_blocked_is_not_waited_for(signals: int) -> None:
         assert {stuck.state, other.state} == {State.CLOSED}
     finally:
         go.set()
-    assert thread[0] is None or thread[0].stop(5)
+    assert uses[0] is None or uses[0].thread.stop(5)
 
 
 def test_a_beat_that_keeps_failing_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

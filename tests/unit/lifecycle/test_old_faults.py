@@ -55,7 +55,6 @@ def pause_and_resume_leave_two_connections(patch: Patch) -> None:
     leave = Lifecycle._leave
 
     async def first(self: Any, *things: Any, timeout: float | None = None) -> bool:
-        self.commands.changed.clear()
         await self.commands.change(*things, timeout=timeout)
         return not any(thing.done() for thing in things)
 
