@@ -142,8 +142,8 @@ class AsyncClient(Decorators):
         """
         The last message received since ``start()``. ``None`` before the first one.
 
-        It is also ``None`` after unhandled messages were dropped because the lease was lost. Then
-        resume from your own store.
+        With ``journal``, the spool also has it after a restart. It is ``None`` after unhandled
+        messages were dropped because the lease was lost. Then resume from your own store.
         """
         return self._life.inbox.last_message if self._life else None
 
@@ -247,7 +247,8 @@ class AsyncClient(Decorators):
         client also closes, within ``close_timeout``.
 
         Raises:
-            DataStreamError, OSError: The client's error, if it failed.
+            ConfigurationError: If the package that the lease requires isn't installed.
+            Exception: The client's error, if it failed, usually a DataStreamError or OSError.
 
         """
         loop = asyncio.get_running_loop()
@@ -344,7 +345,7 @@ class AsyncClient(Decorators):
         Raises:
             TimeoutError: If it isn't ready in time.
             NotConnectedError: If the client isn't started, or closes while waiting.
-            DataStreamError, OSError: The client's error, once it has failed.
+            Exception: The client's error, once it has failed, usually a DataStreamError or OSError.
 
         """
         try:
@@ -377,7 +378,7 @@ class AsyncClient(Decorators):
 
         Raises:
             TimeoutError: If it hasn't closed in time.
-            DataStreamError, OSError: The client's error, once it has failed.
+            Exception: The client's error, once it has failed, usually a DataStreamError or OSError.
 
         """
         if self._life is not None and not self._life.loop.is_closed():

@@ -143,8 +143,8 @@ class Client(Decorators):
         """
         The last message received since ``start()``. ``None`` before the first one.
 
-        It is also ``None`` after unhandled messages were dropped because the lease was lost. Then
-        resume from your own store.
+        With ``journal``, the spool also has it after a restart. It is ``None`` after unhandled
+        messages were dropped because the lease was lost. Then resume from your own store.
         """
         return self.aio.last_message
 
@@ -161,11 +161,9 @@ class Client(Decorators):
         """
         Iterate over errors as they occur, until the client has closed.
 
-        It blocks the calling thread between errors.
-
-        Each iteration starts with the errors that are still kept, including those of the network.
-        At most 1,000 errors are kept, and at most a tenth of ``inbox_bytes``. The oldest are
-        removed first.
+        It blocks the calling thread between errors. Each iteration starts with the errors that are
+        still kept, including those of the network. At most 1,000 errors are kept, and at most a
+        tenth of ``inbox_bytes``. The oldest are removed first.
 
         Args:
             timeout: Seconds without an error after which the iteration ends. ``None`` means never.
@@ -179,6 +177,7 @@ class Client(Decorators):
         """
         Connect and stay connected in the background, and return without waiting.
 
+        If user code blocks the event loop, it waits for up to 5 seconds and then uses another loop.
         It never raises for network errors. Calling it again has no effect while the client runs.
         After ``close()``, or once the client has failed, it starts with new numbers and counters.
 
@@ -237,7 +236,8 @@ class Client(Decorators):
         has received. A second signal closes it immediately.
 
         Raises:
-            DataStreamError, OSError: The client's error, if it failed.
+            ConfigurationError: If the package that the lease requires isn't installed.
+            Exception: The client's error, if it failed, usually a DataStreamError or OSError.
 
         """
         news: SimpleQueue[str] = SimpleQueue()  # its put() is safe in a signal handler
@@ -358,7 +358,7 @@ class Client(Decorators):
         Raises:
             TimeoutError: If it isn't ready in time.
             NotConnectedError: If the client isn't started, or closes while waiting.
-            DataStreamError, OSError: The client's error, once it has failed.
+            Exception: The client's error, once it has failed, usually a DataStreamError or OSError.
             ConfigurationError: If you call it on the event loop's thread, which it would block.
 
         """
@@ -380,7 +380,7 @@ class Client(Decorators):
 
         Raises:
             TimeoutError: If it hasn't closed in time.
-            DataStreamError, OSError: The client's error, once it has failed.
+            Exception: The client's error, once it has failed, usually a DataStreamError or OSError.
             ConfigurationError: If you call it on the event loop's thread, which it would block.
 
         """

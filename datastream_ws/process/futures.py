@@ -88,10 +88,14 @@ def resolve(future: Future[T], value: T) -> None:
 
 class LoopEvent:
     """
-    An event on the loop's thread that is waited for with a future.
+    An event on the loop's thread whose :meth:`wait` returns a future.
 
     ``asyncio.Event`` needs a task for each waiter. An idle client always waits for an event, and
     the task would take a fifth of the client's memory.
+
+    Attributes:
+        is_set: Whether :meth:`set` was called after the last :meth:`clear`.
+
     """
 
     def __init__(self) -> None:

@@ -94,7 +94,7 @@ class Call:
 
 async def _only_exceptions(function: Function, submit: Submit, arguments: tuple[Any, ...]) -> Any:
     """
-    Call a user's function, and raise RuntimeError instead of what is no Exception.
+    Call a user's function, and raise RuntimeError if it raises something besides an Exception.
 
     A leaked CancelledError would look like a cancellation of the caller, which would then go on
     without the result. SystemExit in a task would end the loop.
