@@ -27,7 +27,7 @@ def datastream(state: Any, **_: Any) -> dict[str, Any]:
 
 def _command(verb: str, explained: str) -> None:
     def command(state: Any, name: str | None = None, **_: Any) -> dict[str, Any]:
-        return _each(state, name, lambda client: getattr(client, verb)())
+        return _each(state, name, verb, lambda client: getattr(client, verb)())
 
     control_command(
         name=f"datastream_{verb}", args=[("name", str)], signature="[NAME]", help=explained
@@ -46,9 +46,9 @@ def datastream_reconnect(
 ) -> dict[str, Any]:
     """Drop the connection of a stream, of one stream of a fleet, or of all, and connect again."""
     if key is None:
-        return _each(state, name, lambda client: client.reconnect())
+        return _each(state, name, "reconnect", lambda client: client.reconnect())
     try:
-        return _each(state, name, lambda client: _one_of(client, key).reconnect())
+        return _each(state, name, "reconnect", lambda client: _one_of(client, key).reconnect())
     except KeyError:
         return {"error": f"no stream {name}/{key} runs in this worker"}
 
@@ -60,8 +60,8 @@ def _one_of(client: Client | Fleet, key: str) -> Client:
     return client[key]
 
 
-def _each(state: Any, name: str | None, verb: Callable[[Any], None]) -> dict[str, Any]:
-    """Call *verb* with one stream or all, and return a reply like those of Celery's commands."""
+def _each(state: Any, name: str | None, verb: str, call: Callable[[Any], None]) -> dict[str, Any]:
+    """Make *call* with one stream or all, and return a reply like those of Celery's commands."""
     streams = _streams(state)
     wanted = [stream for stream in streams if name in (None, stream.name)]
     if not wanted:
@@ -70,10 +70,10 @@ def _each(state: Any, name: str | None, verb: Callable[[Any], None]) -> dict[str
         return {"error": unknown if streams else NONE_HERE}
     try:
         for stream in wanted:
-            verb(stream.client)
+            call(stream.client)
     except NotConnectedError as error:
         return {"error": str(error)}
-    return {"ok": f"asked {', '.join(stream.name for stream in wanted)}"}
+    return {"ok": f"{verb} requested for {', '.join(stream.name for stream in wanted)}"}
 
 
 def _streams(state: Any) -> list[Stream]:

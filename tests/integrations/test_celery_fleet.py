@@ -108,12 +108,14 @@ def test_remote_commands(tmp_path: Path, server: StreamServer, redis_url: str) -
         project.wait(lambda: inspected()["streams"] == {"ready": 3})
         assert inspected()["state"] == "ready"
         assert "streams: 3 ready" in celery("inspect", "stats")
-        assert "asked accounts" in celery("control", "datastream_reconnect", "accounts", "shop")
+        assert "reconnect requested for accounts" in celery(
+            "control", "datastream_reconnect", "accounts", "shop"
+        )
         server.wait_connected(4, 20)
         assert server.connections[-1].path == "/shop"
         answer = celery("control", "datastream_reconnect", "accounts", "9")
         assert "no stream accounts/9 runs in this worker" in answer
-        assert "asked accounts" in celery("control", "datastream_pause", "accounts")
+        assert "pause requested for accounts" in celery("control", "datastream_pause", "accounts")
         project.wait(lambda: inspected()["state"] == "paused")
         assert worker.stop() == 0
     project.published()

@@ -156,11 +156,11 @@ def test_remote_commands(tmp_path: Path, server: StreamServer, redis_url: str) -
         )
         stats = json.loads(celery("inspect", "stats", "--json"))[f"w1@{project.host}"]["datastream"]
         assert stats["default"].startswith("ready: received 3, handled 3, failed 0")
-        assert "asked default" in celery("control", "datastream_pause", "default")
+        assert "pause requested for default" in celery("control", "datastream_pause", "default")
         worker.wait_stats(lambda stats: stats["state"] == "paused")
-        assert "asked default" in celery("control", "datastream_resume")
+        assert "resume requested for default" in celery("control", "datastream_resume")
         server.wait_connected(2, 20)
-        assert "asked default" in celery("control", "datastream_reconnect")
+        assert "reconnect requested for default" in celery("control", "datastream_reconnect")
         server.wait_connected(3, 20)
         assert "no stream 'x' runs in this worker. Use one of: default" in celery(
             "control", "datastream_pause", "x"
