@@ -722,8 +722,9 @@ class Work:
         """Log and report a failure of the source, once while it lasts."""
         if text != self._failure:
             self._failure = text
-            kept = f"the fleet keeps its {counted(len(self.rows))}"
-            self.log.say("warning", "%s; %s", text, kept if self.rows else "it has no streams yet")
+            number = counted(len(self.rows))
+            kept = f"the fleet keeps its {number}" if self.rows else "it has no streams yet"
+            self.log.say("warning", "%s; %s", text.removesuffix("."), kept)
             self._report(error)
 
     def _report(self, error: BaseException) -> None:

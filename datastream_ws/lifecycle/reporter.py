@@ -160,7 +160,7 @@ class Reporter:
         limit, attempt = self._options.max_reconnect_attempts, self._attempts.number
         number = f"{attempt} of {limit}" if limit else attempt
         self.log(
-            "warning", "%s; attempt %s in %.1f s", said(error), number, delay,
+            "warning", "%s; attempt %s in %.1f s", said(error).removesuffix("."), number, delay,
             state=state.value, attempt=attempt, delay=delay, **about(error),
         )  # fmt: skip
 

@@ -142,12 +142,13 @@ def test_a_source_that_raises_or_says_nonsense_changes_nothing(
     fleet.on_message(lambda message: None)
     with fleet:
         until(lambda: is_ready(fleet, 2), 20)
-        source.fails = RuntimeError("no database")
+        source.fails = RuntimeError("no database.")
         for _ in range(3):
             asked = source.asked
             fleet.refresh()
             until(lambda asked=asked: source.asked > asked, 20)  # type: ignore[misc]
-        until(lambda: "the source failed: RuntimeError: no database" in caplog.text, 20)
+        text = "the source failed: RuntimeError: no database; the fleet keeps its 2 streams"
+        until(lambda: text in caplog.text, 20)
         assert caplog.text.count("no database") == 1, "what lasts is told once"
         until(lambda: bool(errors), 20)
         source.fails, source.rows[2] = None, {"url": "http://wrong"}

@@ -169,6 +169,15 @@ async def test_what_follows_an_end() -> None:
     assert lost[3] == "connection 8: code 1006"
 
 
+async def test_the_text_of_an_error_that_is_a_sentence_goes_on_in_the_line() -> None:
+    s = Scene()
+    s.reporter.state(State.WAITING, DataStreamError("too big. Raise max_size to accept it."), 1.0)
+    assert s.log.lines == [
+        "warning stream prices: too big. Raise max_size to accept it; attempt 1 of 10 in 1.0 s"
+    ]
+    await s.all_told()
+
+
 async def test_each_kind_of_error_has_its_line() -> None:
     s = Scene()
     s.reporter.report(HandlerError("a handler failed", handler=None))
