@@ -344,7 +344,8 @@ class Handlers(Decorators):
         """
         self.on_round_trip: list[Callable[[float], None]] = []
         """Called with the seconds of each ping, on the loop's thread."""
-        self._followed: tuple[Handlers, ...] = ()
+        self._all: tuple[Handler, ...] = ()
+        self._followed: tuple[Handlers, ...] = ()  # kept alive, because they may follow others
         self._followers: weakref.WeakSet[Handlers] | None = None
         in_child(self.renew_lock)
 
@@ -427,8 +428,6 @@ class Handlers(Decorators):
         self._all = handlers
         self.routing = Routing(tuple(each for each in handlers if not each.inline))
         self.inline = Routing(tuple(each for each in handlers if each.inline))
-
-    _all: tuple[Handler, ...] = ()
 
     def remove(self, function: Callable[..., Any]) -> None:
         """

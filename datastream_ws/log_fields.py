@@ -54,7 +54,8 @@ def about(error: BaseException | None) -> dict[str, Any]:
     """Return the fields that describe an error."""
     if error is None:
         return {}
-    found: dict[str, Any] = {"error": type(error.__cause__ or error).__name__}
+    cause = error if error.__cause__ is None else error.__cause__
+    found: dict[str, Any] = {"error": type(cause).__name__}
     if isinstance(error, HandlerError):
         found["handler"] = getattr(error.handler, "__qualname__", None)
         if error.message is not None:

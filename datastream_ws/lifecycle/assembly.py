@@ -115,6 +115,7 @@ class Parts:
 
     Attributes:
         death: The exception that ended an internal task. ``None`` means that all are running.
+        spool_opened: Resolved once the spool is open. ``None`` means that it was never opened.
 
     """
 
@@ -163,6 +164,7 @@ class Parts:
         self._key = None if place is None else place.key
         self._origin: Origin | None = None  # of the latest connection
         self.spool: SpoolThread | None = None
+        self.spool_opened: asyncio.Future[None] | None = None
         self.timings = Timings()
         self.inbox = self._inbox(start)
         self.dispatcher = self._dispatcher(start)
@@ -190,6 +192,13 @@ class Parts:
     @property
     def has_lost_lease(self) -> bool:
         return self.tenure is not None and self.tenure.is_lost
+
+    def drop_lost(self) -> None:
+        """Drop the messages that must not be handled after the lease is lost."""
+        if dropped := self.inbox.drop("lease_lost"):
+            text = "the lease is lost; unhandled messages dropped: %d"
+            self.reporter.log("warning", text, dropped)
+        self.dispatcher.shed()
 
     def opened(self, connection: Connection, epoch: int) -> Origin:
         """Return the origin of the messages of *connection*, which has just been opened."""

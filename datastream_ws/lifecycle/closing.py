@@ -8,7 +8,7 @@ connection.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any
 
@@ -23,43 +23,31 @@ __all__ = ["Closing"]
 
 class Closing:
     """
-    The shutdown of a client. Use it once, on the loop's thread.
+    The shutdown of a client, on the loop's thread. After a cancellation it may be run again.
 
     Args:
         parts: The objects of the client.
         connection: The open connection. ``None`` means that there is none.
-        spool_opened: Resolved once the spool is open. ``None`` means that it was never opened.
-        drop_lost: Drops the messages that must not be handled after the lease is lost.
+        error: The error that the client fails with. ``None`` means a regular shutdown.
 
     """
 
     def __init__(
-        self,
-        parts: Parts,
-        connection: Connection | None,
-        spool_opened: asyncio.Future[None] | None,
-        drop_lost: Callable[[], None],
+        self, parts: Parts, connection: Connection | None, error: BaseException | None
     ) -> None:
         self._parts = parts
         self._connection = connection
-        self._spool_opened = spool_opened
-        self._drop_lost = drop_lost
+        self._error = error
         self._loop = parts.loop
         self._dropped = 0
 
-    async def run(self, error: BaseException | None) -> None:
-        """
-        Handle received messages, then close the connection.
-
-        Args:
-            error: The error that the client fails with. ``None`` means a regular shutdown.
-
-        """
+    async def run(self) -> None:
+        """Handle received messages, then close the connection."""
         parts, connection = self._parts, self._connection
         if parts.commands.deadline is None:
             parts.commands.close(parts.options.close_timeout)
         if connection is not None or parts.inbox.waiting:
-            parts.reporter.state(State.CLOSING, error)
+            parts.reporter.state(State.CLOSING, self._error)
         if connection is not None and connection.is_open and parts.hooks.has("on_closing"):
             await self._within(self._call_closing_hooks(connection))
         parts.intake.stop()
@@ -72,25 +60,18 @@ class Closing:
         self._dropped += parts.inbox.close()
         await parts.dispatcher.stop()
 
-    async def finish(self, error: BaseException | None) -> None:
-        """
-        Close the spool, release the lease and report the final state.
-
-        Args:
-            error: The error that the client fails with. ``None`` means a regular shutdown.
-
-        """
-        parts = self._parts
-        self._dropped += await self._close_spool()
+    async def finish(self) -> None:
+        """Close the spool, release the lease and report the final state."""
+        parts, error = self._parts, self._error
+        dropped = self._dropped + await self._close_spool()
         if parts.tenure is not None:
             await parts.tenure.release(max(1.0, self._left))
-        if self._dropped:
-            text = "closed; unhandled messages dropped: %d"
-            parts.reporter.log("error", text, self._dropped)
+        if dropped:
+            parts.reporter.log("error", "closed; unhandled messages dropped: %d", dropped)
         if error is not None:
             text = "%s" if isinstance(error, ReconnectError) else "gave up: %s"
             parts.reporter.log("error", text, said(error))
-        parts.reporter.state(State.FAILED if error else State.CLOSED, error)
+        parts.reporter.final_state(error)
         await parts.reporter.finish(max(0.5, self._left))
 
     async def _drain(self) -> None:
@@ -112,9 +93,7 @@ class Closing:
             await self._flush(connection)
         final_frame = self._parts.commands.final_frame
         # Send a close frame even if the deadline has passed.
-        closing = self._loop.create_task(
-            connection.close(max(0.0, self._left), final_frame.code, final_frame.reason)
-        )
+        closing = self._loop.create_task(connection.close(max(0.0, self._left), *final_frame))
         while not closing.done():
             await self._parts.commands.change(closing)
             connection.shorten_close(max(0.0, self._left))
@@ -161,11 +140,11 @@ class Closing:
         """Abort the connection and drop messages, because the lease was lost meanwhile."""
         if self._connection is not None:
             self._connection.fail(LeaseError("the lease is lost"))
-        self._drop_lost()
+        self._parts.drop_lost()
 
     async def _close_spool(self) -> int:
         """Write unhandled messages to the spool, and return how many could not be written."""
-        spool, opened = self._parts.spool, self._spool_opened
+        spool, opened = self._parts.spool, self._parts.spool_opened
         if spool is None or opened is None:
             return 0
         limit = max(1.0, self._left)

@@ -70,7 +70,6 @@ class Lifecycle:
         self.finished: Future[None] = Future()
         self.connection: Connection | None = None
         self._lingering: Connection | None = None  # ended by a close frame, with an open socket
-        self._spool_opened: asyncio.Future[None] | None = None
         self._is_iterable = start.is_iterable
         self._has_warned = False  # that no handler takes the messages
         self._task: asyncio.Task[None] | None = None
@@ -85,7 +84,8 @@ class Lifecycle:
     async def _live(self) -> None:
         error: BaseException | None = None
         try:
-            error = await self._stay_connected() or self.parts.death
+            error = await self._stay_connected()
+            error = self.parts.death if error is None else error
         except asyncio.CancelledError:
             self.commands.close(0.0)
         except GeneratorExit:
@@ -97,7 +97,7 @@ class Lifecycle:
             await self._finish(error)
         finally:
             if not self.parts.state.value.is_final:
-                self.parts.reporter.state(State.FAILED if error else State.CLOSED, error)
+                self.parts.reporter.final_state(error)
             if not self.finished.done():
                 self.finished.set_result(None)
 
@@ -118,7 +118,8 @@ class Lifecycle:
                 continue
             if plan.is_last:
                 return plan.fatal
-            self.error = plan.fatal or self.error
+            if plan.fatal is not None:
+                self.error = plan.fatal
             self.parts.reporter.state(State.WAITING, outcome.error, plan.delay)
             await self._first(timeout=plan.delay)
         return None
@@ -133,35 +134,28 @@ class Lifecycle:
     def _stand_by(self) -> None:
         """Drop all messages of a lost lease, and wait for the next."""
         assert self.parts.tenure is not None
-        self._drop_lost()
+        self.parts.drop_lost()
         self.parts.tenure.give_up()
         self.parts.reporter.note("lease", "lost")
         self.parts.reporter.state(State.STANDBY)
 
-    def _drop_lost(self) -> None:
-        if dropped := self.inbox.drop("lease_lost"):
-            self.parts.reporter.log(
-                "warning", "the lease is lost; unhandled messages dropped: %d", dropped
-            )
-        self.dispatcher.shed()
-
     async def _finish(self, error: BaseException | None) -> None:
         """Close everything, at once if the loop shuts down meanwhile and cancels all tasks."""
         self.error = error
-        closing = Closing(self.parts, self.connection, self._spool_opened, self._drop_lost)
+        closing = Closing(self.parts, self.connection, error)
         if self._lingering is not None:
             self._lingering.fail(DataStreamError("closed"))
         try:
-            await self._close_all(closing, error)
+            await self._close_all(closing)
         except asyncio.CancelledError:
             self.commands.close(0.0)
-            await self._close_all(closing, error)
+            await self._close_all(closing)
 
-    async def _close_all(self, closing: Closing, error: BaseException | None) -> None:
-        await closing.run(error)
+    async def _close_all(self, closing: Closing) -> None:
+        await closing.run()
         if (connection := self.connection) is not None:
             self._report_end(Outcome(None, self._note_end(connection), connection.number), None)
-        await closing.finish(error)
+        await closing.finish()
 
     # --- waiting ---
 
@@ -234,15 +228,15 @@ class Lifecycle:
 
     async def _open_spool(self) -> Outcome | None:
         """Open the spool unless it is open. Return the outcome if that failed, or ``None``."""
-        spool = self.parts.spool
+        parts, spool = self.parts, self.parts.spool
         if spool is None or spool.is_open:
             return None
-        if self._spool_opened is None or self._spool_opened.done():
-            self._spool_opened = asyncio.wrap_future(spool.open())
-            self._spool_opened.add_done_callback(retrieve)
-        if await self._first(self._spool_opened):
+        if parts.spool_opened is None or parts.spool_opened.done():
+            parts.spool_opened = asyncio.wrap_future(spool.open())
+            parts.spool_opened.add_done_callback(retrieve)
+        if await self._first(parts.spool_opened):
             return ASKED
-        error = self._spool_opened.exception()
+        error = parts.spool_opened.exception()
         if error is not None:
             return Outcome(error if isinstance(error, Exception) else SpoolError(str(error)))
         self.epoch = max(self.epoch, spool.epoch + 1)

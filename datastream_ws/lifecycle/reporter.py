@@ -127,6 +127,10 @@ class Reporter:
         self._state.set(state)
         self._reports.put("on_state", event)
 
+    def final_state(self, error: BaseException | None) -> None:
+        """Change the state to FAILED because of *error*, or to CLOSED if it is ``None``."""
+        self.state(State.CLOSED if error is None else State.FAILED, error)
+
     def _note_state(self, state: State, error: BaseException | None) -> None:
         number = self._traffic.connections
         if state is State.CONNECTED:

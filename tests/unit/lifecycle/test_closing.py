@@ -309,6 +309,24 @@ def test_a_fatal_error_closes_what_is_there() -> None:
         assert story.client.state is State.FAILED
 
 
+def test_an_error_that_is_false_is_an_error() -> None:
+    """As an exception that has a length of 0, which a hook may raise."""
+
+    class Empty(Exception):
+        def __len__(self) -> int:
+            return 0
+
+    with Story(retry=lambda error: False) as story:
+
+        @story.client.on_ready
+        async def fail() -> None:
+            raise Empty
+
+        story.start()
+        assert story.client.state is State.FAILED
+        assert isinstance(story.client.error, Empty)
+
+
 # --- a spool -----------------------------------------------------------------------------------
 
 
@@ -361,7 +379,7 @@ def test_spool_that_fails_to_open_once_it_is_too_late(tmp_path: Any) -> None:
         story.passes(0.5)
         assert story.told == ["connecting", "closed"]
         assert story.client._life is not None
-        story.client._life._spool_opened = None
+        story.client._life.parts.spool_opened = None
         gc.collect()
         assert story.broken == []
 
