@@ -32,7 +32,6 @@ from .messages import Message, Origin
 from .option_types import Options, Url
 from .options import ClientOptions
 from .process.futures import ErrorBuffer, Observable, wait_for
-from .process.handler_threads import HandlerThreads
 from .process.loop_use import threads
 from .process.loop_watch import WatchedClient, end_watch, watch_loop
 from .process.signals import signals_to
@@ -94,8 +93,9 @@ class AsyncClient(Decorators):
         watch_forks(self)
 
     def _begin_anew(self) -> None:
-        self._state: Observable[State] = Observable(State.IDLE)
-        self._errors = ErrorBuffer(size_bytes=_error_bytes(self.options))
+        self._state = Observable(State.IDLE)
+        limit = self.options.inbox_bytes
+        self._errors = ErrorBuffer(size_bytes=None if limit is None else limit // 10)
 
     # --- facts ---
 
@@ -208,7 +208,6 @@ class AsyncClient(Decorators):
         self._close_requested = False
         self._epoch = max(self._epoch + 1, time.time_ns() // 1_000_000)
         pool = threads()
-        pool.hold()
         life = self._life = Lifecycle(
             Start(
                 owner=self._face,
@@ -227,16 +226,18 @@ class AsyncClient(Decorators):
                 place=self._place,
             )
         )
+        pool.hold()
         self.handlers.added.add(life.dispatcher.wake)
         watched = WatchedClient(self.handlers, life.parts.reporter.warn, life.end_without_loop)
         watch_loop(life.loop, watched)
-        life.finished.add_done_callback(lambda _: end_watch(life.loop, watched))
-        life.finished.add_done_callback(lambda _: self._let_go(life, pool))
-        life.begin()
 
-    def _let_go(self, life: Lifecycle, pool: HandlerThreads) -> None:
-        self.handlers.added.discard(life.dispatcher.wake)
-        pool.let_go()
+        def let_go(_: object) -> None:
+            end_watch(life.loop, watched)
+            self.handlers.added.discard(life.dispatcher.wake)
+            pool.let_go()
+
+        life.finished.add_done_callback(let_go)
+        life.begin()
 
     async def run(self) -> None:
         """
@@ -844,8 +845,3 @@ def registry_of(options: ClientOptions) -> Handlers:
     if shared is not None:
         handlers.follow(shared)
     return handlers
-
-
-def _error_bytes(options: ClientOptions) -> int | None:
-    """Return how many bytes of messages the kept errors may hold in memory."""
-    return None if options.inbox_bytes is None else max(1, options.inbox_bytes // 10)

@@ -135,7 +135,8 @@ class Runner:
                 if isinstance(client, Client):  # a large fleet would change all the time
                     client.on_state(lambda event: self._words.put("state"))
                 client.start()
-                self._watch(client)
+                assert client._finished is not None
+                client._finished.add_done_callback(lambda _: self._words.put(ENDED))
         except BaseException:
             self._drain()
             raise
@@ -154,11 +155,6 @@ class Runner:
             budget = Budget(self._max_messages, partial(self._words.put, SPENT))
             for client in self._clients:
                 client._share(budget)
-
-    def _watch(self, client: Runnable) -> None:
-        finished = client._finished
-        assert finished is not None
-        finished.add_done_callback(lambda _: self._words.put(ENDED))
 
     def _wait_for(self, wanted: set[str], deadline: float = float("inf")) -> str | None:
         """Beat until a wanted word arrives, and return it. Return ``None`` after *deadline*."""

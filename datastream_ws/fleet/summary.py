@@ -6,7 +6,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from ..forks import in_child
@@ -80,7 +79,7 @@ class Summary:
                 self._left_out[kind] += 1
                 return
             self._shown.add(kind)
-        self._write(level, msg, *args, exc_info=more.get("exc_info"), extra=extra)
+        write(self.logger, level, msg, *args, exc_info=more.get("exc_info"), extra=extra)
 
     def flush(self, *, now: bool = False) -> None:
         """
@@ -114,11 +113,7 @@ class Summary:
     def say(self, level: str, text: str, *args: Any) -> None:
         """Log a line about the fleet itself."""
         extra = fields(self._name)
-        self._write(level, "fleet %s: " + text, self._name, *args, exc_info=None, extra=extra)
-
-    def _write(self, level: str, text: str, *args: Any, exc_info: Any, extra: Any) -> None:
-        with suppress(Exception):  # the logger is user code
-            write(self.logger, level, text, *args, exc_info=exc_info, extra=extra)
+        write(self.logger, level, "fleet %s: " + text, self._name, *args, extra=extra)
 
 
 def counted(number: int, noun: str = "stream") -> str:

@@ -211,20 +211,13 @@ class Lifecycle:
         if not dialing.done():
             dialing.cancel()
             await asyncio.wait([dialing])
-        if dialing.cancelled() or (error := dialing.exception()) is not None:
-            return self._not_opened(None if dialing.cancelled() else error)
+        if (failure := _failure_of(dialing)) is not None:
+            return ASKED if self._is_interrupted else Outcome(_explained(failure)[0])
         if interrupted:
             connection.fail(DataStreamError("no longer wanted"))
             await asyncio.wait([connection.closed])
             return ASKED
         return await self._serve(connection)
-
-    def _not_opened(self, error: BaseException | None) -> Outcome:
-        if self._is_interrupted:
-            return ASKED
-        if not isinstance(error, Exception):
-            error = DataStreamError("the attempt was canceled")
-        return Outcome(error)
 
     async def _open_spool(self) -> Outcome | None:
         """Open the spool unless it is open. Return the outcome if that failed, or ``None``."""
@@ -580,9 +573,9 @@ class Lifecycle:
 
 
 def _failure_of(task: asyncio.Task[None]) -> BaseException | None:
-    """Return why the preparations failed. They also fail if user code cancels the task."""
+    """Return why a part of the attempt failed. It also fails if user code cancels the task."""
     if task.cancelled():
-        return DataStreamError("the task that runs the hooks was canceled")
+        return DataStreamError("a task of the attempt was canceled")
     return task.exception()
 
 

@@ -16,9 +16,11 @@ import pytest
 
 from datastream_ws import AsyncClient, Client, ConfigurationError, NotConnectedError, State
 from datastream_ws import client as module
+from datastream_ws.lease import LeaseRenewal
 from datastream_ws.lifecycle.closing import Closing
 from datastream_ws.process import loop_use
 from datastream_ws.process.loop_thread import LoopThread
+from kit.offline import FakeLease
 
 FAST: dict[str, Any] = {"min_reconnect_delay": 0.01, "max_reconnect_delay": 0.01}
 
@@ -94,6 +96,22 @@ def test_close_returns_in_time(
     blocking.go.set()
     assert thread.stop(5), "what is left ends once user code returns"
     assert client.state is State.CLOSED
+
+
+async def test_a_start_that_fails_holds_no_thread(
+    process: loop_use.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the system starts no more threads, which a lease needs."""
+
+    def fail(renewal: LeaseRenewal) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(LeaseRenewal, "start", fail)
+    client = AsyncClient("ws://localhost:1", lease=FakeLease())
+    with pytest.raises(RuntimeError):
+        await client.start()
+    assert client.state is State.IDLE
+    assert process.pool._alive == set()
 
 
 def test_a_client_that_was_abandoned_may_start_again(blocking: Blocking) -> None:
