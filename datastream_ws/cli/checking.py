@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import socket
 import ssl
 import sys
@@ -12,8 +13,8 @@ from concurrent.futures import Future
 from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
 from threading import Thread
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from rich.console import Console
 from rich.table import Table
@@ -35,8 +36,6 @@ from .lines import one_line
 from .listening import show_log
 
 __all__ = ["check"]
-
-T = TypeVar("T")
 
 MOST_ADDRESSES = 4
 PING_INTERVAL = 0.2  # seconds
@@ -270,14 +269,11 @@ def host_and_port(url: str) -> tuple[str, int]:
 
 def authorization(proxy: str) -> dict[str, str]:
     """Return the header with the user and password of a proxy (RFC 9110 section 11.7.2)."""
-    from base64 import b64encode
-    from urllib.parse import unquote
-
     parts = urlsplit(proxy)
     if parts.username is None:
         return {}
     secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return {"Proxy-Authorization": f"Basic {b64encode(secret.encode()).decode()}"}
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(secret.encode()).decode()}"}
 
 
 def wait_for_alert(tls: ssl.SSLSocket) -> None:

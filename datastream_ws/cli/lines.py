@@ -10,7 +10,6 @@ import select
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from .. import Message
@@ -97,12 +96,7 @@ class Lines:
         threading.Thread(target=self._watch, name="datastream stdout", daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *exception: object) -> None: ...
 
     def messages(self, messages: Sequence[Message]) -> None:
         """Print *messages*. Raises OSError, or BrokenPipeError if the reader has exited."""

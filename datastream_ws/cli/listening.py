@@ -51,15 +51,15 @@ def listen(wanted: argparse.Namespace) -> int:
     source = StandardInput(client, show) if wanted.input else None
     listener = Listener(client, show, recorder, wish, source)
     for number, text in enumerate(wanted.send):
-        listener.client.subscribe(text, key=number)
+        client.subscribe(text, key=number)
     show_log(show, wanted.verbose)
     try:
         code = listener.run(wanted.max_messages)
     finally:
         if recorder is not None:
             recorder.close()
-    if wanted.verbose and listener.client.error is not None:
-        traceback.print_exception(listener.client.error)
+    if wanted.verbose and client.error is not None:
+        traceback.print_exception(client.error)
     return code
 
 
@@ -139,7 +139,7 @@ class Listener:
         client: The client.
         show: The output.
         recorder: The recorder of all messages. ``None`` records nothing.
-        wish: The selection of the messages to show. ``None`` shows all.
+        wish: The selection of the messages to show.
         source: The sender of the lines of stdin. ``None`` doesn't read stdin.
 
     """
@@ -149,20 +149,18 @@ class Listener:
         client: Client,
         show: Screen | Lines,
         recorder: Recorder | None,
-        wish: Wish | None = None,
-        source: StandardInput | None = None,
+        wish: Wish,
+        source: StandardInput | None,
     ) -> None:
         self.client = client
-        self._wish = wish or Wish()
+        self._wish = wish
         self._shown = 0
         self._connections = 0  # the last connection that was shown
         self._telling = threading.Lock()
         self._show = show
         self._recorder = recorder
         self._source = source
-        self._lock = threading.Lock()
-        self._ended = False
-        self._failure: str | None = None
+        self._ends: list[str | None] = []  # no lock, because a signal handler may interrupt another
         self._away = 0.0
         self._register()
 
@@ -185,23 +183,19 @@ class Listener:
         source = self._source or nullcontext()
         with signals_to(lambda number: self.end(None)), self._show, source:
             self._say("connecting", f"connecting to {shown_url(str(self.client.options.url))}")
-            if self._ended:  # Ctrl-C was pressed before the runner handles it
+            if self._ends:  # Ctrl-C was pressed before the runner handles it
                 return EXIT_OK
             code = Runner([self.client], max_messages=max_messages).run()
-        if self._failure is not None:
-            print(f"{COMMAND}: {self._failure}", file=sys.stderr)
-            return EXIT_CONFIGURATION
-        if not self._ended:
+        if not self._ends:
             self._sum_up()
+        elif (failure := self._ends[0]) is not None:
+            print(f"{COMMAND}: {failure}", file=sys.stderr)
+            return EXIT_CONFIGURATION
         return code
 
     def end(self, failure: str | None) -> None:
         """Request the close. *failure* is an error to print, or ``None``."""
-        with self._lock:
-            if self._ended:
-                return
-            self._ended = True
-            self._failure = failure
+        self._ends.append(failure)
         self.client.request_close()
 
     def _sum_up(self) -> None:
@@ -226,7 +220,7 @@ class Listener:
     # --- handlers and hooks, which run on two threads at the same time ---
 
     def _messages(self, messages: Sequence[Message]) -> None:
-        if self._ended:
+        if self._ends:
             return
         if not self._record(messages):
             return
@@ -283,7 +277,7 @@ class Listener:
             )
         elif event.state is State.WAITING and not event.previous.is_connected:
             self._say("waiting", f"{said(event.error)}; next attempt in {event.delay:.1f} s")
-        elif event.state is State.CONNECTING and self._ended:  # Ctrl-C was pressed before start()
+        elif event.state is State.CONNECTING and self._ends:  # Ctrl-C was pressed before start()
             self.client.request_close()
 
     def _error(self, error: BaseException) -> None:

@@ -17,7 +17,6 @@ file stays readable if the process is killed. An incomplete last line is ignored
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 import threading
@@ -213,14 +212,7 @@ def _moment(line: dict[str, Any]) -> Moment:
     if "text" in line:
         return Moment(at, str(line["text"]))
     if "binary" in line:
-        return Moment(at, _binary(line["binary"]))
+        return Moment(at, base64.b64decode(line["binary"], validate=True))
     if line["event"] not in ("connected", "disconnected"):
         raise ValueError
     return Moment(at, None, line["event"], int(line.get("code", 1006)), str(line.get("reason", "")))
-
-
-def _binary(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError from error

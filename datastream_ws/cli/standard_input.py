@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Self
 
 from .. import Client, DataStreamError, NotConnectedError, SendTimeoutError, StateEvent
@@ -66,12 +65,7 @@ class StandardInput:
             self._keyboard.take()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._keyboard is not None:
             self._keyboard.give_back()
 

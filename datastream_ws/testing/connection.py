@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
@@ -94,21 +95,21 @@ class StreamConnection:
 
         """
         check_close(code, reason)
-        self._end("begin_close", code, reason)
+        self._end(self.begin_close, code, reason)
 
     def abort(self) -> None:
         """Reset the TCP connection (RST). Data that wasn't sent yet is lost."""
-        self._end("reset")
+        self._end(self.reset)
         if not self._loop.is_current:
             self.closed.wait(GRACE)
 
     def drop(self) -> None:
         """End the TCP connection (FIN) without a close frame, as if the server was killed."""
-        self._end("hang_up")
+        self._end(self.hang_up)
 
-    def _end(self, how: str, *args: Any) -> None:
+    def _end(self, how: Callable[..., None], *args: Any) -> None:
         if self._loop.is_running:
-            self._loop.call(getattr(self, how), *args)
+            self._loop.call(how, *args)
 
     # --- on the loop ---
 

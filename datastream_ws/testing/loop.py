@@ -29,7 +29,8 @@ class LoopOnThread:
 
     @property
     def is_running(self) -> bool:
-        return self._thread is not None
+        """Whether the thread is running. It isn't in a forked child."""
+        return self._thread is not None and self._thread.is_alive()
 
     @property
     def is_current(self) -> bool:
@@ -54,12 +55,12 @@ class LoopOnThread:
 
     def stop(self) -> None:
         """End the loop and its tasks, and wait for the thread. Calling it again has no effect."""
-        if self._thread is None:
+        thread = self._thread
+        if thread is None or not thread.is_alive():
             return
         self.refuse_own_thread()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._thread = None
+        thread.join()
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """Call ``function(*args)`` on the loop, and return its result."""
@@ -87,7 +88,7 @@ class LoopOnThread:
             )
 
     def _refuse_stopped(self) -> None:
-        if self._thread is None:
+        if not self.is_running:
             raise RuntimeError(f"{self.name} is not running. Call start().")
 
 

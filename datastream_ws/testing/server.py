@@ -22,7 +22,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from ssl import SSLContext
-from types import TracebackType
 from typing import Any, Self
 
 from .connection import GRACE, StreamConnection, check_close, encoded
@@ -101,14 +100,9 @@ class StreamServer:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.stop()
-        if exc is None and self.errors:
+        if error is None and self.errors:
             raise self.errors[0]
 
     def __repr__(self) -> str:

@@ -9,8 +9,9 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from http import HTTPStatus
+from http.client import responses
 from typing import Any, cast
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -30,22 +31,21 @@ BACKLOG = 1024
 _SILENT = logging.Logger(f"{__name__}.silent", level=logging.CRITICAL + 1)
 
 
+@dataclass
 class Refusal:
     """An HTTP response instead of the upgrade, for a number of *times*. ``None`` means always."""
 
-    def __init__(
-        self, status: int, headers: list[tuple[str, str]], body: bytes, times: int | None
-    ) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
-        self.times = times
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+    times: int | None
 
     def response(self) -> Response:
         headers = Headers(self.headers)
         headers.setdefault("Connection", "close")
         headers.setdefault("Content-Length", str(len(self.body)))
-        return Response(self.status, _phrase(self.status), headers, self.body)
+        phrase = responses.get(self.status, "Refused")
+        return Response(self.status, phrase, headers, self.body)
 
 
 class Wire(ServerConnection):
@@ -223,10 +223,3 @@ class Serving:
         self._wires.discard(wire)
         if wire.connection is not None and not wire.is_served:  # it ended before the response
             wire.connection.finish()
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Refused"

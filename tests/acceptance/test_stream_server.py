@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -644,3 +647,24 @@ def test_a_client_that_is_ready_has_its_connection_on_record(server: StreamServe
         with Client(server.url) as client:
             client.wait_ready(10)
             assert len(server.connections) == number
+
+
+FORK = """
+import os, sys
+from datastream_ws.testing import StreamServer
+
+with StreamServer() as server:
+    pid = os.fork()
+    if not pid:
+        try:
+            server.send("to nobody")
+        except RuntimeError:
+            sys.exit(7)  # leaves the block
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_leaves_the_block() -> None:
+    done = subprocess.run([sys.executable, "-c", FORK], timeout=30, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
