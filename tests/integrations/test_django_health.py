@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection, connections
 from django.test import Client as Browser
 from django.test import override_settings
@@ -263,6 +263,9 @@ def test_status_tells_and_judges(capsys: pytest.CaptureFixture[str]) -> None:
     StreamStatus.objects.update(beat_at=timezone.now() - timedelta(seconds=50))
     assert status() == 1
     assert status("--max-age", "100") == 0
+    for wrong in ("inf", "nan", "-1", "1e300"):
+        with pytest.raises(CommandError, match="--max-age: must be"):
+            status("--max-age", wrong)
 
 
 def test_rows_follow_a_real_runner(tmp_path: Path, stream_server: StreamServer) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import http
 import os
 import socket
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from http.client import responses
 from typing import Protocol
 
 from datastream_ws.testing.connection import RESET_ON_CLOSE
@@ -213,8 +213,9 @@ class Respond:
 
     def run(self, connection: RawConnection) -> None:
         connection.read_request()
+        phrase = responses.get(self.status, "Unknown")
         lines = [
-            f"HTTP/1.1 {self.status} {_phrase(self.status)}",
+            f"HTTP/1.1 {self.status} {phrase}",
             f"Content-Length: {len(self.body)}",
             *self.headers,
         ]
@@ -351,10 +352,3 @@ def masked(payload: bytes, mask: bytes) -> bytes:
     size = len(payload)
     key = (mask * (size // 4 + 1))[:size]
     return (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(size, "big")
-
-
-def _phrase(status: int) -> str:
-    try:
-        return http.HTTPStatus(status).phrase
-    except ValueError:
-        return "Unknown"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -52,7 +53,7 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--max-age",
-            type=float,
+            type=seconds,
             default=MAX_AGE,
             metavar="SECONDS",
             help="Seconds after which a heartbeat is stale (default: %(default)g)",
@@ -103,6 +104,14 @@ class Command(BaseCommand):
             colored = not options["no_color"]
             text = show(rows, self.stdout, colored=colored)
         return text, all(stream.is_healthy for stream in streams)
+
+
+def seconds(text: str) -> float:
+    """Parse a duration that a date can be moved by."""
+    number = float(text)
+    if not 0 <= number <= 1e9:
+        raise ArgumentTypeError("must be a number of seconds from 0 to 1e9")
+    return number
 
 
 def rows_of(stream: StreamReport, max_age: float) -> Iterator[StatusRow]:
