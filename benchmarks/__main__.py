@@ -1,6 +1,8 @@
 """
 Compare datastream-ws with other clients, and write RESULTS.md.
 
+::
+
     make bench                                  # everything, in about 45 minutes
     make bench ARGS="--quick"                   # a first look in 2 minutes, in build/bench
     make bench ARGS="--only aims latency"       # some parts; the other parts keep their results
@@ -33,7 +35,7 @@ QUICK = ["aims", "peers", "variants", "feed-trade", "latency", "sending", "memor
 
 
 def measure(part: Part, scale: Scale, folder: Path) -> None:
-    """Measure one part and keep its figures."""
+    """Measure one part, store its results, and print them."""
     print(f"{part.name} …", file=sys.stderr, flush=True)
     began = time.monotonic()
     figures = part.measure(scale)
@@ -50,15 +52,25 @@ def shown(part: Part, figures: dict[str, object]) -> list[str]:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
     names = [part.name for part in ALL]
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, messages and parts")
-    parser.add_argument("--only", nargs="+", choices=names, metavar="PART", help=", ".join(names))
-    parser.add_argument("--rounds", type=int, metavar="N", help="at most so many of each")
-    parser.add_argument("--report", action="store_true", help="measure nothing")
-    parser.add_argument(
-        "--beside", type=Path, metavar="PATH", help="receiving, beside that checkout"
+    add("--quick", action="store_true", help="Measure fewer rounds, messages and parts")
+    add(
+        "--only",
+        nargs="+",
+        choices=names,
+        metavar="PART",
+        help=f"Measure only these parts ({', '.join(names)})",
     )
-    parser.add_argument("--out", type=Path, help="folder for RESULTS.md, its picture and results/")
+    add("--rounds", type=int, metavar="N", help="Run at most N rounds of each part")
+    add("--report", action="store_true", help="Write RESULTS.md without measuring")
+    add("--beside", type=Path, metavar="PATH", help="Compare receiving with the checkout in PATH")
+    add(
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="Write RESULTS.md, its pictures and results/ to PATH",
+    )
     words = parser.parse_args(arguments)
     if words.rounds is not None and words.rounds < 1:
         parser.error("at least 1 round")

@@ -29,13 +29,13 @@ def ours_unlimited(url: str, count: int) -> float:
 
 @contestant("ours-spool-idle")
 def ours_spool_idle(url: str, count: int) -> float:
-    """the same, and a spool that is never needed"""
+    """the same, with a spool that stays empty"""
     return with_spool(url, count, **UNLIMITED)
 
 
 @contestant("ours-journal", pace=0.3)
 def ours_journal(url: str, count: int) -> float:
-    """every message through the file before it is handled"""
+    """with a journal: each message is written to the file first"""
     return with_spool(url, count, journal=True)
 
 
@@ -92,13 +92,13 @@ def receive_in_django(url: str, count: int, *, decorator: bool) -> float:
 
 @contestant("django-receiver")
 def django_receiver(url: str, count: int) -> float:
-    """Django: a receiver of message_received, connections looked after"""
+    """Django: a receiver of message_received, with connection clean-up"""
     return receive_in_django(url, count, decorator=False)
 
 
 @contestant("django-decorator")
 def django_decorator(url: str, count: int) -> float:
-    """Django: @datastream.on_message, connections looked after"""
+    """Django: @datastream.on_message, with connection clean-up"""
     return receive_in_django(url, count, decorator=True)
 
 
@@ -131,7 +131,7 @@ def receive_in_flask(url: str, count: int, context: str) -> float:
 
 @contestant("flask", pace=0.7)
 def flask_sync(url: str, count: int) -> float:
-    """Flask: @datastream.on_message, each in an application context of its own"""
+    """Flask: @datastream.on_message, in an application context for each message"""
     return receive_in_flask(url, count, "message")
 
 

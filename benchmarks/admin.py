@@ -21,7 +21,7 @@ __all__ = ["PARTS", "measured"]
 STREAMS = 20
 DAYS = 7
 EVENTS = 1000  # of each stream
-BEATS = 60  # five minutes of heartbeats, so that minutes end as often as they do
+BEATS = 60  # five minutes of heartbeats, so that they include the ends of minutes
 BEAT_SECONDS = 5.0
 VISITS = 9  # of each page
 
@@ -32,15 +32,15 @@ WRITING = Aim(
 )
 
 
-# --- in a process of its own ----------------------------------------------------------------------
+# --- in its own process ----------------------------------------------------------------------
 
 
 def measured(url: str) -> Figures:
     """
-    Fill a database and ask for each page.
+    Fill a database, and measure its size, each page and the heartbeats.
 
     Args:
-        url: Of PostgreSQL; empty: a SQLite file.
+        url: The URL of PostgreSQL. An empty string means a SQLite file.
 
     """
     with database(url) as settings:
@@ -54,7 +54,7 @@ def measured(url: str) -> Figures:
 
 @contextmanager
 def database(url: str) -> Iterator[dict[str, Any]]:
-    """Yield an entry of DATABASES, of a database that goes afterwards."""
+    """Yield an entry of DATABASES, and delete the database at the end."""
     if not url:
         with tempfile.TemporaryDirectory() as folder:
             yield {"ENGINE": "django.db.backends.sqlite3", "NAME": Path(folder) / "db.sqlite3"}
@@ -100,7 +100,7 @@ def aliases() -> list[str]:
 
 
 def size() -> int:
-    """Bytes of the database, indices included."""
+    """Return the size of the database in bytes, with its indexes."""
     from django.db import connection
 
     with connection.cursor() as cursor:
@@ -112,7 +112,7 @@ def size() -> int:
 
 
 def fill() -> None:
-    """Write what a week leaves: minutes as they end, events, a row of each stream."""
+    """Write the rows of a week: minutes, events and a status row for each stream."""
     from datetime import timedelta
 
     from django.db import connection, transaction
@@ -145,7 +145,7 @@ def fill() -> None:
                 for n in range(EVENTS)
             )
     if connection.vendor == "postgresql":
-        connection.cursor().execute("VACUUM ANALYZE")  # as autovacuum does in the course of a week
+        connection.cursor().execute("VACUUM ANALYZE")  # as autovacuum does during a week
 
 
 def paths() -> dict[str, str]:
@@ -162,7 +162,7 @@ def paths() -> dict[str, str]:
 
 
 def visited(path: str) -> float:
-    """Milliseconds until a page is there, without the way to the browser."""
+    """Return the milliseconds for a page, without a network and a browser."""
     from django.contrib.auth.models import User
     from django.test import Client
 
@@ -180,13 +180,13 @@ def visited(path: str) -> float:
 
 
 def writing() -> float:
-    """Per cent of a core that a runner's heartbeats take: rows, history, commands."""
+    """Return the CPU share of a runner's heartbeats, in percent of a core."""
     from datastream_ws import Client
     from datastream_ws_django import heartbeat
 
     clients = [Client("ws://127.0.0.1:1/", name=alias) for alias in aliases()]
     beats = heartbeat.Heartbeat(clients)
-    beats.close(10)  # its thread: here it beats when it is told to
+    beats.close(10)  # ends its thread, because the heartbeats below run here
     used = time.process_time()
     for number in range(BEATS):
         beats._beat(healths(number))

@@ -1,5 +1,7 @@
 """Compare this tree with another checkout of it, for each way to receive, in pairs of runs.
 
+::
+
     make bench ARGS="--beside ../before"                # every row, nine pairs of each
     python -m benchmarks.beside ../before routed sync   # some rows
     python -m benchmarks.beside ../before --pairs 15
@@ -33,13 +35,13 @@ PAIRS = 9
 
 @dataclass(frozen=True)
 class Row:
-    """A contestant, and the load that it is given."""
+    """A contestant and its load."""
 
     contestant: str
     load: Load
 
     def run(self, url: str, tree: Path) -> tuple[float, float]:
-        """Messages per second, and the seconds of the processor's time that each took."""
+        """Return the messages per second, and the CPU seconds per message."""
         return measured(self.contestant, url, self.load.count, tree)
 
 
@@ -64,7 +66,7 @@ ROWS = {
 
 
 def home() -> str:
-    """Where the package is that this process imports."""
+    """Return the path of the package that this process imports."""
     import datastream_ws
 
     return datastream_ws.__file__
@@ -72,10 +74,10 @@ def home() -> str:
 
 def check_tree(tree: Path) -> None:
     """
-    Raise unless a process given this tree uses its package.
+    Verify that processes for this tree import its package.
 
     Raises:
-        RunError: If it has none, or another one is used.
+        RunError: If the tree has no package, or they import another one.
 
     """
     found = Path(fresh_in(tree, "beside", "home"))
@@ -85,14 +87,14 @@ def check_tree(tree: Path) -> None:
 
 def compare(row: Row, tree: Path, rounds: int) -> list[str]:
     """
-    The cells of a row: ratio of speeds, ratio of the processor's time, messages per second.
+    Return the cells of a row: the ratios of speed and CPU time, and messages per second.
 
     Raises:
-        RunError: If this tree fails.
+        RunError: If this tree can't run the row.
 
     """
     with Blaster(replace(row.load, count=ENDLESS)) as blaster:
-        row.run(blaster.url, ROOT)  # a failure of this tree is none of the other
+        row.run(blaster.url, ROOT)  # so that a failure below is one of the other tree
         try:
             row.run(blaster.url, tree)
         except RunError as error:
@@ -106,7 +108,7 @@ def compare(row: Row, tree: Path, rounds: int) -> list[str]:
 
 
 def show(names: Sequence[str], tree: Path, rounds: int) -> int:
-    """Measure the rows and print the table; return the exit code."""
+    """Measure the rows, print the table, and return the exit code."""
     head = ["", "speed / the other's", "work / the other's", "messages/s", "what it is"]
     body = []
     try:

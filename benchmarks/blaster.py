@@ -4,6 +4,8 @@ It runs in its own process and only copies prepared blocks into a socket, so tha
 measures the client. It implements the handshake, pongs and the close of RFC 6455. Each connection
 has a thread that reads and one that sends, and gets the same messages.
 
+::
+
     python -m benchmarks.blaster --size 139 --count 200000     # prints its port and runs forever
 
 A client may request fewer messages with ``ws://127.0.0.1:PORT/?count=1000``.
@@ -38,7 +40,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 from urllib.parse import parse_qs, urlsplit
 
@@ -46,33 +47,35 @@ from benchmarks import content
 
 ROOT = Path(__file__).resolve().parent.parent
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
-BLOCK_BYTES = 256 * 1024  # one sendall: large enough that Python's share of the time vanishes
-WINDOW_BITS = 12  # deflate window; what websockets asks for, and any client may unpack
-SMALLEST = 64  # bytes: a message with an empty pad, the timed kind included
-FEWEST = 8  # messages of a block, however large they are
-SPIN_SECONDS = 0.0002  # sleeping may take this much longer than asked
+BLOCK_BYTES = 256 * 1024  # per sendall(), so that Python's share of the time is small
+WINDOW_BITS = 12  # the deflate window that websockets requests
+SMALLEST = 64  # bytes of a message with an empty pad, also with a time
+FEWEST = 8  # messages in a block, also if they are large
+SPIN_SECONDS = 0.0002  # by which sleep() may take too long
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 
-# Lets other threads run without sleeping; even time.sleep(0) may take 80 µs.
+# Lets other threads run without sleeping, because even time.sleep(0) may take 80 µs.
 give_way: Callable[[], object] = getattr(os, "sched_yield", partial(time.sleep, 0))
 
 
 @dataclass(frozen=True)
 class Load:
-    """What every connection is sent.
+    """
+    The messages for each connection.
 
     Args:
-        size: payload bytes of each message, before compression.
-        count: messages per connection; 0 sends none and only reads.
-        rate: messages per second; None: as fast as the peer reads.
-        binary: binary frames instead of text frames, with the same bytes.
-        compress: permessage-deflate; a peer that does not offer it is refused.
-        close: send Close 1000 after the last message instead of waiting for the peer's.
-        together: this many peers are waited for before any of them is sent anything.
-        sink: read this many messages, all of one size and nothing between, then send ``done``.
-        kind: Of `benchmarks.content`; None: padded messages of one size.
-        burst: so many messages of a rate are due at the same moment.
-        tls: a file with certificate and key; empty: no TLS.
+        size: The payload of each message in bytes, before compression.
+        count: The messages per connection. 0 only reads.
+        rate: Messages per second. ``None`` sends as fast as the client reads.
+        binary: Whether to send binary frames instead of text frames.
+        compress: Whether to use permessage-deflate. Clients without it are refused.
+        close: Whether to close with 1000 after the last message.
+        together: The number of connections to wait for before the first message.
+        sink: The number of messages to read before ``done`` is sent. All must have one size.
+        kind: A kind of `benchmarks.content`. ``None`` sends padded messages of one size.
+        burst: The number of messages that are due at the same moment, with a rate.
+        tls: A file with a certificate and its key. An empty string means no TLS.
+
     """
 
     size: int = 139
@@ -105,11 +108,11 @@ class Load:
 
     @property
     def per_block(self) -> int:
-        """Messages in one block."""
+        """The number of messages in a block."""
         return max(1, BLOCK_BYTES // (self.size + 10))
 
     def arguments(self) -> list[str]:
-        """The command line that makes the same load in another process."""
+        """Return the arguments that create the same load in another process."""
         words = ["--size", str(self.size), "--count", str(self.count)]
         words += ["--together", str(self.together), "--sink", str(self.sink)]
         words += ["--burst", str(self.burst), "--tls", self.tls]
@@ -121,11 +124,11 @@ class Load:
         return words + [flag for flag, wanted in flags.items() if wanted]
 
 
-# --- what is sent ---------------------------------------------------------------------------------
+# --- messages ---------------------------------------------------------------------------------
 
 
 def frame(opcode: int, payload: bytes, *, compressed: bool = False) -> bytes:
-    """One unmasked, final frame (RFC 6455, section 5.2); RSV1 marks a compressed one."""
+    """Return an unmasked, final frame (RFC 6455, section 5.2). RSV1 marks a compressed one."""
     first = 0x80 | (0x40 if compressed else 0) | opcode
     length = len(payload)
     if length < 126:
@@ -136,9 +139,10 @@ def frame(opcode: int, payload: bytes, *, compressed: bool = False) -> bytes:
 
 
 def message(size: int, number: int, field: str | None = None) -> bytes:
-    """A JSON message of exactly `size` bytes, different for each `number`.
+    """
+    Return a JSON message of exactly *size* bytes, different for each *number*.
 
-    The pad is random text of 32 letters, so that it compresses about as well as real data does.
+    The pad is random text of 32 letters, so that it compresses about as well as real data.
     """
     dice = random.Random(number)
     field = field or f'"value":{dice.uniform(100, 999):.2f}'
@@ -149,7 +153,7 @@ def message(size: int, number: int, field: str | None = None) -> bytes:
 
 
 def messages(load: Load) -> list[bytes]:
-    """What one block holds: at least as many bytes as it should have, and a few messages."""
+    """Return the messages of a block, which has at least BLOCK_BYTES and a few messages."""
     if load.kind is None:
         return [message(load.size, number) for number in range(load.per_block)]
     least = 1000 if load.kind == "bulk" else FEWEST
@@ -161,7 +165,7 @@ def messages(load: Load) -> list[bytes]:
 
 @dataclass(frozen=True)
 class Block:
-    """Encoded frames, end to end, and where each ends."""
+    """Encoded frames, and the position of the end of each."""
 
     data: bytes
     ends: tuple[int, ...]
@@ -175,23 +179,24 @@ class Block:
         return cls(b"".join(frames), tuple(ends))
 
     def head(self, count: int) -> bytes:
-        """The first `count` frames."""
+        """Return the first *count* frames."""
         return self.data[: self.ends[count - 1]] if count else b""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """`first` once, then `again` as often as needed.
+    """
+    The block ``first``, and then ``again`` any number of times.
 
-    The two differ only where compression carries its window over from one message to the next:
-    `again` follows on a block with the same content, any number of times.
+    They differ only if compression keeps its window between messages. ``again`` can follow each
+    block with the same content.
     """
 
     first: Block
     again: Block
 
     def chunks(self, count: int) -> Iterator[bytes]:
-        """Bytes for exactly `count` messages, a block at a time."""
+        """Yield the bytes of exactly *count* messages, block by block."""
         block = self.first
         while count > 0:
             taken = min(count, len(block.ends))
@@ -201,7 +206,7 @@ class Stream:
 
 
 def deflated(compressor: zlib._Compress, payload: bytes) -> bytes:
-    """The payload of a compressed message (RFC 7692, section 7.2.1)."""
+    """Return the payload of a compressed message (RFC 7692, section 7.2.1)."""
     data = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
     return data[:-4]
 
@@ -211,16 +216,17 @@ def new_compressor() -> zlib._Compress:
 
 
 def plain(load: Load) -> Stream:
-    """Uncompressed frames."""
+    """Return uncompressed frames."""
     block = Block.of([frame(load.opcode, payload) for payload in messages(load)])
     return Stream(block, block)
 
 
 def compressed(load: Load, *, takeover: bool) -> Stream:
-    """Compressed frames, with (`takeover`) or without a window kept between messages.
+    """
+    Return compressed frames. With *takeover*, the window is kept between messages.
 
-    A block is longer than the window, so after any block the window holds the same bytes, and the
-    second block may be repeated for ever.
+    A block is longer than the window. Each block leaves the same bytes in the window, so the second
+    block can be repeated.
     """
     compressor = new_compressor()
     payloads = messages(load)
@@ -234,7 +240,7 @@ def compressed(load: Load, *, takeover: bool) -> Stream:
 
 
 class Sources:
-    """What a peer may be sent, encoded before the first one connects."""
+    """The streams for all kinds of clients, encoded before the first one connects."""
 
     def __init__(self, load: Load) -> None:
         self.compress = load.compress
@@ -243,7 +249,7 @@ class Sources:
         self.no_takeover = compressed(load, takeover=False) if load.compress else self.plain
 
     def choose(self, offer: str | None) -> tuple[Stream, str | None]:
-        """The stream for a peer's extension offer, and the extension agreed on, if any."""
+        """Return the stream and the extension for a client's offer. ``None`` means no extension."""
         if not self.compress or offer is None:
             return self.plain, None
         agreed = ["permessage-deflate"]
@@ -256,10 +262,10 @@ class Sources:
 
 
 def timed(load: Load, rate: float) -> Iterator[bytes]:
-    """Bytes for `count` messages, each when it is due, all that are late at once.
+    """
+    Yield the bytes of all messages when they are due. Late messages are sent together.
 
-    The stamp is the moment a message was due, not the moment it could be sent: a peer that stops
-    reading pays for every message that had to wait.
+    The time in a message is when it was due, so it includes the time that a slow client costs.
     """
     mark = "#" * 19
     head, tail = message(load.size, 0, f'"sent":{mark}').split(mark.encode())
@@ -275,7 +281,7 @@ def timed(load: Load, rate: float) -> Iterator[bytes]:
 
 
 def sleep_until(moment: int) -> None:
-    """Return at `moment` (nanoseconds, monotonic): asleep while it is far, spinning when near."""
+    """Return at *moment*, in monotonic nanoseconds. Sleep first, and spin at the end."""
     while (left := (moment - time.monotonic_ns()) / 1e9) > 0:
         if left > SPIN_SECONDS:
             time.sleep(left - SPIN_SECONDS)
@@ -290,7 +296,7 @@ REFUSAL = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r
 
 
 def read_request(reader: BinaryIO) -> tuple[str, dict[str, str]]:
-    """Target and headers of a handshake, names in lower case; repeated ones joined."""
+    """Return the target and headers of a handshake, with names in lower case."""
     headers: dict[str, str] = {}
     words = reader.readline().decode("latin-1").split()
     while line := reader.readline().strip():
@@ -301,13 +307,13 @@ def read_request(reader: BinaryIO) -> tuple[str, dict[str, str]]:
 
 
 def count_in(target: str) -> int | None:
-    """The count that a peer asks for, None if it takes them all."""
+    """Return the number of messages that a client requests. ``None`` means all."""
     values = parse_qs(urlsplit(target).query).get("count")
     return int(values[0]) if values else None
 
 
 def response(key: str, extension: str | None) -> bytes:
-    """The server's half of the handshake (RFC 6455, section 4.2.2)."""
+    """Return the server's response to a handshake (RFC 6455, section 4.2.2)."""
     digest = hashlib.sha1(key.encode() + GUID, usedforsecurity=False).digest()
     lines = [
         "HTTP/1.1 101 Switching Protocols",
@@ -321,7 +327,7 @@ def response(key: str, extension: str | None) -> bytes:
 
 
 def read_frames(reader: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """(opcode, payload) of each frame of a client, until it hangs up."""
+    """Yield the opcode and the payload of each frame of a client."""
     while len(head := reader.read(2)) == 2:
         length = head[1] & 0x7F
         if length == 126:
@@ -339,7 +345,7 @@ def unmasked(data: bytes, mask: bytes) -> bytes:
 
 
 def skip(reader: BinaryIO, size: int) -> bool:
-    """Read and drop this many bytes; False if the peer hung up before."""
+    """Read and discard this number of bytes. Return ``False`` if the client disconnects."""
     buffer = memoryview(bytearray(1024 * 1024))
     while size > 0:
         got = reader.readinto(buffer[:size])  # type: ignore[attr-defined]
@@ -350,7 +356,7 @@ def skip(reader: BinaryIO, size: int) -> bool:
 
 
 def masked_frame_bytes(head: bytes) -> int:
-    """Bytes of a client's whole frame, from its first ten."""
+    """Return the size of a client's frame in bytes, given its first ten bytes."""
     length = head[1] & 0x7F
     if length < 126:
         return 6 + length
@@ -358,7 +364,7 @@ def masked_frame_bytes(head: bytes) -> int:
 
 
 def first_deflate_offer(headers: dict[str, str]) -> str | None:
-    """The parameters of the first permessage-deflate offer, None without one."""
+    """Return the parameters of the first permessage-deflate offer, or ``None``."""
     for offer in headers.get("sec-websocket-extensions", "").split(","):
         if offer.strip().startswith("permessage-deflate"):
             return offer
@@ -366,7 +372,7 @@ def first_deflate_offer(headers: dict[str, str]) -> str | None:
 
 
 class Peer:
-    """One connection, from handshake to hang-up."""
+    """A connection, from its handshake to its end."""
 
     def __init__(
         self, sock: socket.socket, load: Load, sources: Sources, start: threading.Barrier
@@ -375,12 +381,12 @@ class Peer:
         self._load = load
         self._sources = sources
         self._start = start
-        self._writing = threading.Lock()  # keeps a pong from landing inside a block
+        self._writing = threading.Lock()  # so that no pong is written within a block
         self._ended = False
         self._said_close = False
 
     def serve(self) -> None:
-        """Send the load and answer pings until the peer closes. Runs on the reading thread."""
+        """Send the load, and respond to pings until the client closes."""
         if self._load.tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self._load.tls)
@@ -389,7 +395,7 @@ class Peer:
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             target, headers = read_request(reader)
             if "sec-websocket-key" not in headers:
-                return  # not a WebSocket client; a port probe, say
+                return  # not a WebSocket client
             stream, extension = self._sources.choose(first_deflate_offer(headers))
             if self._load.compress and extension is None:
                 self._write(REFUSAL)
@@ -402,7 +408,7 @@ class Peer:
                 self._answer(reader)
 
     def _swallow(self, reader: BinaryIO) -> bool:
-        """Take what a sink is to take: by its size, as parsing would be slower than the peer."""
+        """Read the messages of a sink by their size, because parsing would be slower."""
         if not self._load.sink:
             return True
         head = reader.read(10)
@@ -438,7 +444,7 @@ class Peer:
                 self._close()
 
     def _close(self) -> None:
-        """Send Close 1000, the last frame of ours, once."""
+        """Send a close frame with 1000, unless it was sent already."""
         self._write(frame(CLOSE, struct.pack("!H", 1000)), last=True)
 
     def _write(self, data: bytes, *, last: bool = False) -> None:
@@ -449,7 +455,7 @@ class Peer:
 
 
 def serve(load: Load, port: int = 0) -> None:
-    """Print the port and serve connections until the process is killed."""
+    """Print the port, and serve connections until the process is killed."""
     sources = Sources(load)
     start = threading.Barrier(load.together)
     with socket.create_server(("127.0.0.1", port), backlog=1024) as listener:
@@ -463,7 +469,7 @@ def serve(load: Load, port: int = 0) -> None:
 
 
 def certificate(folder: Path) -> str:
-    """Make a certificate for the loopback address, with its key; return the file's path."""
+    """Create a certificate for 127.0.0.1 with its key, and return the path of the file."""
     path = folder / "certificate.pem"
     words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
     words += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
@@ -474,12 +480,15 @@ def certificate(folder: Path) -> str:
 
 
 class Blaster:
-    """A blaster in a process of its own, for the length of a `with` block.
+    """
+    A blaster in its own process, which ``with`` starts and ends.
+
+    ::
 
         with Blaster(Load(size=139, count=200_000)) as blaster:
             measure(blaster.url)
 
-    The process ends with the block, or with this process, whichever is first.
+    The process also ends if this process is killed.
     """
 
     def __init__(self, load: Load, *, tls: bool = False) -> None:
@@ -492,7 +501,7 @@ class Blaster:
         if self._tls:
             path = certificate(Path(self._folder.name))
             self.load = replace(self.load, tls=path)
-            os.environ["SSL_CERT_FILE"] = path  # the peers' contexts, and ours, look there
+            os.environ["SSL_CERT_FILE"] = path  # the default contexts of all clients read it
         command = [sys.executable, "-m", "benchmarks.blaster", "--until-eof"]
         self._process = subprocess.Popen(
             [*command, *self.load.arguments()],
@@ -508,12 +517,7 @@ class Blaster:
         self.url = f"{'wss' if self._tls else 'ws'}://127.0.0.1:{port}/"
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._process.kill()
         self._process.communicate()
         self._folder.cleanup()
@@ -522,27 +526,33 @@ class Blaster:
 
 
 def leave_at_eof() -> None:
-    """End the process once whoever holds the other end of stdin is gone."""
+    """End the process when its stdin is closed."""
     while os.read(sys.stdin.fileno(), 1024):
         pass
-    os._exit(0)  # the accept loop never ends by itself
+    os._exit(0)  # the accept loop never ends
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.blaster", description=__doc__)
-    parser.add_argument("--size", type=int, default=139, help="payload bytes per message")
-    parser.add_argument("--count", type=int, default=200_000, help="messages per connection")
-    parser.add_argument("--rate", type=float, help="messages per second, with send times")
-    parser.add_argument("--binary", action="store_true", help="binary frames")
-    parser.add_argument("--compress", action="store_true", help="permessage-deflate if offered")
-    parser.add_argument("--close", action="store_true", help="send Close 1000 after the last")
-    parser.add_argument("--together", type=int, default=1, help="peers that start as one")
-    parser.add_argument("--sink", type=int, default=0, help="messages to read, then say done")
-    parser.add_argument("--kind", choices=content.KINDS, help="varied messages of this kind")
-    parser.add_argument("--burst", type=int, default=1, help="messages of a rate due at once")
-    parser.add_argument("--tls", default="", metavar="FILE", help="certificate and key")
-    parser.add_argument("--port", type=int, default=0, help="0: any free one")
-    parser.add_argument("--until-eof", action="store_true", help="end when stdin does")
+    add = parser.add_argument
+    add("--size", type=int, default=139, help="Payload bytes per message (default: 139)")
+    add("--count", type=int, default=200_000, help="Messages per connection (default: 200000)")
+    add("--rate", type=float, help="Send N messages per second, with their times")
+    add("--binary", action="store_true", help="Send binary frames")
+    add("--compress", action="store_true", help="Compress with permessage-deflate")
+    add("--close", action="store_true", help="Close with 1000 after the last message")
+    add("--together", type=int, default=1, help="Wait for N connections before the first message")
+    add("--sink", type=int, default=0, help="Read N messages, and send `done`")
+    add("--kind", choices=content.KINDS, help="Send varied messages of this kind")
+    add("--burst", type=int, default=1, help="Send N messages at once, with --rate")
+    add("--tls", default="", metavar="FILE", help="Serve with the certificate and key in FILE")
+    add(
+        "--port",
+        type=int,
+        default=0,
+        help="Listen on this port, or on any free port with 0 (default: 0)",
+    )
+    add("--until-eof", action="store_true", help="Exit when stdin is closed")
     words = vars(parser.parse_args())
     port, until_eof = words.pop("port"), words.pop("until_eof")
     try:

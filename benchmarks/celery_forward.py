@@ -28,7 +28,7 @@ from .blaster import Blaster, Load
 
 __all__ = ["Arena", "batch_ratio", "main", "single_ratio"]
 
-PAYLOAD = "x" * 90  # with what is around it 139 bytes, as the blaster sends
+PAYLOAD = "x" * 90  # of a message of 139 bytes, as the blaster sends
 
 
 def nothing(item: Any) -> None: ...
@@ -36,11 +36,12 @@ def nothing(item: Any) -> None: ...
 
 class Arena:
     """
-    An app, a queue of its own, and the contestants; each returns messages per second.
+    An app with its own queue, and the contestants, which return messages per second.
 
     Args:
-        persistent: As Celery has it. RabbitMQ confirms such a message when it is on the disk, and
-            between two ways to publish one that would be all there is to see.
+        broker: The URL of the broker.
+        persistent: Whether tasks are persistent, which is Celery's default. RabbitMQ confirms a
+            persistent message after a write to disk, which would hide other differences.
 
     """
 
@@ -55,7 +56,7 @@ class Arena:
         self.task = self.app.task(name="bench.ingest", ignore_result=True)(nothing)
 
     def bare(self, count: int) -> float:
-        """Publish what forward() would."""
+        """Publish the same argument as ``forward()``."""
         argument = {
             "data": json.dumps({"type": "tick", "payload": PAYLOAD}),
             "route": "tick",
@@ -71,7 +72,7 @@ class Arena:
         return count / (time.perf_counter() - began)
 
     def forwarded(self, count: int, batch: tuple[int, float] | None = None) -> float:
-        """Receive and publish, from the first message confirmed to the last one."""
+        """Receive and publish. The time runs from the first handled message to the last."""
         with Blaster(Load(count=count)) as blaster:
             client = Client(blaster.url, name=uuid.uuid4().hex)
             install(self.app, client)
@@ -105,7 +106,7 @@ class Arena:
 
 
 def single_ratio(arena: Arena, count: int, rounds: int) -> float:
-    """Return how single publishing compares with the bare loop: the median of some rounds."""
+    """Return the median ratio of single publishing to the bare loop."""
     arena.bare(10)
     found = []
     for _ in range(rounds):
@@ -117,7 +118,7 @@ def single_ratio(arena: Arena, count: int, rounds: int) -> float:
 
 
 def batch_ratio(arena: Arena, count: int, rounds: int) -> float:
-    """Return how batches compare with single publishing: the median of some rounds."""
+    """Return the median ratio of batches to single publishing."""
     found = []
     for _ in range(rounds):
         single = arena.forwarded(count)

@@ -17,7 +17,7 @@ Make = Callable[[random.Random, int], Any]
 
 
 def trade(dice: random.Random, number: int) -> Any:
-    """One trade, about 150 bytes."""
+    """Return a trade of about 150 bytes."""
     return {
         "type": "trade",
         "symbol": dice.choice(("BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT")),
@@ -31,7 +31,7 @@ def trade(dice: random.Random, number: int) -> Any:
 
 
 def book(levels: int) -> Make:
-    """Return what makes an order book of so many levels on each side."""
+    """Return a function that makes an order book with this number of levels on each side."""
 
     def make(dice: random.Random, number: int) -> Any:
         middle = dice.uniform(100, 70_000)
@@ -46,7 +46,7 @@ def book(levels: int) -> Make:
 
 
 def company(dice: random.Random, number: int) -> Any:
-    """One company of an entitlement service with its users, traits and rules; about 55 kB."""
+    """Return a company of an entitlement service with its users, about 55 kB."""
     users = [
         {
             "id": f"user_{dice.getrandbits(64):016x}",
@@ -60,7 +60,7 @@ def company(dice: random.Random, number: int) -> Any:
 
 
 def flags(dice: random.Random, number: int) -> Any:
-    """All flags of an environment at once; about half a MiB."""
+    """Return all flags of an environment, about half a MiB."""
     return {
         "type": "flags",
         "version": number,
@@ -80,7 +80,7 @@ def flags(dice: random.Random, number: int) -> Any:
 
 
 def routed(dice: random.Random, number: int) -> Any:
-    """A small message of one of a thousand types."""
+    """Return a small message with one of a thousand types."""
     return {
         "type": f"t{dice.randrange(1000):03}",
         "id": number,
@@ -90,7 +90,7 @@ def routed(dice: random.Random, number: int) -> Any:
 
 
 def bulk(dice: random.Random, number: int) -> Any:
-    """Trades, but the 500th of each thousand has 5 MB."""
+    """Return a trade. The 500th message of each thousand has 5 MB."""
     if number % 1000 != 500:
         return trade(dice, number)
     return {"type": "history", "trades": [trade(dice, number + n) for n in range(34_300)]}
@@ -111,6 +111,6 @@ KINDS: dict[str, Make] = {
 
 
 def message(kind: str, number: int) -> bytes:
-    """The message of this number, as compact JSON."""
+    """Return the message with this number, as compact JSON."""
     obj = KINDS[kind](random.Random(number), number)
     return json.dumps(obj, separators=(",", ":"), ensure_ascii=False).encode()

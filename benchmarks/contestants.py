@@ -5,6 +5,8 @@ handled message to the last, so it includes neither imports nor the handshake. T
 write a function ``run(url, count) -> seconds`` with `@contestant("name", …)` in `peers.py` or
 `ours.py`. Import its packages inside the function, so that the others run without them.
 
+::
+
     python -m benchmarks.contestants                        # list the contestants
 """
 
@@ -24,7 +26,7 @@ __all__ = ["CONTESTANTS", "Contestant", "Stopwatch", "check", "contestant", "fin
 
 Run = Callable[[str, int], float]
 
-PATIENCE = 120.0  # seconds until a contestant that does not finish is given up
+PATIENCE = 120.0  # seconds that a contestant may take
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,11 @@ class Contestant:
     A way to receive.
 
     Args:
-        name: What it goes by on the command line and in results.
-        about: What it is, in a few words.
-        run: Receives; returns seconds.
-        pace: About how fast it is, in terms of the bare loop: it is given that many more or fewer
-            messages, so that all take about the same time.
+        name: The name on the command line and in results.
+        about: A short description.
+        run: A function that receives messages, and returns the seconds.
+        pace: The approximate speed, relative to the bare loop. The number of messages is multiplied
+            by it, so that all contestants take about the same time.
         deflate: Whether it can receive compressed messages.
 
     """
@@ -49,7 +51,7 @@ class Contestant:
     deflate: bool = True
 
     def share(self, count: int) -> int:
-        """How many messages it is given where the bare loop is given `count`."""
+        """Return the number of messages, if the bare loop gets *count*."""
         return max(2, int(count * self.pace))
 
 
@@ -57,7 +59,7 @@ CONTESTANTS: dict[str, Contestant] = {}
 
 
 def contestant(name: str, *, pace: float = 1.0, deflate: bool = True) -> Callable[[Run], Run]:
-    """Enter a function under `name`. The first line of its docstring is what tables show."""
+    """Register a function as a contestant. Tables show the first line of its docstring."""
 
     def enter(run: Run) -> Run:
         about = (run.__doc__ or "").partition("\n")[0]
@@ -69,10 +71,10 @@ def contestant(name: str, *, pace: float = 1.0, deflate: bool = True) -> Callabl
 
 def named(name: str) -> Contestant:
     """
-    The contestant of this name.
+    Return the contestant with this name.
 
     Raises:
-        KeyError: If there is none; it says which there are.
+        KeyError: If there is none. The text lists all names.
 
     """
     for module in ("peers", "ours", "adapters"):
@@ -83,17 +85,17 @@ def named(name: str) -> Contestant:
 
 
 def receive(name: str, url: str, count: int) -> dict[str, float]:
-    """Seconds a contestant takes for `count` messages, and of the processor's time among them."""
+    """Return the seconds and the CPU seconds that a contestant takes for *count* messages."""
     seconds = named(name).run(url, count)
     return {"seconds": seconds, "worked": Stopwatch.worked}
 
 
 class Stopwatch:
-    """Counts messages and times them: `count` of them, from the first to the last."""
+    """A counter of messages that measures the time from the first to the last one."""
 
     __slots__ = ("_began", "_count", "seen", "started", "stopped")
 
-    worked = 0.0  # seconds of the processor's time, of the last that stopped in this process
+    worked = 0.0  # CPU seconds of the last measurement in this process
 
     def __init__(self, count: int) -> None:
         if count < 2:
@@ -103,7 +105,7 @@ class Stopwatch:
         self.started = self.stopped = self._began = 0.0
 
     def tick(self) -> bool:
-        """Count a handled message; True when it was the last."""
+        """Count a handled message, and return whether it was the last one."""
         self.seen = seen = self.seen + 1
         if seen == 1:
             self.started, self._began = time.perf_counter(), time.process_time()
@@ -115,14 +117,14 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """The time measured. Raises `RuntimeError` unless exactly `count` messages came."""
+        """The measured time. Raises RuntimeError unless exactly *count* messages were handled."""
         if self.seen != self._count:
             raise RuntimeError(f"{self.seen} messages handled, {self._count} expected")
         return self.stopped - self.started
 
 
 async def finished(done: asyncio.Event) -> bool:
-    """Whether `done` was set in time."""
+    """Wait for *done*, and return whether it was set in time."""
     try:
         async with asyncio.timeout(PATIENCE):
             return await done.wait()
@@ -131,14 +133,14 @@ async def finished(done: asyncio.Event) -> bool:
 
 
 def check(client: datastream_ws.Client | datastream_ws.AsyncClient, in_time: bool) -> None:
-    """Raise unless the run is one to be counted: all of it, over one connection, no failures."""
+    """Raise RuntimeError unless a run was complete, on one connection and without failures."""
     stats = client.stats()
     if not in_time or stats.connections != 1 or stats.messages_failed:
         raise RuntimeError(f"not a clean run: {client.state}, {client.error!r}, {stats}")
 
 
 def main() -> None:
-    from benchmarks import contestants  # not __main__: its registry is the one that is filled
+    from benchmarks import contestants  # not __main__, which has another registry
 
     contestants.named("bare")
     for each in contestants.CONTESTANTS.values():

@@ -18,7 +18,7 @@ from benchmarks.receive import Score, play
 
 __all__ = ["LINES", "PARTS", "PYTHON", "lines", "show_pythons"]
 
-# kind of message: how many the bare loop is given, and at least of bare
+# For each kind, the number of messages of the bare loop, and the aim for the ratio to it.
 KINDS = {
     "trade": (80_000, 1.15),
     "book-2k": (25_000, 1.15),
@@ -93,7 +93,7 @@ def beside_bare(what: str, scores: Mapping[str, Score], least: float) -> Iterato
 
 
 def beside_aiohttp(what: str, scores: Mapping[str, Score]) -> Iterator[dict[str, Any]]:
-    """Ratios of the same round, both taken beside the bare loop."""
+    """Yield the aims for the ratios to aiohttp, from the ratios of both to the bare loop."""
     for name, how in OWN:
         both = zip(scores[name].ratios, scores["aiohttp"].ratios, strict=True)
         yield Aim(f"{what}: {how} / `aiohttp`", 1.0).json([own / other for own, other in both])
@@ -183,7 +183,7 @@ def show_python(figures: Figures) -> list[str]:
 
 
 def show_pythons(folder: Path) -> list[str]:
-    """Each Python that was measured, side by side."""
+    """Return the table of all measured versions of Python."""
     names = sorted((path.stem for path in folder.glob("python-*.json")), key=version_key)
     found = {name: (results.load(folder, name) or {})["figures"]["scores"] for name in names}
     if not found:
@@ -202,11 +202,11 @@ def version_key(name: str) -> tuple[int, ...]:
     return tuple(int(number) for number in name.partition("-")[2].split("."))
 
 
-# --- what the picture shows -----------------------------------------------------------------------
+# --- the picture -----------------------------------------------------------------------
 
 
 def lines(folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """The size of each kind, and the ratio to bare, by contestant; plain messages."""
+    """Return the size of each kind and the ratio to bare, for each contestant."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in LINES}
     for kind in KINDS:
         measured = results.load(folder, f"feed-{kind}")

@@ -1,9 +1,11 @@
 """Run one measurement in its own process, so that it inherits no heap and no threads.
 
+::
+
     python -m benchmarks.fresh contestants receive '{"name": "bare", "url": "…", "count": 1000}'
 
-calls ``benchmarks.contestants.receive(name=…, url=…, count=…)`` and prints what it returns, as
-JSON. A fourth word is a checkout whose package is measured instead of this tree's.
+This calls ``benchmarks.contestants.receive(name=…, url=…, count=…)``, and prints the result as
+JSON. A fourth argument is a checkout whose package is measured instead of this one.
 """
 
 from __future__ import annotations
@@ -19,26 +21,26 @@ from benchmarks.blaster import ROOT
 
 __all__ = ["RunError", "fresh", "fresh_in"]
 
-PATIENCE = 240.0  # seconds until a process that does not finish is given up
+PATIENCE = 240.0  # seconds that a process may take
 
 
 class RunError(Exception):
-    """A measurement failed; the message is what its process said last."""
+    """A measurement failed. The text contains the last output of its process."""
 
 
 def fresh(module: str, function: str, **arguments: Any) -> Any:
     """
-    What a function of a module of benchmarks returns, called in a new process.
+    Call a function of a module of benchmarks in a new process, and return its result.
 
     Raises:
-        RunError: If it raised, or took longer than 4 minutes.
+        RunError: If it raises an exception, or takes longer than 4 minutes.
 
     """
     return fresh_in(ROOT, module, function, **arguments)
 
 
 def fresh_in(tree: Path, module: str, function: str, /, **arguments: Any) -> Any:
-    """As :func:`fresh`, with the package of a checkout; the benchmarks are those of this one."""
+    """Do the same with the package of another checkout, and the benchmarks of this one."""
     what = f"{module}.{function} {arguments}"
     words = [module, function, json.dumps(arguments), str(tree)]
     command = [sys.executable, "-m", "benchmarks.fresh", *words]
@@ -55,7 +57,7 @@ def fresh_in(tree: Path, module: str, function: str, /, **arguments: Any) -> Any
 
 def main() -> None:
     module, function, arguments, *tree = sys.argv[1:]
-    sys.path[:0] = tree  # of this package here, only the modules below are loaded later
+    sys.path[:0] = tree  # before any module of datastream_ws is imported
     call = getattr(importlib.import_module(f"benchmarks.{module}"), function)
     print(json.dumps(call(**json.loads(arguments))))
 

@@ -26,16 +26,16 @@ COUNT = 100_000  # messages of a run, over all streams
 STREAMS = [1, 10, 100, 1000]
 HANDLERS = [1, 4, 16, 64]
 DEPTHS = [1, 10, 100, 1000, 10_000, None]
-RATIO = 100  # messages that arrive while a handler is at one
-KEY = slice(22, 26)  # of a message of the blaster: "k017"
+RATIO = 100  # messages that arrive while a handler handles one
+KEY = slice(22, 26)  # the position of "k017" in a message of the blaster
 IDLE_SECONDS = 5.0
 
 
-# --- streams: in a process of their own -----------------------------------------------------------
+# --- streams, in their own process -----------------------------------------------------------
 
 
 class Race:
-    """Some streams that are timed as one: from the first message of any to the last of all."""
+    """Several streams whose time runs from the first message of any to the last of all."""
 
     def __init__(self, streams: int, count: int, finish: Callable[[], None]) -> None:
         self.watches = [Stopwatch(count) for _ in range(streams)]
@@ -44,7 +44,7 @@ class Race:
         self._finish = finish
 
     def arrived(self) -> None:
-        """One stream has its last message."""
+        """Note that a stream has received its last message."""
         with self._lock:
             self._left -= 1
             last = self._left == 0
@@ -57,7 +57,7 @@ class Race:
 
 
 def ours_streams(url: str, streams: int, count: int) -> Figures:
-    """Costs of so many `Client`s that are sent `count` messages each at the same time."""
+    """Return the costs of several clients that receive *count* messages each."""
     from datastream_ws import Client
 
     done = threading.Event()
@@ -78,7 +78,7 @@ def ours_streams(url: str, streams: int, count: int) -> Figures:
 
 
 def count_down(client: Client, watch: Stopwatch, finish: Callable[[], None]) -> None:
-    """Give the client a handler that decodes and counts."""
+    """Register a handler that decodes and counts messages."""
 
     @client.on_message
     def handle(message: Message) -> None:
@@ -88,7 +88,7 @@ def count_down(client: Client, watch: Stopwatch, finish: Callable[[], None]) -> 
 
 
 def bare_streams(url: str, streams: int, count: int) -> Figures:
-    """The same with bare connections, a task each."""
+    """Return the costs of bare connections, with a task for each."""
     return asyncio.run(bare_loop(url, streams, count))
 
 
@@ -116,7 +116,7 @@ async def bare_stream(url: str, watch: Stopwatch, race: Race) -> None:
 
 
 def after(race: Race, before: float, threads: int) -> Figures:
-    """Everything about a race that is over while its connections are still open."""
+    """Return the costs after a race, while its connections are still open."""
     return {
         "seconds": race.seconds,
         "mib": (resident() - before) / 1024,
@@ -125,11 +125,11 @@ def after(race: Race, before: float, threads: int) -> Figures:
     }
 
 
-# --- one client: in a process of its own ----------------------------------------------------------
+# --- one client, in its own process ----------------------------------------------------------
 
 
 def one_client(url: str, count: int, prepare: Callable[[Client], None], **options: Any) -> float:
-    """Messages per second of a client with a handler that counts, and what `prepare` adds."""
+    """Return the messages per second of a client after *prepare*, with a handler that counts."""
     from datastream_ws import Client
 
     watch, done = Stopwatch(count), threading.Event()
@@ -142,7 +142,7 @@ def one_client(url: str, count: int, prepare: Callable[[Client], None], **option
 
 
 def many_handlers(url: str, count: int, handlers: int, routed: bool) -> float:
-    """With so many handlers: all take every message, or each but one takes another route."""
+    """Measure several handlers, which get every message, or of which only one gets any."""
 
     def prepare(client: Client) -> None:
         for number in range(handlers - 1):
@@ -156,12 +156,12 @@ def many_handlers(url: str, count: int, handlers: int, routed: bool) -> float:
 
 
 def deep_inbox(url: str, count: int, depth: int | None) -> float:
-    """With an inbox of this size."""
+    """Measure an inbox of this size."""
     return one_client(url, count, lambda client: None, inbox_size=depth)
 
 
 def conflated(url: str, count: int, ratio: int) -> Figures:
-    """A handler that takes as long as `ratio` messages need to arrive, and is given the newest."""
+    """Measure conflation with a handler that takes as long as *ratio* messages to arrive."""
     from datastream_ws import Client
 
     watch, done, turn = Stopwatch(count), threading.Event(), threading.Semaphore(0)
@@ -202,7 +202,7 @@ def measure_streams(scale: Scale) -> Figures:
 
 
 def race(streams: int, count: int, function: str) -> Figures:
-    """One race against a blaster of its own, which starts all at the same moment."""
+    """Run one race with a blaster that starts all streams at the same moment."""
     with Blaster(Load(SIZE, count, together=streams)) as blaster:
         costs: Figures = fresh("growth", function, url=blaster.url, streams=streams, count=count)
     return {**costs, "rate": streams * count / costs["seconds"]}
@@ -227,7 +227,7 @@ def show_streams(figures: Figures) -> list[str]:
 
 
 def measure_client(scale: Scale) -> Figures:
-    """Handlers, depth of the inbox and conflation, in turn; medians."""
+    """Measure handlers, inbox sizes and conflation in turn, and return medians."""
     count, rounds = scale.count(COUNT), scale.rounds(5)
     ways: dict[str, tuple[str, Figures]] = {}
     for number in scale.pick(HANDLERS, HANDLERS[::3]):

@@ -26,41 +26,41 @@ if TYPE_CHECKING:
 __all__ = ["PARTS", "bare", "cpu_share", "ours", "resident"]
 
 CLIENTS = 1000
-GREETINGS = 5  # messages each client is sent first, so that everything made at need is there
-WINDOW = 54.0  # seconds: a whole keepalive interval, in which each of our clients pings once
+GREETINGS = 5  # messages to each client first, so that all lazy objects exist
+WINDOW = 54.0  # seconds of a keepalive interval, in which each client sends one ping
 
 MEMORY = Aim("KiB per idle client / bare connection, default compression", 1.2, at_least=False)
 PLAIN = Aim("the same, nothing compressed", 1.8, at_least=False)
 CPU = Aim(f"CPU of {CLIENTS:,} idle clients, share of a core", 1.0, at_least=False, unit=" %")
 
 
-# --- in a process of its own ----------------------------------------------------------------------
+# --- in its own process ----------------------------------------------------------------------
 
 
 def resident() -> float:
-    """KiB of memory of this process."""
+    """Return the resident memory of this process in KiB."""
     gc.collect()
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize() / 1024
 
 
 def cpu_share(seconds: float) -> float:
-    """Per cent of a core that this process uses, over so many seconds."""
+    """Return the CPU share of this process over some seconds, in percent of a core."""
     began, used = time.perf_counter(), time.process_time()
     time.sleep(seconds)
     return 100 * (time.process_time() - used) / (time.perf_counter() - began)
 
 
 def facts(before: float, clients: int, window: float) -> Figures:
-    """What the clients that were opened since `before` cost."""
+    """Return the costs of the clients since the memory was *before* KiB."""
     kib = (resident() - before) / clients
     threads = threading.active_count()
     return {"kib": kib, "threads": threads, "cpu": cpu_share(window) if window else 0.0}
 
 
 def ours(url: str, clients: int, window: float, **options: Any) -> Figures:
-    """Costs of so many `Client`s, each with a handler."""
-    with running(url, 1, **options):  # what a process has once is there now
+    """Return the costs of clients with a handler each."""
+    with running(url, 1, **options):  # so that objects of the process exist
         before = resident()
         with running(url, clients, **options):
             return facts(before, clients, window)
@@ -68,7 +68,7 @@ def ours(url: str, clients: int, window: float, **options: Any) -> Figures:
 
 @contextlib.contextmanager
 def running(url: str, clients: int, **options: Any) -> Iterator[None]:
-    """So many clients, connected and greeted."""
+    """Run clients that have received their first messages."""
     from datastream_ws import Client
 
     with contextlib.ExitStack() as stack:
@@ -89,7 +89,7 @@ def until_greeted(every: list[Client]) -> None:
 
 
 def bare(url: str, clients: int, window: float, **options: Any) -> Figures:
-    """Costs of so many bare connections, each with a task that reads."""
+    """Return the costs of bare connections with a task each."""
     return asyncio.run(bare_loop(url, clients, window, options))
 
 
@@ -97,13 +97,13 @@ async def bare_loop(url: str, clients: int, window: float, options: dict[str, An
     async with reading(url, 1, options):
         before = resident()
         async with reading(url, clients, options):
-            # It sleeps: in a thread, so that the loop goes on.
+            # In a thread, because it sleeps.
             return await asyncio.to_thread(facts, before, clients, window)
 
 
 @contextlib.asynccontextmanager
 async def reading(url: str, clients: int, options: dict[str, Any]) -> AsyncIterator[None]:
-    """So many connections, greeted, each read by a task."""
+    """Run bare connections that have received their first messages, with a task each."""
     every = [Greeted(url, options) for _ in range(clients)]
     tasks = [asyncio.create_task(each.read()) for each in every]
     await asyncio.wait_for(asyncio.gather(*(each.done.wait() for each in every)), PATIENCE)
@@ -114,7 +114,7 @@ async def reading(url: str, clients: int, options: dict[str, Any]) -> AsyncItera
 
 
 class Greeted:
-    """A bare connection that is read until it is cancelled."""
+    """A bare connection that reads until it is canceled."""
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
         self._url = url

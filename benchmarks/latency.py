@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 __all__ = ["PARTS", "percentile", "receive"]
 
 SIZE = 139
-SLOW = 1_000  # messages per second: what a busy feed sends
+SLOW = 1_000  # messages per second of a busy feed
 SECONDS = 2.0  # of each run
-WARM_UP = 0.1  # share of the messages that do not count
+WARM_UP = 0.1  # share of the first messages, which do not count
 
-# what, baseline, aim of the ratio of the medians
+# The contestant, its baseline, and the aim for the ratio of the medians.
 PAIRS = [
     ("ours-async", "bare", Aim("latency p50, async handler / bare loop", 1.05, at_least=False)),
     ("ours-inline", "bare", Aim("latency p50, inline handler / bare loop", 1.15, at_least=False)),
@@ -47,7 +47,7 @@ BURSTS = [
     ),
     ("ours-sync", "bare", Aim("p50 within bursts, sync handler / bare loop", 1.0, at_least=False)),
 ]
-# whose p99 / p50 at half their maximal rate
+# The contestants whose p99 / p50 is measured at half of their maximal rate.
 HALF = [
     ("ours-sync", Aim("p99 / p50 at half the maximal rate, sync handler", 5, at_least=False)),
     ("ours-async", Aim("p99 / p50 at half the maximal rate, async handler", 5, at_least=False)),
@@ -55,14 +55,14 @@ HALF = [
 ]
 
 
-# --- in a process of its own ----------------------------------------------------------------------
+# --- in its own process ----------------------------------------------------------------------
 
 Late = list[int]
-"""Nanoseconds that each message was late."""
+"""The delay of each message in nanoseconds."""
 
 
 def receive(name: str, url: str, count: int) -> dict[str, float]:
-    """Microseconds of p50 and p99 of one contestant; half a second on, all have warmed up."""
+    """Return p50 and p99 of a contestant in microseconds, without the first messages."""
     late: Late = []
     note = partial(noted, late)
     ways: dict[str, Callable[[], object]] = {
@@ -77,13 +77,13 @@ def receive(name: str, url: str, count: int) -> dict[str, float]:
 
 
 def noted(late: Late, obj: Any) -> int:
-    """Keep how late a message is; return how many there were."""
+    """Append the delay of a message, and return the number of messages."""
     late.append(time.monotonic_ns() - obj["sent"])
     return len(late)
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The figure that `share` of them do not exceed."""
+    """Return the value that this share of the values does not exceed."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
@@ -154,7 +154,7 @@ def measure_pairs(
 
 
 def of(both: Sequence[tuple[dict[str, float], dict[str, float]]]) -> Figures:
-    """Medians over the rounds, of both sides."""
+    """Return the medians of both contestants over the rounds."""
     own, other = zip(*both, strict=True)
     return {
         "own": {key: median(each[key] for each in own) for key in ("p50", "p99")},
@@ -182,7 +182,7 @@ def measure_half(scale: Scale) -> Figures:
 
 
 def at_half(name: str) -> dict[str, float]:
-    """Latency at half of what this contestant has just been able to take."""
+    """Return the latency at half of the maximal rate of this contestant."""
     with Blaster(Load(SIZE, ENDLESS)) as blaster:
         pace = rate(name, blaster.url, 100_000) / 2
     return {"pace": pace, **at_pace(name, pace)}

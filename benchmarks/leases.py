@@ -1,6 +1,8 @@
 """
 Measure the cost of renewing the leases of thousands of streams in Redis.
 
+::
+
     python -m benchmarks.leases [URL] [--streams 3000] [--seconds 60]
 
 Three processes share the streams, without clients. It measures the renewing thread of one process.
@@ -35,14 +37,14 @@ def joined(url: str, name: str, streams: int) -> Sharing:
         report=print,
     )
     sharing.start()
-    while len(sharing.processes) < PROCESSES:  # so that nothing has to be handed over
+    while len(sharing.processes) < PROCESSES:  # so that no stream has to move
         time.sleep(0.01)
     sharing.want([f"stream-{number}" for number in range(streams)])
     return sharing
 
 
 def follow(sharing: Sharing) -> None:
-    """Do what clients would: run, and end when their streams are handed over."""
+    """Act for the clients, which run, and end when their streams move."""
     held, giving = sharing.held(), sharing.giving()
     for holding in held.values():
         holding.is_used = True
@@ -58,7 +60,7 @@ def other(url: str, name: str, streams: int, stop: Event) -> None:
 
 
 def scripts_run(client: Any) -> int:
-    """How many scripts Redis has run: each is one round trip."""
+    """Return the number of scripts that Redis has run. Each is one round trip."""
     stats: dict[str, Any] = client.info("commandstats")
     return int(stats.get("cmdstat_eval", {}).get("calls", 0))
 

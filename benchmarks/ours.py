@@ -24,30 +24,27 @@ __all__ = ["Variant", "tick_struct"]
 
 BODIES = ("json", "orjson", "msgspec", "struct", "raw")
 HANDLERS = ("sync", "async", "loop", "inline", "iterate", "batch")
-ROUTED = ("routes", "routed", "routed-async")  # their messages are not the padded ones
+ROUTED = ("routes", "routed", "routed-async")  # which get messages of other kinds
 
 Tick = Callable[[], bool]
 
-MOST_BYTES = 16 * 2**20  # of one message, as the peers'
-# Speed in terms of the bare loop, roughly; see Contestant.pace.
+MOST_BYTES = 16 * 2**20  # of a message, as for the other clients
+# The approximate speed relative to the bare loop, see Contestant.pace.
 PACE = {"json": 1.2, "orjson": 1.5, "msgspec": 1.5, "struct": 1.5, "raw": 2.0}
 
 
 @dataclass(frozen=True)
 class Variant:
     """
-    One way to use our client.
+    A way to use datastream-ws.
 
     Args:
-        body: What a handler does: ``json``, ``orjson`` and ``msgspec`` are ``message.json()`` with
-            that codec, ``struct`` is ``decode_as``, ``raw`` leaves the message alone.
-        handler: ``sync``: plain function of a ``Client``; ``async``: coroutine function of an
-            ``AsyncClient``; ``loop``: coroutine function of a ``Client``; ``inline``: plain
-            function of a ``Client``, called on the loop; ``iterate``: ``async for`` over an
-            ``AsyncClient``; ``batch``: batches of a hundred; ``routes``: one of 1,000 handlers;
-            ``routed`` and ``routed-async``: one of three, of a ``Client`` or an ``AsyncClient``.
-        extras: Options beside them.
-        features: Everything on that costs something per message; see :func:`with_features`.
+        body: The work of the handler. ``json``, ``orjson`` and ``msgspec`` call ``message.json()``
+            with that codec, ``struct`` uses ``decode_as``, and ``raw`` decodes nothing.
+        handler: The kind of handler, as described in :attr:`about`.
+        extras: More options of the client.
+        features: Whether to enable all features that cost time per message, see
+            :func:`with_features`.
 
     """
 
@@ -90,7 +87,7 @@ class Variant:
         return Contestant(name or self.name, about or self.about, self.run, PACE[self.body])
 
     def run(self, url: str, count: int) -> float:
-        """See :class:`benchmarks.contestants.Contestant`."""
+        """Receive *count* messages, and return the seconds."""
         with contextlib.ExitStack() as stack:
             options = {**self.options, **(idle_spool(stack) if self.features else {})}
             if self.handler not in ("async", "iterate", "routed-async"):
@@ -126,7 +123,7 @@ class Variant:
         return watch.seconds
 
     def _register(self, client: Any, tick: Tick, finish: Callable[[], None]) -> None:
-        """Give the client its handler."""
+        """Register the handler."""
         body = handler_of(self.body, tick, finish)
         if self.handler == "inline":
             client.on_message(inline=True)(body)
@@ -154,7 +151,7 @@ class Variant:
 
 
 def handler_of(body: str, tick: Tick, finish: Callable[[], None]) -> Callable[[Any], None]:
-    """A synchronous handler that does the same work as the body of the bare loop."""
+    """Return a synchronous handler with the same work as the bare loop."""
 
     def decoding(message: Message) -> None:
         message.json()
@@ -169,7 +166,7 @@ def handler_of(body: str, tick: Tick, finish: Callable[[], None]) -> Callable[[A
 
 
 def coroutine_function(body: str, tick: Tick, finish: Callable[[], None]) -> Callable[[Any], Any]:
-    """The same as a coroutine function."""
+    """Return the same handler as a coroutine function."""
 
     async def decoding(message: Message) -> None:
         message.json()
@@ -184,26 +181,26 @@ def coroutine_function(body: str, tick: Tick, finish: Callable[[], None]) -> Cal
 
 
 def tick_struct() -> type:
-    """The blaster's messages, as a msgspec.Struct."""
+    """Return a msgspec.Struct for the messages of the blaster."""
     import msgspec
 
     fields = [("type", str), ("key", str), ("value", float), ("pad", str)]
     return msgspec.defstruct("Tick", fields)
 
 
-# --- everything on --------------------------------------------------------------------------------
+# --- all features --------------------------------------------------------------------------------
 
 
 def plain(*given: Any) -> None:
-    """A handler of what does not come, or a hook."""
+    """Do nothing. It is a hook, or a handler of messages that never come."""
 
 
 async def coroutine(*given: Any) -> None:
-    """The same as a coroutine function: a client with both kinds changes threads for each."""
+    """Do nothing. With both kinds of handlers, a client would change threads for each message."""
 
 
 class Unit:
-    """A unit of work around handlers of either kind."""
+    """A context for handlers of both kinds, which does nothing."""
 
     def __enter__(self) -> None: ...
     def __exit__(self, *exc_info: object) -> None: ...
@@ -212,7 +209,7 @@ class Unit:
 
 
 def with_features(client: Any, others: Callable[..., Any]) -> None:
-    """Hooks, units of work, and handlers for other messages, which look at each one's route."""
+    """Register hooks, contexts and handlers for other routes, so that each route is read."""
     client.use(Unit, per="run")
     client.use(Unit, per="call")
     client.on_message("other")(others)
@@ -222,13 +219,13 @@ def with_features(client: Any, others: Callable[..., Any]) -> None:
 
 
 def idle_spool(stack: contextlib.ExitStack) -> dict[str, Any]:
-    """Options of a client that could do more than it is asked to: a watchdog, a spool, …"""
+    """Return options that enable a watchdog, retries and a spool that stays empty."""
     folder = stack.enter_context(tempfile.TemporaryDirectory())
     return {
         "handler_timeout": 30.0,
         "retry_message": lambda error: False,
         "spool": f"{folder}/idle.db",
-        "inbox_size": None,  # the spool stays idle: what it costs in use is the part `adapters`'
+        "inbox_size": None,  # so that the spool stays empty; the part `adapters` measures its use
         "inbox_bytes": None,
     }
 

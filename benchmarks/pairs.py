@@ -17,7 +17,7 @@ __all__ = ["Spread", "pairs", "rotated", "spread"]
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and extremes of some figures, and how many they are."""
+    """The median, the extremes and the number of some values."""
 
     median: float
     low: float
@@ -35,7 +35,7 @@ def spread(values: Sequence[float]) -> Spread:
 def pairs(
     own: Callable[[], T], other: Callable[[], T], rounds: int, start: int = 0
 ) -> list[tuple[T, T]]:
-    """(own, other) of each round; `other` is measured first in every other round."""
+    """Return both results of each round. *other* is measured first in every other round."""
     found = []
     for number in range(start, start + rounds):
         if number % 2:
@@ -48,6 +48,6 @@ def pairs(
 
 
 def rotated(names: Sequence[str], by: int) -> list[str]:
-    """Return the names in another order, so that none always follows the same one."""
+    """Return the names rotated *by* places, so that none always follows the same one."""
     by %= len(names)
     return [*names[by:], *names[:by]]

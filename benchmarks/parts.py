@@ -13,17 +13,17 @@ __all__ = ["TEXT", "Aim", "Figures", "Part", "Scale", "rows", "times"]
 TEXT = "what it is"
 
 Figures = dict[str, Any]
-"""What a part measured, ready for JSON; aims it has under ``aims``, as `Aim.json()`."""
+"""The results of a part as JSON values. ``aims`` contains results of :meth:`Aim.json`."""
 
 
 @dataclass(frozen=True)
 class Scale:
     """
-    How much is measured.
+    The extent of the measurements.
 
     Args:
-        quick: As much as two minutes allow, instead of all of it.
-        most: Rounds, at most; None: as many as each part wants.
+        quick: Whether to measure only as much as two minutes allow.
+        most: The most rounds. ``None`` means no limit.
 
     """
 
@@ -31,12 +31,12 @@ class Scale:
     most: int | None = None
 
     def rounds(self, full: int) -> int:
-        """Of pairs: a median of one is no median, but shows what is broken."""
+        """Return the number of pairs, which is at least 1."""
         wanted = max(1, full // 3) if self.quick else full
         return wanted if self.most is None else min(wanted, self.most)
 
     def count(self, full: int) -> int:
-        """Messages."""
+        """Return the number of messages."""
         return max(2, full // 2) if self.quick else full
 
     def pick(self, full: Sequence[Any], quick: Sequence[Any]) -> list[Any]:
@@ -46,13 +46,13 @@ class Scale:
 @dataclass(frozen=True)
 class Aim:
     """
-    What a figure is to be.
+    An aim for a measured value.
 
     Args:
-        what: The ratio or figure, in words.
-        limit: Its aim; None: there is none, the figure is there for comparison.
-        at_least: Whether more is better.
-        unit: Behind the figures.
+        what: A description of the value.
+        limit: The limit. ``None`` means that the value is only for comparison.
+        at_least: Whether higher values are better.
+        unit: The text after the value.
 
     """
 
@@ -62,11 +62,11 @@ class Aim:
     unit: str = ""
 
     def json(self, values: Sequence[float]) -> dict[str, Any]:
-        """The aim beside what was measured, the median of which is judged."""
+        """Return the aim with the spread of the measured values."""
         return {**asdict(self), **spread(values).json(), "met": self.met(spread(values))}
 
     def met(self, found: Spread) -> bool | None:
-        """Whether the median is what it is to be, as printed: two digits are shown, and judged."""
+        """Return whether the median meets the aim, rounded to two digits as in the tables."""
         if self.limit is None:
             return None
         shown = round(found.median, 2)
@@ -76,13 +76,13 @@ class Aim:
 @dataclass(frozen=True)
 class Part:
     """
-    One group of measurements.
+    A group of measurements.
 
     Args:
-        name: For ``--only``, and of its file in ``results/``.
-        title: Its heading in RESULTS.md.
-        measure: Does it; may take some minutes.
-        show: Markdown lines from the figures, without heading.
+        name: The name for ``--only``, and of the file in ``results/``.
+        title: The heading in RESULTS.md. If it's empty, RESULTS.md leaves the part out.
+        measure: A function that measures. It may take some minutes.
+        show: A function that returns the results as lines of Markdown, without the heading.
 
     """
 
@@ -93,12 +93,12 @@ class Part:
 
 
 def rows(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table; all but the first column, and the one headed TEXT, are figures."""
+    """Return a Markdown table. All columns are numbers, except the first and the one named TEXT."""
     rule = ["---" if column in ("", TEXT) else "---:" for column in head]
     return ["| " + " | ".join(row) + " |" for row in (head, rule, *body)]
 
 
 def times(found: dict[str, float], digits: int = 2) -> str:
-    """A spread as text: median (lowest–highest, how many)."""
+    """Return a spread as text, which is the median (lowest–highest, number)."""
     low, high = f"{found['low']:,.{digits}f}", f"{found['high']:,.{digits}f}"
     return f"{found['median']:,.{digits}f} ({low}–{high}, {found['count']})"

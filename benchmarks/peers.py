@@ -17,10 +17,10 @@ __all__: list[str] = []
 
 Decode = Callable[[Any], Any]
 
-MOST_BYTES = 16 * 2**20  # of one message, for all alike
+MOST_BYTES = 16 * 2**20  # of a message, for all clients
 
 
-# --- websockets: what the others are compared with ------------------------------------------------
+# --- websockets, the baseline ------------------------------------------------
 
 
 @contestant("bare")
@@ -260,7 +260,7 @@ async def schematichq_loop(url: str, count: int) -> float:
     return watch.seconds
 
 
-# --- a plain socket: what the blaster and the machine allow ---------------------------------------
+# --- a plain socket, which shows the limit of the blaster ---------------------------------------
 
 
 @contestant("drain", pace=8, deflate=False)
@@ -281,7 +281,7 @@ def drain(url: str, count: int) -> float:
 
 
 def frame_bytes(head: bytes) -> int:
-    """Bytes of a whole frame, from its first ten. All frames of a blaster are of one size."""
+    """Return the size of a frame in bytes, given its first ten. All frames have one size."""
     length = head[1]
     if length == 126:
         return 4 + int.from_bytes(head[2:4])

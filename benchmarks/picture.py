@@ -9,9 +9,10 @@ from html import escape
 
 __all__ = ["Bar", "bars", "curves"]
 
-WIDTH = 860  # user units, as all below
-LABELS = 250  # the column of names
-FIGURES = 185  # the column right of the longest bar
+# All sizes are in user units of SVG.
+WIDTH = 860
+LABELS = 250  # for the names
+FIGURES = 185  # for the text after the longest bar
 ROW, BAR = 24, 14
 TOP = 58
 
@@ -39,13 +40,13 @@ STYLE = """\
 @dataclass(frozen=True)
 class Bar:
     """
-    One bar.
+    A bar.
 
     Args:
-        name: At its left.
+        name: The text before it.
         value: Its length.
-        figure: What stands at its end.
-        ours: Whether it is drawn as one of ours.
+        figure: The text after it.
+        ours: Whether it has the color of datastream-ws.
 
     """
 
@@ -57,10 +58,13 @@ class Bar:
 
 def bars(title: str, note: str, found: Sequence[Bar], mark: float | None = None) -> str:
     """
-    The chart, the bars in the order given, all on one linear scale from 0.
+    Return a chart of bars in the given order, on a linear scale from 0.
 
     Args:
-        mark: A value at which a dashed line goes through; None: nowhere.
+        title: The title.
+        note: The line below the title.
+        found: The bars.
+        mark: The value of a dashed line. ``None`` draws no line.
 
     """
     most = max(bar.value for bar in found)
@@ -105,10 +109,13 @@ def curves(
     title: str, note: str, found: Mapping[str, Sequence[tuple[float, float]]], ours: str = "ours"
 ) -> str:
     """
-    Curves over a logarithmic scale, from 0 up; a dashed line at 1.
+    Return a chart of curves over a logarithmic scale, with a dashed line at 1.
 
     Args:
-        found: Points (x, y) by name; those whose name begins with *ours* are drawn as ours.
+        title: The title.
+        note: The line below the title.
+        found: The points (x, y) of each curve, by its name.
+        ours: The beginning of the names that have the color of datastream-ws.
 
     """
     height, left, right, bottom = 420, 60, WIDTH - LABELS + 40, 360

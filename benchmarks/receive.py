@@ -1,5 +1,7 @@
 """Measure how fast messages are received and handled, as ratios to the bare `websockets` loop.
 
+::
+
     python -m benchmarks.receive [NAME …] [--rounds 7] [--count 200000] [--size 139]
     python -m benchmarks.receive ours-raw-async --baseline picows-websockets-raw
     python -m benchmarks.receive bare                       # the noise, from bare against itself
@@ -34,17 +36,17 @@ __all__ = ["BASELINE", "ENDLESS", "Score", "play", "rate"]
 
 BASELINE = "bare"
 DEFAULT = ["ours-sync", "ours-async"]
-ENDLESS = 10**9  # messages; each contestant asks for what it takes
+ENDLESS = 10**9  # messages, of which each contestant requests a part
 
 
 @dataclass
 class Score:
     """
-    One contestant's pairs.
+    The pairs of a contestant.
 
     Attributes:
-        own, baseline: Messages per second of its own runs, and of the baseline's.
-        work: Of the processor's time of its process for a message, in terms of the baseline's.
+        own, baseline: Messages per second of its runs, and of those of the baseline.
+        work: The CPU time per message, relative to the baseline.
 
     """
 
@@ -54,27 +56,30 @@ class Score:
 
     @property
     def ratios(self) -> list[float]:
-        """Speed in terms of the baseline's, pair by pair: 2.0 is twice as fast."""
+        """The speed relative to the baseline, for each pair. 2.0 is twice as fast."""
         return [own / base for own, base in zip(self.own, self.baseline, strict=True)]
 
     def json(self) -> dict[str, Any]:
-        """Ratio with its extremes, messages per second, and the processor's time."""
+        """Return the spreads of the ratio and the CPU time, and the messages per second."""
         found: dict[str, Any] = {"ratio": spread(self.ratios).json()}
         found |= {"rate": median(self.own), "baseline_rate": median(self.baseline)}
         return found | ({"work": spread(self.work).json()} if self.work else {})
 
 
 def rate(name: str, url: str, count: int) -> float:
-    """Messages per second of one contestant, in a process of its own; its share of `count`."""
+    """Return the messages per second of a contestant, in its own process."""
     return measured(name, url, count)[0]
 
 
 def measured(name: str, url: str, count: int, tree: Path = ROOT) -> tuple[float, float]:
     """
-    The same, and the seconds of the processor's time that each message took.
+    Return the messages per second and the CPU seconds per message, in a new process.
 
     Args:
-        tree: See :func:`benchmarks.fresh.fresh_in`.
+        name: The name of the contestant.
+        url: The URL of the blaster.
+        count: The number of messages of the bare loop.
+        tree: The checkout whose package is measured.
 
     """
     share = named(name).share(count)
@@ -92,14 +97,17 @@ def play(
     tls: bool = False,
 ) -> dict[str, Score]:
     """
-    Let each contestant run beside the baseline, `rounds` times.
+    Run each contestant in pairs with the baseline.
 
     Args:
-        load: Its count is what the baseline is given.
-        tls: Over TLS, with a certificate made for it.
+        names: The contestants.
+        load: The messages. Its count is that of the bare loop.
+        rounds: The number of pairs of each contestant.
+        baseline: The contestant of all pairs.
+        tls: Whether to use TLS, with a new certificate.
 
     Raises:
-        RunError: If one fails.
+        RunError: If a run fails.
 
     """
     scores = {name: Score() for name in names}
@@ -126,7 +134,7 @@ def add_pair(score: Score, name: str, baseline: str, url: str, count: int, numbe
 
 
 def table(scores: dict[str, Score]) -> list[str]:
-    """The results as text, a line each."""
+    """Return the results as lines of text."""
     head = f"{'contestant':<26} {'ratio':>7} {'min':>7} {'max':>7} {'work':>7} {'messages/s':>12}"
     lines = [head]
     for name, score in scores.items():
@@ -148,18 +156,19 @@ def heading(load: Load, rounds: int) -> str:
 
 
 def parse() -> tuple[Load, argparse.Namespace]:
-    """Load and the other words, from the command line."""
+    """Return the load and the other arguments of the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.receive", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("names", nargs="*", default=DEFAULT, metavar="NAME")
-    parser.add_argument("--baseline", default=BASELINE, metavar="NAME")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--count", type=int, default=200_000, help="messages per run of bare")
-    parser.add_argument("--size", type=int, default=139, help="payload bytes per message")
-    parser.add_argument("--binary", action="store_true", help="binary frames")
-    parser.add_argument("--compress", action="store_true", help="permessage-deflate")
-    parser.add_argument("--kind", choices=KINDS, help="varied messages instead of padded ones")
-    parser.add_argument("--tls", action="store_true", help="over TLS")
+    add = parser.add_argument
+    add("names", nargs="*", default=DEFAULT, metavar="NAME")
+    add("--baseline", default=BASELINE, metavar="NAME")
+    add("--rounds", type=int, default=7)
+    add("--count", type=int, default=200_000, help="Messages per run of `bare` (default: 200000)")
+    add("--size", type=int, default=139, help="Payload bytes per message (default: 139)")
+    add("--binary", action="store_true", help="Send binary frames")
+    add("--compress", action="store_true", help="Compress with permessage-deflate")
+    add("--kind", choices=KINDS, help="Send varied messages of this kind")
+    add("--tls", action="store_true", help="Use TLS")
     words = parser.parse_args()
     if words.rounds < 1 or words.count < 2:
         parser.error("at least 1 round of 2 messages")
@@ -185,8 +194,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     print("\n".join(table(scores)))
-    print(f"ratio: to {words.baseline}, run right beside it; median of the rounds; more is faster")
-    print("work: of the processor's time for a message, in terms of the same; less is faster")
+    print(f"ratio: messages per second, relative to {words.baseline}; median of the rounds")
+    print("work: CPU time per message, relative to the same; less is better")
     return 0
 
 

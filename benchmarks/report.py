@@ -39,7 +39,7 @@ PICTURED = {
 BEYOND = (
     "picows-raw",
     "bare-raw",
-)  # nothing but a callback: the scale of the picture would be theirs
+)  # so fast, because they only call a function, that other bars would be short
 
 HEAD = """\
 # Results
@@ -57,7 +57,7 @@ bare loop. Less is better, and it hardly depends on the other load of the machin
 
 
 def write(folder: Path) -> Path:
-    """Write RESULTS.md and the picture beside the folder `results`; return the document's path."""
+    """Write RESULTS.md and the pictures into *folder*, and return the path of RESULTS.md."""
     path = folder / "RESULTS.md"
     for name, drawn in pictures(folder / "results").items():
         if drawn is None:
@@ -69,7 +69,7 @@ def write(folder: Path) -> Path:
 
 
 def document(folder: Path) -> str:
-    """The text of RESULTS.md from the figures in a folder."""
+    """Return the text of RESULTS.md for the results in a folder."""
     found = {part.name: results.load(folder, part.name) for part in PARTS}
     measured = {name: each for name, each in found.items() if each is not None}
     lines = [
@@ -92,7 +92,7 @@ def document(folder: Path) -> str:
 
 
 def conditions(measured: Sequence[dict[str, Any]]) -> list[str]:
-    """Where and when; a line for each machine or set of versions there was."""
+    """Return a line with the time, the machine and the versions, for each set of them."""
     lines = []
     for machine, versions, quick in dict.fromkeys(map(condition, measured)):
         those = [each for each in measured if condition(each) == (machine, versions, quick)]
@@ -110,7 +110,7 @@ def condition(found: dict[str, Any]) -> tuple[str, str, bool]:
 
 
 def aims_table(measured: dict[str, dict[str, Any]]) -> list[str]:
-    """What was aimed at, what was measured, and whether it is met."""
+    """Return the table of aims and measured values."""
     body = [
         [aim["what"], goal(aim), times(aim) + aim["unit"], verdict(aim["met"])]
         for each in measured.values()
@@ -130,12 +130,12 @@ def verdict(met: bool | None) -> str:
 
 
 def pictures(folder: Path) -> dict[str, str | None]:
-    """Each picture by its name; ``None``: there is nothing to show."""
+    """Return the pictures by their names. ``None`` means that there are no results."""
     return {PICTURE: picture(folder), SIZES: sizes(folder)}
 
 
 def sizes(folder: Path) -> str | None:
-    """Speed over the size of a message."""
+    """Return the curves of the speed by the size of a message, or ``None``."""
     found = feeds.lines(folder)
     if not found:
         return None

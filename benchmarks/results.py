@@ -27,7 +27,7 @@ PACKAGES = [
 
 
 def save(folder: Path, name: str, figures: Figures, *, quick: bool, seconds: float) -> None:
-    """Write one part's figures, with what they hold for."""
+    """Write the results of a part, with the time, the machine and the versions."""
     folder.mkdir(parents=True, exist_ok=True)
     found = {
         "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -43,7 +43,7 @@ def save(folder: Path, name: str, figures: Figures, *, quick: bool, seconds: flo
 
 
 def load(folder: Path, name: str) -> dict[str, Any] | None:
-    """What :func:`save` wrote; ``None`` if this part was never measured."""
+    """Return the stored results of a part, or ``None`` if it was never measured."""
     path = folder / f"{name}.json"
     if not path.exists():
         return None
@@ -52,13 +52,13 @@ def load(folder: Path, name: str) -> dict[str, Any] | None:
 
 
 def machine() -> str:
-    """Cores, processor, system and Python."""
+    """Return a description of cores, processor, system and Python."""
     system = f"{platform.system()} {platform.machine()}"
     return f"{os.cpu_count()} cores ({processor()}), {system}, Python {platform.python_version()}"
 
 
 def processor() -> str:
-    """The processor's name, where Linux tells it."""
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -68,7 +68,7 @@ def processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages compared; those that are not installed are left out."""
+    """Return the versions of the installed packages."""
     found = {}
     for package in PACKAGES:
         try:
@@ -79,7 +79,7 @@ def versions() -> dict[str, str]:
 
 
 def rounded(value: Any) -> Any:
-    """Figures with four significant digits: more would be noise, and noise in every diff."""
+    """Round all floats to four significant digits, because more are noise."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):

@@ -28,7 +28,7 @@ TEXT = json.dumps(OBJECT)
 
 AIM = Aim(f"{THREADS} threads sending / bare loop sending from one", 1.5)
 
-# what is sent, threads, aim
+# The kind of message, the number of threads, and the aim.
 WAYS: list[tuple[str, int, Aim | None]] = [
     ("text", THREADS, AIM),
     ("text", 1, None),
@@ -37,11 +37,11 @@ WAYS: list[tuple[str, int, Aim | None]] = [
 ]
 
 
-# --- in a process of its own ----------------------------------------------------------------------
+# --- in its own process ----------------------------------------------------------------------
 
 
 def bare(url: str, count: int, what: str) -> float:
-    """Messages per second of `await websocket.send()`, one after the other."""
+    """Return the messages per second of sequential ``await websocket.send()``."""
     return asyncio.run(bare_loop(url, count, what))
 
 
@@ -61,7 +61,7 @@ async def bare_loop(url: str, count: int, what: str) -> float:
 
 
 def threaded(url: str, count: int, what: str, threads: int) -> float:
-    """Messages per second of `client.send()`, from so many threads at once."""
+    """Return the messages per second of ``client.send()`` in several threads."""
     from datastream_ws import Client
 
     client, done = Client(url), threading.Event()

@@ -1,6 +1,8 @@
 """
 Simulate the reconnects that a server gets after an outage, by the backoff of its clients.
 
+::
+
     python -m benchmarks.storm                              # 1,000 clients, an outage of 30 s
     python -m benchmarks.storm --clients 1000000 --outage 300 --rate 20000
     python -m benchmarks.storm --curves ours --seed 7
@@ -26,23 +28,23 @@ __all__ = ["CURVES", "PARTS", "Result", "storm"]
 
 FLEETS = (1_000, 10_000, 100_000, 1_000_000)  # clients
 OUTAGE = 30.0  # seconds
-SLICE = 0.1  # seconds that accepts and peaks are counted over
+SLICE = 0.1  # seconds, for the peaks and the rate
 
 Delay = Callable[[int], float]
 
 
 def ours(luck: random.Random) -> Delay:
-    """The default of this package."""
+    """Return the default backoff of datastream-ws."""
     return Backoff(uniform=luck.uniform).delay
 
 
 def seed(luck: random.Random) -> Delay:
-    """The Go client's: after a drop at once; then 2ⁿ seconds from 1, at most 30, plus up to one."""
+    """Return that of the Go client: 0 first, then 1, 2, 4 … 30 s, plus up to 1 s."""
     return lambda n: 0.0 if n == 1 else min(30.0, 2.0 ** min(n - 2, 64)) + luck.random()
 
 
 def full_jitter(luck: random.Random) -> Delay:
-    """Anything between nothing and 2ⁿ seconds, at most 30."""
+    """Return a random delay between 0 and 1, 2, 4 … 30 s."""
     return lambda n: luck.uniform(0.0, min(30.0, 2.0 ** min(n - 1, 64)))
 
 
@@ -56,14 +58,14 @@ CURVES: dict[str, Callable[[random.Random], Delay]] = {
 @dataclass(frozen=True)
 class Result:
     """
-    What one storm came to.
+    The result of a simulation.
 
     Attributes:
-        peak: Most attempts within 100 ms.
-        peak_after: The same, once the server was back.
-        half: Seconds after its return until half of the clients were back.
-        most: Until 99 % were.
-        attempts: Per client.
+        peak: The most attempts within 100 ms.
+        peak_after: The most attempts within 100 ms after the outage.
+        half: Seconds after the outage until half of the clients were connected.
+        most: Seconds after the outage until 99 % were connected.
+        attempts: Attempts per client.
 
     """
 
@@ -75,7 +77,7 @@ class Result:
 
 
 def storm(curve: str, clients: int, outage: float, rate: float, luck: random.Random) -> Result:
-    """Let *clients* come back after *outage* seconds to a server that accepts *rate* a second."""
+    """Simulate *clients* that reconnect to a server that accepts *rate* connections per second."""
     delay = CURVES[curve](luck)
     slots: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
     for _ in range(clients):
@@ -86,12 +88,11 @@ def storm(curve: str, clients: int, outage: float, rate: float, luck: random.Ran
     slot = 0
     while slots:
         due = slots.pop(slot, [])
-        heapq.heapify(due)  # small: a heap of a million would live in no cache
+        heapq.heapify(due)  # small enough for the cache, unlike one heap of a million
         left = _share(slot, rate)
         while due:
             at, n = due[0]
             attempts[slot] += 1
-            # Whole ones only: what a slice cannot use up is left to the next.
             if at >= outage and left:
                 left -= 1
                 back.append(at - outage)
@@ -108,7 +109,7 @@ def storm(curve: str, clients: int, outage: float, rate: float, luck: random.Ran
 
 
 def _share(slot: int, rate: float) -> int:
-    """Return how many connections are accepted in a slice; on the average, what *rate* says."""
+    """Return the connections that are accepted in a slice, a whole number around the average."""
     return int((slot + 1) * rate * SLICE) - int(slot * rate * SLICE)
 
 
@@ -162,11 +163,12 @@ PARTS = [Part("storm", "Reconnect storms", measure, show)]
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.storm", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--clients", type=int, default=1000)
-    parser.add_argument("--outage", type=float, default=30.0, help="seconds")
-    parser.add_argument("--rate", type=float, default=100.0, help="connections accepted a second")
-    parser.add_argument("--seed", type=int, default=1, help="of the random numbers")
-    parser.add_argument("--curves", nargs="+", choices=list(CURVES), default=list(CURVES))
+    add = parser.add_argument
+    add("--clients", type=int, default=1000)
+    add("--outage", type=float, default=30.0, help="Seconds of the outage (default: 30)")
+    add("--rate", type=float, default=100.0, help="Connections accepted per second (default: 100)")
+    add("--seed", type=int, default=1, help="Seed of the random numbers (default: 1)")
+    add("--curves", nargs="+", choices=list(CURVES), default=list(CURVES))
     given = parser.parse_args(arguments)
     print(
         f"{given.clients:,} clients, away for {given.outage:g} s, {given.rate:g} accepted a second"

@@ -12,10 +12,10 @@ from benchmarks.receive import BASELINE, play
 
 __all__ = ["AIMS", "PARTS"]
 
-SIZE = 139  # bytes: a price, a flag, a position
-COUNT = 100_000  # messages a run of the bare loop is given, about half a second's
+SIZE = 139  # bytes, such as a price, a flag or a position
+COUNT = 100_000  # messages in a run of the bare loop, which takes about half a second
 
-# own, baseline, aim
+# The contestant, its baseline, and the aim.
 AIMS = [
     ("ours-sync", "bare", Aim("datastream-ws / bare `websockets`", 1.2)),
     ("ours-sync", "websocket-client", Aim("datastream-ws / `WebSocketApp`", 6)),
@@ -68,10 +68,10 @@ def measure_aims(scale: Scale) -> Figures:
 
 
 def show_aims(figures: Figures) -> list[str]:
-    return []  # they stand in the table of all aims
+    return []  # the table of all aims contains them
 
 
-# --- everybody ------------------------------------------------------------------------------------
+# --- all contestants ------------------------------------------------------------------------------
 
 
 def measure_names(
@@ -82,7 +82,7 @@ def measure_names(
 
 
 def variants() -> list[str]:
-    """Our client with every codec and kind of handler; routes have messages of their own."""
+    """Return all variants of datastream-ws, except those with routes."""
     named(BASELINE)
     others = {name for name, _ in ADAPTERS}
     ours = [name for name in CONTESTANTS if name.startswith("ours-") and name not in others]
@@ -100,14 +100,10 @@ def measure_variants(scale: Scale) -> Figures:
 
 def show_scores(figures: Figures) -> list[str]:
     body = [
-        [f"`{name}`", times(found["ratio"]), f"{found['rate']:,.0f}", about(name)]
+        [f"`{name}`", times(found["ratio"]), f"{found['rate']:,.0f}", named(name).about]
         for name, found in figures["scores"].items()
     ]
     return rows(["", "ratio to `bare`", "messages/s", TEXT], body)
-
-
-def about(name: str) -> str:
-    return named(name).about
 
 
 # --- variants beside each other -------------------------------------------------------------------
@@ -128,7 +124,7 @@ def show_beside(figures: Figures) -> list[str]:
             f"`{found['name']}` / `{found['baseline']}`",
             times(found["ratio"]),
             f"{found['rate']:,.0f}",
-            about(found["name"]),
+            named(found["name"]).about,
         ]
         for found in figures["pairs"]
     ]

@@ -1,9 +1,8 @@
 """
-Celery's ``filesystem://`` broker, with messages that appear whole.
+Celery's ``filesystem://`` broker, with atomic writes. Redis and RabbitMQ don't need it.
 
-Kombu's own opens a message's file in its place and then writes: a worker that looks in between
-reads an empty one, and ends (github.com/celery/kombu/issues/1551). Not needed with Redis or
-RabbitMQ.
+Kombu creates a message's file and then writes it. A worker that reads it in between gets an empty
+message, and exits (github.com/celery/kombu/issues/1551).
 """
 
 from __future__ import annotations
@@ -21,6 +20,8 @@ __all__ = ["Transport"]
 
 
 class Channel(filesystem.Channel):  # type: ignore[misc,unused-ignore]  # kombu has no types
+    """A channel that writes each message into a hidden file, and then renames it."""
+
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:  # type: ignore[override,unused-ignore]
         name = f"{time.monotonic_ns() // 1_000_000}_{uuid.uuid4()}.{queue}.msg"
         folder = Path(self.data_folder_out)
@@ -30,4 +31,6 @@ class Channel(filesystem.Channel):  # type: ignore[misc,unused-ignore]  # kombu 
 
 
 class Transport(filesystem.Transport):  # type: ignore[misc,unused-ignore]
+    """The transport for ``broker_transport``."""
+
     Channel = Channel

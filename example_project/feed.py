@@ -1,11 +1,13 @@
 """
-The feed: speaks the Schematic DataStream messages, and is not to be relied on.
+The feed, which sends Schematic DataStream messages and is unreliable on purpose.
+
+::
 
     python -m example_project.feed --port 9000
 
-It drops its connections every few seconds, each time in another way. Prices are numbered, and a
-client that says which number it has is sent what follows. Prices and flags depend on nothing but
-the time and the seed, so that a feed that was killed goes on where it would be now.
+It drops its connections every few seconds, in different ways. Prices are numbered, and a client can
+request the prices after a number. Prices and flags depend only on the time and the seed. A feed
+that was killed continues with the current ones.
 """
 
 from __future__ import annotations
@@ -31,13 +33,13 @@ from datastream_ws.schematic import (
 )
 from datastream_ws.testing import StreamServer
 
-PRICE = "shop.Price"  # an entity type of our own, in the same envelope
-PRODUCTS = {"coffee": 1290, "tea": 840, "cocoa": 675, "honey": 1120}  # the first price, in cents
+PRICE = "shop.Price"  # an entity type that Schematic does not have
+PRODUCTS = {"coffee": 1290, "tea": 840, "cocoa": 675, "honey": 1120}  # first prices in cents
 FLAGS = ("express-checkout", "gift-wrapping", "reviews", "summer-sale")
 FLAG_SECONDS = 2.0  # between two changes
-SUPPLIERS = "/suppliers/"  # beginning of the path of a supplier's stream
+SUPPLIERS = "/suppliers/"  # the beginning of the path of a supplier's stream
 STOCK_SECONDS = 2.0  # between two messages of a supplier
-KEPT = 20_000  # prices that can be asked for
+KEPT = 20_000  # prices that clients can request
 
 
 class Market:
@@ -45,23 +47,24 @@ class Market:
     Prices and flags as functions of the time.
 
     Args:
-        began: UNIX time of the beginning.
+        began: The UNIX time of the beginning.
         interval: Seconds between two prices.
-        limit: Number of the last price; ``None``: none is the last.
+        seed: The seed of prices and flags.
+        limit: The number of the last price. ``None`` means no limit.
 
     """
 
     def __init__(self, began: float, interval: float, seed: int, limit: int | None) -> None:
         self.began, self.interval, self.limit = began, interval, limit
         self.sequence = 0  # of the newest price
-        self.changes = 0  # of flags, so far
+        self.changes = 0  # of flags
         self.flags = dict.fromkeys(FLAGS, False)
         self._walk, self._coin = Random(seed), Random(seed)
         self._cents = {product: float(cents) for product, cents in PRODUCTS.items()}
         self._prices: deque[dict[str, Any]] = deque(maxlen=KEPT)
 
     def go_on(self, now: float) -> None:
-        """Bring prices and flags up to date."""
+        """Update prices and flags to this UNIX time."""
         due = int((now - self.began) / self.interval)
         while self.sequence < min(due, self.limit or due):
             self._next_price()
@@ -80,14 +83,14 @@ class Market:
         self._prices.append({"product": product, **price})
 
     def prices_after(self, sequence: int) -> list[dict[str, Any]]:
-        """Return the prices that follow, oldest first; those no longer kept are left out."""
+        """Return the prices after a number, oldest first, without those that were dropped."""
         missing = min(self.sequence - sequence, len(self._prices))
         return [self._prices[index] for index in range(-missing, 0)]
 
 
 @dataclass
 class Reader:
-    """What a connection has asked for, and how far it was sent."""
+    """The requests of a connection, and the last values that it was sent."""
 
     prices: int | None = None  # number of the last price sent
     flags: dict[str, bool] | None = None  # as they were last sent
@@ -95,10 +98,14 @@ class Reader:
 
 class Feed:
     """
-    A market, to be subscribed to.
+    The feed of a market.
+
+    Args:
+        market: The market.
+        port: The port to listen on. 0 uses a free port.
 
     Attributes:
-        server: On *port* of this machine.
+        server: The server.
 
     """
 
@@ -108,7 +115,7 @@ class Feed:
         self._readers: dict[int, Reader] = {}
 
     async def _send(self, connection: Any) -> None:
-        """Send what is new, as long as the connection lasts."""
+        """Send new values as long as the connection lasts."""
         reader = self._readers[connection.number] = Reader()
         try:
             if connection.path.startswith(SUPPLIERS):
@@ -126,7 +133,7 @@ class Feed:
         if sent is None or sent == now:
             return []
         reader.flags = now
-        if not sent:  # the first time: all of them
+        if not sent:  # the first time, all of them
             return [_response([_flag(*item) for item in now.items()], EntityType.FLAGS)]
         return [_response(_flag(*item), EntityType.FLAG) for item in now.items() - sent.items()]
 
@@ -153,10 +160,10 @@ class Feed:
         else:
             connection.send(_refusal("entity not found", request.entity_type).to_json())
 
-    # --- what it does to its clients ---
+    # --- drops ---
 
     def misbehave(self, random: Random) -> None:
-        """Drop every connection, in one of the ways that networks and deployments know."""
+        """Drop every connection, in a random way."""
         ways = (self.server.abort, self.server.drop, self._deploy, self._flap)
         random.choice(ways)()
 
@@ -164,13 +171,13 @@ class Feed:
         self.server.close(1001, "deploying")
 
     def _flap(self) -> None:
-        """Go, and turn away the next who come."""
+        """Close every connection, and refuse the next attempts."""
         self.server.refuse(503, times=4)
         self.server.close(1011, "out of order")
 
 
 async def tell_stock(connection: Any) -> None:
-    """Send what a supplier has, as long as the connection lasts."""
+    """Send a supplier's stock as long as the connection lasts."""
     random = Random(connection.path)
     while True:
         connection.send({"type": "stock", "count": random.randrange(1000)})
@@ -207,12 +214,12 @@ def main() -> None:
 
     market = Market(given.began, given.interval, given.seed, given.limit)
     random = Random()
-    # Waited for below, and not by an exception anywhere.
+    # Blocked, because the loop below waits for them.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
     feed = Feed(market, given.port)
     with feed.server:
         print(f"feed on {feed.server.url}", flush=True)
-        pause = given.steady / 3  # the first one is soon to be seen
+        pause = given.steady / 3  # so that the first drop comes soon
         while not signal.sigtimedwait(ENDS, pause):
             feed.misbehave(random)
             pause = given.steady * random.uniform(0.5, 1.5)

@@ -1,7 +1,7 @@
 """
-A Flask app on the same feed: a board with the flags, ``flask --app example_project.kiosk run``.
+A Flask app that shows the flags of the same feed: ``flask --app example_project.kiosk run``.
 
-Every process that serves keeps its own client and its own flags, in memory: no database is asked.
+Each process that serves has its own client, and keeps the flags in memory without a database.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ datastream = DataStream()
 
 @datastream.on_ready
 def subscribe() -> None:
-    """On every connection; the feed answers with all flags."""
+    """Request all flags on every connection."""
     datastream.send(DataStreamRequest(EntityType.FLAGS).to_json())
 
 
@@ -52,7 +52,7 @@ def create_app() -> Flask:
         DATASTREAM_MIN_RECONNECT_DELAY=0.4,
         DATASTREAM_MAX_RECONNECT_DELAY=2.0,
         DATASTREAM_STABLE_AFTER=1.0,
-        DATASTREAM_AUTOSTART=True,  # with the first request that this process is asked
+        DATASTREAM_AUTOSTART=True,  # at the first request in each process
         FLAGS={},
     )
     datastream.init_app(app)
@@ -68,7 +68,7 @@ def board() -> str:
 
 
 def stats() -> dict[str, int]:
-    """What the client of this process counts."""
+    """Return the counters of this process's client."""
     counted = datastream.client.stats()
     return {
         "received": counted.messages_received,

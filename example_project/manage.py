@@ -1,4 +1,4 @@
-"""Django's commands: ``python -m example_project.manage run_datastream flags``."""
+"""Commands of Django, such as ``python -m example_project.manage run_datastream flags``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Django's settings. What differs from start to start comes from the environment."""
+"""The settings of Django. The environment contains those that differ between runs."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from pathlib import Path
 
 from datastream_ws.schematic import stream_headers, stream_url
 
-# --- the streams: two of one feed, and one for each supplier ---
+# --- the streams, two of one feed and one for each supplier ---
 
 _FEED = {
     "URL": stream_url(os.environ.get("FEED_URL", "http://127.0.0.1:9000")),
     "HEADERS": stream_headers(os.environ.get("FEED_KEY", "demo-key")),
-    "ROUTE": "entity_type",  # what names a message for on_message("…")
+    "ROUTE": "entity_type",  # the field that on_message("…") compares
     "PROXY": None,  # the feed is on this machine
-    # Short, for eyes that wait; leave the defaults (1 s, 30 s, 10 s) where nobody does.
+    # Short, so that you see reconnects soon. In production, keep the defaults (1 s, 30 s, 10 s).
     "MIN_RECONNECT_DELAY": 0.4,
     "MAX_RECONNECT_DELAY": 2.0,
     "STABLE_AFTER": 1.0,
 }
 DATASTREAMS = {
     "flags": _FEED,  # manage.py run_datastream flags
-    # celery worker --datastream: of the workers one holds the stream, the others stand by.
+    # For celery worker --datastream. One worker holds the stream, and the others are on standby.
     "prices": {**_FEED, "LEASE": "database", "LEASE_TTL": 5.0},
-    # manage.py run_datastream suppliers: a stream for each row, shared by all that run it.
+    # For manage.py run_datastream suppliers. Its processes share a stream for each row.
     "suppliers": {
         "SOURCE": "example_project.shop.suppliers.suppliers",
         "REFRESH": 2.0,
@@ -35,11 +35,11 @@ DATASTREAMS = {
 
 # --- Celery ---
 
-STATE = Path(os.environ.get("SHOP_STATE", "shop-state")).resolve()  # all that is kept is in here
+STATE = Path(os.environ.get("SHOP_STATE", "shop-state")).resolve()  # for all files
 
 CELERY_TASK_DEFAULT_QUEUE = os.environ.get("SHOP_QUEUE", "shop")
 CELERY_BROKER_URL = os.environ.get("REDIS_URL") or os.environ.get("AMQP_URL") or "filesystem://"
-if CELERY_BROKER_URL == "filesystem://":  # on one machine, where there is no other broker
+if CELERY_BROKER_URL == "filesystem://":  # on one machine without another broker
     CELERY_BROKER_TRANSPORT = "example_project.broker:Transport"
     CELERY_BROKER_TRANSPORT_OPTIONS = {
         "data_folder_in": str(STATE / "broker" / "messages"),
@@ -48,16 +48,16 @@ if CELERY_BROKER_URL == "filesystem://":  # on one machine, where there is no ot
         "polling_interval": 0.1,
     }
 elif CELERY_BROKER_URL.startswith("redis"):
-    # A Redis may serve other programs, too.
+    # Other programs may use the same Redis.
     CELERY_BROKER_TRANSPORT_OPTIONS = {"global_keyprefix": f"{CELERY_TASK_DEFAULT_QUEUE}:"}
-CELERY_TASK_ACKS_LATE = True  # a task whose worker is killed is given to another
+CELERY_TASK_ACKS_LATE = True  # if a worker is killed, another one gets its task
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 
 # --- Django ---
 
-SECRET_KEY = os.environ.get("SHOP_SECRET_KEY", "")  # empty: Django refuses to start
+SECRET_KEY = os.environ.get("SHOP_SECRET_KEY", "")  # if it's empty, Django refuses to start
 DEBUG = False
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 ROOT_URLCONF = "example_project.urls"
@@ -101,7 +101,7 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": STATE / "shop.sqlite3",
-        # Several processes write: each waits for its turn, from the beginning of a transaction.
+        # Several processes write, so each transaction waits for its turn at its beginning.
         "OPTIONS": {
             "timeout": 20,
             "transaction_mode": "IMMEDIATE",

@@ -1,4 +1,4 @@
-"""Addresses: the shop, its admin, and health for whoever watches it."""
+"""The URLs of the shop, its admin and the health views."""
 
 from __future__ import annotations
 

@@ -13,4 +13,4 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "example_project.settings")
 app = Celery("shop")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
-install(app)  # the streams of DATASTREAMS can run in its workers
+install(app)  # its workers can run the streams of DATASTREAMS

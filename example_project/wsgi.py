@@ -1,4 +1,4 @@
-"""The site, for gunicorn: ``gunicorn example_project.wsgi``."""
+"""The WSGI application of the site, for ``gunicorn example_project.wsgi``."""
 
 from __future__ import annotations
 

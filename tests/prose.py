@@ -4,7 +4,7 @@ The English of the pages, by a few rules that a program can check; run by ``make
     python tests/prose.py                    # all pages and modules
     python tests/prose.py docs/cli.md        # any page: what would have to change
 
-Every page and every module of the packages is held to these rules: words that the field has other
+Every page and every module but the tests is held to these rules: words that the field has other
 words for, American spelling, one idea a sentence (at most 25 words, one colon or semicolon), no
 "we" and no "nobody", and on the pages of users nothing that only contributors know.
 """
@@ -30,8 +30,11 @@ PAGES = sorted(
 )
 MODULES = sorted(
     module.relative_to(ROOT).as_posix()
-    for package in ("datastream_ws", "datastream_ws_django", "datastream_ws_flask")
-    for module in (ROOT / package).rglob("*.py")
+    for folder in (
+        *("datastream_ws", "datastream_ws_django", "datastream_ws_flask"),
+        *("example_project", "benchmarks", "tests/kit"),
+    )
+    for module in (ROOT / folder).rglob("*.py")
 )
 # Pages for contributors, and the part of a page that is an appendix for them.
 CONTRIBUTORS = {"CONTRIBUTING.md", "benchmarks/README.md", "changes/README.md"}

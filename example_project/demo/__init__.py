@@ -1,1 +1,1 @@
-"""Runs the shop on one machine: ``python -m example_project.demo``."""
+"""The demo, which runs the shop on one machine: ``python -m example_project.demo``."""

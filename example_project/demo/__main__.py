@@ -1,4 +1,4 @@
-"""``python -m example_project.demo``: here first, so that Ctrl-C is heeded from the beginning."""
+"""The entry point of ``python -m example_project.demo``, which handles Ctrl-C from the start."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from example_project.demo.signals import Signals
 
 def main() -> int:
     with Signals() as signals:
-        from example_project.demo.run import run  # takes a moment
+        from example_project.demo.run import run  # after Signals, because it takes a moment
 
         return run(sys.argv[1:], signals)
 

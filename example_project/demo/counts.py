@@ -1,4 +1,4 @@
-"""What was counted: by the clients in their rows, and by the tasks in theirs."""
+"""The counters of the clients and the tasks, from the database."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from example_project.shop.models import Candle, Price, Supplier
 
 __all__ = ["Counted", "shares", "summary"]
 
-FRESH_SECONDS = 8.0  # without a heartbeat: the process was killed
+FRESH_SECONDS = 8.0  # without a heartbeat, after which a process counts as killed
 
 
 @dataclass(frozen=True)
 class Counted:
-    """How many there are by now."""
+    """The number of prices, candles and gaps."""
 
     prices: int
     candles: int
@@ -37,7 +37,7 @@ class Counted:
 
 
 def summary(services: Sequence[Service], kiosk: Mapping[str, int]) -> Iterator[str]:
-    """Yield the lines that end a run."""
+    """Yield the lines of the summary."""
     yield ""
     yield "            received   handled   failed   reconnects   without a connection"
     for stream in ("flags", "prices", "suppliers"):
@@ -84,7 +84,7 @@ def _restarts(services: Sequence[Service]) -> str:
 
 
 def shares() -> str:
-    """Return which process has how many of the suppliers' streams, once all of them are ready."""
+    """Return the number of suppliers' streams in each process. It's empty unless all are ready."""
     oldest = timezone.now() - timedelta(seconds=FRESH_SECONDS)
     rows = StreamStatus.objects.filter(stream="suppliers", beat_at__gte=oldest)
     ready = {row.pid: (row.streams or {}).get("ready", 0) for row in rows.order_by("pid")}

@@ -1,4 +1,4 @@
-"""What the shop consists of: its folder, its environment, its programs."""
+"""The parts of the shop: its folder, its environment and its programs."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ __all__ = ["DemoError", "Parts"]
 ROOT = Path(__file__).parents[2]
 BROKERS = {"REDIS_URL": "Redis", "AMQP_URL": "RabbitMQ"}
 SUPPLIERS = 12
-WORKERS = 3  # on a broker that several can share
-BROKER_SECONDS = 3.0
+WORKERS = 3  # with a broker that several workers can share
+BROKER_SECONDS = 3.0  # to connect
 
 
 class DemoError(Exception):
-    """What the user can do something about, in a line."""
+    """An error that the user can fix."""
 
 
 @dataclass
 class Parts:
     """
-    Everything that is started, on addresses of this machine.
+    The programs of the shop, with their addresses and settings.
 
     Args:
-        folder: Empty; all that is kept is in it.
-        site, kiosk: Sockets that listen already.
-        wanted: The options.
+        folder: An empty folder for all files.
+        site, kiosk: Listening sockets.
+        wanted: The options of the command line.
 
     """
 
@@ -62,7 +62,7 @@ class Parts:
 
     @property
     def broker_name(self) -> str:
-        """As people say it; the URL may hold a password."""
+        """The name of the broker's software, because the URL may contain a password."""
         return BROKERS[self.broker] if self.broker else "files"
 
     @property
@@ -72,7 +72,7 @@ class Parts:
         return [f"worker-{number}" for number in range(1, WORKERS + 1)]
 
     def prepare(self) -> None:
-        """Make database, admin and broker ready; raises DemoError."""
+        """Prepare the database, the admin and the broker. Raises DemoError."""
         os.environ.update(self._environment())
         for name in ("broker/messages", "state", "tmp"):
             (self.folder / name).mkdir(parents=True)
@@ -104,7 +104,7 @@ class Parts:
             "SHOP_SECRET_KEY": secret,
             "SHOP_QUEUE": self.queue,
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-            # What the workers keep between stops, and what files pass through, is the demo's too.
+            # For spools of the workers and temporary files.
             "XDG_STATE_HOME": str(self.folder / "state"),
             "TMPDIR": str(self.folder / "tmp"),
         }
@@ -122,7 +122,7 @@ class Parts:
                 ) from None
 
     def services(self) -> list[Service]:
-        """Return the programs, in the order in which they are started."""
+        """Return the programs in the order in which they start."""
         python = sys.executable
         serve = (python, "-m", "gunicorn", "--threads", "4", "--no-control-socket", "--bind")
         manage = (python, "-m", "example_project.manage")
@@ -145,7 +145,7 @@ class Parts:
         return Service(name, command, self.folder, pass_fds)
 
     def _feed(self) -> list[str]:
-        # It knows when the market opened: a feed that is started again goes on where it would be.
+        # With the time at which prices began, a feed that restarts continues at the current one.
         options = {
             "--port": self.feed_port,
             "--began": time.time(),
@@ -166,7 +166,7 @@ class Parts:
         ]
 
     def clean_up(self) -> None:
-        """Take what is ours out of a broker that outlives us, unless that is gone by now."""
+        """Delete the demo's data in a shared broker, unless the broker is unavailable."""
         with suppress(Exception):
             if self.broker == "REDIS_URL":
                 self._clean_redis()

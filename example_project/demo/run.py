@@ -1,7 +1,7 @@
 """
-The shop on one machine: a feed that drops its connections, Django, Celery and Flask on it.
+Run the shop on one machine, with Django, Celery and Flask on a feed that drops regularly.
 
-What dies is started again; Ctrl-C ends it all.
+A program that exits is started again. Ctrl-C stops all of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PORT = 8000
 
 
 def run(arguments: Sequence[str], signals: Signals) -> int:
-    """Run the demo; return the exit code."""
+    """Run the demo, and return the exit code."""
     wanted = _parser().parse_args(arguments)
     try:
         with (
@@ -34,7 +34,7 @@ def run(arguments: Sequence[str], signals: Signals) -> int:
         ):
             parts = Parts(folder, site, kiosk, wanted)
             parts.prepare()
-            from example_project.demo.watch import Demo  # its models need Django to be ready
+            from example_project.demo.watch import Demo  # after django.setup()
 
             return Demo(parts, signals, wanted.messages).run()
     except DemoError as error:
@@ -77,7 +77,7 @@ def _positive(kind: Any) -> Any:
 
 def _port(text: str) -> int:
     port = int(text)
-    if not 0 <= port < 65535:  # the next one is the kiosk's
+    if not 0 <= port < 65535:  # the kiosk has the next port
         raise argparse.ArgumentTypeError("must be 0 to 65534")
     return port
 
@@ -87,7 +87,7 @@ _port.__name__ = "port"
 
 @contextmanager
 def _listener(port: int | None, offset: int) -> Iterator[socket.socket]:
-    """Listen here, and have the server inherit it: no request is refused while it starts."""
+    """Yield a listening socket, so that no request is refused while the server starts."""
     wanted = PORT + offset if port is None else port and port + offset
     try:
         listening = socket.create_server(("127.0.0.1", wanted))
@@ -104,7 +104,7 @@ def _listener(port: int | None, offset: int) -> Iterator[socket.socket]:
 
 @contextmanager
 def _state_folder(wanted: Path | None) -> Iterator[Path]:
-    """Yield an empty folder: one to be removed afterwards, or the one that is wanted."""
+    """Yield the wanted folder, which must be empty. Without one, yield a temporary folder."""
     if wanted is None:
         with tempfile.TemporaryDirectory(prefix="shop-", ignore_cleanup_errors=True) as folder:
             yield Path(folder)

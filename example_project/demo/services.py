@@ -1,4 +1,4 @@
-"""Programs that are started, looked after, and surely ended: what systemd does in production."""
+"""The supervision of programs, which systemd does in production."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 __all__ = ["Service", "end"]
 
-SOON = 5.0  # seconds; one that ends earlier has not really started
-STOP_SECONDS = 10.0  # for all of them to finish what they have in hand
+SOON = 5.0  # seconds after the start in which an exit counts as a failed start
+STOP_SECONDS = 10.0  # for all programs to exit
 
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -23,18 +23,19 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 
 class Service:
     """
-    A program with a log file, in a session of its own: the terminal's Ctrl-C does not reach it.
+    A program with a log file, in its own session, so that it does not get the terminal's Ctrl-C.
 
-    On Linux it is told to finish when the demo is killed outright.
+    On Linux it gets SIGTERM if the demo is killed.
 
     Args:
-        arguments: Of this Python.
-        folder: Working directory, and where the log is.
-        pass_fds: Descriptors it inherits.
+        name: The name of the log file.
+        command: The program and its arguments.
+        folder: The working folder, and the folder of the log file.
+        pass_fds: The descriptors that it inherits.
 
     Attributes:
-        restarts: How often it was started again.
-        early_ends: How often in a row it ended within SOON seconds of its start.
+        restarts: The number of restarts.
+        early_ends: The number of exits in a row within SOON seconds of the start.
 
     """
 
@@ -62,14 +63,14 @@ class Service:
                 stderr=log,
                 start_new_session=True,
                 pass_fds=self._pass_fds,
-                preexec_fn=_end_with_parent,  # no threads here
+                preexec_fn=_end_with_parent,  # safe, because the demo has no threads
             )
 
     def revive(self) -> str | None:
-        """Start it again if it has ended; return how it ended, ``None``: it has not."""
+        """Restart it if it has exited. Return the reason, or ``None`` if it is running."""
         if self._process is None or (code := self._process.poll()) is None:
             return None
-        self._signal_all(signal.SIGKILL)  # children that outlive it
+        self._signal_all(signal.SIGKILL)  # for children that outlive it
         early = time.monotonic() - self._started_at < SOON
         self.early_ends = self.early_ends + 1 if early else 0
         self.restarts += 1
@@ -81,12 +82,12 @@ class Service:
         return self._process is not None and self._process.poll() is None
 
     def terminate(self) -> None:
-        """Have it finish; its children are its own business."""
+        """Send SIGTERM to the program, which has to end its children."""
         if self._process is not None:
             self._process.terminate()
 
     def kill(self) -> None:
-        """End it and whatever it left, at once; nothing if all that is gone."""
+        """Send SIGKILL to the program and its children, if there are any."""
         self._signal_all(signal.SIGKILL)
         if self._process is not None:
             self._process.wait()
@@ -97,7 +98,7 @@ class Service:
                 os.killpg(self._process.pid, number)
 
     def last_lines(self, count: int) -> list[str]:
-        """Return the end of its log."""
+        """Return the last lines of its log."""
         return self.log.read_text(errors="replace").splitlines()[-count:]
 
 
@@ -107,7 +108,7 @@ def _end_with_parent() -> None:
 
 
 def end(services: Sequence[Service], is_urgent: Callable[[], bool]) -> None:
-    """Have them finish, and kill what has not after STOP_SECONDS, or once it is urgent."""
+    """Stop services, and kill those that run after STOP_SECONDS or once *is_urgent* is true."""
     deadline = time.monotonic() + STOP_SECONDS
     for service in services:
         service.terminate()

@@ -1,4 +1,4 @@
-"""What asks for the end."""
+"""The signals that end the demo."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 class Signals:
     """
-    Counts Ctrl-C, SIGTERM and a terminal that was closed; interrupts nothing.
+    A counter of Ctrl-C, SIGTERM and SIGHUP, which interrupts nothing.
 
-    So nothing is left half begun: who works looks at *count* now and then.
+    The demo checks *count* regularly, so that it never stops within a step.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Signals:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number in NUMBERS:  # all is done: nobody shall see Python being interrupted
+        for number in NUMBERS:  # so that Python prints no traceback while it exits
             signal.signal(number, signal.SIG_IGN)
 
     def _note(self, number: int, frame: object) -> None:

@@ -1,4 +1,4 @@
-"""The run itself: start everything, tell what happens, end everything, count."""
+"""A run of the demo: start the programs, print events, stop the programs, print the summary."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ __all__ = ["Demo"]
 LOOK_EVERY = 0.1  # seconds
 COUNT_EVERY = 0.5
 VISIT_EVERY = 2.0
-STARTS = 4  # in a row that fail at once, until the demo gives up
+STARTS = 4  # failed starts in a row, after which the demo gives up
 PATIENCE = 60.0  # seconds without a new price, with a limit
 
 
 class Demo:
     """
-    One run.
+    A run of the demo.
 
     Args:
-        limit: End after so many prices; ``None``: when told to.
+        parts: The parts, which are prepared.
+        signals: The counter of signals.
+        limit: The number of prices after which to end. ``None`` means no limit.
 
     """
 
@@ -45,7 +47,7 @@ class Demo:
         self._progress = (0, time.monotonic())  # prices, and when the last one came
 
     def run(self) -> int:
-        """Run to the end; return the exit code."""
+        """Run until the end, and return the exit code."""
         self._introduce()
         self._services = self._parts.services()
         try:
@@ -82,7 +84,7 @@ class Demo:
         return self._signals.count > 0 or self._terminal.is_gone
 
     def _end(self) -> None:
-        """The feed last: the others shall not see it go."""
+        """Stop the feed last, so that the others don't lose their connections."""
         feed, *others = self._services
         for services in (others, [feed]):
             end(services, is_urgent=lambda: self._signals.count > 1)
@@ -91,7 +93,7 @@ class Demo:
     # --- while it runs ---
 
     def _watch(self) -> int:
-        """Look after everything until the end; return the exit code."""
+        """Supervise the programs until the end, and return the exit code."""
         counting, visiting = Every(COUNT_EVERY), Every(VISIT_EVERY)
         while not self._is_told_to_end:
             self._tell_events()
@@ -111,19 +113,19 @@ class Demo:
         return 0
 
     def _tell_events(self) -> None:
-        """Tell what is new in the event log."""
+        """Print new events of the event log."""
         for event in events().filter(pk__gt=self._last_event).order_by("pk"):
             self._last_event = event.pk
             self._terminal.tell(event.stream, event.kind, event.text, event.at.timestamp())
 
     def _tell_shares(self) -> None:
-        """Tell which process has how many of the suppliers' streams, when that has changed."""
+        """Print the number of suppliers' streams in each process, if it has changed."""
         if (found := shares()) not in ("", self._shares):
             self._shares = found
             self._terminal.tell("suppliers", "streams", found, time.time())
 
     def _revive(self) -> bool:
-        """Start again what has ended; False: it ends again and again."""
+        """Restart programs that have exited. Return ``False`` if one exits again and again."""
         for service in self._services:
             if ended := service.revive():
                 self._terminal.tell(service.name, "restarted", f"it had exited: {ended}")
@@ -135,7 +137,7 @@ class Demo:
         return True
 
     def _is_stuck(self, prices: int) -> bool:
-        """Whether nothing has come for long, though there is more to come."""
+        """Return whether there was no new price for 60 seconds before the limit."""
         now = time.monotonic()
         if prices != self._progress[0]:
             self._progress = (prices, now)
@@ -145,7 +147,7 @@ class Demo:
         return True
 
     def _visit_kiosk(self) -> None:
-        """Look at the kiosk, as a load balancer would; its first request starts its stream."""
+        """Request the kiosk's counters. The first request starts its stream."""
         address = urlsplit(self._parts.kiosk_url)
         connection = http.client.HTTPConnection(address.netloc, timeout=0.5)
         with suppress(OSError, ValueError, http.client.HTTPException), closing(connection):
@@ -154,7 +156,7 @@ class Demo:
 
 
 class Every:
-    """Says that something is due, each time after so many seconds."""
+    """A timer that is due at an interval of this many seconds."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

@@ -1,1 +1,1 @@
-"""The Django app: models, admin, page, handlers and tasks."""
+"""The Django app with models, admin, page, handlers and tasks."""

@@ -1,4 +1,4 @@
-"""The shop in the admin: to be looked at, for all but the suppliers comes from the feed."""
+"""The shop in the admin. Only suppliers can be edited, because the rest comes from the feed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ else:
 
 
 class ReadOnly(ModelAdmin):
+    """An admin page without changes."""
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
@@ -46,7 +48,7 @@ class CandleAdmin(ReadOnly):
 
 @admin.register(Supplier)
 class SupplierAdmin(ModelAdmin):
-    """Add one, and its stream starts within two seconds; give it another token, or delete it."""
+    """Suppliers. A stream starts, changes or ends within 2 seconds after its row."""
 
     list_display = ("code", "stock", "heard_at")
     fields = ("code", "token")

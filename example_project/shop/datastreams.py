@@ -1,4 +1,4 @@
-"""What the shop does with its streams; found by Django as ``admin.py`` is."""
+"""The handlers of the streams. The package imports this module, as Django does ``admin.py``."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from . import partner
 from .models import Flag, Price, Supplier
 
 flags, prices = datastreams["flags"], datastreams["prices"]
-suppliers = datastreams["suppliers"]  # a fleet: one stream for each row
+suppliers = datastreams["suppliers"]  # a fleet with a stream for each row
 
 PRICE = "shop.Price"
 
-# --- flags: kept up to date as rows ---
+# --- flags, as rows ---
 
 
 @flags.on_ready
 def subscribe() -> None:
-    """On every connection; the feed answers with all flags, so that a gap is made good."""
+    """Request all flags on every connection, which also closes a gap."""
     flags.send(DataStreamRequest(EntityType.FLAGS).to_json())
 
 
@@ -44,9 +44,9 @@ def one_flag(message: Message) -> None:
 @flags.on_message(EntityType.FLAG)
 def announce(message: Message) -> None:
     """
-    Tell the shop's partner, whose system fails now and then.
+    Notify the shop's partner, whose system fails from time to time.
 
-    The admin shows such a message as failed; Retry passes it to this handler again, and only to it.
+    The admin shows the message as failed. A retry passes it only to this handler.
     """
     partner.announce(DataStreamResponse.from_json(message.json()).data["key"])
 
@@ -58,7 +58,7 @@ def keep(flag: dict[str, Any]) -> None:
         known.save()
 
 
-# --- prices: handed on to tasks, up to fifty at a time ---
+# --- prices, as tasks of up to fifty messages ---
 
 forward(prices, "example_project.shop.tasks.ingest", route=PRICE, batch=(50, 0.2))
 
@@ -66,15 +66,15 @@ forward(prices, "example_project.shop.tasks.ingest", route=PRICE, batch=(50, 0.2
 @prices.on_ready
 def resume() -> None:
     """
-    Ask for what follows the last price that is surely stored.
+    Request the prices after the last one that is stored without a gap.
 
-    What is still on its way to a task is sent a second time, and stored once.
+    Prices that still wait in tasks are sent again, and stored once.
     """
     after = Price.last_complete()
     prices.send({"data": {"action": "start", "entity_type": PRICE, "keys": {"after": str(after)}}})
 
 
-# --- suppliers: each tells its stock over a stream of its own ---
+# --- suppliers, each with its own stream ---
 
 
 @suppliers.on_message("stock")

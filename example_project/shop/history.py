@@ -1,4 +1,4 @@
-"""What happened to the streams, from the event log that the admin shows as well."""
+"""The history of the streams, from the event log that the admin shows."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Gap(NamedTuple):
 
 
 def events() -> QuerySet[StreamEvent]:
-    """Return what people want to know; each connection is followed by \"ready\"."""
+    """Return all events except ``connected``, which ``ready`` always follows."""
     return StreamEvent.objects.exclude(kind="connected")
 
 
 def gaps(stream: str, since: datetime | None = None) -> Iterator[Gap]:
-    """Yield each time that a process lost its connection and had one again."""
+    """Yield the gaps between two connections of a process."""
     found = events().filter(stream=stream, kind__in=("lost", "gap"))
     began: dict[str, datetime] = {}
     for event in (found if since is None else found.filter(at__gte=since)).order_by("at", "pk"):

@@ -1,4 +1,4 @@
-"""What the shop keeps: flags, prices, the candles drawn from them, and its suppliers."""
+"""The tables of flags, prices, candles and suppliers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ CANDLE_SECONDS = 2
 
 
 class Flag(models.Model):
+    """A feature flag."""
+
     key = models.CharField(max_length=100, unique=True)
     is_on = models.BooleanField("on", default=False)
     changed_at = models.DateTimeField(auto_now=True)
@@ -24,11 +26,11 @@ class Flag(models.Model):
 
 class Price(models.Model):
     """
-    A price as the feed sent it.
+    A price of the feed.
 
     Attributes:
-        sequence: The feed's number: 1, 2, … without a hole.
-        task: Id of the task that stored it.
+        sequence: The number of the price, counted from 1 without gaps.
+        task: The id of the task that stored it.
 
     """
 
@@ -47,7 +49,7 @@ class Price(models.Model):
 
     @classmethod
     def last_complete(cls) -> int:
-        """Return the number up to which no price is missing."""
+        """Return the highest number up to which no price is missing."""
         if not cls.objects.filter(sequence=1).exists():
             return 0
         next_one = cls.objects.filter(sequence=OuterRef("number") + 1)
@@ -57,7 +59,7 @@ class Price(models.Model):
 
 
 class Candle(models.Model):
-    """The prices of a product in a span of CANDLE_SECONDS: first, highest, lowest and last."""
+    """The first, highest, lowest and last price of a product in CANDLE_SECONDS."""
 
     product = models.CharField(max_length=100)
     start = models.DateTimeField(db_index=True)
@@ -75,7 +77,7 @@ class Candle(models.Model):
 
     @classmethod
     def draw(cls, product: str, start: datetime) -> None:
-        """Draw a candle anew from all its prices: right in whatever order those have come."""
+        """Compute a candle from all its prices, which can arrive in any order."""
         end = start + timedelta(seconds=CANDLE_SECONDS)
         prices = Price.objects.filter(product=product, at__gte=start, at__lt=end)
         cents = list(prices.order_by("sequence").values_list("cents", flat=True))
@@ -85,11 +87,11 @@ class Candle(models.Model):
 
 class Supplier(models.Model):
     """
-    Who delivers to the shop, and tells the stock over a stream of its own.
+    A supplier, whose stock comes over its own stream.
 
     Attributes:
-        code: The end of the feed's URL.
-        token: What its feed wants to see; a new one replaces this stream only.
+        code: The end of the URL.
+        token: The credential in the header. A new token reconnects only this stream.
 
     """
 

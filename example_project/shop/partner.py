@@ -1,4 +1,4 @@
-"""A partner's system, which is unavailable now and then."""
+"""The system of a partner, which fails from time to time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _calls = itertools.count(1)
 
 
 def announce(key: str) -> None:
-    """Announce that a flag was switched; every sixth call fails, in one of two ways."""
+    """Announce that a flag has changed. Every sixth call fails, in one of two ways."""
     call = next(_calls)
     if call % 12 == 3:
         raise ConnectionError(f"the partner is unavailable; {key!r} is not announced")

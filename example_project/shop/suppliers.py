@@ -1,4 +1,4 @@
-"""The suppliers, each with a feed of its own: what the fleet of streams is made of."""
+"""The source of the fleet, with a stream for each supplier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the workers do."""
+"""The tasks of the workers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .models import CANDLE_SECONDS, Candle, Price
 @shared_task(bind=True)
 def ingest(self: Any, messages: list[dict[str, Any]]) -> None:
     """
-    Store the prices of a batch, and draw the candles they belong to.
+    Store the prices of a batch, and compute their candles.
 
-    A batch may come twice, and batches in any order: a price is known by its number, and a candle
-    is drawn from all its prices.
+    Batches can arrive in any order, and twice. A price is identified by its number, and a candle is
+    computed from all its prices.
     """
     prices = [price_of(message, self.request.id) for message in messages]
     with transaction.atomic():

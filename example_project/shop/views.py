@@ -1,4 +1,4 @@
-"""The page, and what it asks for twice a second."""
+"""The page, and its data, which the page requests twice a second."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def live(request: HttpRequest) -> JsonResponse:
 
 
 def state(stream: str) -> dict[str, Any]:
-    """Return how a stream is, as the process says that has it now."""
+    """Return the state of a stream in the process that holds it."""
     rows = StreamStatus.objects.filter(stream=stream).exclude(state="standby")
     row = rows.order_by("-beat_at").first()
     if row is None:
@@ -54,5 +54,5 @@ def state(stream: str) -> dict[str, Any]:
 
 
 def plain(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row as JSON can carry it, times in UNIX seconds."""
+    """Return a row for JSON, with times in UNIX seconds."""
     return {k: v.timestamp() if isinstance(v, datetime) else v for k, v in row.items()}

@@ -19,10 +19,10 @@ __all__ = ["CHECKS", "check_block"]
 
 
 def check_block(block: Block, folder: Path) -> None:
-    """Fail if the block cannot be what it says it is; *folder* has the files of the page so far."""
+    """Fail if the block is malformed. *folder* contains the previous files of the page."""
     suffix = Path(block.title).suffix
     name = "service" if suffix == ".service" else block.language
-    assert name in CHECKS, f"{block}: nobody knows how to check {name!r}"
+    assert name in CHECKS, f"{block}: no check for {name!r}"
     CHECKS[name][1](block.text, folder)
 
 
@@ -72,7 +72,7 @@ def dockerfile(text: str, folder: Path) -> None:
     assert {first for first, *_ in words} <= set(INSTRUCTIONS.split())
     assert words[0][0] in ("FROM", "ARG")
     last = [rest for first, *rest in words if first in ("CMD", "ENTRYPOINT")]
-    # In the shell form the shell is process 1 and keeps SIGTERM to itself.
+    # In the shell form, the shell is process 1 and does not pass SIGTERM on.
     assert all(isinstance(json.loads(rest[0]), list) for rest in last)
     assert last
 

@@ -21,7 +21,7 @@ FLAGS = (
 
 
 def found(*names: str) -> str:
-    """Return the path of a program; without it: skipped, or failed when CI is set."""
+    """Return the path of the first of these programs. Without one, the test is skipped or fails."""
     for name in names:
         if path := shutil.which(name):
             return path
@@ -30,7 +30,7 @@ def found(*names: str) -> str:
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Any]:
-    """Yield a driver with a profile of its own."""
+    """Yield a driver of a browser that uses the folder *profile*."""
     program, driver = found("chromium", "chromium-browser"), found("chromedriver")
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
@@ -48,29 +48,29 @@ def chromium(profile: Path) -> Iterator[Any]:
 
 
 def log_in(browser: Any, site: str, name: str, password: str) -> None:
-    """Log into the admin of *site*, and wait until that is done."""
+    """Log in to the admin of *site*, and return when the page has loaded."""
     browser.get(f"{site}admin/")
     browser.find_element("name", "username").send_keys(name)
     browser.find_element("name", "password").send_keys(password)
     browser.find_element("css selector", "input[type=submit]").click()
-    # A click does not wait: the next page asked for would be overtaken by this one.
+    # A click does not wait for its page, which would replace the next one.
     eventually(lambda: browser.find_elements("id", "logout-form"), 60)
 
 
 def as_theme(browser: Any, theme: str) -> None:
-    """Have pages be ``"light"`` or ``"dark"``, as a user's system asks for."""
+    """Set the theme that the system prefers, ``"light"`` or ``"dark"``."""
     feature = {"name": "prefers-color-scheme", "value": theme}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
 
 def sized(browser: Any, width: int, height: int) -> None:
-    """Have a window of so many pixels; a real one cannot be narrower than 500."""
+    """Emulate a window of this size in pixels. A real one cannot be narrower than 500."""
     words = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", words)
 
 
 def pressed_until(browser: Any, key: str, selector: str, most: int = 100) -> None:
-    """Press a key until an element has the focus."""
+    """Press a key until the element has the focus. AssertionError after *most* times."""
     for _ in range(most):
         browser.switch_to.active_element.send_keys(key)
         script = "return document.activeElement.matches(arguments[0])"

@@ -1,6 +1,8 @@
 """
 Celery workers with a stream, in their own processes, and the tasks in their queue.
 
+::
+
     project = CeleryProject(tmp_path, broker=redis_url, feed=server.url)
     with project.worker("--datastream") as worker:
         worker.wait_stats(lambda stats: stats["messages_handled"] == 20)
@@ -31,7 +33,7 @@ import kombu
 ROOT = Path(__file__).parents[2]
 
 MODULE = '''
-"""A project as users write it; what differs between tests comes from project.json."""
+"""A project as users write it. Each test writes its options into project.json."""
 
 import json, os, threading, time
 from pathlib import Path
@@ -53,11 +55,11 @@ for name in given["streams"]:
     clients.append(client)
 if given["install"]:
     install(app, clients)
-    install(app, clients)  # again: nothing changes
+    install(app, clients)  # the second call has no effect
 
 
 def tell():
-    """Keep the counters on disk, where the test reads them."""
+    """Write the counters to a file, which the test reads."""
     target = HERE / f"stats-{os.getpid()}.json"
     while True:
         stats = clients[0].stats()
@@ -104,7 +106,7 @@ def work(n):
 '''
 
 
-# What a silent broker costs is some of these in a row: a test need not wait as long as users do.
+# With a silent broker, several of these elapse one after another. Tests use shorter ones.
 SHORT_OF_TIME = """
 from datastream_ws.celery import broker
 
@@ -128,14 +130,19 @@ class CeleryProject:
     A project folder with a Celery app in it.
 
     Args:
-        folder: Empty, of this project alone.
-        feed: URL of the stream.
-        options: Of the client.
-        conf: Of the app.
-        forward_options: Arguments of forward().
-        resume: Whether the client asks for what it has missed, as NumberedServer wants it.
-        consume: Whether the worker takes tasks from the project's own queue.
-        patience: Seconds in the place of the five that each step towards the broker may take.
+        folder: An empty folder of this project.
+        broker: The URL of the broker.
+        feed: The URL of the stream.
+        options: The options of the client.
+        conf: The configuration of the app.
+        forward_options: The arguments of ``forward()``.
+        forward: Whether messages are forwarded to the task ``ingest``.
+        install: Whether the clients are installed in the app.
+        resume: Whether the client requests missed messages, as NumberedServer expects.
+        consume: Whether the worker consumes the project's queue.
+        streams: The names of the clients.
+        module: The source of the project's module.
+        patience: Seconds for each step towards the broker. ``None`` keeps the default of 5.
 
     """
 
@@ -161,7 +168,7 @@ class CeleryProject:
         self.folder = folder
         self.broker = broker
         self.queue = f"ds-test-{uuid.uuid4().hex[:12]}"
-        # Its own, as the queue of its remote commands: RabbitMQ gives that to one connection.
+        # It names the queue of remote commands, which RabbitMQ reserves for one connection.
         self.host = uuid.uuid4().hex[:12]
         self.conf = conf or {}
         self._consume = consume
@@ -189,7 +196,7 @@ class CeleryProject:
 
     @contextmanager
     def worker(self, *arguments: str, node: str = "w1", **env: str) -> Iterator[Worker]:
-        """Start a worker; it is killed at the end of the block if it still runs."""
+        """Run a worker, and kill it at the end of the block."""
         worker = self.start(*arguments, node=node, **env)
         try:
             yield worker
@@ -215,7 +222,7 @@ class CeleryProject:
         return Worker(command, self.folder, {**self.env, **env})
 
     def celery(self, *arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
-        """Run another celery command."""
+        """Run another ``celery`` command until it exits."""
         return subprocess.run(
             [sys.executable, "-m", "celery", "-A", "proj", *arguments],
             cwd=self.folder,
@@ -226,7 +233,7 @@ class CeleryProject:
         )
 
     def published(self, broker: str | None = None) -> list[Task]:
-        """Take all tasks out of the queue, in the order in which they came."""
+        """Remove all tasks from the queue, and return them in order of arrival."""
         tasks: list[Task] = []
 
         def take(body: Any, message: Any) -> None:
@@ -243,12 +250,12 @@ class CeleryProject:
         return tasks
 
     def lines(self, name: str) -> list[Any]:
-        """Return what the tasks have written into a file."""
+        """Return the lines of JSON that the tasks have written to a file."""
         path = self.folder / name
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def wait(self, what: Callable[[], Any], timeout: float = 60.0) -> Any:
-        """Wait until *what* returns something true; return it."""
+        """Wait until the result of *what* is true, and return it."""
         return wait_until(what, timeout)
 
 
@@ -259,7 +266,7 @@ class Worker:
         self._folder = folder
         self._log = folder / f"worker-{uuid.uuid4().hex[:6]}.log"
         with self._log.open("wb") as log:
-            # A session of its own: what a terminal would send to the whole group is not sent here.
+            # In its own session, so that it gets no signals to the process group of the test.
             self.process = subprocess.Popen(
                 command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True
             )
@@ -273,7 +280,7 @@ class Worker:
         return self._log.read_text(errors="replace")
 
     def stats(self) -> dict[str, Any]:
-        """Return the counters as they were a moment ago; empty: not written yet."""
+        """Return the latest counters. They are empty before the worker has written any."""
         path = self._folder / f"stats-{self.pid}.json"
         try:
             found: dict[str, Any] = json.loads(path.read_text())
@@ -284,7 +291,7 @@ class Worker:
     def wait_stats(
         self, good: Callable[[dict[str, Any]], bool], timeout: float = 60.0
     ) -> dict[str, Any]:
-        """Wait until the counters are as wanted; TimeoutError shows them and the log."""
+        """Wait for counters that are *good*. TimeoutError shows the counters and the log."""
         try:
             wait_until(lambda: (found := self.stats()) and good(found), timeout, self.process)
         except TimeoutError:
@@ -292,7 +299,7 @@ class Worker:
         return self.stats()
 
     def wait_log(self, text: str, timeout: float = 60.0) -> None:
-        """Wait until *text* is in the log."""
+        """Wait until *text* is in the log. TimeoutError shows the log."""
         try:
             wait_until(lambda: text in self.log, timeout, self.process)
         except TimeoutError:
@@ -302,12 +309,12 @@ class Worker:
         self.process.send_signal(number)
 
     def stop(self, number: int = SIGTERM, timeout: float = 60.0) -> int:
-        """Signal, wait for the end, return the exit code."""
+        """Send a signal, and return the exit code of the process."""
         self.signal(number)
         return self.process.wait(timeout)
 
     def kill(self) -> None:
-        """SIGKILL, to it and its children; nothing if it has ended."""
+        """Send SIGKILL to the process and its children. If it has ended, this has no effect."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, SIGKILL)
         self.process.wait()
@@ -316,7 +323,7 @@ class Worker:
 def wait_until(
     what: Callable[[], Any], timeout: float, process: subprocess.Popen[bytes] | None = None
 ) -> Any:
-    """Look twenty times a second until *what* returns something true, or *process* has ended."""
+    """Return the result of *what* once it is true. TimeoutError if *process* ends first."""
     deadline = time.monotonic() + timeout
     while not (found := what()):
         ended = process is not None and process.poll() is not None
@@ -328,8 +335,9 @@ def wait_until(
 
 def check_published(tasks: list[Task], count: int) -> int:
     """
-    Assert that numbers 1 … *count* were published, none lost, the first of each in order, and
-    doubled ones under the same id; return how many were doubled.
+    Assert that the numbers 1 … *count* were published in order, and count the duplicates.
+
+    Duplicates must have the same task id.
     """
     id_of: dict[int, str] = {}
     order: list[int] = []
@@ -351,7 +359,7 @@ def check_published(tasks: list[Task], count: int) -> int:
 
 
 def ledger(stats: dict[str, Any]) -> str:
-    """Return the book-keeping of a stream in a line; asserts that it adds up."""
+    """Return the balance of a stream's counters as a line, and assert that it adds up."""
     dropped = sum(stats["messages_dropped"].values())
     rest = stats["messages_waiting"] + stats["messages_failed"]
     line = (

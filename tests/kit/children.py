@@ -18,11 +18,12 @@ ROOT = Path(__file__).parents[2]
 
 class Child:
     """
-    A process, started and, at the end, killed by ``with``; it must end when its stdin does.
+    A process that ``with`` starts and kills. It must exit when its stdin is closed.
 
     Args:
-        program: In Python; given its arguments as JSON.
-        prefix: A command that runs it, as ``ip netns exec …``.
+        program: The source in Python.
+        arguments: The arguments, which the program gets as JSON.
+        prefix: A command that runs the program, such as ``ip netns exec …``.
 
     """
 
@@ -45,7 +46,7 @@ class Child:
         self._process.stdin.close()
 
     def kill(self) -> None:
-        """SIGKILL; returns when it is gone."""
+        """Send SIGKILL, and wait until the process has ended."""
         self._process.kill()
         self._process.wait()
 
@@ -56,6 +57,6 @@ class Child:
         os.kill(self.pid, signal.SIGCONT)
 
     def terminate(self, timeout: float = 60.0) -> int:
-        """SIGTERM: an orderly end; return the exit code."""
+        """Send SIGTERM, and return the exit code."""
         self._process.terminate()
         return self._process.wait(timeout)

@@ -27,7 +27,7 @@ PATIENCE = 30.0  # seconds
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Return an environment without what colours and proxies go by."""
+    """Return an environment without variables that set colors or proxies."""
     names = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "COLORTERM")
     kept = {
         name: value
@@ -38,7 +38,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end, in pipes."""
+    """Run the command in pipes until it exits."""
     with running(*arguments, **options) as process:
         out, err = process.communicate(timeout=PATIENCE)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
@@ -46,7 +46,7 @@ def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def running(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run the command in pipes, for as long as the block takes."""
+    """Run the command in pipes, and kill it at the end of the block."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     settings: dict[str, Any] = {"env": environment(), "cwd": ROOT} | pipes | options
     process = subprocess.Popen([*COMMAND, *arguments], **settings)
@@ -58,7 +58,7 @@ def running(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
 
 
 class Terminal:
-    """What somebody would see who ran the command."""
+    """The terminal of a running command, as its user sees it."""
 
     def __init__(self, process: subprocess.Popen[bytes], master: int, size: tuple[int, int]):
         self.process = process
@@ -69,12 +69,12 @@ class Terminal:
 
     @property
     def lines(self) -> list[str]:
-        """The lines that are on the screen now, without trailing spaces."""
+        """The lines on the screen, without trailing spaces."""
         return [line.rstrip() for line in self.screen.display]
 
     @property
     def last(self) -> str:
-        """The last line that is not empty: the live one, while there is one."""
+        """The last line that is not empty, such as the live status line."""
         return next((line for line in reversed(self.lines) if line), "")
 
     @property
@@ -82,19 +82,19 @@ class Terminal:
         return bool(self.screen.cursor.hidden)
 
     def wait_for(self, seen: Callable[[], Any]) -> None:
-        """Read until *seen* is true. Raises AssertionError with what is seen instead."""
+        """Read until *seen* is true. After 30 seconds, AssertionError shows the screen."""
         deadline = time.monotonic() + PATIENCE
         while not seen():
             more = self._read() and time.monotonic() < deadline
             assert more, "\n".join(self.lines)
 
     def _read(self) -> bool:
-        """Read what comes within a while; return whether there may be more."""
+        """Wait for output, and return whether there may be more."""
         if not select([self._master], [], [], PATIENCE)[0]:
             return False
         try:
             data = os.read(self._master, 65536)
-        except OSError:  # as Linux says it: the other side is closed
+        except OSError:  # Linux reports the end of the other side in this way
             return False
         self.raw += data
         self._stream.feed(data)
@@ -109,7 +109,7 @@ class Terminal:
         os.write(self._master, keys)
 
     def end(self) -> int:
-        """Read until it has ended; return the exit code."""
+        """Read until the command exits, and return the exit code."""
         while self._read():
             pass
         return self.process.wait(PATIENCE)
@@ -123,9 +123,11 @@ def terminal(
     run_by: Sequence[str] = (),
 ) -> Iterator[Terminal]:
     """
-    Run the command on a terminal of its own, of *size* columns and lines.
+    Run the command on its own terminal, and kill it at the end of the block.
 
     Args:
+        size: The columns and lines of the terminal.
+        environ: Variables to add to the environment.
         run_by: A command that gets this one as its arguments, such as a shell.
 
     """

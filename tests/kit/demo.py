@@ -1,6 +1,8 @@
 """
 ``make demo`` in its own process, and the processes that it leaves behind.
 
+::
+
     with Demo(tmp_path, "--messages", "60") as demo:
         demo.wait_for("ready")
         demo.kill("feed")
@@ -31,10 +33,10 @@ BROKERS = ("REDIS_URL", "AMQP_URL")
 
 class Demo(Running):
     """
-    The demo, on free ports, with its state in a temporary folder of the test's own.
+    The demo on free ports, with its state in *folder*.
 
     Args:
-        env: Added to the environment, from which the brokers are taken out.
+        env: Variables to add to the environment. Those that name a broker are removed first.
 
     """
 
@@ -57,7 +59,7 @@ class Demo(Running):
         return self.wait_for(rf"  {name} +(http\S+)")[1]
 
     def processes(self) -> list[psutil.Process]:
-        """Everything that the demo has started: it all works in the state folder."""
+        """Return the processes of the demo, which are those that run in the state folder."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
@@ -67,32 +69,32 @@ class Demo(Running):
         return found
 
     def queue(self) -> str:
-        """Return the name of the queue that is this demo's own."""
+        """Return the name of the queue of this demo."""
         return self.processes()[0].environ()["SHOP_QUEUE"]
 
     def kill(self, words: str) -> None:
-        """SIGKILL to the oldest process whose command line has *words* in it."""
+        """Send SIGKILL to the oldest process whose command line contains *words*."""
         found = [it for it in self.processes() if words in " ".join(it.cmdline())]
         min(found, key=lambda it: it.create_time()).send_signal(signal.SIGKILL)
 
     def end(self, number: signal.Signals = signal.SIGINT, times: int = 1) -> int:
-        """Press Ctrl-C, so many times; return the exit code."""
+        """Press Ctrl-C this number of times, and return the exit code."""
         for _ in range(times):
             self.process.send_signal(number)
         return self.exit_code()
 
     def log_in(self, browser: Any) -> None:
-        """Have a browser be the admin."""
+        """Log a browser in as the admin."""
         password = self.wait_for(r"password (\S+)\)")[1]
         log_in(browser, self.address("site"), "admin", password)
 
     def left(self) -> list[str]:
-        """Return what is still there: processes and files."""
+        """Return the processes and files that are left."""
         processes = [" ".join(it.cmdline()) for it in self.processes()]
         return processes + [str(it) for it in self.folder.iterdir()]
 
     def counted(self) -> dict[str, tuple[int, ...]]:
-        """Return the numbers of the summary, by the first word of their line."""
+        """Return the numbers in the summary, by the first word of each line."""
         lines = self.output.rpartition("received   handled")[2].splitlines()
         rows = [line.split(maxsplit=1) for line in lines[1:] if line.strip()]
         return {name: tuple(map(int, re.findall(r"\d+", text))) for name, text in rows}

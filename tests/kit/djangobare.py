@@ -24,7 +24,7 @@ def database_of(where: str) -> dict[str, Any]:
 
 
 def configure(database: str) -> None:
-    """Set Django up with a database, as :func:`database_of` takes it."""
+    """Set up Django with a database, in the notation of :func:`database_of`."""
     import django
     from django.conf import settings
 
@@ -37,7 +37,7 @@ def configure(database: str) -> None:
 
 
 def migrate(database: str) -> None:
-    """Make the tables; for a process of its own."""
+    """Create the tables. Call it in a separate process."""
     from django.core.management import call_command
 
     configure(database)

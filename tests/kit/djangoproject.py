@@ -1,6 +1,8 @@
 """
 A Django project in its own folder, and its commands as processes.
 
+::
+
     project = Project(folder, stream_url, HANDLER="slow")
     project.manage("migrate")
     with project.start("run_datastream") as runner:
@@ -23,7 +25,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -35,15 +36,14 @@ __all__ = ["PATIENCE", "Process", "Project", "database", "postgresql_database"]
 
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(__file__).parent / "djangosite"
-# Seconds after which something that should come soon has not come; the machine may be busy.
-PATIENCE = 60.0
+PATIENCE = 60.0  # seconds, because the machine may be busy
 
-# A stream's settings in tests: it comes back at once, and asks no proxy.
+# Settings of a stream in tests, for fast reconnects without a proxy.
 FAST = {"MIN_RECONNECT_DELAY": 0.02, "MAX_RECONNECT_DELAY": 0.1, "PROXY": None}
 
 
 class Process:
-    """A command that runs; its output, both streams, is in a file. *stdin* ends with it."""
+    """A running command whose output is in a file. With *stdin*, its stdin is a pipe."""
 
     def __init__(
         self,
@@ -75,11 +75,11 @@ class Process:
         return self._popen.poll() is None
 
     def wait_output(self, text: str, times: int = 1, timeout: float = PATIENCE) -> None:
-        """Wait until *text* was printed so often."""
+        """Wait until *text* was printed this number of times."""
         self.wait_for(lambda: self.output.count(text) >= times, f"{text!r}", timeout)
 
     def wait_for(self, fact: Any, what: str = "it", timeout: float = PATIENCE) -> Any:
-        """Wait for what only looking tells; fails with the output when the process ends first."""
+        """Return the result of *fact* once it is true. Fails if the process ends first."""
         deadline = time.monotonic() + timeout
         while not (found := fact()):
             if self._popen.poll() is not None and not fact():
@@ -90,7 +90,7 @@ class Process:
         return found
 
     def send_signal(self, number: int) -> None:
-        """Send a signal; after SIGSTOP, return when the process has stopped."""
+        """Send a signal. After SIGSTOP, wait until the process has stopped."""
         self._popen.send_signal(number)
         if number == signal.SIGSTOP:
             self.wait_for(self._is_stopped, "its stop")
@@ -103,7 +103,7 @@ class Process:
         self.send_signal(signal.SIGTERM)
 
     def wait(self, timeout: float = PATIENCE) -> int:
-        """Return the exit code."""
+        """Wait for the end of the process, and return the exit code."""
         try:
             return self._popen.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -112,12 +112,7 @@ class Process:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if self._popen.poll() is None:
             self._popen.send_signal(signal.SIGCONT)
             self._popen.terminate()
@@ -137,11 +132,11 @@ class Project:
     A copy of ``kit/djangosite``.
 
     Args:
-        folder: An empty one.
-        url: Of the stream; ``None``: DATASTREAMS is empty.
-        database: A PostgreSQL URL; empty: a SQLite file.
-        stream: Further settings of the default stream.
-        environment: More variables; see the project's settings and handlers.
+        folder: An empty folder.
+        url: The URL of the stream. ``None`` leaves DATASTREAMS empty.
+        database: The URL of a PostgreSQL database. An empty string means a SQLite file.
+        stream: More settings of the default stream.
+        environment: More variables, which the project's settings and handlers read.
 
     """
 
@@ -171,13 +166,13 @@ class Project:
         self._count = 0
 
     def stream(self, **settings: Any) -> None:
-        """Change settings of the default stream, for the processes to come."""
+        """Change settings of the default stream for processes that start later."""
         streams = json.loads(self.env["DATASTREAMS"])
         streams["default"].update(settings)
         self.env["DATASTREAMS"] = json.dumps(streams)
 
     def manage(self, *arguments: str, code: int = 0, **environment: str) -> str:
-        """Run a command to its end; return what it printed."""
+        """Run a command until it exits, assert its exit code, and return its output."""
         done = subprocess.run(
             [sys.executable, "manage.py", *arguments],
             cwd=self.folder,
@@ -202,7 +197,7 @@ class Project:
         return Process(command, self.folder, self.env | environment, log)
 
     def query(self, sql: str) -> list[Any]:
-        """Return rows, past Django; one column: its values."""
+        """Run a query without Django. Return the rows, or the values of a single column."""
         if self.database:
             import psycopg
 
@@ -217,7 +212,7 @@ class Project:
         return [row[0] if len(row) == 1 else tuple(row) for row in rows]
 
     def is_locked(self) -> bool:
-        """Whether somebody is in the middle of a transaction."""
+        """Return whether another connection has an open transaction."""
         if self.database:
             sql = (
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
@@ -234,13 +229,13 @@ class Project:
         return False
 
     def numbers(self) -> list[int]:
-        """The numbers in the table, in the order in which they were handled."""
+        """Return the numbers in the table, in the order in which they were handled."""
         return self.query("SELECT number FROM shop_tick ORDER BY id")
 
 
 @contextmanager
 def postgresql_database() -> Iterator[str]:
-    """Make a PostgreSQL database of the test's own; yield its URL."""
+    """Create a PostgreSQL database for one test, and yield its URL."""
     import psycopg
 
     server = url_of("postgresql")
@@ -256,7 +251,7 @@ def postgresql_database() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest) -> Iterator[str]:
-    """An empty database: a file of the project's, then one of the PostgreSQL server."""
+    """Yield an empty string for a SQLite file, and the URL of a PostgreSQL database."""
     if request.param == "sqlite":
         yield ""
         return

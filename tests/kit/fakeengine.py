@@ -1,6 +1,8 @@
 """
 An engine without a network. A test calls methods for the events of a connection.
 
+::
+
     world = World()
     client = ...  # over world.engine
     world.engines[-1].deliver("hello")
@@ -29,10 +31,11 @@ class World:
     The servers and the network, for all connections of a test.
 
     Attributes:
-        opens: What the next dials end with: an error, or ``None`` for success; then they succeed.
-        is_hanging: A dial does not come to an end.
-        is_stuck: The network takes no bytes.
-        answers_close: The peer answers a close frame and ends its socket.
+        engines: All engines, one for each attempt.
+        opens: The results of the next attempts, an error or ``None``. Later attempts succeed.
+        is_hanging: Whether attempts never end.
+        is_stuck: Whether the network accepts no bytes.
+        answers_close: Whether the server responds to a close frame and closes its socket.
 
     """
 
@@ -54,12 +57,12 @@ class World:
 
     @property
     def sent(self) -> list[str | bytes]:
-        """What was sent over all connections, in order."""
+        """The messages sent over all connections, in order."""
         return [data for engine in self.engines for data in engine.sent]
 
 
 class FakeEngine:
-    """See :class:`datastream_ws.connection.engine.Engine`."""
+    """An engine without a network, see :class:`datastream_ws.connection.engine.Engine`."""
 
     descriptor = -1
 
@@ -135,7 +138,7 @@ class FakeEngine:
     # --- what the world does ---
 
     def deliver(self, *messages: str | bytes) -> None:
-        """Have messages arrive, if this is read at all."""
+        """Let messages arrive, unless reading is paused."""
         if self.is_open and self.is_reading:
             self._receiver.bytes_received()
             self._receiver.messages_received(list(messages), sum(map(len, messages)))
@@ -146,7 +149,7 @@ class FakeEngine:
             self._receiver.pong_received(self.pings[-1])
 
     def peer_closes(self, code: int, reason: str = "", *, lingers: bool = False) -> None:
-        """The peer's close frame arrives; *lingers*: its socket stays open."""
+        """Let the server's close frame arrive. With *lingers*, its socket stays open."""
         if not self.is_open or self.closed_with is not None:
             return
         self.closed_with = (code, reason)
@@ -155,12 +158,12 @@ class FakeEngine:
             self._end(Ended(code, reason, closed_by_peer(code, reason)))
 
     def drop(self) -> None:
-        """The connection breaks without a close frame."""
+        """End the connection without a close frame."""
         if self.is_open:
             self._end(Ended(1006, "", cut_by_peer(None)))
 
     def take_bytes(self) -> None:
-        """The network takes all that waits."""
+        """Let the network accept all waiting bytes."""
         if self.unsent:
             self.written, self.unsent = self.written + self.unsent, 0
             if not self.is_ended:
@@ -168,7 +171,7 @@ class FakeEngine:
 
 
 class InlineThreads:
-    """Handler threads without threads: a call is over when it was made."""
+    """Handler threads that call each function in the caller's thread."""
 
     def hold(self) -> None: ...
 

@@ -18,18 +18,18 @@ from .faultmodes import Cut, End, Mode, Reset
 Address = tuple[socket.AddressFamily, tuple[str, int]]
 
 CHUNK = 65536
-# As much as may be under way in one direction before the proxy stops reading.
+# Bytes that wait in one direction before the proxy stops reading.
 UNDER_WAY = 4 * 1024 * 1024
 
 
 class Pipe:
     """
-    One direction of one link: a task that reads, a task that writes, and what is between them.
+    One direction of a link, with a task that reads and a task that writes.
 
     Attributes:
-        mode: What happens here.
-        forwarded: Bytes passed on so far.
-        waiting: Bytes read and not passed on yet.
+        mode: The fault in this direction.
+        forwarded: Bytes that were passed so far.
+        waiting: Bytes that were read and not passed yet.
 
     """
 
@@ -38,25 +38,25 @@ class Pipe:
         self.mode = mode
         self.forwarded = 0
         self.waiting = 0
-        self._under_way: deque[tuple[float, bytes]] = deque()  # when to send what; b"": the end
+        self._under_way: deque[tuple[float, bytes]] = deque()  # time and data; b"" is the end
         self._last = 0.0
         self._changed = asyncio.Event()
 
     def switch(self, mode: Mode) -> None:
-        """Change the mode; what is under way keeps its time."""
+        """Change the mode. Data that was already read keeps its time."""
         self.mode = mode
         self._changed.set()
         self._judge()
 
     def _judge(self) -> None:
-        """End the link if the mode says so by now."""
+        """End the link if the mode requires it."""
         if isinstance(self.mode, Reset):
             self.link.end("rst")
         elif isinstance(self.mode, Cut) and self.forwarded >= self.mode.n:
             self.link.end(self.mode.how)
 
     async def read(self, source: socket.socket) -> None:
-        """Take in bytes until *source* ends."""
+        """Read until *source* ends."""
         loop = asyncio.get_running_loop()
         data = b"?"
         while data:
@@ -79,12 +79,12 @@ class Pipe:
         self._changed.set()
 
     async def write(self, target: socket.socket, back: Pipe) -> None:
-        """Pass bytes on until the end was passed on; *back* is the other direction."""
+        """Write until the end was passed. *back* is the other direction."""
         self._judge()
         while piece := await self._next():
             try:
                 await self._forward(target, piece)
-            except OSError:  # the target has gone, which the source learns by way of *back*
+            except OSError:  # the target has ended, which *back* passes to the source
                 await back.ends()
                 self.link.end("rst")
                 return
@@ -112,7 +112,7 @@ class Pipe:
         self._judge()
 
     async def ends(self) -> None:
-        """Wait until an end may pass in this direction."""
+        """Wait until this direction passes an end."""
         await self._until(lambda: self.mode.passes_fin)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
@@ -126,11 +126,11 @@ class Link:
     One connection through the proxy.
 
     Attributes:
-        opened_at: When it was accepted (monotonic).
-        closed_at: When both sides were closed; ``None`` while it lives.
-        up: The direction towards the server.
-        down: The direction towards the client.
-        closed: Set with ``closed_at``.
+        opened_at: The monotonic time at which it was accepted.
+        closed_at: The monotonic time at which both sides were closed. ``None`` before.
+        up: The direction to the server.
+        down: The direction to the client.
+        closed: An event that is set with ``closed_at``.
 
     """
 
@@ -145,12 +145,12 @@ class Link:
         self._ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
 
     def end(self, how: End) -> None:
-        """End both sides; on the proxy's loop only. Nothing if it has ended."""
+        """End both sides. Call it only on the proxy's loop. A second call has no effect."""
         if not self._ended.done():
             self._ended.set_result(how)
 
     async def run(self, addresses: Sequence[Address], buffer: int | None) -> None:
-        """Connect to the server, pass bytes until the end."""
+        """Connect to the server, and pass bytes until the end."""
         how: End = "rst"
         try:
             if isinstance(self.up.mode, Reset) or isinstance(self.down.mode, Reset):
@@ -158,7 +158,7 @@ class Link:
             self._server = await _connected(addresses, buffer)
             how = await self._pass(self._client, self._server)
         except OSError:
-            pass  # the server refuses: so do we, as well as an accepted connection can
+            pass  # the server refuses, so the accepted connection is reset
         finally:
             await self._close(how)
 
@@ -192,7 +192,7 @@ class Link:
 
 
 async def _connected(addresses: Sequence[Address], buffer: int | None) -> socket.socket:
-    """Return a socket connected to the first of *addresses* that answers."""
+    """Return a socket that is connected to the first reachable address."""
     problem = OSError("no address")
     for family, address in addresses:
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -215,7 +215,7 @@ async def _connected(addresses: Sequence[Address], buffer: int | None) -> socket
 
 
 async def _hang_up(sock: socket.socket) -> None:
-    """Send FIN and read the other half out; closing with unread bytes would send RST."""
+    """Send FIN, and read until the other side ends. Closing with unread bytes would send RST."""
     with suppress(OSError, TimeoutError):
         sock.shutdown(socket.SHUT_WR)
         async with asyncio.timeout(GRACE):

@@ -11,25 +11,25 @@ End = Literal["fin", "rst"]
 
 
 class Mode:
-    """What happens to the bytes of one direction; as it stands, they pass as they come."""
+    """A fault in one direction. The base class passes all bytes unchanged."""
 
-    reads = True  # takes bytes from the sender
-    writes = True  # passes them on; without it, what was read is thrown away
+    reads = True  # whether it reads from the sender
+    writes = True  # whether it passes bytes, or discards them
     passes_fin = True
 
     def pieces(self, data: bytes, now: float, last: float) -> Iterator[tuple[float, bytes]]:
-        """Yield pieces of *data* and when to send each; *last* is when the one before goes."""
+        """Yield the time and the bytes of each piece. *last* is the time of the previous piece."""
         yield max(now, last), data
 
 
 @dataclass(frozen=True)
 class Pass(Mode):
-    """Pass everything on, as it comes."""
+    """Pass everything unchanged."""
 
 
 @dataclass(frozen=True)
 class Latency(Mode):
-    """Everything arrives *delay* ± *jitter* later, in order."""
+    """Delay everything by *delay* ± *jitter*, in order."""
 
     delay: float
     jitter: float = 0.0
@@ -42,7 +42,7 @@ class Latency(Mode):
 
 @dataclass(frozen=True)
 class Bandwidth(Mode):
-    """So many bytes in a second, in about fifty pieces."""
+    """Pass *rate* bytes per second, in about fifty pieces."""
 
     rate: float
 
@@ -57,7 +57,7 @@ class Bandwidth(Mode):
 
 @dataclass(frozen=True)
 class Slices(Mode):
-    """Pieces of *size* bytes, *pause* seconds apart."""
+    """Pass pieces of *size* bytes, *pause* seconds apart."""
 
     size: int
     pause: float = 0.0
@@ -71,7 +71,7 @@ class Slices(Mode):
 
 @dataclass(frozen=True)
 class Cut(Mode):
-    """End the connection after *n* bytes in this direction, counted from its beginning."""
+    """End the connection after its first *n* bytes in this direction."""
 
     n: int
     how: End = "fin"
@@ -79,7 +79,7 @@ class Cut(Mode):
 
 @dataclass(frozen=True)
 class Swallow(Mode):
-    """Take everything, pass nothing on, not even the end."""
+    """Read everything and pass nothing, not even the end."""
 
     writes = False
     passes_fin = False
@@ -87,7 +87,7 @@ class Swallow(Mode):
 
 @dataclass(frozen=True)
 class Blackhole(Mode):
-    """Stop reading: the sender's window fills. What was under way waits here as well."""
+    """Stop reading, so that the sender's window fills. Data that was already read waits."""
 
     reads = False
     passes_fin = False
@@ -95,11 +95,11 @@ class Blackhole(Mode):
 
 @dataclass(frozen=True)
 class WithholdFin(Mode):
-    """Pass everything on but the end."""
+    """Pass everything except the end."""
 
     passes_fin = False
 
 
 @dataclass(frozen=True)
 class Reset(Mode):
-    """Reset (RST) every connection, at once and as it comes; the direction does not matter."""
+    """Reset (RST) every connection immediately, in any direction."""

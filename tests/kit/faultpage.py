@@ -36,7 +36,7 @@ Celery worker.
 
 
 def marks() -> dict[str, list[str]]:
-    """Return fault id -> what shows it: scenarios, then tests as ``file::function``, in order."""
+    """Return the scenarios and tests of each fault, as ``file::function``."""
     found: dict[str, list[str]] = {}
     for scenario in SCENARIOS.values():
         for fault in scenario.faults:
@@ -61,7 +61,7 @@ def _tests(
 
 
 def _ids(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
-    """Return the arguments of every ``pytest.mark.fault(…)`` among the decorators, params too."""
+    """Return the arguments of each ``pytest.mark.fault(…)`` in the decorators."""
     return [
         str(ast.literal_eval(argument))
         for decorator in function.decorator_list
@@ -72,7 +72,7 @@ def _ids(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
 
 
 def page() -> str:
-    """Return the page as it should be."""
+    """Return the text of the page."""
     shown = marks()
     left = [each for each in FAULTS if each not in shown and each not in NOT_APPLICABLE]
     facts = {

@@ -1,6 +1,8 @@
 """
 A TCP proxy that causes faults, for WebSocket, Redis, RabbitMQ and PostgreSQL.
 
+::
+
     with FaultProxy(server.url) as proxy:
         client = Client(proxy.url)
         ...
@@ -60,14 +62,14 @@ PORTS = {"ws": 80, "wss": 443, "redis": 6379, "amqp": 5672, "postgres": 5432, "p
 
 class FaultProxy:
     """
-    The proxy; ``with`` starts and stops it. Its methods may be called from any thread.
+    The proxy, which ``with`` starts and stops. You can call its methods from any thread.
 
     Args:
-        target: Where to connect: a URL with a port or of a known scheme, or host and port.
-        up: Mode towards the server.
-        down: Mode towards the client.
-        buffer: Size in bytes of the sockets' buffers; a small one makes writers stall soon in a
-            ``Blackhole``. ``None``: the system's choice, up to several megabytes.
+        target: The server, as a host and a port, or as a URL with a port or of a known scheme.
+        up: The mode to the server. ``None`` passes everything.
+        down: The mode to the client. ``None`` passes everything.
+        buffer: The size of the sockets' buffers in bytes. If it's small, writers stall soon in a
+            ``Blackhole``. ``None`` keeps the default of the system.
 
     """
 
@@ -89,7 +91,7 @@ class FaultProxy:
         self._loop = LoopOnThread("FaultProxy")
         self._changed = threading.Condition()
         self._links: list[Link] = []
-        self._reserved: socket.socket  # has the port, also while nothing listens on it
+        self._reserved: socket.socket  # keeps the port while the proxy refuses connections
         # These belong to the loop.
         self._listener: socket.socket | None = None
         self._running: set[asyncio.Task[None]] = set()
@@ -110,7 +112,7 @@ class FaultProxy:
 
     @property
     def url(self) -> str:
-        """The target's URL with the proxy's host and port in it."""
+        """The URL of the target, with the host and port of the proxy."""
         if not isinstance(self._target, str):
             raise RuntimeError("FaultProxy was given host and port, not a URL")
         parts = urlsplit(self._target)
@@ -119,7 +121,7 @@ class FaultProxy:
 
     @property
     def up(self) -> Mode:
-        """Mode towards the server."""
+        """The mode to the server."""
         return self._up
 
     @up.setter
@@ -128,7 +130,7 @@ class FaultProxy:
 
     @property
     def down(self) -> Mode:
-        """Mode towards the client."""
+        """The mode to the client."""
         return self._down
 
     @down.setter
@@ -140,41 +142,41 @@ class FaultProxy:
         self._loop.call(self._switch, mode, mode)
 
     def sever(self, how: End = "rst") -> None:
-        """End all living connections, on both sides; returns when they are closed."""
+        """End all open connections on both sides, and wait until they are closed."""
         self._loop.run(self._sever(how))
 
     def refuse(self) -> None:
-        """Refuse new connections until ``accept()``. Living ones stay, and the port is kept."""
+        """Refuse new connections until ``accept()``. Open ones stay, and the port is kept."""
         self._loop.call(self._close_listener)
 
     def accept(self) -> None:
-        """Listen, again on the same port; nothing if it does."""
+        """Accept connections again, on the same port. A second call has no effect."""
         self._loop.call(self._listen)
 
     @property
     def links(self) -> list[Link]:
-        """All connections so far; a copy."""
+        """A copy of the list of all connections."""
         with self._changed:
             return list(self._links)
 
     @property
     def bytes_up(self) -> int:
-        """Bytes passed on towards the server."""
+        """Bytes that were passed to the server."""
         return sum(link.up.forwarded for link in self.links)
 
     @property
     def bytes_down(self) -> int:
-        """Bytes passed on towards the client."""
+        """Bytes that were passed to the client."""
         return sum(link.down.forwarded for link in self.links)
 
     def wait_links(self, n: int, timeout: float = 5.0) -> list[Link]:
-        """Return all connections once there are *n*; TimeoutError says how many there are."""
+        """Return all connections once there are *n*. TimeoutError shows their number."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._links) >= n, timeout):
                 raise TimeoutError(f"{len(self._links)} of {n} connections came to the proxy")
         return self.links
 
-    # On the loop
+    # --- on the loop ---
 
     def _switch(self, up: Mode | None, down: Mode | None) -> None:
         self._up = up or self._up
@@ -190,7 +192,7 @@ class FaultProxy:
             return
         self._listener = socket.create_server((self.host, self.port), backlog=1024, reuse_port=True)
         self._listener.setblocking(False)
-        if self._buffer is not None:  # what it accepts inherits these
+        if self._buffer is not None:  # accepted connections inherit these
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer)
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._buffer)
         asyncio.get_running_loop().add_reader(self._listener, self._accept)
@@ -214,7 +216,7 @@ class FaultProxy:
 
     def _close_listener(self) -> None:
         if self._listener is not None:
-            self._accept()  # closing would reset those that the system has accepted already
+            self._accept()  # closing would reset connections that the system has accepted
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None

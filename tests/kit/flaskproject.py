@@ -12,17 +12,16 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 __all__ = ["PATIENCE", "FlaskProject", "Running", "get"]
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0  # seconds; a busy machine starts an interpreter slowly
+PATIENCE = 60.0  # seconds, because a busy machine starts an interpreter slowly
 
 
 class Running:
-    """A command at work; what it prints is read as it comes. Killed at the end of the block."""
+    """A running command and its output. The end of the block kills it and its children."""
 
     def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -32,7 +31,7 @@ class Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,  # so that its children go with it
+            start_new_session=True,  # so that its children can be killed, too
         )
         self._news = threading.Condition()
         self._lines: list[str] = []
@@ -56,7 +55,7 @@ class Running:
             return "".join(self._lines)
 
     def wait_for(self, pattern: str, times: int = 1) -> re.Match[str]:
-        """Return the match of *pattern* that was printed for the so manieth time."""
+        """Wait until *pattern* was printed this number of times, and return the last match."""
 
         def found() -> list[re.Match[str]]:
             return list(re.finditer(pattern, "".join(self._lines)))
@@ -71,7 +70,7 @@ class Running:
         self.process.send_signal(signal.SIGTERM)
 
     def exit_code(self) -> int:
-        """Wait for the end."""
+        """Wait for the end of the process, and return the exit code."""
         code = self.process.wait(PATIENCE)
         self._reader.join(PATIENCE)
         return code
@@ -79,12 +78,7 @@ class Running:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(PATIENCE)
@@ -98,7 +92,9 @@ class FlaskProject:
     A folder with ``app.py``.
 
     Args:
-        config: Given to the commands as ``FLASK_…`` variables.
+        folder: The folder of the app.
+        app: The source of ``app.py``.
+        config: Variables for the commands, such as ``FLASK_DATASTREAM_URL``.
 
     """
 
@@ -117,15 +113,15 @@ class FlaskProject:
 
     @contextmanager
     def debug_server(self) -> Iterator[str]:
-        """Serve with ``flask run --debug``; yields the URL."""
+        """Serve with ``flask run --debug``, and yield the URL."""
         with self.flask("run", "--debug", "--port", "0") as running:
             url = running.wait_for(r"Running on (http://\S+)")[1]
-            running.wait_for("Debugger is active")  # so says the reloader's child
+            running.wait_for("Debugger is active")  # printed by the reloader's child
             yield url
 
     @contextmanager
     def gunicorn(self, *words: str) -> Iterator[str]:
-        """Serve with gunicorn; yields the URL once the workers are there."""
+        """Serve with gunicorn, and yield the URL. At the end, it must exit with 0."""
         with self._run("gunicorn", "--bind", "127.0.0.1:0", *words, "app:create_app()") as running:
             url = running.wait_for(r"Listening at: (http://\S+)")[1]
             yield url

@@ -42,12 +42,12 @@ __all__ = [
     "share_by_the_second",
 ]
 
-# Of a fleet whose processes take seconds to dial their shares, at the default rate.
+# Sizes of a fleet whose processes need seconds to open their connections at the default rate.
 SIZES = [
     pytest.param(300, marks=pytest.mark.ci),
     pytest.param(3000, marks=pytest.mark.soak),
 ]
-RATE = 50  # dials in a second
+RATE = 50  # new connections per second
 
 PROGRAM = """
 import json, os, sys, threading, time
@@ -87,7 +87,7 @@ say(cpu=time.process_time(), at=time.monotonic(), pid=os.getpid())
 
 @dataclass
 class Span:
-    """One connection, as the server saw it; moments are monotonic."""
+    """A connection as the server saw it, with monotonic times."""
 
     key: str
     pid: int
@@ -97,14 +97,15 @@ class Span:
 
 class FleetFeed(StreamServer):
     """
-    Numbers the messages of all streams, and keeps account of who is connected.
+    A server that numbers the messages of all streams and records their connections.
 
     Args:
         period: Seconds between two messages of a stream.
-        timeout: Of its pings.
+        timeout: Seconds without a pong after which a connection is closed.
 
     Attributes:
-        twice: Streams that had two connections at a time.
+        spans: All connections.
+        twice: Pairs of connections that a stream had at the same time.
 
     """
 
@@ -139,22 +140,22 @@ class FleetFeed(StreamServer):
                     del self._open[key]
 
     def ends(self, pid: int, since: float) -> list[float]:
-        """Return when the connections of a process ended, those that did *since*."""
+        """Return the times at which connections of a process ended, if that was after *since*."""
         return sorted(span.closed for span in self.spans if span.pid == pid and span.closed > since)
 
     @property
     def connected(self) -> int:
-        """How many streams are connected now."""
+        """The number of streams that are connected."""
         return len(self._open)
 
     @property
     def loads(self) -> Counter[int]:
-        """How many streams each process has, by its number."""
+        """The number of connected streams of each process."""
         with self._guard:
             return Counter(span.pid for span in self._open.values())
 
     def gaps(self, since: float) -> list[float]:
-        """Return the seconds between two connections of a stream, of those that ended *since*."""
+        """Return the seconds that streams were disconnected, if that began after *since*."""
         found = []
         by_key: dict[str, list[Span]] = {}
         for span in self.spans:
@@ -170,9 +171,12 @@ class FleetProcess(Child):
     A process with a fleet.
 
     Args:
-        keys: How many streams there are.
-        database: Where Django's lease is, see :func:`kit.djangobare.configure`; empty: *options*
-            have another one.
+        url: The URL of the server.
+        log: The file that the process writes.
+        keys: The number of streams.
+        database: The database of Django's lease, see :func:`kit.djangobare.configure`. If it's
+            empty, *options* contain another lease.
+        options: The options of the fleet.
 
     """
 
@@ -188,8 +192,11 @@ class Fleets:
     Processes that share a fleet.
 
     Args:
-        start: Makes one, from the path of its log.
-        streams: How many there are.
+        feed: The server.
+        start: A function that returns a new process, given the path of its log.
+        folder: The folder for the logs.
+        streams: The number of streams.
+        ttl: The option ``lease_ttl``, in seconds.
 
     """
 
@@ -222,11 +229,11 @@ class Fleets:
         return process
 
     def any(self) -> FleetProcess:
-        """Return the one that was there first, and forget it."""
+        """Remove the oldest process from the list, and return it."""
         return self.processes.pop(0)
 
     def outlive_a_stop(self, timeout: float = 30) -> None:
-        """Stop a process until the others have its streams, and have it go on."""
+        """Stop a process until the others have its streams, and continue it."""
         process = self.any()
         process.stop()
         self.wait_connected(timeout)
@@ -235,13 +242,13 @@ class Fleets:
         self.wait_shared(timeout)
 
     def wait_shared(self, timeout: float) -> float:
-        """Wait until all streams are connected and shared; return the seconds that took."""
+        """Wait until all streams are connected and shared, and return the seconds."""
         began = time.monotonic()
         until(self._is_shared, timeout, self.report)
         return time.monotonic() - began
 
     def wait_connected(self, timeout: float) -> float:
-        """Wait until all streams are connected by those who are here; as :meth:`wait_shared`."""
+        """Wait until the listed processes have connected all streams, and return the seconds."""
         began, here = time.monotonic(), {process.pid for process in self.processes}
         until(
             lambda: self.feed.connected == self.streams and set(self.feed.loads) <= here,
@@ -269,7 +276,7 @@ class Fleets:
         return sorted((each for log in logs for each in entries(log)), key=lambda each: each["at"])
 
     def check_promise(self) -> int:
-        """No older epoch of a stream after a newer one; return how many messages were handled."""
+        """Assert that epochs never decrease, and return the number of handled messages."""
         latest: dict[str, int] = {}
         seen: set[int] = set()
         owners: dict[tuple[str, int], int] = {}
@@ -288,7 +295,7 @@ class Fleets:
 
 @pytest.fixture
 def feed() -> Iterator[FleetFeed]:
-    """A server that counts connections."""
+    """Yield a server that records connections."""
     with FleetFeed() as feed:
         yield feed
 
@@ -304,10 +311,15 @@ def fleets_of(
     **options: Any,
 ) -> Iterator[Fleets]:
     """
-    Run processes that share a fleet; at the end no promise may have been broken.
+    Run processes that share a fleet, and verify the guarantees at the end.
 
     Args:
-        options: Of :class:`FleetProcess`, which has ``lease_ttl`` already.
+        feed: The server.
+        folder: The folder for the logs.
+        streams: The number of streams.
+        ttl: The option ``lease_ttl``, in seconds.
+        processes: The number of processes at the beginning.
+        options: More options of :class:`FleetProcess`.
 
     """
 
@@ -324,17 +336,19 @@ def fleets_of(
 
 
 def check_gaps(gaps: list[float], times: int, ttl: float) -> None:
-    """A second for each stream; for most of them, unless this is the soak of 20 rounds."""
+    """Assert gaps of at most 1 second, for half of the streams unless there were 20 rounds."""
     assert sorted(gaps)[len(gaps) // 2] <= 1.0
     assert max(gaps) <= (1.0 if times == 20 else ttl)
 
 
 def share_by_the_second(folder: Path, streams: int, **options: Any) -> None:
     """
-    Have processes of a large fleet, at the defaults, come and go in each of the four ways.
+    Start, kill, terminate and stop processes of a large fleet with the default settings.
 
     Args:
-        options: Of :class:`FleetProcess`: its lease.
+        folder: The folder for the logs.
+        streams: The number of streams.
+        options: The lease, as options of :class:`FleetProcess`.
 
     """
     ttl, share = 15.0, streams // 3
@@ -381,19 +395,19 @@ def share_by_the_second(folder: Path, streams: int, **options: Any) -> None:
 
 
 def check_most_gaps(gaps: list[float]) -> None:
-    """A second for each stream; for nine in ten, because thousands are in one test's server."""
+    """Assert gaps of at most 1 second for nine in ten streams, because one server has them all."""
     gaps = sorted(gaps)
     print(f"gaps: half ≤ {gaps[len(gaps) // 2]:.2f} s, all ≤ {gaps[-1]:.2f} s")
     assert gaps[len(gaps) * 9 // 10] <= 1.0
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the seconds of a processor that a process has used."""
+    """Return the CPU seconds that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory(pid: int) -> float:
-    """Return the MiB of a process that are in memory."""
+    """Return the resident memory of a process in MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024

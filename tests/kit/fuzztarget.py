@@ -1,8 +1,8 @@
 """
-What a server may send, chosen by coverage: ``python -m kit.fuzztarget [libFuzzer's options]``.
+Fuzz the bytes from a server by coverage: ``python -m kit.fuzztarget [libFuzzer's options]``.
 
-Needs atheris. Fails with the bytes in a file named ``crash-…`` when the engine and the reference
-reader do not agree, or something escapes.
+It requires atheris. If the engine and the reference reader disagree, or an exception escapes, it
+fails and writes the bytes to a file ``crash-…``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ with atheris.instrument_imports(include=["datastream_ws.connection", "websockets
 
 
 def one(data: bytes) -> None:
-    """The first byte says whether it is an answer or a stream, and packed; the second, how cut."""
+    """Test one input. Its first byte chooses the kind, and its second the size of reads."""
     if len(data) < 2:
         return
     choice, size, data = data[0], data[1], data[2:]

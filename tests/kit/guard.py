@@ -32,15 +32,14 @@ import pytest
 __all__ = ["Snapshot", "leak_guard", "watched_loops"]
 
 GRACE = 2.0
-# Tasks that a runner would cancel get this long to end by themselves.
-TASK_GRACE = 0.05
+TASK_GRACE = 0.05  # seconds to end for tasks that a runner would cancel
 
 Task = asyncio.Task[Any]
 
 
 @pytest.fixture(autouse=True)
 def leak_guard(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail the test, at its teardown, if it leaves something behind."""
+    """Fail the test at its teardown if it leaks."""
     marker = request.node.get_closest_marker("leaks_allowed")
     if marker is not None:
         if not marker.args and not marker.kwargs.get("reason"):
@@ -68,16 +67,16 @@ class Snapshot:
         return cls(_threads(), _tasks(), _descriptors())
 
     def leaks(self, grace: float) -> list[str]:
-        """Describe what is there now and was not then, once *grace* seconds could not end it."""
+        """Describe what is new since the snapshot and does not end within *grace* seconds."""
         deadline = time.monotonic() + grace
         for thread in _threads() - self.threads:
-            with suppress(RuntimeError):  # it is just being started; below it is looked at again
+            with suppress(RuntimeError):  # it is being started, and is checked again below
                 thread.join(max(0.0, deadline - time.monotonic()))
         pause = 0.001
         while (found := self._new()) and time.monotonic() < deadline:
             time.sleep(pause)
             pause = min(2 * pause, 0.05)
-            if pause > 0.01:  # what only a reference cycle keeps is no leak
+            if pause > 0.01:  # an object that only a reference cycle keeps is not a leak
                 gc.collect()
         return found
 
@@ -90,7 +89,7 @@ class Snapshot:
 
 
 def _threads() -> frozenset[threading.Thread]:
-    # A _DummyThread stands for a thread that Python did not start, and never ends.
+    # A _DummyThread represents a thread that Python did not start, and never ends.
     alive = threading.enumerate()
     return frozenset(t for t in alive if not isinstance(t, threading._DummyThread))
 
@@ -106,7 +105,7 @@ def _tasks() -> frozenset[Task]:
 
 
 def _loop_of(frame: Any) -> asyncio.AbstractEventLoop | None:
-    """Return the loop that runs in this stack, if one does."""
+    """Return the loop that runs in this stack, or ``None``."""
     while frame is not None:
         if frame.f_code.co_name == "run_forever":
             loop = frame.f_locals.get("self")
@@ -123,7 +122,7 @@ def _name(task: Task) -> str:
 
 @dataclass(frozen=True)
 class Descriptor:
-    """An open descriptor, known by number and by what it stands for."""
+    """An open descriptor, identified by its number and its file."""
 
     number: int
     device: int
@@ -144,7 +143,7 @@ class Descriptor:
 def _descriptors() -> frozenset[Descriptor]:
     found = set()
     for number in _numbers():
-        with suppress(OSError):  # the one that listed the others is closed by now
+        with suppress(OSError):  # the descriptor that listed the others is closed already
             status = os.fstat(number)
             found.add(Descriptor(number, status.st_dev, status.st_ino, _kind(status.st_mode)))
     return frozenset(found)
@@ -154,7 +153,7 @@ def _numbers() -> list[int]:
     for folder in ("/proc/self/fd", "/dev/fd"):
         with suppress(OSError):
             return [int(name) for name in os.listdir(folder)]
-    return []  # Windows: threads and tasks only
+    return []  # on Windows, only threads and tasks are checked
 
 
 def _kind(mode: int) -> str:
@@ -165,7 +164,7 @@ def _kind(mode: int) -> str:
 
 def _socket(number: int) -> str:
     with suppress(OSError), socket.socket(fileno=os.dup(number)) as copy:
-        peer: object = "nobody"
+        peer: object = "no peer"
         with suppress(OSError):
             peer = copy.getpeername()
         return f"socket {copy.getsockname()} to {peer}"
@@ -174,7 +173,7 @@ def _socket(number: int) -> str:
 
 @contextmanager
 def watched_loops() -> Iterator[list[str]]:
-    """Yield a list of the tasks that loops were closed with, or runners had to cancel."""
+    """Yield a list of tasks that had not ended when their loop was closed or canceled them."""
     abandoned: list[str] = []
     cancel_all = getattr(asyncio.runners, "_cancel_all_tasks", None)
     close = BaseEventLoop.close
@@ -197,7 +196,7 @@ def watched_loops() -> Iterator[list[str]]:
 
 
 def _left(loop: asyncio.AbstractEventLoop) -> list[str]:
-    """Give the tasks of a stopped loop a moment to end; name those that do not."""
+    """Run a stopped loop briefly, and return the names of the tasks that don't end."""
     tasks = asyncio.all_tasks(loop)
     if tasks:
         loop.run_until_complete(asyncio.wait(tasks, timeout=TASK_GRACE))

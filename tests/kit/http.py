@@ -12,13 +12,14 @@ __all__ = ["free_port", "get"]
 
 
 def free_port() -> int:
+    """Return a port that is free now. Another process may take it before it's used."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 
 
 def get(port: int, path: str) -> tuple[int, Any]:
-    """Return status and JSON of an answer; status 0: nobody listens yet."""
+    """Return the status and the JSON of a response. Status 0 means that no server listens."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
             return answer.status, json.load(answer)

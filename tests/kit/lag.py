@@ -13,11 +13,11 @@ TICK = 0.01  # seconds
 
 class Lag:
     """
-    A timer on a thread of its own; ``with`` starts and stops it.
+    A timer on its own thread, which ``with`` starts and stops.
 
     Attributes:
-        seconds: By which all ticks so far were late. Whoever shares the machine, and the
-            interpreter's lock, was held up by about as much.
+        seconds: The sum of the delays of all ticks. Other threads of this process were delayed by
+            about the same time.
 
     """
 

@@ -64,7 +64,7 @@ class PrivateMariaDB:
             f"--socket={self._folder / 'socket'}",
             f"--pid-file={self._folder / 'pid'}",
             "--innodb-flush-log-at-trx-commit=0",
-            # Not the default of Debian, but of MariaDB, whose tables have no room for emoji.
+            # The default of MariaDB, but not of Debian. Its tables cannot store emoji.
             "--character-set-server=latin1",
         ]
         with (self._folder / "log").open("w") as log:

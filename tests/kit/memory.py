@@ -15,21 +15,24 @@ MEGABYTE = 2**20
 
 class Memory:
     """
-    Of a process, in bytes. Linux only: skips elsewhere.
+    The memory of a process in bytes. Without Linux, the test is skipped.
 
     Args:
-        pid: Of a process of the same user.
+        pid: The id of a process of the same user.
+
+    Attributes:
+        before: The memory at the last :meth:`reset`.
 
     """
 
     def __init__(self, pid: int) -> None:
         if sys.platform != "linux":
-            pytest.skip("the peak of another process's memory is told by Linux only")
+            pytest.skip("only Linux reports the peak of another process's memory")
         self._folder = Path(f"/proc/{pid}")
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew with what it has now."""
+        """Measure the growth from now on."""
         (self._folder / "clear_refs").write_text("5")
         self.before = self.now
 
@@ -39,7 +42,7 @@ class Memory:
 
     @property
     def growth(self) -> int:
-        """The most it had since :meth:`reset`, beyond what it had then."""
+        """The peak since :meth:`reset`, minus the memory at that time."""
         return self._read("VmHWM") - self.before
 
     def _read(self, name: str) -> int:

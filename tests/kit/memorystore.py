@@ -11,6 +11,8 @@ __all__ = ["Clock", "Memory", "MemoryStore"]
 
 
 class Clock:
+    """A clock that stands still until a test sets ``now``."""
+
     now = 1000.0
 
     def __call__(self) -> float:
@@ -19,7 +21,7 @@ class Clock:
 
 @dataclass
 class Memory:
-    """What all processes reach; it can hang, and be restarted without its data."""
+    """The server that all processes share. It can hang, and lose its data in a restart."""
 
     clock: Clock
     members: dict[str, tuple[float, MemberRecord]] = field(default_factory=dict)
@@ -36,7 +38,7 @@ class Memory:
 
 
 class MemoryStore:
-    """One process's way to a :class:`Memory`."""
+    """The store of one process, in a shared :class:`Memory`."""
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory

@@ -1,10 +1,12 @@
 """
 Two network namespaces of Linux with a link between them. They require root.
 
+::
+
     with Network() as network:
         server = [*network.at_server, "python", …]      # listens on network.address
         client = [*network.at_client, "python", …]
-        network.drop()                                  # a firewall that says nothing
+        network.drop()                                  # a firewall without responses
         network.heal()
 """
 
@@ -17,7 +19,7 @@ from typing import Self
 
 import pytest
 
-from .realservers import needed
+from .services import needed
 
 __all__ = ["Network"]
 
@@ -31,7 +33,7 @@ table inet firewall {
 
 
 class Network:
-    """The two; ``with`` makes and removes them. Skips where that is not allowed."""
+    """The namespaces, which ``with`` creates and removes. Without permission, tests are skipped."""
 
     address = SERVER
 
@@ -68,16 +70,16 @@ class Network:
             self._run("-n", name, "link", "set", "cable", "up")
 
     def drop(self) -> None:
-        """Drop every packet at the client, both ways, without a word."""
+        """Drop every packet of the client, in both directions."""
         command = [*self.at_client, self._nft, "-f", "-"]
         subprocess.run(command, input=FIREWALL, text=True, check=True, capture_output=True)
 
     def unplug(self) -> None:
-        """Take the client's interface down."""
+        """Disable the network interface of the client."""
         self._run("-n", self._client, "link", "set", "cable", "down")
 
     def heal(self) -> None:
-        """Undo both."""
+        """Undo :meth:`drop` and :meth:`unplug`."""
         command = [*self.at_client, self._nft, "flush", "ruleset"]
         subprocess.run(command, check=True, capture_output=True)
         self._run("-n", self._client, "link", "set", "cable", "up")

@@ -1,6 +1,8 @@
 """
 Numbered messages, and checks that none was lost or duplicated.
 
+::
+
     with NumberedServer(10_000, drop_every=500, ways=["abort", "drop", 1011]) as server:
         ...                                 # a client that sends {"resume": last} in on_ready
         server.wait_finished()
@@ -23,30 +25,30 @@ from datastream_ws.testing.server import StreamServer
 
 __all__ = ["NumberedServer", "check_ledger", "check_numbers"]
 
-# How to drop a connection: RST, FIN, a close code, or whatever the function does.
+# The ways to end a connection are RST, FIN, a close code, and a function.
 Way = Literal["abort", "drop"] | int | Callable[[StreamConnection], object]
 
 
 class NumberedServer(StreamServer):
     """
-    Sends ``{"type": "number", "n": i}`` for i = 1 … *count*, in order.
+    A server that sends ``{"type": "number", "n": i}`` for i = 1 … *count*, in order.
 
-    With *resume* a connection gets nothing before it has sent ``{"resume": last}``, and then what
-    follows *last* (0 or null: everything). Without, it is a live feed: the newest connection gets
-    the next number, and what was written to a dying one is lost.
+    With *resume*, a connection gets nothing until it sends ``{"resume": last}``. It then gets the
+    numbers after *last*. 0 or null requests all of them. Without *resume* it is a live feed. The
+    newest connection gets the next number, and numbers written to an ending connection are lost.
 
     Args:
         count: The last number.
-        rate: Messages in a second; ``None``: as fast as the client reads.
-        resume: Whether connections say where they want to go on.
-        drop_every: End a connection after so many messages on it; ``None``: never. The one that
-            gets the last number is left alone.
-        ways: How, in turn.
+        rate: Messages per second. ``None`` sends as fast as the client reads.
+        resume: Whether connections request a number first.
+        drop_every: The number of messages after which a connection is ended, unless it gets the
+            last number. ``None`` ends none.
+        ways: The ways to end connections, which are used in turn.
         options: Arguments of StreamServer.
 
     Attributes:
-        highest: The highest number written so far.
-        drops: How many connections were ended.
+        highest: The highest number that was written.
+        drops: The number of connections that were ended.
 
     """
 
@@ -73,11 +75,11 @@ class NumberedServer(StreamServer):
         self._asked: dict[int, asyncio.Future[int]] = {}
 
     def end_soon(self, more: int = 50) -> None:
-        """Have the last number be one that comes soon; *count* says which."""
+        """End with the number that comes after *more* others, and set ``count`` to it."""
         self.count = self.highest + more
 
     def wait_finished(self, timeout: float = 30.0) -> None:
-        """Wait until the last number was written; TimeoutError says how far it came."""
+        """Wait until the last number was written. TimeoutError shows the highest one."""
         if not self._finished.wait(timeout):
             raise TimeoutError(f"{self.highest} of {self.count} numbers sent in {timeout} s")
 
@@ -131,7 +133,7 @@ class NumberedServer(StreamServer):
 
 
 def check_ledger(stats: Any) -> None:
-    """Assert of a client's ``stats()`` that what was received is accounted for."""
+    """Assert that the ``stats()`` of a client account for all received messages."""
     parts = {
         "handled": stats.messages_handled,
         "failed": stats.messages_failed,
@@ -144,7 +146,7 @@ def check_ledger(stats: Any) -> None:
 
 
 def check_numbers(numbers: Iterable[int], count: int) -> None:
-    """Assert that *numbers* are 1 … *count* in order, none lost, none doubled."""
+    """Assert that *numbers* are 1 … *count* in order, without gaps and duplicates."""
     given = list(numbers)
     expected = range(1, count + 1)
     times = Counter(given)

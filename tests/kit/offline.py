@@ -1,6 +1,8 @@
 """
 A client without a network, threads and delays, on a FakeEngine, a fake clock and a fake lease.
 
+::
+
     with Story(fatal_delay=5.0) as story:
         story.start()
         story.passes(1.0)
@@ -15,7 +17,6 @@ import functools
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from types import TracebackType
 from typing import Any, Self
 
 import pytest
@@ -33,13 +34,13 @@ CLOCKED = ("async_client", "lifecycle.machine", "lifecycle.reporter", "handling.
 
 
 class Offline:
-    """A loop and a world, and the patches that have a client live in them."""
+    """A loop and a world, with patches that make a client use them."""
 
     def __init__(self) -> None:
         self.loop = VirtualLoop()
         self.world = World()
         self.patch = patch = pytest.MonkeyPatch()
-        self.broken: list[dict[str, Any]] = []  # what callbacks of the loop have raised
+        self.broken: list[dict[str, Any]] = []  # exceptions of the loop's callbacks
         self.loop.set_exception_handler(lambda _, context: self.broken.append(context))
         patch.setattr(
             "datastream_ws.connection.websockets_engine.WebsocketsEngine", self.world.engine
@@ -54,7 +55,7 @@ class Offline:
         return self.loop.time()
 
     def close(self) -> None:
-        for _ in range(10):  # some have to be told again, amid what they do at the end
+        for _ in range(10):  # some tasks must be canceled again while they end
             for task in asyncio.all_tasks(self.loop):
                 task.cancel()
             self.loop.pass_time(1.0)
@@ -63,7 +64,7 @@ class Offline:
 
 
 class Log:
-    """The option ``logger``: what is logged, in order."""
+    """A value of the option ``logger`` that keeps all lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -76,12 +77,13 @@ class Log:
 
 class FakeLease:
     """
-    A lease, its store, and the thread that renews it: all that is told of it, at once.
+    A lease with its store, which reports every change immediately.
 
     Attributes:
-        is_free: Whoever asks has it.
-        ended: Releases so far.
-        epoch: Of the latest tenure; the store knows it, whoever renews.
+        is_free: Whether no other process holds it.
+        ended: The number of releases.
+        epoch: The epoch of the latest holder.
+        renewal: The client's side of the lease. ``None`` before the client starts.
 
     """
 
@@ -92,24 +94,24 @@ class FakeLease:
         self.renewal: FakeRenewal | None = None
 
     def grant(self) -> None:
-        """Nobody else has it any more."""
+        """Let the other process release the lease."""
         self.is_free = True
         if self.renewal is not None:
             self.renewal.look()
 
     def take_away(self) -> None:
-        """Somebody else has it from now on."""
+        """Let another process take the lease."""
         self.is_free = False
         if self.renewal is not None and self.renewal.is_held:
             self.renewal.end(float("-inf"))
 
     def hang(self) -> None:
-        """The store does not answer: the tenure ends by itself, now, before the lease does."""
+        """Let the store hang, so that the client gives up the lease before it expires."""
         self.is_free = False
         if self.renewal is not None and self.renewal.is_held:
             self.renewal.end(self.renewal.now())
 
-    # The protocol, for the check of options.
+    # The protocol, which the check of options requires.
 
     def acquire(self, ttl: float) -> int | None: ...
 
@@ -120,7 +122,7 @@ class FakeLease:
 
 
 class FakeRenewal:
-    """See :class:`datastream_ws.lease.LeaseRenewal`; without a thread."""
+    """A :class:`datastream_ws.lease.LeaseRenewal` without a thread."""
 
     def __init__(
         self,
@@ -138,7 +140,7 @@ class FakeRenewal:
         self.looks = 0
         self._lease = lease
         self._ttl = ttl
-        self._ends_at: float | None = float("-inf")  # None: it is renewed in time, for ever
+        self._ends_at: float | None = float("-inf")  # None while it is renewed in time
         self._wanted = False
         self._on_change = on_change
         self._report = report
@@ -168,7 +170,7 @@ class FakeRenewal:
         self._wanted = False
 
     def look(self) -> None:
-        """Have it if it is free."""
+        """Take the lease if it is wanted and free."""
         if not self._wanted or self.is_held:
             return
         was_refused, self.is_refused = self.is_refused, not self._lease.is_free
@@ -194,10 +196,11 @@ class FakeRenewal:
 
 class FakeSpool:
     """
-    See :class:`datastream_ws.spool.SpoolThread`; without a file and a thread.
+    A :class:`datastream_ws.spool.SpoolThread` without a file and a thread.
 
     Args:
-        answers: What the next openings end with: an error, SLOW (no end), or nothing for success.
+        answers: The results of the next calls of ``open()``, each an error or SLOW, which never
+            ends. Later calls succeed.
 
     """
 
@@ -233,13 +236,18 @@ class FakeSpool:
 
 class Story(Offline):
     """
-    One client in it, from ``start()`` on, and what its user is told, in order.
+    A client without a network, and everything that it reports.
 
-    Waits between attempts are the shortest there may be.
+    Delays between attempts are the shortest that the options allow. The end of the ``with`` block
+    closes the client, and asserts that nothing is left.
+
+    Args:
+        options: The options of the client.
 
     Attributes:
-        told: States, errors and events, a line each.
-        spools: See :class:`FakeSpool`.
+        told: The states, errors and events in order, as lines.
+        messages: The payloads that the handler was called with.
+        spools: The argument of :class:`FakeSpool`.
 
     """
 
@@ -263,12 +271,7 @@ class Story(Offline):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
             if error is None:
                 self.ends()
@@ -276,7 +279,7 @@ class Story(Offline):
             self.close()
 
     def ends(self) -> None:
-        """Close, and look that nothing is left."""
+        """Close the client, and assert that nothing is left."""
         self.call(self.client.close(1.0))
         self.passes(1.0)
         assert self.client.state.is_final
@@ -289,7 +292,7 @@ class Story(Offline):
         self.spool = FakeSpool(self.spools)
         return self.spool
 
-    # --- what is told ---
+    # --- reports ---
 
     def _tell_state(self, event: StateEvent) -> None:
         delay = "" if event.delay is None else f" {event.delay:g} s"
@@ -304,19 +307,19 @@ class Story(Offline):
         self.told.append(f"gap of {event.seconds:.1f} s")
 
     def news(self) -> list[str]:
-        """What was told since this was last asked."""
+        """Return the lines in ``told``, and clear it."""
         told, self.told = self.told, []
         return told
 
-    # --- what happens ---
+    # --- events ---
 
     @property
     def engine(self) -> FakeEngine:
-        """The latest connection's."""
+        """The engine of the latest connection."""
         return self.world.engines[-1]
 
     def start(self) -> None:
-        """Begin, and let a second pass: enough to be ready."""
+        """Start the client, and let a second pass, in which it becomes ready."""
         self.client.on_message(lambda message: self.messages.append(message.data))
         self.begin()
         self.passes(1.0)
@@ -325,17 +328,17 @@ class Story(Offline):
         self.call(self.client.start())
 
     def call(self, verb: Coroutine[Any, Any, Any]) -> Any:
-        """Await a verb."""
+        """Run a coroutine until it returns."""
         return self.loop.run_until_complete(verb)
 
     def soon(self, verb: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Have a verb called as soon as time passes."""
+        """Schedule a coroutine, which starts when time passes."""
         task = self.loop.create_task(verb)
         self.tasks.append(task)
         return task
 
     def happens(self, what: Callable[..., object], *arguments: Any, **more: Any) -> None:
-        """Have the world do something as soon as time passes."""
+        """Schedule a call, which is made when time passes."""
         self.loop.call_soon(functools.partial(what, *arguments, **more))
 
     def passes(self, seconds: float) -> None:

@@ -9,9 +9,11 @@ The first line of a block determines its kind:
 - ``text``: the output of the program or command before it. ``…`` matches any text.
 - everything else (``yaml``, ``dockerfile``, …): checked, not run, see kit.blockchecks.
 
-HTML comments on lines of their own, which readers do not see, say the little that a page cannot:
-``<!-- exit code: 1 -->`` before commands, ``<!-- Ctrl-C: python feed.py -->`` where the reader is
-told to end one, ``<!-- printed by: python feed.py -->`` before output that is not the last one's.
+HTML comments, which readers do not see, contain the rest:
+
+- ``<!-- exit code: 1 -->`` before a command that fails.
+- ``<!-- Ctrl-C: python feed.py -->`` where the reader has to end this command.
+- ``<!-- printed by: python feed.py -->`` before output of a command that is not the last one.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ REMARKS = ("exit code", "Ctrl-C", "printed by")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block; *line* is the number of its first line in the page."""
+    """A fenced block. *line* is the number of its first line in the page."""
 
     page: str
     line: int
@@ -45,20 +47,20 @@ class Block:
 
 @dataclass(frozen=True)
 class Remark:
-    """An HTML comment for the reader that is a test."""
+    """An HTML comment for the simulated reader."""
 
     word: str
     text: str
 
 
 def pages() -> list[str]:
-    """Return the paths of all pages, from the root."""
+    """Return the paths of all pages, relative to the root."""
     found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     return [str(path.relative_to(ROOT)) for path in found if "_build" not in path.parts]
 
 
 def steps(page: str) -> list[Block | Remark]:
-    """Return the blocks and remarks of a page, in order; Sphinx's own directives left out."""
+    """Return the blocks and remarks of a page in order, without directives of Sphinx."""
     return list(_steps(page, (ROOT / page).read_text(encoding="utf-8").split("\n")))
 
 
@@ -78,5 +80,5 @@ def _steps(page: str, lines: list[str]) -> Iterator[Block | Remark]:
                 yield Block(page, first, fence[2], fence[3] or "", text)
             number = end + 1
         else:
-            # Would be code that no test sees. (Lists go on by two or three spaces here.)
+            # No test would run this code. (Lists are indented by two or three spaces.)
             assert not line.startswith("    "), f"{page}:{number}: a block without a fence"

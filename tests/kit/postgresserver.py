@@ -16,7 +16,7 @@ from .services import needed
 
 __all__ = ["PrivatePostgres"]
 
-# Debian has the server's programs beside the path, by version.
+# Debian has a folder for the server's programs of each version, which is not in PATH.
 FOLDERS = [
     str(folder) for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 ]
@@ -25,10 +25,10 @@ START_SECONDS = 30.0
 
 class PrivatePostgres:
     """
-    A ``postgres`` process on a free port of this machine, in a folder of its own; ``with`` runs it.
+    A ``postgres`` process on a free port, in its own folder. ``with`` runs it.
 
-    It refuses to run as root, so that it is then run as the user ``postgres``. Without the program
-    the test is skipped, or fails when CI is set.
+    The program refuses to run as root, so it then runs as the user ``postgres``. Without the
+    program, the test is skipped, or fails if CI is set.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class PrivatePostgres:
 
     def __enter__(self) -> Self:
         initdb = needed("initdb", "postgresql", FOLDERS)
-        # Not in the test's folder, which only its user may enter.
+        # Not in the test's folder, because only its user may enter that.
         self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
         self._as: dict[str, Any] = {"cwd": self._folder}
         if os.geteuid() == 0:
@@ -63,7 +63,7 @@ class PrivatePostgres:
         shutil.rmtree(self._folder)
 
     def start(self) -> None:
-        """Return when it accepts connections."""
+        """Start the server, and wait until it accepts connections."""
         settings = {"port": self.port, "listen_addresses": "127.0.0.1", "fsync": "off"}
         settings["unix_socket_directories"] = ""
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
@@ -90,15 +90,15 @@ class PrivatePostgres:
         return True
 
     def stop(self) -> None:
-        """End all connections, and then in order, as a restart for an upgrade does."""
+        """End all connections and shut down, as a restart for an upgrade does."""
         self._end(signal.SIGINT)
 
     def crash(self) -> None:
-        """End at once, without a word to anybody; the next start recovers."""
+        """End immediately without a shutdown, so that the next start has to recover."""
         self._end(signal.SIGQUIT)
 
     def hang(self) -> None:
-        """Stop its processes: what is connected stays so, and nothing responds."""
+        """Stop all processes, so that connections stay open without responses."""
         self._signal_all(signal.SIGSTOP)
 
     def wake(self) -> None:

@@ -1,13 +1,15 @@
 """
 A byte server that follows a script, for bytes that a correct server does not send.
 
+::
+
     script = [Upgrade(), Frame(TEXT, b"\\xff"), ExpectFrame(CLOSE)]
     with RawServer(script) as server:
         ...
         assert server.connections[0].frames[-1].close_code == 1007
 
-Each connection takes the next script, and the last script repeats. A script is a list of steps;
-where it ends, the connection ends as by ``Fin()``. ``RawServer([])`` accepts and closes at once.
+Each connection follows the next script, and the last script repeats. A script is a list of steps.
+The end of a script ends the connection like ``Fin()``, so ``RawServer([])`` accepts and closes.
 """
 
 from __future__ import annotations
@@ -80,12 +82,12 @@ __all__ = [
 
 class RawServer:
     """
-    Serve scripts on threads, one thread per connection. ``with`` starts and stops it.
+    A server with a thread for each connection. ``with`` starts and stops it.
 
     Args:
-        scripts: The n-th connection follows the n-th script; the last one repeats.
-        ssl: Serve TLS with this context.
-        listens: From the start; else connections are refused until :meth:`listen`.
+        scripts: The script of each connection. The last one repeats.
+        ssl: The TLS context. ``None`` serves without TLS.
+        listens: ``False`` refuses connections until :meth:`listen` is called.
 
     """
 
@@ -112,14 +114,14 @@ class RawServer:
         return self
 
     def listen(self) -> None:
-        """Accept connections from now on; again: nothing happens."""
+        """Accept connections. A second call has no effect."""
         if not self._threads:
             self._listener.listen(1024)
             self._spawn(self._accept)
 
     def __exit__(self, *exc_info: object) -> None:
         self._stopping.set()
-        # shutdown, because closing a descriptor does not wake the thread that waits on it.
+        # Closing a descriptor would not wake the thread that waits for it.
         _shut(self._listener)
         for thread in self._threads[:1]:
             thread.join()
@@ -135,17 +137,17 @@ class RawServer:
 
     @property
     def connections(self) -> list[RawConnection]:
-        """All connections so far; a copy."""
+        """A copy of the list of all connections."""
         with self._changed:
             return list(self._connections)
 
     @property
     def times(self) -> list[float]:
-        """When each connection came, by ``time.monotonic()``."""
+        """The monotonic time at which each connection was accepted."""
         return [connection.opened_at for connection in self.connections]
 
     def wait_connections(self, n: int, timeout: float = 5.0) -> list[RawConnection]:
-        """Return the connections once there are *n*; TimeoutError says how many there are."""
+        """Return the connections once there are *n*. TimeoutError shows their number."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._connections) >= n, timeout):
                 raise TimeoutError(f"{len(self._connections)} of {n} connections came")
@@ -179,7 +181,7 @@ class RawServer:
                 connection.sock = self._ssl.wrap_socket(connection.sock, server_side=True)
             for step in script:
                 step.run(connection)
-            with suppress(OSError):  # the script may have come to an end of its own
+            with suppress(OSError):  # the script may have ended the connection
                 Fin().run(connection)
         except (Ended, OSError) as error:
             connection.error = error

@@ -35,7 +35,7 @@ class ReceivedFrame:
 
     @property
     def close_code(self) -> int | None:
-        """The code in a close frame; ``None`` if there is none."""
+        """The code in a close frame, or ``None``."""
         if self.opcode != CLOSE or len(self.payload) < 2:
             return None
         return int.from_bytes(self.payload[:2], "big")
@@ -44,16 +44,16 @@ class ReceivedFrame:
 @dataclass
 class RawConnection:
     """
-    One connection, and what came over it.
+    A connection and the data that was received.
 
     Attributes:
-        number: 1, 2, … in order of arrival.
-        opened_at: ``time.monotonic()`` of the accept.
-        request: The handshake request, once a step has read it.
-        frames: What the steps have read, in order.
-        ended_at: ``time.monotonic()`` of its end on both sides; ``None``: not yet.
-        done: Set once the connection has ended.
-        error: What cut the script short, if anything.
+        number: The number of the connection in order of arrival, from 1.
+        opened_at: The monotonic time at which it was accepted.
+        request: The handshake request. It's empty until a step has read it.
+        frames: The frames that the steps have read, in order.
+        ended_at: The monotonic time at which both sides had ended. ``None`` before.
+        done: An event that is set when the connection has ended.
+        error: The exception that ended the script early, or ``None``.
 
     """
 
@@ -77,7 +77,7 @@ class RawConnection:
         return None
 
     def read_more(self) -> None:
-        """Wait for bytes; Ended when there are no more."""
+        """Wait for more bytes. Raises Ended if the client has ended the connection."""
         data = self.sock.recv(65536)
         if not data:
             raise Ended("the client ended the connection")
@@ -96,12 +96,12 @@ class RawConnection:
         return self.read_exactly(at + len(end))
 
     def read_request(self) -> None:
-        """Read the handshake request, unless a step before has done so."""
+        """Read the handshake request, unless a previous step has read it."""
         if not self.request:
             self.request = self.read_until(b"\r\n\r\n")
 
     def read_frame(self) -> ReceivedFrame:
-        """Read one frame of the client and unmask it."""
+        """Read and unmask a frame of the client."""
         first, second = self.read_exactly(2)
         size = second & 0x7F
         if size == 126:
@@ -121,13 +121,13 @@ class RawConnection:
                 pass
 
     def wait(self, seconds: float) -> None:
-        """Wait; Ended when the server stops meanwhile."""
+        """Wait. Raises Ended if the server stops meanwhile."""
         if self.stopping.wait(seconds):
             raise Ended("the server stops")
 
 
 class Step(Protocol):
-    """One thing to do on a connection; blocks until it is done."""
+    """A step on a connection. It blocks until it has finished."""
 
     def run(self, connection: RawConnection) -> None: ...
 
@@ -137,7 +137,7 @@ Script = Sequence[Step]
 
 @dataclass(frozen=True)
 class Expect:
-    """Read up to and including these bytes; by default, the handshake request."""
+    """Read up to and including these bytes, by default the handshake request."""
 
     end: bytes = b"\r\n\r\n"
 
@@ -150,7 +150,7 @@ class Expect:
 
 @dataclass(frozen=True)
 class ExpectFrame:
-    """Read frames of the client until one has this opcode (``None``: any)."""
+    """Read frames of the client until one has this opcode. ``None`` means any opcode."""
 
     opcode: int | None = None
 
@@ -161,7 +161,7 @@ class ExpectFrame:
 
 @dataclass(frozen=True)
 class Converse:
-    """Answer pings, and at last the client's close frame, as a decent server does."""
+    """Respond to pings, and then to the client's close frame, as a correct server does."""
 
     def run(self, connection: RawConnection) -> None:
         while (frame := connection.read_frame()).opcode != CLOSE:
@@ -176,10 +176,10 @@ class Upgrade:
     Read the handshake request and accept it.
 
     Args:
-        headers: Lines to add, "Name: value".
-        accept: ``Sec-WebSocket-Accept``; ``None``: the right one.
+        headers: More header lines, "Name: value".
+        accept: The value of ``Sec-WebSocket-Accept``. ``None`` means the correct one.
         status_line: The first line.
-        then: Frames in the same write, so that the client has them before it is ready.
+        then: Frames in the same write, which the client receives before it is ready.
 
     """
 
@@ -205,7 +205,7 @@ class Upgrade:
 
 @dataclass(frozen=True)
 class Respond:
-    """Read the handshake request and answer with this instead; ``Content-Length`` is added."""
+    """Read the handshake request, and refuse it with this HTTP response."""
 
     status: int
     headers: Sequence[str] = ()
@@ -225,7 +225,7 @@ class Respond:
 
 @dataclass(frozen=True)
 class Send:
-    """Send bytes as they are, or in pieces of *piece* bytes with *pause* seconds after each."""
+    """Send bytes. With *piece*, send pieces of that size, with *pause* seconds after each."""
 
     data: bytes
     piece: int | None = None
@@ -245,12 +245,12 @@ class Frame:
     Send one frame, valid or not.
 
     Args:
-        opcode: 0 to 15.
-        payload: str goes out as UTF-8.
-        fin: Whether it is the last of its message.
-        rsv: The three reserved bits, 4 being the compression bit.
-        masked: As only clients may.
-        size: What the header says; ``None``: the truth.
+        opcode: The opcode, 0 to 15.
+        payload: The payload. A str is encoded as UTF-8.
+        fin: Whether it is the last frame of its message.
+        rsv: The three reserved bits. 4 is the bit for compression.
+        masked: Whether to mask the payload, which only clients may.
+        size: The size in the header. ``None`` means the correct one.
 
     """
 
@@ -285,14 +285,14 @@ class Frame:
 
 
 def Close(code: int | None = 1000, reason: bytes | str = b"") -> Frame:
-    """Send a close frame, reserved codes and invalid reasons as given; ``None``: an empty one."""
+    """Send a close frame, also with an invalid code or reason. ``None`` sends an empty one."""
     text = reason.encode() if isinstance(reason, str) else reason
     return Frame(CLOSE, b"" if code is None else code.to_bytes(2, "big") + text)
 
 
 @dataclass(frozen=True)
 class Sleep:
-    """Do nothing for so many seconds."""
+    """Wait this number of seconds."""
 
     seconds: float
 
@@ -302,7 +302,7 @@ class Sleep:
 
 @dataclass(frozen=True)
 class WaitFor:
-    """Do nothing until the test sets this event, or the server stops."""
+    """Wait until the test sets this event, or the server stops."""
 
     event: threading.Event
 
@@ -321,7 +321,7 @@ class Stall:
 
 @dataclass(frozen=True)
 class Drain:
-    """Read and answer nothing, until the client ends the connection."""
+    """Read without responding until the client ends the connection."""
 
     def run(self, connection: RawConnection) -> None:
         connection.drain()
@@ -329,7 +329,7 @@ class Drain:
 
 @dataclass(frozen=True)
 class Fin:
-    """End our half of the connection, and read the other half to its end."""
+    """Send FIN, and read until the client ends the connection."""
 
     def run(self, connection: RawConnection) -> None:
         # Closing with unread bytes in the socket would send RST instead of FIN.

@@ -14,7 +14,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,22 +23,22 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from datastream_ws.testing import StreamServer
 from datastream_ws.testing.connection import StreamConnection
 from kit.blockchecks import check_block
 from kit.flaskproject import PATIENCE, Running
+from kit.http import free_port
 from kit.pages import ROOT, Block, Remark, steps
 from kit.redisserver import PrivateRedis
 
 __all__ = ["NOT_RUN", "OWN_TESTS", "Reader", "has_own_test"]
 
-# As a package or editable: then its plugin of pytest is found.
+# Whether it is installed as a package or editable, so that pytest finds its plugin.
 INSTALLED = any(importlib.metadata.distributions(name="datastream-ws"))
 
-# What is not run, and why. Everything else is.
+# Commands that are not run, and the reasons.
 NOT_RUN = {
     "docker": "needs Docker's daemon; Dockerfile and compose file are checked line by line",
     "kubectl": "needs a cluster; the manifests are checked field by field",
@@ -47,22 +46,21 @@ NOT_RUN = {
     "uwsgi": "a C program that is compiled when installed; tried by hand, see the page",
 }
 
-# The programs of these pages need a server that speaks a protocol, or a Django that has Tasks: each
-# has a test of its own.
+# Pages with separate tests, because their programs need another server, or Django with Tasks.
 OWN_TESTS = ("docs/recipes/", "docs/howto/django-tasks.md")
 
-# Commands that run until they are told to end.
+# Commands that run until Ctrl-C.
 SERVES = re.compile(
     r"^(flask .*\brun\b|gunicorn |uvicorn |celery .* worker\b|datastream-ws replay|"
     r"python manage\.py (runserver|run_datastream)|python (feed|watch)\.py$)"
 )
-# What they tell of a process that has just started may be a moment late: asked again.
+# Commands that are repeated, because a process that has just started may report late.
 ASKS = re.compile(r"\b(curl|probe\.py|datastream_status|datastream status|inspect|control)\b")
 PORTS = ("8765", "8000", "5000", "9100")
 EXTRAS = re.compile(r"datastream-ws\[([\w,]+)\]")
 SPEAKS = re.compile(r"\.(send|subscribe|request|start_entity)\(")
 
-# What the server behind wss://api.example.com/stream says.
+# The messages of the server that replaces wss://api.example.com/stream.
 MESSAGES: list[dict[str, object]] = [
     {"type": "flag_update", "key": "feature1", "value": True},
     {"type": "price", "symbol": "ACME", "price": "10.5"},
@@ -72,7 +70,7 @@ MESSAGES: list[dict[str, object]] = [
 
 
 def has_own_test(page: str) -> bool:
-    """Tell whether a test of its own runs the program of the page."""
+    """Return whether a separate test runs the program of the page."""
     return page.startswith(OWN_TESTS)
 
 
@@ -82,21 +80,21 @@ def feed(connection: StreamConnection, data: str | bytes = b"") -> None:
 
 
 def server_for(text: str) -> StreamServer:
-    """Return a server for the code in *text*: one that is spoken to answers."""
-    # So that it has got that far when it is told to end.
+    """Return a server for the code in *text*. If the code sends messages, it waits for one."""
+    # Otherwise the program could be ended before it has sent anything.
     return StreamServer(on_message=feed) if SPEAKS.search(text) else StreamServer(on_connect=feed)
 
 
 class Reader:
     """
-    Follows *page* in *folder*, an empty one.
+    A reader who follows *page* in *folder*, an empty folder.
 
     Attributes:
-        fill: Text that is replaced in every block, and by what.
+        fill: The texts to replace in every block, and their replacements.
         running: The commands that serve, with their processes.
-        done: The commands so far.
-        printed: Looks for a pattern in what was printed last.
-        codes: Exit code of the next command, if the page says one.
+        done: The commands that were run.
+        printed: A function that asserts that the last output contains a pattern.
+        codes: The exit code of the next command, if the page contains one.
 
     """
 
@@ -123,12 +121,7 @@ class Reader:
             self.fill["wss://api.example.com/stream"] = server.url
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._end.close()
         for command, running in self.running:
             running.__exit__(kind, error, trace)
@@ -136,7 +129,7 @@ class Reader:
                 print(f"--- output of {command} ---\n{running.output}")
 
     def follow(self) -> None:
-        """Do all that the page says."""
+        """Follow the page from its beginning to its end."""
         for step in steps(self.page):
             if isinstance(step, Remark):
                 self.remark(step)
@@ -148,7 +141,7 @@ class Reader:
                     raise
         for command, _ in list(self.running):
             self.interrupt(command)
-        assert self.idle_files() == [], "files that nothing has run"
+        assert self.idle_files() == [], "files that no command has run"
 
     def remark(self, remark: Remark) -> None:
         if remark.word == "Ctrl-C":
@@ -161,7 +154,7 @@ class Reader:
     def block(self, block: Block) -> None:
         text = self.filled(block.text)
         if block.language == "text" and not block.title:
-            assert self.printed is not None, "nothing has been run that could print this"
+            assert self.printed is not None, "no command before it could print this"
             self.printed(pattern(text))
             return
         check_block(block, self.folder)
@@ -192,7 +185,7 @@ class Reader:
     # --- programs ---
 
     def program(self, block: Block, text: str) -> None:
-        """Run a program until it has printed what follows; tests, to their end."""
+        """Run a program until it has printed the expected output. Run tests until they end."""
         file = self.folder / f"test_line_{block.line}.py"
         with server_for(text) as server:
             url = re.compile(r"wss://api\.example\.com/stream|https://api\.schematichq\.com")
@@ -218,7 +211,7 @@ class Reader:
                 stderr=stderr,
                 text=True,
             ) as process,
-            ExitStack() as if_it_hangs,  # Popen's own end waits for the program, without a limit
+            ExitStack() as if_it_hangs,  # Popen waits for the program without a limit
         ):
             if_it_hangs.callback(process.kill)
             assert process.stdout is not None
@@ -236,7 +229,7 @@ class Reader:
         self.printed = look_at(printed)
 
     def expected_after(self, file: Path) -> re.Pattern[str]:
-        """Return what the page says that this program prints; any line if it does not."""
+        """Return the pattern of the output of this program. Without one, any line matches."""
         blocks = [each for each in steps(self.page) if isinstance(each, Block)]
         line = int(file.stem.rpartition("_")[2])
         [number] = [n for n, each in enumerate(blocks) if each.line == line]
@@ -262,7 +255,7 @@ class Reader:
         self.printed = self.look_again(command) if ASKS.search(command) else look_at(printed)
 
     def look_again(self, command: str) -> Callable[[re.Pattern[str]], object]:
-        """Return what repeats a command until it prints what is looked for."""
+        """Return a function that repeats a command until it prints a pattern."""
 
         def look(expected: re.Pattern[str]) -> None:
             deadline = time.monotonic() + PATIENCE
@@ -272,9 +265,9 @@ class Reader:
         return look
 
     def command(self, command: str) -> str:
-        """Run a command to its end; return what it printed."""
+        """Run a command until it exits, and return its output."""
         words = shlex.split(command)
-        if words[0] == "make":  # of this checkout; what it would do
+        if words[0] == "make":  # it only prints the commands
             return str(subprocess.check_output([*words, "-n"], cwd=ROOT, text=True))
         if words[:2] == ["pip", "install"]:
             return installable(words[2:])
@@ -311,12 +304,12 @@ class Reader:
         return Running(["sh", "-c", whole], self.folder, self.environment())
 
     def interrupt(self, command: str) -> None:
-        """Press Ctrl-C in the terminal of a command; it must end well."""
+        """Press Ctrl-C in the terminal of a command, and assert its exit code."""
         command = self.filled(command)
         [found] = [each for each in self.running if each[0] == command]
         os.killpg(found[1].process.pid, signal.SIGINT)
         code = found[1].exit_code()
-        # Celery's own: 1 after Ctrl-C, with or without a stream.
+        # Celery exits with 1 after Ctrl-C, with or without a stream.
         good = (0, 1) if command.startswith("celery ") else (0,)
         assert code in good, f"{command} ended with {code}:\n{found[1].output}"
         self.running.remove(found)
@@ -328,10 +321,10 @@ class Reader:
         return text
 
     def environment(self) -> dict[str, str]:
-        """Return a newcomer's: this Python first on the path, a home of their own."""
+        """Return the environment of a new user, with this Python first in PATH."""
         ours = ("PYTEST_", "DJANGO_", "FLASK_", "CELERY_", "DATASTREAM", "GUNICORN_")
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
-        inherited.pop("PYTHONDONTWRITEBYTECODE", None)  # what was loaded is seen by its bytecode
+        inherited.pop("PYTHONDONTWRITEBYTECODE", None)  # the bytecode shows which files were loaded
         return inherited | {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": "" if is_wheel() else str(ROOT),
@@ -343,21 +336,15 @@ class Reader:
 
 
 def is_wheel() -> bool:
-    """Tell whether a wheel is installed, which is tried as it is; else it is this checkout."""
+    """Return whether a wheel is installed. Otherwise the pages use this checkout."""
     for installed in importlib.metadata.distributions(name="datastream-ws"):
         origin = json.loads(installed.read_text("direct_url.json") or "{}")
         return not origin.get("dir_info", {}).get("editable", False)
     return False
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
-
-
 def lines_of(text: str) -> list[str]:
-    """Return the commands, those that go on in the next line put together."""
+    """Return the commands. Lines that end with a backslash are joined."""
     return text.replace("\\\n", " ").strip().split("\n")
 
 
@@ -366,12 +353,12 @@ def without_comment(command: str) -> str:
 
 
 def without_variables(command: str) -> str:
-    """Return the command without the ``NAME=value`` before it."""
+    """Return the command without preceding ``NAME=value``."""
     return re.sub(r"^(\w+=\S+\s+)+", "", command)
 
 
 def pattern(text: str) -> re.Pattern[str]:
-    """Return the regular expression of these lines, one after the other, ``…`` being anything."""
+    """Return a pattern for these lines in order. ``…`` matches any text."""
     lines = (re.escape(line.strip()).replace("…", "[^\n]*?") for line in text.strip().split("\n"))
     return re.compile(".*?".join(lines), re.DOTALL)
 
@@ -388,7 +375,7 @@ def look_in(running: Running) -> Callable[[re.Pattern[str]], object]:
 
 
 def installable(words: list[str]) -> str:
-    """Check that what pip is told to install is ours, with extras that exist, or well known."""
+    """Assert that pip would install this package with existing extras, or another package."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     known = set(project["optional-dependencies"])
     for word in words:
@@ -400,7 +387,7 @@ def installable(words: list[str]) -> str:
 
 
 def fetched(url: str) -> str:
-    """Return what is at a URL, once a server answers there."""
+    """Return the content of a URL once a server responds."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:

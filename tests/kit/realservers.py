@@ -1,6 +1,9 @@
 """
-Servers of other projects, as processes on free ports. ``kit/otherservers`` documents the requests
-that all of them accept.
+Servers of other projects, as processes on free ports.
+
+``kit/otherservers`` documents the orders that all of them accept.
+
+::
 
     with RealServer("aiohttp", folder) as server:
         client = Client(server.url)
@@ -52,22 +55,22 @@ REGISTRY_SECONDS = 8
 
 
 def package(name: str) -> None:
-    """Skip, or fail when CI is set, where a Python package is not installed."""
+    """Skip the test if a Python package is not installed, or fail it if CI is set."""
     if importlib.util.find_spec(name) is None:
         missing(f"no {name} in this environment: pip install {name}")
 
 
 def ws_library(config: pytest.Config, folder: Path) -> Path:
-    """Return the folder of Node's ``ws``, installed if it is not there yet; *folder*: no cache."""
+    """Return the folder of Node's ``ws``. *folder* is used if pytest has no cache."""
     return node_packages(config, "ws", folder, [WS]) / "node_modules" / "ws"
 
 
 def node_packages(config: pytest.Config, name: str, folder: Path, packages: Sequence[str]) -> Path:
-    """Return a folder whose ``node_modules`` has *packages*; *folder*: when there is no cache."""
+    """Install *packages*, and return the folder. *folder* is used if pytest has no cache."""
     npm = needed("npm", "npm")
-    cache = getattr(config, "cache", None)  # there is none with -p no:cacheprovider
+    cache = getattr(config, "cache", None)  # missing with -p no:cacheprovider
     folder = cache.mkdir(name) if cache is not None else folder
-    with (folder / "lock").open("w") as lock:  # other workers of this session want it, too
+    with (folder / "lock").open("w") as lock:  # other workers of this session may install them, too
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = folder / "installed"
         if not done.exists():
@@ -79,9 +82,9 @@ def node_packages(config: pytest.Config, name: str, folder: Path, packages: Sequ
 
 def expect_registry(npm: str, folder: Path) -> None:
     """
-    Skip the test when npm's registry does not respond; each test run asks once, for 8 seconds.
+    Skip the test if npm's registry does not respond within 8 seconds, once for each test run.
 
-    CI does not ask: there npm's own retries decide, and what it cannot install fails the test.
+    With CI set this has no effect, because a package that npm can't install then fails the test.
     """
     if os.environ.get("CI"):
         return
@@ -96,7 +99,7 @@ def expect_registry(npm: str, folder: Path) -> None:
 
 def registry_responds(npm: str) -> bool:
     command = [npm, "view", WS, "version", "--fetch-retries=0", "--prefer-online"]
-    # npm starts processes of its own: with a time limit all of them have to end.
+    # npm starts more processes, which the time limit must end, too.
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     ) as asking:
@@ -108,7 +111,7 @@ def registry_responds(npm: str) -> bool:
 
 
 def install(command: list[str], packages: Sequence[str]) -> None:
-    """Have npm install *packages*; skipped when it cannot."""
+    """Install *packages* with npm. If that fails, the test is skipped, or fails if CI is set."""
     command = [*command, "--no-audit", "--no-fund", "--ignore-scripts", *packages]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=100)
@@ -120,15 +123,16 @@ def install(command: list[str], packages: Sequence[str]) -> None:
 
 class RealServer:
     """
-    One server; ``with`` starts and ends it.
+    A server, which ``with`` starts and ends.
 
     Args:
         name: One of SERVERS.
-        folder: For its output.
-        library: Of Node's ``ws``, for that one.
-        ping: Seconds between the pings of ``ws``; who does not answer is cut off.
-        prefix: A command that runs it, as ``ip netns exec …``.
-        host: Where it listens, for those in Python.
+        folder: The folder for its output.
+        library: The folder of Node's ``ws``, for that server.
+        ping: Seconds between the pings of ``ws``, which ends connections without a pong. ``None``
+            disables pings.
+        prefix: A command that runs it, such as ``ip netns exec …``.
+        host: The address of a server in Python.
 
     """
 
@@ -162,7 +166,7 @@ class RealServer:
         self.process.__exit__(None, None, None)
 
     def start(self) -> None:
-        """Start it, again on the same port."""
+        """Start the server. A second start uses the same port."""
         command = [*self._prefix, *self._command()]
         environment = {**os.environ, "HOST": self._host}
         self.process = Process(command, TESTS, environment, self._log, stdin=True)
@@ -181,23 +185,24 @@ class RealServer:
         return [*command, *([protocol] if protocol else [])]
 
     def kill(self) -> None:
-        """SIGKILL: the system ends its connections."""
+        """Send SIGKILL, so that the system ends the connections."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         self.process.__exit__(None, None, None)
 
     def closed(self, code: int) -> int:
-        """Return how many connections it has seen end with *code*."""
+        """Return the number of connections that ended with *code*."""
         return self.process.output.count(f"closed {code}\n")
 
 
 class Nginx:
     """
-    nginx in front of *upstream*, a port; ``with`` starts and ends it.
+    nginx as a proxy, which ``with`` starts and ends.
 
     Args:
-        folder: An empty one.
-        idle: Seconds without a byte from upstream after which it ends a connection.
+        folder: An empty folder.
+        upstream: The port of the server behind it.
+        idle: Seconds without data from the server after which it ends a connection.
 
     """
 
@@ -208,7 +213,7 @@ class Nginx:
         self.set(upstream, idle=idle)
 
     def set(self, upstream: int, *, idle: float = 60.0) -> None:
-        """Write another configuration; see :meth:`reload`."""
+        """Write another configuration, which :meth:`reload` applies."""
         (self._folder / "nginx.conf").write_text(
             CONFIGURATION.format(port=self.port, upstream=upstream, idle=int(idle * 1000))
         )
@@ -227,7 +232,7 @@ class Nginx:
         self.process.__exit__(None, None, None)
 
     def reload(self) -> None:
-        """New workers take over; the old ones end their connections within a second."""
+        """Start new workers. The old ones end their connections within a second."""
         before = self.process.output.count("start worker process ")
         self.process.send_signal(signal.SIGHUP)
         self.process.wait_output("start worker process ", before + 1)

@@ -1,10 +1,12 @@
 """
 Run the programs in docs/recipes/ for their tests.
 
+::
+
     with Recipe("graphql", {"wss://api.example.com/graphql": proxy.url}) as recipe:
         ...
         for number in recipe.connections(proxy.sever, server.kill):
-            ...                                # ready, for the first time and after each loss
+            ...                                # ready at the start, and after each loss
         assert recipe.printed.all == [...]
 
 The code is that of the page, except for the addresses and the delays between attempts.
@@ -38,7 +40,7 @@ MOST_LINES = 40
 
 
 def code_of(page: Path) -> Block:
-    """Return the one program of a page; files with a title belong to a server to try it with."""
+    """Return the only program of a page. Files with a title belong to a server."""
     found = [each for each in steps(str(page.relative_to(ROOT))) if isinstance(each, Block)]
     [program] = [each for each in found if each.language == "python" and not each.title]
     return program
@@ -56,15 +58,17 @@ def file_of(name: str, title: str) -> str:
 
 class Recipe:
     """
-    The program of ``docs/recipes/NAME.md``; ``with`` starts its client and waits until it is ready.
+    The program of a recipe. ``with`` starts its client, and waits until it is ready.
 
     Args:
-        name: Of the page.
-        fill: Text that is replaced in the program, and by what.
-        options: What the client's options are replaced by, besides FAST.
+        name: The name of the page in ``docs/recipes``.
+        fill: The texts to replace in the program, and their replacements.
+        options: Options that replace those of the client, in addition to FAST.
 
     Attributes:
         printed: The lines that the program has printed.
+        module: The program as a module.
+        client: The client of the program.
 
     """
 
@@ -79,7 +83,7 @@ class Recipe:
         vars(self.module)["print"] = lambda *words: self.printed(" ".join(map(str, words)))
         exec(compile(code, str(program), "exec"), vars(self.module))  # noqa: S102  # our own page
         self.client: Client = self.module.client
-        inside = getattr(self.client, "aio", self.client)  # of an AsyncClient: itself
+        inside = getattr(self.client, "aio", self.client)  # an AsyncClient has no aio
         inside.options = self.client.options.replace(**FAST | options)
 
     def __enter__(self) -> Self:
@@ -91,14 +95,14 @@ class Recipe:
         self.client.close()
 
     def failure(self) -> BaseException:
-        """Start the client instead of ``with``, and return what it fails with."""
+        """Start the client, and return the error with which it fails."""
         with self.client:
             eventually(lambda: self.client.state is State.FAILED)
             assert self.client.error is not None
             return self.client.error
 
     def connections(self, *lose: Callable[[], object]) -> Iterator[int]:
-        """Yield 1, then 2, 3, … after each of these losses; the client is ready again each time."""
+        """Yield 1, and the next number after each loss, when the client is ready again."""
         yield 1
         for number, each in enumerate(lose, 2):
             self.after(each)
@@ -112,8 +116,8 @@ class Recipe:
 
 
 def kill(server: StreamServer) -> None:
-    """End the server as SIGKILL would, and start it again on the same port."""
-    server.mute()  # no handshake is answered between these two
+    """End the server like SIGKILL, and start it again on the same port."""
+    server.mute()  # no handshake gets a response between the next two calls
     server.abort()
     server.stop()
     server.unmute()
@@ -122,7 +126,7 @@ def kill(server: StreamServer) -> None:
 
 @contextmanager
 def answering(answer: Callable[[str, Message], Any]) -> Iterator[str]:
-    """Serve JSON over HTTP, what *answer* makes of path and headers; yields the URL."""
+    """Serve the JSON that *answer* returns for a path and headers, and yield the URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -147,15 +151,17 @@ def answering(answer: Callable[[str, Message], Any]) -> Iterator[str]:
 
 class Served:
     """
-    A server as a process on a free port; ``with`` starts and ends it.
+    A server as a process on a free port, which ``with`` starts and ends.
 
     Args:
-        command: How it is started, given the port.
-        ready: What it prints once it listens.
-        environment: Variables beside those of the tests.
+        command: A function that returns the command for a port.
+        ready: The text that the server prints when it listens.
+        folder: The working folder, and the folder for its output.
+        environment: More variables. ``None`` adds none.
 
     Attributes:
-        ends_with_stdin: It ends when the tests do, even if they are killed.
+        ends_with_stdin: Whether the server exits when its stdin is closed, so that it doesn't
+            outlive a killed test.
 
     """
 
@@ -183,7 +189,7 @@ class Served:
         self.process.__exit__(None, None, None)
 
     def start(self) -> None:
-        """Start it, again on the same port, with a log of its own."""
+        """Start the server on the same port, with a new log."""
         self._starts += 1
         log = self._folder / f"server-{self._starts}.log"
         self.process = Process(
@@ -192,7 +198,7 @@ class Served:
         self.process.wait_output(self._ready)
 
     def kill(self) -> None:
-        """SIGKILL, and start it again."""
+        """Send SIGKILL, and start the server again."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         self.process.__exit__(None, None, None)
@@ -200,9 +206,9 @@ class Served:
 
     @property
     def said(self) -> list[str]:
-        """The lines it has printed since it was last started."""
+        """The lines that the server has printed since its last start."""
         return self.log(self._starts)
 
     def log(self, start: int) -> list[str]:
-        """Return the lines it has printed after that start, the first being 1."""
+        """Return the lines that the server has printed after this start, counted from 1."""
         return (self._folder / f"server-{start}.log").read_text().splitlines()

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from .http import free_port
 from .services import needed
 
 __all__ = ["PrivateRedis"]
@@ -16,21 +17,20 @@ __all__ = ["PrivateRedis"]
 
 class PrivateRedis:
     """
-    A ``redis-server`` process on a free port, keeping nothing on disk; ``with`` runs it.
+    A ``redis-server`` process on a free port, which stores nothing on disk. ``with`` runs it.
 
-    Without such a program the test is skipped, or fails when CI is set.
+    Without the program, the test is skipped, or fails if CI is set.
 
     Args:
-        folder: Its own.
-        password: What it wants to be told; empty: nothing.
+        folder: A folder of this server.
+        password: The password of clients. An empty string means none.
 
     """
 
     def __init__(self, folder: Path, password: str = "") -> None:
         self._folder = folder
         self._password = password
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
 
     @property
     def url(self) -> str:

@@ -16,7 +16,7 @@ from .wire import Wire
 
 __all__ = ["LIMIT", "Meaning", "check", "meaning", "read", "reads"]
 
-LIMIT = 300  # max_size here: small enough to be met by chance
+LIMIT = 300  # max_size, so small that random messages exceed it
 DEFLATE = ["Sec-WebSocket-Extensions: permessage-deflate"]
 MOST_FRAGMENTS = 4096
 TAIL = b"\x00\x00\xff\xff"
@@ -25,12 +25,14 @@ TAIL = b"\x00\x00\xff\xff"
 @dataclass
 class Meaning:
     """
+    The meaning of the bytes of a connection.
+
     Attributes:
-        messages: The whole ones before the end.
-        closed: Code and reason of the close frame that ended it.
-        faults: The codes to close with, any of them, after what broke the rules.
-        pings: Payloads, in order, up to the end.
-        unfinished: It ended within a message; whether that was good is for nobody to say.
+        messages: The complete messages before the end.
+        closed: The code and reason of the close frame. ``None`` without one.
+        faults: The acceptable close codes after a violation of the protocol.
+        pings: The payloads of the pings, in order.
+        unfinished: Whether the end is within a message, which may be valid or not.
 
     """
 
@@ -42,11 +44,13 @@ class Meaning:
 
 
 class Fault(Exception):
-    """The peer broke the rules; its arguments are the codes to close with, if they are sure."""
+    """A violation of the protocol. Its arguments are the acceptable close codes, if known."""
 
 
 @dataclass
 class Frame:
+    """A frame without its header."""
+
     fin: bool
     rsv: int
     opcode: int
@@ -54,7 +58,7 @@ class Frame:
 
 
 def meaning(data: bytes, limit: int, *, deflate: bool = False) -> Meaning:
-    """Return what *data*, behind the handshake, says to a client with ``max_size=limit``."""
+    """Return the meaning of *data* after the handshake, with *limit* as ``max_size``."""
     found = Meaning()
     reader = Reader(data, limit, found, deflate)
     try:
@@ -67,6 +71,8 @@ def meaning(data: bytes, limit: int, *, deflate: bool = False) -> Meaning:
 
 
 class Reader:
+    """A reader of frames, which writes their meaning into *found*."""
+
     def __init__(self, data: bytes, limit: int, found: Meaning, deflate: bool) -> None:
         self._data = data
         self._limit = limit
@@ -79,7 +85,7 @@ class Reader:
         return bool(self._fragments)
 
     def take_frame(self) -> bool:
-        """Read one frame; False when there is no other, or nothing counts any more."""
+        """Read a frame. Return ``False`` after the last one, and after a close frame."""
         frame = self._frame()
         if frame is None:
             return False
@@ -111,7 +117,7 @@ class Reader:
             size = int.from_bytes(self._data[2:start], "big")
             if size > self._limit:
                 wrong.add(1009)
-        if wrong:  # to be noticed when the frame is whole, at the latest; a size at once
+        if wrong:  # the engine may report it early, and a size immediately
             whole = len(self._data) >= start + size
             raise Fault(*wrong) if whole or 1009 in wrong else Fault
         if len(self._data) < start + size:
@@ -139,7 +145,7 @@ class Reader:
         self._found.messages.append(payload if first.opcode == BINARY else self._text(payload))
 
     def _inflate(self, data: bytes) -> bytes:
-        """Go on with a new window after each final block."""
+        """Inflate *data*, with a new window after each final block."""
         inflated = b""
         while True:
             assert self._inflater is not None
@@ -157,7 +163,7 @@ class Reader:
         code = int.from_bytes(payload[:2], "big")
         known = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}
         if len(payload) == 1 or code not in known:
-            raise Fault(1002, 1007)  # the reason may be wrong, too
+            raise Fault(1002, 1007)  # the reason may also be invalid
         return code, self._text(payload[2:])
 
     def _text(self, data: bytes) -> str:
@@ -167,11 +173,11 @@ class Reader:
             raise Fault(1007) from None
 
 
-# --- and the engine beside it -----------------------------------------------------------------
+# --- the engine for comparison -----------------------------------------------------------------
 
 
 def reads(data: bytes, cuts: Sequence[int]) -> list[bytes]:
-    """Cut *data* after these many bytes, again and again."""
+    """Cut *data* into parts of these sizes, which repeat."""
     parts, sizes = [], itertools.cycle(cuts or [len(data) or 1])
     while data:
         size = next(sizes)
@@ -181,7 +187,7 @@ def reads(data: bytes, cuts: Sequence[int]) -> list[bytes]:
 
 
 def read(parts: Sequence[bytes], *, deflate: bool = False) -> Wire:
-    """Return the wire after these reads, the first in the segment of the handshake, and FIN."""
+    """Return a wire after these reads and FIN. The first read includes the handshake."""
     with Wire(max_size=LIMIT) as wire:
         first, *others = [*parts, b""]
         wire.open(first, headers=DEFLATE if deflate else ())
@@ -191,7 +197,7 @@ def read(parts: Sequence[bytes], *, deflate: bool = False) -> Wire:
 
 
 def check(wire: Wire, expected: Meaning) -> None:
-    """Assert that the engine understood the same."""
+    """Assert that the engine found the same meaning."""
     ended = wire.end_seen
     assert ended is not None
     assert wire.messages == expected.messages
@@ -204,4 +210,4 @@ def check(wire: Wire, expected: Meaning) -> None:
         assert ended.peer_fault
         assert ended.code in expected.faults
     else:
-        assert ended.code == 1006 or ended.peer_fault  # broken before the frame was whole
+        assert ended.code == 1006 or ended.peer_fault  # ended within a frame

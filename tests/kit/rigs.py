@@ -40,7 +40,7 @@ BOTH = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 
 
 class Stream:
-    """A dispatcher with an inbox before it, and nothing behind."""
+    """A dispatcher with an inbox, without a connection."""
 
     def __init__(self, **options: Any) -> None:
         self.options = ClientOptions("ws://localhost", **options)
@@ -68,7 +68,7 @@ class Stream:
         self.rooms += 1
 
     def put(self, *routes: str, wake: bool = True) -> None:
-        """Receive messages of these routes."""
+        """Put messages with these routes into the inbox."""
         codec: Any = self.options.codec
         origin = Origin("default", 1, 1, codec, self.options.route)
         made = []
@@ -85,7 +85,7 @@ class Stream:
         return self.inbox.counts()
 
     def handler(self, *, name: str = "handler", is_async: bool = False, **when: Any) -> None:
-        """Register a handler that writes the routes it is given into the log."""
+        """Register a handler that appends the route of each message to the log."""
 
         def plain(message: Message) -> None:
             self.log.append(message.route)
@@ -101,7 +101,7 @@ class Stream:
 
     @property
     def errors(self) -> list[str]:
-        """The causes of what was reported, by type."""
+        """The types of the causes of the reported errors."""
         return [type(error.__cause__).__name__ for error in self.reported]
 
 
@@ -121,7 +121,7 @@ async def until(fact: Callable[[], Any]) -> None:
 
 
 class FakeConnection:
-    """What an intake asks of a connection."""
+    """The part of a connection that an intake uses."""
 
     def __init__(self) -> None:
         self.reading = True
@@ -189,7 +189,7 @@ class Rig:
         self.intake.take(list(payloads), sum(map(len, payloads)))
 
     def handle(self, most: int = 10**6) -> list[Any]:
-        """As a worker does; return what was handled."""
+        """Handle at most *most* messages, and return them."""
         found: list[Any] = []
         while len(found) < most and (message := self.inbox.pop()) is not None:
             found.append((message.seq, message.data))
@@ -203,7 +203,7 @@ class Lost(Exception):
 
 
 def noted(log: list[Any], name: str) -> Callable[[], Any]:
-    """Return the factory of a context that writes into the log."""
+    """Return a factory of contexts that append their start and end to the log."""
 
     @contextmanager
     def context() -> Iterator[None]:

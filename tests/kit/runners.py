@@ -1,5 +1,7 @@
 """
-The processes that streams run in: ``manage.py run_datastream``, ``flask datastream run``, a worker.
+Processes that run streams: ``manage.py run_datastream``, ``flask datastream run`` and a worker.
+
+::
 
     ended = run(DjangoRunner, tmp_path, stages)
     assert ended.code == 0
@@ -27,12 +29,12 @@ __all__ = ["RUNNERS", "Ended", "Runner", "run", "settings_of"]
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
 
-Settings = Mapping[str, Mapping[str, Any]]  # name of a stream -> its settings, as users write them
+Settings = Mapping[str, Mapping[str, Any]]  # the settings of each stream, by its name
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: exit code, all it printed, and how long it took once told to stop."""
+    """The exit code and the output of a process, and the seconds of its shutdown."""
 
     code: int
     output: str
@@ -40,9 +42,9 @@ class Ended:
 
 
 class Runner(Protocol):
-    """A process that is about to run streams; ``with`` starts it, and kills what is left of it."""
+    """A process that runs streams. ``with`` starts and kills it."""
 
-    fatal_delay: float | None  # what a stream has here unless its settings say otherwise
+    fatal_delay: float | None  # the default of this option in the process
 
     def __init__(self, folder: Path, settings: Settings, facts: Path, **config: Any) -> None: ...
     def __enter__(self) -> Self: ...
@@ -85,7 +87,7 @@ say = writer(os.environ["FACTS"])
 
 
 class DjangoRunner:
-    """``manage.py run_datastream`` in a project without any table."""
+    """``manage.py run_datastream`` in a project whose database has no tables."""
 
     fatal_delay: float | None = None
     MODULE = (
@@ -167,7 +169,7 @@ for name in given:
 
 
 class CeleryRunner:
-    """A worker with ``--datastream``; its broker is in its own memory."""
+    """A worker with ``--datastream``, whose broker is in its own memory."""
 
     fatal_delay: float | None = 300.0
     MODULE = (
@@ -233,11 +235,15 @@ def run(
     **more: Any,
 ) -> Ended:
     """
-    Play all *stages*, which have not begun, to streams of one process.
+    Run all *stages*, which have not started, with the streams of one process.
 
     Args:
-        terminate: SIGTERM once all are over; else it ends by itself.
-        more: Further settings of every stream; ``config``: of the runner.
+        runner: The kind of process.
+        folder: The folder of its project.
+        stages: The stages, by the name of the stream.
+        terminate: Whether to send SIGTERM when all stages are over. Otherwise the process must
+            end without it.
+        more: More settings of every stream. ``config`` contains options of the runner.
 
     """
     facts = Facts(folder / "facts.jsonl", stages)
@@ -258,7 +264,7 @@ def run(
 
 
 class Facts:
-    """The file that witnesses write, read as it grows; each fact goes to its stage."""
+    """The file to which witnesses write facts. Reading it passes each fact to its stage."""
 
     def __init__(self, path: Path, stages: Mapping[str, Stage]) -> None:
         self.path = path

@@ -47,25 +47,27 @@ DEFAULTS: Mapping[str, Any] = {
 @dataclass(frozen=True)
 class Scenario:
     """
-    One row.
+    A row of the table.
 
     Attributes:
-        name: Its id; a stream is called so.
-        faults: Ids of kit/faultbook.py.
-        scripts: The n-th connection follows the n-th; the last one repeats.
-        options: Of the client, over DEFAULTS.
-        away: So many dials are refused before somebody listens.
-        ready_fails: So many calls of ``on_ready`` raise.
-        handled: The messages that handlers finished, all of them, in order.
-        failed: How many messages failed.
-        connections: How many came, least and most.
-        seconds: Look for so long; ``None``: until everything expected has come.
-        ends: Codes that ``on_disconnect`` told before the client was stopped.
-        answers: Close codes the server was sent, one for each connection that sent any.
-        error: What the first error told is: its type, and a text in it.
-        waits: Bounds of the first delays told, in seconds.
-        given_up: The time limit after which the first connection is, in seconds.
-        is_fatal: Coming back is of no use: FAILED, or the pace of ``fatal_delay``.
+        name: The name of the scenario, which is also that of the stream.
+        faults: Ids in kit/faultbook.py.
+        scripts: The script of each connection. The last one repeats.
+        options: Options of the client, in addition to DEFAULTS.
+        away: The number of attempts that are refused before the server listens.
+        ready_fails: The number of calls of ``on_ready`` that raise an exception.
+        handled: The messages that were handled, in order.
+        failed: The number of messages that failed.
+        connections: The least and the most connections.
+        seconds: The duration of the scenario. ``None`` ends it when all results are there.
+        ends: The close codes in ``on_disconnect`` before the client was stopped. ``None`` accepts
+            any.
+        answers: The close codes that the server received, in order. ``None`` accepts any.
+        error: The type of the first reported error, and a part of its text. ``None`` accepts any.
+        waits: The bounds of the first reported delays, in seconds.
+        given_up: The seconds after which the client ends the first connection. ``None`` accepts
+            any.
+        is_fatal: Whether the error is fatal, which means FAILED, or waiting for ``fatal_delay``.
 
     """
 
@@ -88,7 +90,7 @@ class Scenario:
 
     @property
     def client_options(self) -> dict[str, Any]:
-        """The client's options; as JSON writes them, so that any runner's settings can."""
+        """The client's options, with values that JSON has."""
         return {**DEFAULTS, **self.options}
 
 
@@ -97,24 +99,24 @@ def texts(*words: str) -> list[Any]:
 
 
 def stay(*words: str) -> Script:
-    """Accept, send *words*, and be decent from then on."""
+    """Return a script that accepts, sends *words* and then behaves correctly."""
     return [Upgrade(), *texts(*words), Converse()]
 
 
 def refused(name: str, fault: str, answer: Script, **expected: Any) -> Scenario:
-    """An answer that may change: tried again, at once accepted."""
+    """Return a scenario in which the client retries after *answer* and is accepted."""
     given = {"handled": ("good",), "error": ("", ""), **expected}
     return Scenario(name, (fault,), (answer, stay("good")), **given)
 
 
 def final(name: str, fault: str, answer: Script, error: tuple[str, str], **more: Any) -> Scenario:
-    """An answer after which another attempt is of no use."""
+    """Return a scenario in which *answer* is a fatal error."""
     scripts = (answer, stay("never"))
     return Scenario(name, (fault,), scripts, connections=(1, 1), error=error, is_fatal=True, **more)
 
 
 def broken(name: str, fault: str, code: int, *frames: Any, **more: Any) -> Scenario:
-    """Frames that break the protocol, after a good one: we close with *code*, and come back."""
+    """Return a scenario in which the client closes with *code* because of invalid *frames*."""
     bad = [Upgrade(), Frame(TEXT, "good"), *frames, ExpectFrame(CLOSE), Drain()]
     given: dict[str, Any] = {"options": {"close_timeout": 0.3}, "answers": (code, 1000), **more}
     return Scenario(
@@ -123,24 +125,24 @@ def broken(name: str, fault: str, code: int, *frames: Any, **more: Any) -> Scena
 
 
 def ended(name: str, fault: str, code: int, *steps: Any, **more: Any) -> Scenario:
-    """A connection that ends after two messages; the next one goes on."""
+    """Return a scenario in which a connection ends after two messages, and the next follows."""
     scripts = ([Upgrade(), *texts("one", "two"), *steps], stay("three"))
     given: dict[str, Any] = {"handled": ("one", "two", "three"), "ends": (code,), **more}
     return Scenario(name, (fault,), scripts, **given)
 
 
 SLOW_DELAYS = {"min_reconnect_delay": 1.0, "max_reconnect_delay": 30.0}
-# A thirtieth of the default delays: what must hold for 30 s is seen in one.
+# A thirtieth of the default delays, so that one second shows what happens in 30.
 THIRTIETH = {"min_reconnect_delay": 1 / 30, "max_reconnect_delay": 1.0, "stable_after": 1 / 3}
 DEFLATE = Upgrade(["Sec-WebSocket-Extensions: permessage-deflate"])
 TEN = tuple(str(n) for n in range(10))
-LIMIT = 1.0  # seconds that a test's client has patience
-# Several pings fit into it: on a busy machine a decent server is late with one.
+LIMIT = 1.0  # seconds of pong_timeout
+# Several pings fit into the limit, because a busy server may be late with one.
 IMPATIENT = {"pong_timeout": LIMIT, "ping_interval": 0.2, "close_timeout": 0.3}
 
 
 def bomb() -> Frame:
-    """200 MB in 200 kB: a block that unpacks to 1 MB, and depends on none before it, 200 times."""
+    """Return 200 MB in 200 kB, as 200 independent blocks that each inflate to 1 MB."""
     engine = zlib.compressobj(9, zlib.DEFLATED, -15)
     block = engine.compress(bytes(2**20)) + engine.flush(zlib.Z_FULL_FLUSH)
     return Frame(BINARY, (block * 200)[:-4], rsv=4)
@@ -230,7 +232,7 @@ _ROWS = [
         "close-1013", ("55",), ([Upgrade(), Close(1013)], stay("never")), options=SLOW_DELAYS,
         connections=(1, 1), ends=(1013,), waits=((10.0, 30.0),),
     ),
-    # Before the client is ready: later, the first one is taken for a restart.
+    # Before the client is ready, because the first one after that counts as a restart.
     final(
         "close-4001", "56",
         [Upgrade(then=Close(4001, "gone").data), Drain()], ("StreamClosedError", "gone"),

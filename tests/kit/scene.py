@@ -1,6 +1,8 @@
 """
 A client without a network, in virtual time.
 
+::
+
     async def scene(stream: Stream) -> None:
         await stream.start()
         stream.engine.deliver("hello")
@@ -32,8 +34,12 @@ class Stream:
     """
     The client of a scene, and its world.
 
+    Args:
+        url: The option ``url``.
+        options: More options of the client, in addition to FAST.
+
     Attributes:
-        messages: What :meth:`handle` was given.
+        messages: The messages that :meth:`handle` was called with.
 
     """
 
@@ -43,7 +49,7 @@ class Stream:
         self.client = AsyncClient(url, **{**FAST, **options})
 
     def handle(self, message: Message) -> None:
-        """Keep a message; a handler, for who needs one."""
+        """Keep a message. A scene can register it as a handler."""
         self.messages.append(message)
 
     async def start(self, seconds: float = 5.0) -> None:
@@ -55,17 +61,17 @@ class Stream:
 
     @property
     def engine(self) -> FakeEngine:
-        """The latest one."""
+        """The engine of the latest connection."""
         return self.world.engines[-1]
 
     async def receive(self, *data: str) -> None:
-        """Have messages arrive, and let them be handled."""
+        """Let messages arrive, and wait until they are handled."""
         self.engine.deliver(*data)
         await asyncio.sleep(0.1)
 
 
 def play(scene: Callable[[Stream], Awaitable[None]], *url: Any, **options: Any) -> None:
-    """Run *scene* with a client that has these options; hours take no time."""
+    """Run *scene* with a client that has these options. Waiting takes no real time."""
 
     async def stage(patch: pytest.MonkeyPatch) -> None:
         stream = Stream(*url, **options)

@@ -4,6 +4,8 @@ The pictures in docs/images: ``python -m tests.kit.screenshots``.
 It runs the demo for two minutes, and then takes the pages of the shop and of the admin. It invents
 the history of the hour before the demo, so that the chart is full.
 
+::
+
     python -m tests.kit.screenshots FOLDER    # also narrow and dark, to look at
 """
 
@@ -25,7 +27,7 @@ from kit.seen import eventually
 
 IMAGES = ROOT / "docs" / "images"
 SECONDS = 125  # the shop's chart shows two minutes
-SETTLE = 2.0  # for a page to follow
+SETTLE = 2.0  # seconds for a page to update
 LARGEST = 150_000  # bytes
 ADMIN = "admin/datastream/"
 PAGES = {
@@ -41,7 +43,7 @@ ROW = "INSERT INTO datastream_streamminute VALUES (?, ?, 1, ?, ?, 0, ?, ?, ?, ?)
 
 
 def an_hour_before(folder: Path) -> None:
-    """Write the minutes of an hour that nobody has waited for."""
+    """Write the history of the hour before the demo."""
     [path] = folder.rglob("shop.sqlite3")
     chance, now = random.Random(3), int(time.time() // 60)
     with sqlite3.connect(path, timeout=60) as database:

@@ -1,6 +1,8 @@
 """
 Record the calls of handlers and hooks, so that a test can wait for them.
 
+::
+
     states = Seen[StateEvent]()
     client.on_state(states)
     states.wait_for(lambda event: event.state is State.READY)
@@ -17,7 +19,7 @@ __all__ = ["FAST", "Seen", "eventually"]
 
 T = TypeVar("T")
 
-# Options of a client that comes back at once, for ever, and asks no proxy.
+# Options of a client that reconnects fast, without a limit and without a proxy.
 FAST: dict[str, Any] = {
     "min_reconnect_delay": 0.02,
     "max_reconnect_delay": 0.1,
@@ -25,12 +27,11 @@ FAST: dict[str, Any] = {
     "proxy": None,
 }
 
-# Seconds after which something that should come at once has not come; the machine may be busy.
-PATIENCE = 30.0
+PATIENCE = 30.0  # seconds, because the machine may be busy
 
 
 class Seen(Generic[T]):
-    """A list that any thread adds to by calling it: a handler or a hook as it stands."""
+    """A list of the values with which it was called, as a handler or a hook. It's thread-safe."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -47,19 +48,19 @@ class Seen(Generic[T]):
 
     @property
     def all(self) -> list[T]:
-        """What came so far, in order; a copy."""
+        """A copy of the list of all values, in order."""
         with self._changed:
             return list(self._values)
 
     def wait(self, n: int = 1, timeout: float = PATIENCE) -> list[T]:
-        """Return all values once there are *n*; TimeoutError shows what came."""
+        """Return all values once there are *n*. TimeoutError shows the last ones."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._values) >= n, timeout):
                 raise TimeoutError(f"{len(self._values)} of {n} came: {self._values[-10:]}")
             return list(self._values)
 
     def wait_for(self, wanted: Callable[[T], Any], timeout: float = PATIENCE) -> T:
-        """Return the first value, past ones included, that is wanted."""
+        """Return the first value for which *wanted* is true, also if it is there already."""
         with self._changed:
             if not self._changed.wait_for(lambda: any(map(wanted, self._values)), timeout):
                 raise TimeoutError(f"not among {self._values[-10:]}")
@@ -67,7 +68,7 @@ class Seen(Generic[T]):
 
 
 def eventually(fact: Callable[[], Any], timeout: float = PATIENCE) -> Any:
-    """Return what ``fact()`` returns once that is true; for facts that no event announces."""
+    """Return the result of *fact* once it is true. Use it only if there is no event."""
     deadline = time.monotonic() + timeout
     while not (found := fact()):
         if time.monotonic() > deadline:

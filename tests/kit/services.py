@@ -14,6 +14,8 @@ import pytest
 
 
 class Service(NamedTuple):
+    """A service, with the variable that contains its URL."""
+
     variable: str
     default: str
     port: int
@@ -30,14 +32,14 @@ def url_of(name: str) -> str:
     """
     Return the URL of the service *name*, which accepts connections.
 
-    Where it does not, the test is skipped with the name of the service; with `CI` set it fails, so
-    that a green run there means that everything was tested.
+    Without the service, the test is skipped. With `CI` set it fails, so that a successful run has
+    tested everything.
     """
     service = SERVICES[name]
     url = os.environ.get(service.variable) or service.default
     parts = urlsplit(url)
     host, port = parts.hostname or "127.0.0.1", parts.port or service.port
-    if (error := refusal(url, host, port)) is not None:  # its text names no URL, with a password
+    if (error := refusal(url, host, port)) is not None:  # its text contains no password
         missing(f"no {name} at {host}:{port} ({error}); {service.variable} names another")
     return url
 
@@ -53,11 +55,12 @@ def refusal(url: str, host: str, port: int) -> OSError | None:
 
 def needed(program: str, debian: str, folders: Sequence[str] = ()) -> str:
     """
-    Return the path of a program; without it: skipped, or failed when CI is set.
+    Return the path of a program. Without it, the test is skipped, or fails if CI is set.
 
     Args:
-        debian: The package that has it.
-        folders: Where it may be besides those of PATH.
+        program: The name of the program.
+        debian: The package of Debian that contains it.
+        folders: More folders to search, besides PATH.
 
     """
     path = shutil.which(
@@ -67,7 +70,7 @@ def needed(program: str, debian: str, folders: Sequence[str] = ()) -> str:
 
 
 def missing(what: str) -> NoReturn:
-    """Skip the test because of *what*, or fail it when CI is set."""
+    """Skip the test with the reason *what*, or fail it if CI is set."""
     if os.environ.get("CI"):
         pytest.fail(what, pytrace=False)
     pytest.skip(what)

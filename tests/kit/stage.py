@@ -1,10 +1,12 @@
 """
 Run the server of a scenario, and verify what the client did in any process.
 
+::
+
     with Stage(SCENARIOS["reset"]) as stage:
-        ...                                   # a client at stage.url whose witness tells stage.say
+        ...                                   # start a client whose witness calls stage.say
         stage.wait()
-        ...                                   # the client is told to stop
+        ...                                   # stop the client
     stage.judge()
 """
 
@@ -22,12 +24,12 @@ from .scenarios import Scenario
 __all__ = ["Stage", "wait_for_all"]
 
 PATIENCE = 40.0
-STEP = 0.005  # between two looks
-SOONER = 0.005  # a timer may fire so many seconds before its time; clocks are read apart
+STEP = 0.005  # seconds between two checks
+SOONER = 0.005  # seconds by which a timer may fire early, because two clocks differ
 
 
 class Stage:
-    """One scenario: its server, and the facts told by its witness. ``with`` starts and stops it."""
+    """A running scenario, with its server and the facts of its witness."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
@@ -51,19 +53,19 @@ class Stage:
         return self.server.url
 
     def say(self, **fact: Any) -> None:
-        """Take a fact; from any thread."""
+        """Add a fact. You can call it from any thread."""
         with self._lock:
             self._facts.append(fact)
 
     def told(self, key: str) -> list[dict[str, Any]]:
-        """Return the facts that have *key*, in order."""
+        """Return the facts with *key*, in order."""
         with self._lock:
             return [fact for fact in self._facts if key in fact]
 
-    # --- how far it is ---
+    # --- progress ---
 
     def is_over(self) -> bool:
-        """Whether everything has come that is expected before the client is stopped."""
+        """Return whether there are all results that are expected before the client is stopped."""
         row = self.scenario
         if row.away and len(self._waits()) >= row.away:
             self.server.listen()
@@ -89,22 +91,22 @@ class Stage:
         return [fact["ended"] for fact in self.told("ended") if fact["will_retry"]]
 
     def _waits(self) -> list[dict[str, Any]]:
-        """The times when the client said that it waits, or that it waits for nothing any more."""
+        """Return the facts of the states WAITING and FAILED."""
         return [fact for fact in self.told("state") if fact["state"] in ("waiting", "failed")]
 
     def wait(self) -> None:
-        """Wait until it is over, as long as patience lasts; the judge will say what is missing."""
+        """Wait for the end of the scenario, at most 40 seconds. :meth:`judge` reports failures."""
         wait_for_all([self])
 
-    # --- the judge ---
+    # --- verification ---
 
     def judge(self, fatal_delay: float | None = None, late: float = 0.5) -> None:
         """
-        Assert that everything expected was seen, and nothing else; after the client has stopped.
+        Assert the results of the scenario. Call it after the client has stopped.
 
         Args:
-            fatal_delay: What the client was given.
-            late: Seconds over its time limit after which a connection is given up at last.
+            fatal_delay: The option of the client, or ``None``.
+            late: Seconds by which the client may end a connection too late.
 
         """
         row = self.scenario
@@ -146,7 +148,7 @@ class Stage:
         assert stats["waiting"] == stats["spooled"] == 0
 
     def _judge_waits(self, fatal_delay: float | None) -> None:
-        """Every told delay lies within its envelope, and the next connection comes no sooner."""
+        """Assert the bounds of each reported delay, and that no attempt begins before its end."""
         row = self.scenario
         waits = [fact for fact in self._waits() if fact["delay"] is not None]
         bounds = itertools.chain(row.waits, self._envelope(fatal_delay))
@@ -158,7 +160,7 @@ class Stage:
                 assert following - begun >= wait["delay"] - SOONER
 
     def _envelope(self, fatal_delay: float | None) -> Iterable[tuple[float, float]]:
-        """The bounds of each delay that the scenario says nothing of, from the first on."""
+        """Return the bounds of each delay after those in the scenario."""
         if self.scenario.is_fatal:
             pace = fatal_delay or 0.0
             return itertools.repeat((0.5 * pace, 1.5 * pace))
@@ -172,7 +174,7 @@ class Stage:
         if limit is not None:
             first = self.server.connections[0]
             assert first.ended_at is not None
-            # An attempt begins before its connection, silence with the end of the handshake.
+            # An attempt begins before its connection, and silence after the handshake.
             assert limit - 0.1 <= first.ended_at - first.opened_at <= limit + late
 
 
@@ -181,7 +183,7 @@ def wait_for_all(
     look: Callable[[], object] = lambda: None,
     patience: float = PATIENCE,
 ) -> None:
-    """Wait until all are over, at most *patience* seconds, calling *look* between two looks."""
+    """Wait at most *patience* seconds until all stages are over, and call *look* repeatedly."""
     left = list(stages)
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:

@@ -1,10 +1,12 @@
 """
 Clients in their own processes, which a test can kill, stop and observe.
 
+::
+
     with StreamProcess(server.url, log, spool=str(path), journal=True) as process:
         process.wait_handled(100)
         process.kill()
-    process.handled                     # what its handler was given, in order
+    process.handled                     # the messages of its handler, in order
 
 The handler writes a line to the log file for each message before it returns. A killed process has
 not handled the messages without a line, and may have handled a message that comes again later.
@@ -20,7 +22,7 @@ from typing import Any, NamedTuple
 
 from .children import Child
 
-STEP = 0.02  # between two looks at a file
+STEP = 0.02  # seconds between two reads of a file
 
 __all__ = ["Handled", "StreamProcess", "until"]
 
@@ -74,7 +76,7 @@ finally:
 
 
 class Handled(NamedTuple):
-    """A message as the handler of a process saw it; *at* is monotonic."""
+    """A message that the handler of a process was called with. *at* is a monotonic time."""
 
     n: int | None
     epoch: int
@@ -85,14 +87,14 @@ class Handled(NamedTuple):
 
 class StreamProcess(Child):
     """
-    A process with one client, started and, at the end, killed by ``with``.
+    A process with one client, which ``with`` starts and kills.
 
     Args:
-        url: Of the server; ``on_ready`` sends ``{"resume": n}`` of the last message, or 0.
-        log: Where it writes; may be shared.
-        slow: Seconds that each message takes.
-        prefix: A command that runs it, as ``ip netns exec …``.
-        options: Of the client.
+        url: The URL of the server. ``on_ready`` sends ``{"resume": n}`` of the last message, or 0.
+        log: The file that the process writes. Several processes can share it.
+        slow: Seconds that the handler takes for each message.
+        prefix: A command that runs the program, such as ``ip netns exec …``.
+        options: The options of the client.
 
     """
 
@@ -110,7 +112,7 @@ class StreamProcess(Child):
 
     @property
     def said(self) -> list[dict[str, Any]]:
-        """Everything this process wrote."""
+        """All lines that this process has written, as dicts."""
         return [each for each in entries(self.log) if each["pid"] == self.pid]
 
     @property
@@ -139,7 +141,7 @@ class StreamProcess(Child):
 
 
 def entries(log: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a log."""
+    """Return the complete lines of a log, as dicts."""
     if not log.exists():
         return []
     text = log.read_text()
@@ -149,7 +151,7 @@ def entries(log: Path) -> list[dict[str, Any]]:
 def until(
     fact: Callable[[], bool], timeout: float, or_else: Callable[[], str] = lambda: ""
 ) -> None:
-    """Wait for what another process does; AssertionError after *timeout* seconds."""
+    """Wait until *fact* returns true. AssertionError after *timeout* seconds."""
     deadline = time.monotonic() + timeout
     while not fact():
         assert time.monotonic() < deadline, f"not within {timeout} s: {or_else()}"

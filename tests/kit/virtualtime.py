@@ -13,7 +13,7 @@ TURN = 1e-6  # seconds
 
 
 class JumpingSelector(selectors.BaseSelector):
-    """Looks at the real descriptors, and never waits for them."""
+    """A selector that checks the real descriptors, and never waits for them."""
 
     def __init__(self) -> None:
         self._real = selectors.DefaultSelector()
@@ -31,8 +31,8 @@ class JumpingSelector(selectors.BaseSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         found = self._real.select(0)
         if not found and timeout is None:
-            raise RuntimeError("nothing is due and nothing can happen: everybody waits for ever")
-        # A turn takes a moment: who waits for the rest of a time must not see the same for ever.
+            raise RuntimeError("no timer is set and no event can happen, so the loop would hang")
+        # Each turn takes a moment, so that a loop that waits for the rest of a time ends.
         self.now += TURN + (timeout or 0 if not found else 0)
         return found
 
@@ -45,7 +45,7 @@ class JumpingSelector(selectors.BaseSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """See the module; :meth:`time` is seconds since an arbitrary moment."""
+    """An event loop in virtual time, in seconds since an arbitrary moment."""
 
     def __init__(self) -> None:
         self._jumping = JumpingSelector()
@@ -55,5 +55,5 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._jumping.now
 
     def pass_time(self, seconds: float) -> None:
-        """Let everything happen that happens within *seconds*; 0 is one turn of the loop."""
+        """Run the loop for *seconds* of virtual time. 0 runs it for one turn."""
         self.run_until_complete(asyncio.sleep(seconds))

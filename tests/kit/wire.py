@@ -1,14 +1,16 @@
 """
 An engine whose server is the test, which exchanges bytes without a network or delays.
 
+::
+
     with Wire(max_size=1000) as wire:
-        wire.open()                        # the handshake, with an answer of the test's
+        wire.open()                        # the handshake, with the response of the test
         wire.feed(frame, other)            # two reads
         wire.end()                         # FIN
     assert wire.messages == [...]
 
-What the engine writes is in ``wire.sent``. Exceptions that escape from the engine into
-the event loop are in ``wire.escaped``.
+``wire.sent`` contains the bytes that the engine writes. ``wire.escaped`` contains exceptions that
+reach the event loop.
 """
 
 from __future__ import annotations
@@ -29,26 +31,31 @@ from .rawsteps import GUID
 
 __all__ = ["Wire"]
 
-REDIRECTS = 20  # more than anybody follows
-TURNS = 4  # of the loop, after which everything that was to follow a read has followed
+REDIRECTS = 20  # more than the engine follows
+TURNS = 4  # turns of the loop, after which all effects of a read have happened
 
 
 class Wire:
     """
-    One connection of an engine; ``with`` ends it.
+    A connection of an engine, which the end of the ``with`` block ends.
 
     Args:
-        url: Where to.
-        make: Makes the engine.
-        options: Of the client.
+        url: The URL to connect to.
+        make: A function that returns the engine.
+        options: The options of the client.
 
     Attributes:
-        messages: What the engine has handed on.
-        end_seen: How it ended; ``None`` before.
-        peer_close: Code and reason of the close frame that the server sent first.
-        is_stuck: The server takes nothing; what is written waits in the transport.
+        addresses: The addresses that the engine connected to.
+        dialled: The arguments of the library's connections.
+        fails_with: An error that connecting raises. ``None`` lets it succeed.
+        events: ``"paused"`` and ``"resumed"`` for each change of writing.
+        messages: The messages from the engine.
+        end_seen: The end that the engine reported. ``None`` before.
+        peer_close: The code and reason of a close frame that the server sent first, or ``None``.
+        is_stuck: Whether the server reads nothing, so that data waits in the transport.
         request: The handshake request.
-        sent: What the engine wrote after that.
+        sent: The bytes that the engine wrote after the handshake.
+        escaped: The exceptions that reached the event loop.
 
     """
 
@@ -60,12 +67,12 @@ class Wire:
         **options: Any,
     ) -> None:
         self._make = make
-        self.addresses: list[Any] = []  # what was dialled
-        self.dialled: list[tuple[Any, Any]] = []  # what the library's connections were made with
-        self.fails_with: Exception | None = None  # instead of a connection
+        self.addresses: list[Any] = []
+        self.dialled: list[tuple[Any, Any]] = []
+        self.fails_with: Exception | None = None
         self.options = ClientOptions("ws://192.0.2.1/", **{"proxy": None} | options)
         self.endpoint = Endpoint(url, options.get("headers"), options.get("subprotocols"))
-        self.events: list[str] = []  # writing paused and resumed
+        self.events: list[str] = []
         self.peer_close: tuple[int, str] | None = None
         self.is_stuck = False
         self.messages: list[str | bytes] = []
@@ -92,25 +99,25 @@ class Wire:
     def open(
         self, *behind: bytes, headers: Sequence[str] = (), status: str = "101 Switching Protocols"
     ) -> None:
-        """Do the handshake; *behind* comes in the same reads as its answer. Raises as open()."""
+        """Do the handshake. Its last read includes the first item of *behind*."""
         self.begin()
         self.accept(*behind, headers=headers, status=status)
 
     def tunnel(self) -> None:
-        """Be a proxy that lets the engine through; its next request is the handshake."""
+        """Respond as a proxy that opens a tunnel. The next request is the handshake."""
         self.feed(b"HTTP/1.1 200 OK\r\n\r\n")
         self._await_request()
 
     def accept(
         self, *behind: bytes, headers: Sequence[str] = (), status: str = "101 Switching Protocols"
     ) -> None:
-        """Answer the request of :meth:`begin`."""
+        """Accept the request of :meth:`begin`."""
         first, *others = behind or (b"",)
         self.feed(self._head(headers, status) + first, *others)
         self._finish(self._opening)
 
     def lose_with_answer(self) -> None:
-        """Accept, and end the connection before the engine has heard of it."""
+        """Accept, and end the connection before the engine has read the response."""
         assert self._transport is not None
         self._loop.call_soon(self._transport.receive, self._head())
         self._loop.call_soon(self._transport.lose)
@@ -127,16 +134,16 @@ class Wire:
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
     def answer(self, *reads: bytes) -> None:
-        """Do the handshake with an answer of these bytes, then FIN. Raises as open()."""
+        """Respond to the handshake with these bytes and FIN. Raises what ``open()`` raises."""
         engine = self.begin()
         self.feed(*reads)
-        for _ in range(REDIRECTS):  # each is a connection of its own, and ends at once
+        for _ in range(REDIRECTS):  # each is a new connection, which ends immediately
             if not engine.done():
                 self.end()
         self._finish(engine)
 
     def begin(self) -> asyncio.Task[None]:
-        """Let the engine send its request; return what opens it."""
+        """Let the engine send its request, and return the task of ``open()``."""
         self.engine: Engine = self._make(self.options)
         opening = self._opening = self._loop.create_task(self.engine.open(self.endpoint, self))
         self._await_request()
@@ -151,7 +158,7 @@ class Wire:
 
     def _finish(self, opening: asyncio.Task[None]) -> None:
         self._turn()
-        assert opening.done(), "the handshake goes on for ever"
+        assert opening.done(), "the handshake does not end"
         opening.result()
 
     def _accept(self) -> str:
@@ -163,7 +170,7 @@ class Wire:
         return base64.b64encode(hashlib.sha1(key + GUID, usedforsecurity=False).digest()).decode()
 
     def feed(self, *reads: bytes) -> None:
-        """Let the engine read these, one after another."""
+        """Let the engine read these parts, one after another."""
         for data in reads:
             if data:
                 assert self._transport is not None
@@ -171,24 +178,24 @@ class Wire:
                 self._turn()
 
     def end(self, error: Exception | None = None) -> None:
-        """End the connection: FIN, or as by *error*."""
+        """End the connection with FIN, or with *error*."""
         if self._transport is not None:
             self._loop.call_soon(self._transport.lose, error)
             self._turn()
 
     def drain(self) -> None:
-        """Let the server take what waits in the transport."""
+        """Let the server read the data that waits in the transport."""
         self.is_stuck = False
         if self._transport is not None:
             self._transport.drain()
             self._turn()
 
     def do(self, method: str, *args: Any) -> None:
-        """Call a method of the engine on its loop's thread."""
+        """Call a method of the engine on its loop."""
         self.call(lambda: getattr(self.engine, method)(*args))
 
     def call(self, function: Callable[[], None]) -> None:
-        """Call a function on the loop's thread."""
+        """Call a function on the loop."""
         self._loop.call_soon(function)
         self._turn()
 
@@ -220,7 +227,7 @@ class Wire:
         self.events.append("resumed")
 
     def closing(self, code: int | None, reason: str) -> None:
-        assert not self.is_closing, "told twice"
+        assert not self.is_closing, "called twice"
         self.is_closing = True
         self.peer_close = None if code is None else (code, reason)
 
@@ -230,7 +237,7 @@ class Wire:
 
 
 class MemoryLoop(asyncio.SelectorEventLoop):
-    """An event loop whose only connections are a Wire's."""
+    """An event loop whose connections all belong to a Wire."""
 
     def __init__(self, wire: Wire) -> None:
         super().__init__()
@@ -248,7 +255,7 @@ class MemoryLoop(asyncio.SelectorEventLoop):
         self._wire.dialled.append((args, kwargs))
         if self._wire.fails_with is not None:
             raise self._wire.fails_with
-        sock = sock or socket.socket()  # a proxy's, which the library dials
+        sock = sock or socket.socket()  # of a proxy, to which the library connects
         protocol = factory()
         transport = MemoryTransport(self, self._wire, protocol, sock)
         self._wire._transport = transport
@@ -257,7 +264,7 @@ class MemoryLoop(asyncio.SelectorEventLoop):
 
 
 class MemoryTransport(asyncio.Transport):
-    """The end of a connection that the engine holds."""
+    """The transport that the engine uses."""
 
     def __init__(self, loop: MemoryLoop, wire: Wire, protocol: Any, sock: socket.socket) -> None:
         super().__init__({"socket": sock})
@@ -270,7 +277,7 @@ class MemoryTransport(asyncio.Transport):
         self._unsent = b""
 
     def receive(self, data: bytes) -> None:
-        """Give *data* to the protocol, unless the engine has closed the connection."""
+        """Pass *data* to the protocol, unless the engine has closed the connection."""
         if not self._is_closing:
             self._protocol.data_received(data)
 
@@ -288,7 +295,7 @@ class MemoryTransport(asyncio.Transport):
             self._sock.close()
 
     def write(self, data: Any) -> None:
-        assert not self._is_closing, "asyncio would complain"
+        assert not self._is_closing, "asyncio would log a warning"
         if not self._wire.is_stuck:
             self._wire.sent += bytes(data)
             return

@@ -1,7 +1,7 @@
 """
 The handlers of a scenario's stream, which are the same in every process, and their reports.
 
-Each fact is a line of JSON: the stream, ``time.monotonic()``, and what there is to say.
+Each fact is a line of JSON with the stream, the monotonic time and the event.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Say = Callable[..., None]
 
 
 def writer(path: str) -> Say:
-    """Return what writes facts into a file, each in one piece, from any thread or process."""
+    """Return a function that appends facts to a file. It's safe in any thread and process."""
     out = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def say(**fact: Any) -> None:
@@ -37,18 +37,20 @@ def attend(
     stream: Decorators, scenario: Scenario, say: Say, client: Callable[[], Any] | None = None
 ) -> None:
     """
-    Register the handlers of *scenario* on *stream*, whatever has the decorators.
+    Register the handlers of *scenario* on *stream*.
 
     Args:
-        say: Given each fact.
-        client: Returns what has ``stats()`` and ``error``; ``None``: *stream* has.
+        stream: An object with the decorators of a client.
+        scenario: The scenario.
+        say: A function that gets each fact.
+        client: A function that returns the client. ``None`` means that *stream* is the client.
 
     """
     Witness(scenario, say, client or (lambda: stream)).listen(stream)
 
 
 class Witness:
-    """One stream's handlers."""
+    """The handlers of one stream."""
 
     def __init__(self, scenario: Scenario, say: Say, client: Callable[[], Any]) -> None:
         self._scenario = scenario
@@ -70,19 +72,19 @@ class Witness:
     def on_ready(self) -> None:
         self._ready_calls += 1
         if self._ready_calls <= self._scenario.ready_fails:
-            raise LookupError("as the scenario wants it")
+            raise LookupError("as the scenario requires")
 
     def on_message(self, message: Message) -> None:
         if message.data == "raise":
-            raise LookupError("as the message says")
+            raise LookupError("as the message requires")
         if message.data == "exit":
-            raise SystemExit("as the message says")
+            raise SystemExit("as the message requires")
         if message.data == "hold":
             self._hold()
         self.say(handled=message.data, connection=message.connection)
 
     def _hold(self) -> None:
-        """Keep the handler busy until the client closes, with everything received by then."""
+        """Block until the client closes, after all messages have been received."""
         while self._client().stats().messages_received < len(self._scenario.handled):
             time.sleep(0.005)
         self.say(holding=True)

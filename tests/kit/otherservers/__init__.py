@@ -1,12 +1,13 @@
 """
-Servers that others wrote, each behind the same few words. A text message goes back as it came,
-unless it is one of these orders:
+Servers of other projects, which all accept the same orders.
+
+A server echoes each text message, unless it is one of these orders::
 
     {"do": "close", "code": 4000, "reason": "bye"}
-    {"do": "drop"}                          end TCP at once, without a close frame
-    {"do": "fragments", "of": ["a", "b"]}   one message in as many frames, a ping amid them
-    {"do": "send", "size": 100000}          a message of so many characters
+    {"do": "drop"}                          end TCP immediately, without a close frame
+    {"do": "fragments", "of": ["a", "b"]}   one message in as many frames, after a ping
+    {"do": "send", "size": 100000}          a message with this number of characters
 
-When a connection ends the server prints `closed CODE`; when it listens, `listening PORT`.
-It ends when its standard input does.
+The server prints `listening PORT` when it listens, and `closed CODE` when a connection ends. It
+exits when its stdin is closed.
 """

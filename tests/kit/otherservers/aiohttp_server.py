@@ -1,4 +1,4 @@
-"""aiohttp's server; see the package."""
+"""The server of aiohttp."""
 
 from __future__ import annotations
 

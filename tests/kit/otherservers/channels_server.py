@@ -1,8 +1,8 @@
 """
-A Django Channels feed under Daphne: ``daphne channels_server:application``, with FEED=a file.
+A feed of Django Channels on Daphne: ``daphne channels_server:application``.
 
-``GET /publish/N`` keeps an event and sends it to the group "prices"; each answer is the number of
-those who follow. The events are in the file, so they outlive the process.
+``GET /publish/N`` stores an event and sends it to the group "prices". Each response is the number
+of followers. The variable FEED is the path of a file with the events, which outlive the process.
 """
 
 from __future__ import annotations

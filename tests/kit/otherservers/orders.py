@@ -1,4 +1,4 @@
-"""What the servers in Python share; see the package."""
+"""Functions that the servers in Python share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["listener", "order", "say"]
 
 
 def listener() -> socket.socket:
-    """Return a listening socket on the port of the first argument, and say which it is."""
+    """Return a listening socket on the port in the first argument, and print its port."""
     address = os.environ.get("HOST", "127.0.0.1"), int(sys.argv[1])
     sock = socket.create_server(address, backlog=128)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -26,7 +26,7 @@ def say(text: str) -> None:
 
 
 def order(data: Any) -> dict[str, Any]:
-    """Return the order in a text message, or nothing."""
+    """Return the order in a text message. It's empty for any other message."""
     try:
         found = json.loads(data) if isinstance(data, str) else None
     except ValueError:

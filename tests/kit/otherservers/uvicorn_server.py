@@ -1,4 +1,4 @@
-"""Starlette under uvicorn, the second argument names its protocol; see the package."""
+"""A Starlette app on uvicorn. The second argument names uvicorn's WebSocket library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ``websockets`` library's server; see the package."""
+"""The server of the library ``websockets``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For uvicorn."""
+"""The application for uvicorn."""
 
 import os
 

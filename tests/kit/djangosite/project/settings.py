@@ -1,4 +1,4 @@
-"""What a project has, with the parts that tests vary taken from the environment."""
+"""The settings of a project. Tests vary them through the environment."""
 
 import json
 import os
@@ -49,7 +49,7 @@ TEMPLATES = [
 
 
 def database(url: str) -> dict[str, Any]:
-    """Return an entry of DATABASES; no URL: a SQLite file beside the project."""
+    """Return an entry of DATABASES. Without a URL, it is a SQLite file beside the project."""
     if not url:
         name = BASE / "db.sqlite3"
         # Writers of several processes wait for each other instead of failing.
@@ -71,7 +71,7 @@ DATABASES["default"].update(json.loads(os.environ.get("DATABASE_SETTINGS", "{}")
 
 
 class Router:
-    """Puts the package's tables into a database of their own."""
+    """A router that puts the package's tables into the database ``rows``."""
 
     def db_for_write(self, model: Any, **hints: Any) -> str | None:
         return "rows" if model._meta.app_label == "datastream" else None

@@ -1,4 +1,4 @@
-"""Admin, health, and a view that says what the stream of this process is."""
+"""The admin, the health views, and a view with the state of this process's stream."""
 
 import os
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from datastream_ws_django import datastream
 
 
 def strict(answer: Callable[[HttpRequest], HttpResponseBase]) -> object:
-    """Forbid inline scripts and styles, as careful sites do."""
+    """Forbid inline scripts and styles. This is a middleware."""
 
     def respond(request: HttpRequest) -> HttpResponseBase:
         response = answer(request)
@@ -22,7 +22,7 @@ def strict(answer: Callable[[HttpRequest], HttpResponseBase]) -> object:
 
 
 def state(request: HttpRequest) -> JsonResponse:
-    """Answer with this process and its stream's state."""
+    """Return the id of this process, and the state of its stream."""
     return JsonResponse({"pid": os.getpid(), "state": datastream.state.value})
 
 

@@ -1,4 +1,4 @@
-"""For gunicorn and runserver."""
+"""The application for gunicorn and runserver."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A fleet's source: a stream for each account."""
+"""The source of a fleet, with a stream for each account."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from .models import Account
 
 
 def accounts() -> dict[int, dict[str, Any]]:
-    """Return the rows, as a plain function."""
+    """Return the rows synchronously."""
     return {account.pk: options(account) for account in Account.objects.all()}
 
 

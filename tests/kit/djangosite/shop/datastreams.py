@@ -1,4 +1,4 @@
-"""The handlers; autodiscovered. HANDLER says which of them a test wants."""
+"""The handlers. The variable HANDLER chooses one of them."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ HANDLER = os.environ.get("HANDLER", "plain")
 
 @datastream.on_ready
 def resume() -> None:
-    """Ask for what follows the last message that reached this process, or the table."""
+    """Request the messages after the last one that this process, or the table, has."""
     last = datastream.last_message
     if last is not None:
         number = last.json()["n"]
@@ -31,7 +31,7 @@ def resume() -> None:
 
 
 def keep(message: Message) -> None:
-    """Write the message once, however often it comes."""
+    """Write the message, unless it is in the table already."""
     Tick.objects.get_or_create(
         number=message.json()["n"], defaults={"epoch": message.epoch, "handled_by": os.getpid()}
     )
@@ -44,7 +44,7 @@ elif HANDLER == "receiver":
 
     @receiver(message_received, sender=datastream)
     def received(sender: Any, *, stream: Any, message: Message, **kwargs: Any) -> None:
-        """As any Django project would."""
+        """Write the message, as a receiver of the signal."""
         assert sender is stream is datastream
         keep(message)
 
@@ -52,7 +52,7 @@ elif HANDLER == "async":
 
     @datastream.on_message("number")
     async def keep_async(message: Message) -> None:
-        """With the async ORM."""
+        """Write the message with the async ORM."""
         await Tick.objects.aget_or_create(
             number=message.json()["n"],
             defaults={"epoch": message.epoch, "handled_by": os.getpid()},
@@ -62,7 +62,7 @@ elif HANDLER == "update":
 
     @datastream.on_message("number")
     def update(message: Message) -> None:
-        """Read, then write, in one transaction."""
+        """Read and then write in one transaction."""
         Tick.objects.update_or_create(
             number=message.json()["n"], defaults={"handled_by": os.getpid()}
         )
@@ -71,7 +71,7 @@ elif HANDLER == "aupdate":
 
     @datastream.on_message("number")
     async def update_async(message: Message) -> None:
-        """The same with the async ORM."""
+        """Do the same with the async ORM."""
         await Tick.objects.aupdate_or_create(
             number=message.json()["n"], defaults={"handled_by": os.getpid()}
         )
@@ -80,7 +80,7 @@ elif HANDLER == "slow":
 
     @datastream.on_message("number")
     def keep_slowly(message: Message) -> None:
-        """Long enough for messages to wait."""
+        """Take so long that messages wait."""
         time.sleep(0.04)
         keep(message)
 
@@ -88,7 +88,7 @@ elif HANDLER == "stuck":
 
     @datastream.on_message("number")
     def never_ends(message: Message) -> None:
-        """Never ends."""
+        """Write the message, and never return."""
         keep(message)
         threading.Event().wait()
 
@@ -96,7 +96,7 @@ elif HANDLER == "failing":
 
     @datastream.on_message("number")
     def fails(message: Message) -> None:
-        """Fail for even numbers, but not with MENDED: seconds; what was written is rolled back."""
+        """Roll back and fail for even numbers. ``MENDED`` is a delay instead."""
         if message.json()["n"] % 2 == 0 and not os.environ.get("MENDED"):
             with transaction.atomic():
                 keep(message)
@@ -108,12 +108,12 @@ elif HANDLER == "odd":
 
     @datastream.on_error
     def hang(error: BaseException) -> None:
-        """Hold up every report."""
+        """Block all later reports."""
         threading.Event().wait()
 
     @datastream.on_message("number")
     async def fails_oddly(message: Message) -> None:
-        """With a text that no database takes as it is."""
+        """Fail with a text that databases reject."""
         if not os.environ.get("MENDED"):
             raise RuntimeError("NUL \0, half of a pair \ud800")
 
@@ -121,12 +121,12 @@ elif HANDLER == "accounts":
 
     @datastreams["accounts"].on_message("number")
     def keep_of_account(message: Message) -> None:
-        """Write a message of a fleet; the account's key is in *epoch*."""
+        """Write a message of a fleet, with the key of the account as *epoch*."""
         number = message.key * 1000 + message.json()["n"]
         Tick.objects.create(number=number, epoch=message.key, handled_by=os.getpid())
 
 
 @datastream.on_message("sleep")
 async def idle(message: Message) -> None:
-    """A coroutine handler that needs no database."""
+    """Wait without using the database."""
     await asyncio.sleep(0)

@@ -1,10 +1,10 @@
-"""What the handlers write."""
+"""The tables that the handlers write."""
 
 from django.db import models
 
 
 class Tick(models.Model):
-    """One numbered message. ``pk`` tells in which order they were handled."""
+    """A numbered message. The primary keys are in the order of handling."""
 
     number = models.BigIntegerField(unique=True)
     epoch = models.BigIntegerField(default=0)
@@ -14,7 +14,7 @@ class Tick(models.Model):
 
 
 class Account(models.Model):
-    """A stream of the fleet."""
+    """The options of a stream of the fleet."""
 
     url = models.CharField(max_length=200)
     token = models.CharField(max_length=200, default="first")

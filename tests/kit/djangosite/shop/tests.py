@@ -1,4 +1,4 @@
-"""Run by ``manage.py test``: what a project's own tests do."""
+"""Tests of a project, which ``manage.py test`` runs."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ from .models import Tick
 
 @datastreams["async"].on_message("number")
 async def keep_async(message: Any) -> None:
-    """With the async ORM."""
+    """Write the message with the async ORM."""
     await Tick.objects.acreate(number=message.json()["n"])
 
 
 @datastreams["failing"].on_message
 def fail(message: Any) -> None:
-    """Write, then fail."""
+    """Write the message, and fail."""
     keep(message)
     raise RuntimeError("on purpose")
 
@@ -36,7 +36,7 @@ STREAMS = {
 
 @override_settings(DATASTREAMS=STREAMS)
 class Delivered(TestCase):
-    """Inside the test's transaction."""
+    """Tests that run in a transaction."""
 
     def test_plain_handlers_run_inside_the_transaction(self) -> None:
         savepoint = transaction.savepoint()
@@ -81,7 +81,7 @@ class Delivered(TestCase):
 
 @override_settings(DATASTREAMS=STREAMS)
 class Committed(TransactionTestCase):
-    """Outside of any transaction."""
+    """Tests that run without a transaction."""
 
     def test_connections_are_cleaned_and_work_again(self) -> None:
         deliver("default", {"type": "number", "n": 1})
