@@ -50,7 +50,7 @@ GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 BLOCK_BYTES = 256 * 1024  # per sendall(), so that Python's share of the time is small
 WINDOW_BITS = 12  # the deflate window that websockets requests
 SMALLEST = 64  # bytes of a message with an empty pad, also with a time
-FEWEST = 8  # messages in a block, also if they are large
+FEWEST = 8  # messages in a block, even if they are large
 SPIN_SECONDS = 0.0002  # by which sleep() may take too long
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 

@@ -60,7 +60,7 @@ class Seen(Generic[T]):
             return list(self._values)
 
     def wait_for(self, wanted: Callable[[T], Any], timeout: float = PATIENCE) -> T:
-        """Return the first value for which *wanted* is true, also if it is there already."""
+        """Return the first value for which *wanted* is true, even if it's already there."""
         with self._changed:
             if not self._changed.wait_for(lambda: any(map(wanted, self._values)), timeout):
                 raise TimeoutError(f"not among {self._values[-10:]}")
