@@ -111,8 +111,8 @@ class Reader:
     def __enter__(self) -> Self:
         text = "\n".join(each.text for each in steps(self.page))
         if "redis://localhost" in text:
-            extras = EXTRAS.search(text)
-            assert not extras or "redis" in extras[1], f"{extras[0]} lacks the extra redis"
+            extras = EXTRAS.findall(text)
+            assert not extras or "redis" in ",".join(extras), f"{extras} lack redis"
             redis = self._end.enter_context(PrivateRedis(self.folder))
             self.fill["redis://localhost"] = redis.url
         if "wss://api.example.com/stream" in text:
