@@ -125,7 +125,7 @@ class Runner:
             stop = self._wait_for({SIGNAL, ENDED, SPENT})
             forced = self._drain()
         self._beat()
-        if any(isinstance(c, Client) and c.state is State.FAILED for c in self._clients):
+        if any(map(_has_failed, self._clients)):
             return EXIT_FAILED
         return EXIT_FORCED if forced or (stop != SPENT and self._left_behind()) else EXIT_OK
 
@@ -225,3 +225,10 @@ def leave(code: int) -> NoReturn:
         with suppress(OSError):  # its reader may be gone
             stream.flush()
     os._exit(code)
+
+
+def _has_failed(client: Runnable) -> bool:
+    if isinstance(client, Client):
+        return client.state is State.FAILED
+    finished = client._finished  # it has an exception after an internal error of a fleet
+    return finished is not None and finished.done() and finished.exception() is not None

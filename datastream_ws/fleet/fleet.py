@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -20,7 +20,7 @@ from ..handlers import Decorators, check_function
 from ..handling.budget import Budget
 from ..handling.current import handling
 from ..lease import lease_for
-from ..lease.shared import SharedLease
+from ..lease.shared import SharedLease, SharedStore
 from ..lifecycle.assembly import Place
 from ..lifecycle.commands import CloseFrame, close_frame
 from ..lifecycle.rate_limiter import RateLimiter
@@ -256,23 +256,29 @@ class Fleet(Decorators):
 
         It never raises for errors of the source or the network. Calling it again has no effect
         while the fleet runs.
+
+        Raises:
+            Exception: What ``shared_store()`` of your own lease object raises.
+
         """
         notice_fork()
         with self._lock:
             if self.is_running:
                 return
+            lease = shared_lease(self.options)
+            store = None if lease is None else lease.shared_store()
             self._close_requested = False
             use = self._loop_use = use_loop(self)
             finished = use.finished = self._finished = Future()
             finished.add_done_callback(lambda _: threads().call(lambda: end_loop_use(use)))
-            use.thread.loop.call_soon_threadsafe(self._begin, finished)
+            use.thread.loop.call_soon_threadsafe(self._begin, finished, store)
 
     def _share(self, budget: Budget) -> None:
         """Limit the number of handled messages to *budget*, from the next ``start()`` on."""
         self._budget = budget
 
-    def _begin(self, finished: Future[None]) -> None:
-        work = self._work = Work(self, finished)
+    def _begin(self, finished: Future[None], store: SharedStore | None) -> None:
+        work = self._work = Work(self, finished, store)
         self._streams = work.streams
         work.begin()
 
@@ -282,6 +288,10 @@ class Fleet(Decorators):
 
         In the main thread, the first SIGINT or SIGTERM closes the fleet, which handles what it has
         received. A second signal closes it immediately.
+
+        Raises:
+            Exception: The internal error that has ended the fleet.
+
         """
         deadlines: list[float] = []
 
@@ -291,12 +301,12 @@ class Fleet(Decorators):
         with signals_to(stop):
             self.start()
             finished = self._finished
-            while finished is not None and not finished.done():
-                with suppress(TimeoutError):  # in short waits, so that signal handlers can run
-                    finished.result(1.0)
+            assert finished is not None
+            while not wait([finished], 1.0).done:  # short, so that signal handlers can run
                 if deadlines and time.monotonic() >= deadlines[-1] - CLOSE_GRACE:
                     self._end_by(deadlines[-1])
                     return
+        finished.result()
 
     def request_close(self) -> None:
         """
@@ -318,6 +328,7 @@ class Fleet(Decorators):
 
         Raises:
             TimeoutError: If it hasn't closed in time.
+            Exception: The internal error that has ended the fleet.
 
         """
         if self._finished is not None:
@@ -513,7 +524,7 @@ class Work:
 
     """
 
-    def __init__(self, fleet: Fleet, finished: Future[None]) -> None:
+    def __init__(self, fleet: Fleet, finished: Future[None], store: SharedStore | None) -> None:
         self._fleet = fleet
         self._finished = finished
         self._deadline: float | None = None
@@ -534,26 +545,25 @@ class Work:
         )
         self._calls = UserCalls(threads().submit, lambda _: None)
         self._rate_limiter = RateLimiter(*fleet._start_rate)
-        lease = shared_lease(fleet.options)
         self.limit_monitor = LimitMonitor(
-            0.0 if lease is None else fleet.options.lease_ttl,
+            0.0 if store is None else fleet.options.lease_ttl,
             self.log.say,
-            is_shared=lease is not None,
+            is_shared=store is not None,
         )
         self.streams = Streams(
             self._make,
             self._place,
             self._ended,
             self._log_refused,
-            fleet._limit if lease is None else None,
+            fleet._limit if store is None else None,
         )
-        self.share = None if lease is None else self._make_share(lease)
+        self.share = None if store is None else self._make_share(store)
 
-    def _make_share(self, lease: SharedLease) -> Share:
+    def _make_share(self, store: SharedStore) -> Share:
         fleet = self._fleet
         dials, seconds = fleet._start_rate
         return Share(
-            lease.shared_store(),
+            store,
             fleet.options.lease_ttl,
             fleet._limit,
             streams=self.streams,
@@ -585,6 +595,7 @@ class Work:
         self._wake.set()
 
     async def _run(self) -> None:
+        failure: Exception | None = None
         try:
             while self._deadline is None:
                 self._wake.clear()
@@ -593,6 +604,7 @@ class Work:
                 await self.share.hand_over(lambda: self._deadline or 0.0, self._follow)
             await self.streams.close(self._deadline, *self._final_frame)
         except Exception as death:
+            failure = death
             self.log.say("error", "internal error, please report it: %s", said(death))
             self.streams.hasten(0.0)
         finally:
@@ -600,7 +612,10 @@ class Work:
             self._calls.cancel()
             self.log.flush(now=True)
             with suppress(InvalidStateError):  # close() did not wait for user code
-                self._finished.set_result(None)
+                if failure is None:
+                    self._finished.set_result(None)
+                else:
+                    self._finished.set_exception(failure)
 
     async def _step(self) -> None:
         if time.monotonic() - self._called_at >= self._fleet._refresh:

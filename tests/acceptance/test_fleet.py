@@ -14,6 +14,8 @@ import pytest
 
 from datastream_ws import ConfigurationError, Fleet, Message, NotConnectedError, State
 from datastream_ws.fleet import fleet as fleet_module
+from datastream_ws.fleet.limit_monitor import LimitMonitor
+from datastream_ws.runner import EXIT_FAILED, Runner
 from datastream_ws.testing.connection import StreamConnection
 from datastream_ws.testing.server import StreamServer
 from kit.streams import until
@@ -405,6 +407,25 @@ def test_whoever_waits_for_the_end_is_told(server: StreamServer) -> None:
     gate.set()
     assert fleet.source_size == 1
     assert fleet.counts() == {}
+
+
+def test_a_fault_of_ours_ends_it_with_the_error(
+    server: StreamServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that waits for the end may take that for an orderly one."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(LimitMonitor, "update", broken)
+    fleet = Fleet(Source(server, 1), limit=1, **FAST)
+    fleet.start()
+    with pytest.raises(ZeroDivisionError):
+        fleet.wait_closed(10)
+    with pytest.raises(ZeroDivisionError):
+        fleet.run()
+    assert Runner([fleet]).run() == EXIT_FAILED
+    assert not fleet.is_running
 
 
 def test_two_requests_in_a_row_close_it_at_once(server: StreamServer) -> None:

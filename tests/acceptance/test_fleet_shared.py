@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from datastream_ws import ConfigurationError, Fleet, LeaseError, Message, State
+from datastream_ws.lease.shared import SharedStore
 from kit.fleets import SIZES, FleetFeed, Fleets, check_gaps, fleets_of, share_by_the_second
 from kit.fleets import feed as feed
 from kit.redisserver import PrivateRedis
@@ -282,6 +283,19 @@ class NotShared:
 
     def release(self) -> None:
         pass
+
+
+def test_a_lease_without_its_store_makes_start_raise() -> None:
+    class Broken(NotShared):
+        def shared_store(self) -> SharedStore:
+            raise OSError("no such store")
+
+    fleet = Fleet(dict, lease=Broken())
+    for _ in range(2):
+        with pytest.raises(OSError, match="no such store"):
+            fleet.start()
+        assert not fleet.is_running
+    fleet.close()
 
 
 @pytest.mark.parametrize(
