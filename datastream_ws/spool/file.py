@@ -14,7 +14,7 @@ import sqlite3
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from itertools import chain
 from typing import Any
 
@@ -235,12 +235,13 @@ class SpoolFile:
     def _write(self, runs: Sequence[Run], remove: Sequence[int], last: Row | None) -> None:
         if last is not None:
             self._db.execute(KEEP_LAST, last)
-        runs = [part for run in runs for part in self._missing(run)]
         start = 0
-        while start < len(runs):
-            count = fitting(len(runs) - start)
-            _insert(self._db, runs[start : start + count])
-            start += count
+        runs = [part for run in runs for part in self._missing(run)]
+        with _transaction(self._db) if len(runs) > 1 else nullcontext():
+            while start < len(runs):
+                count = fitting(len(runs) - start)
+                _insert(self._db, runs[start : start + count])
+                start += count
         self._highest = max([self._highest, *[run.positions[-1] for run in runs]])
         if remove:
             self._remove(sorted({*remove, *self._unmarked}))

@@ -105,6 +105,18 @@ def test_a_run_that_fails_changes_nothing(file: SpoolFile) -> None:
     assert [r.position for r in got(file, 0, None, 10, 2**20)] == [1]
 
 
+def test_runs_that_need_several_statements_are_all_written_or_none(file: SpoolFile) -> None:
+    """Otherwise a run that is dropped from the queue afterwards would be in the file uncounted."""
+    runs = [run_of(row(number)) for number in (0, 10)] + [run_of(row(20, "x" * 10_000_000))]
+    file._one("PRAGMA max_page_count = 1000")
+    with pytest.raises(SpoolError, match="full"):
+        file.write(runs, [])
+    everything = (-1, None, 10, 2**30)
+    assert got(file, *everything) == []
+    file.write(runs, [])
+    assert [each.position for each in got(file, *everything)] == [0, 10, 20]
+
+
 def test_the_next_process_finds_rows_and_the_last_message(path: str) -> None:
     first = SpoolFile(path)
     put(first, [row(4), row(5)])
