@@ -40,7 +40,7 @@ from ..process.user_calls import UserCalls
 from ..redaction import Hidden, hides_arguments, peer_text
 from .limit_monitor import LimitMonitor
 from .share import Share
-from .source import Row, Rows, compare, options_of
+from .source import Row, Rows, compare
 from .streams import Streams
 from .summary import Summary, counted
 from .totals import FleetStats, total
@@ -608,7 +608,9 @@ class Work:
             self.log.say("error", "internal error, please report it: %s", said(death))
             self.streams.hasten(0.0)
         finally:
-            await self._leave()
+            if self.share is not None:
+                left = (self._deadline or 0.0) - time.monotonic()
+                await self.share.close(max(LEAVE_SECONDS, left))
             self._calls.cancel()
             self.log.flush(now=True)
             with suppress(InvalidStateError):  # close() did not wait for user code
@@ -640,11 +642,6 @@ class Work:
             who = "1 process runs" if processes == 1 else f"{processes} processes share"
             run = "1 runs" if here == 1 else f"{here:,} run"
             self.log.say("info", "%s %s; %s here", who, counted(len(self.rows)), run)
-
-    async def _leave(self) -> None:
-        if self.share is not None:
-            left = (self._deadline or 0.0) - time.monotonic()
-            await self.share.close(max(LEAVE_SECONDS, left))
 
     def _place(self, row: Row) -> Place | None:
         if self.share is None:
@@ -707,8 +704,9 @@ class Work:
             )
         self._check_limits()
 
-    def _make(self, row: Row) -> Client:
-        client = Client(options_of(row, self._defaults, self._fleet.name))
+    def _make(self, row: Row, place: Place) -> Client:
+        client = Client(row.options(self._defaults, self._fleet.name))
+        client._join(place)
         if self._fleet._budget is not None:
             client._share(self._fleet._budget)
         return client
@@ -725,7 +723,7 @@ class Work:
                 f"source: the key of a shared stream is too long. Use at most {KEY_LENGTH} "
                 "characters."
             )
-        return options_of(row, self._defaults, self._fleet.name)
+        return row.options(self._defaults, self._fleet.name)
 
     def _check_limits(self) -> None:
         if self.share is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..lease.clock import clock
 from ..lease.liveness import Liveness
 from ..lease.shared import MemberRecord, SharedView
-from .shares import Member, at_once, beyond_limits, moves
+from .shares import at_once, beyond_limits, moves
 
 __all__ = ["LocalState", "Membership", "Plan"]
 
@@ -151,9 +151,9 @@ class Membership:
     def _plan(self, view: SharedView, local: LocalState) -> Plan:
         holders = _holders(view, local)
         self._note_free(holders)
-        members = [Member(r.token, r.limit, r.is_leaving) for r in view.members.values()]
+        members = view.members.values()
         found = moves(local.token, members, holders, _last(view))
-        wanted = self._gives(found.give, local, members, holders)
+        wanted = self._gives(found.give, local, view, holders)
         if self._is_stuck(view, local):
             wanted = []
         in_flight = len(local.giving) + self._arriving
@@ -161,7 +161,7 @@ class Membership:
         beyond = beyond_limits(members, holders)
         lost = [k for k, epoch in local.held.items() if view.holders.get(k) != (local.token, epoch)]
         strays = _strays(view, local)
-        take = self._takes(found.take, _unanswered(strays, view, local), local, members)
+        take = self._takes(found.take, _unanswered(strays, view, local), local, view)
         return Plan(
             take=take,
             give=tuple(wanted[: max(0, most - in_flight)]),
@@ -199,14 +199,14 @@ class Membership:
         self,
         excess: Collection[str],
         local: LocalState,
-        members: Collection[Member],
+        view: SharedView,
         holders: dict[str, str | None],
     ) -> list[str]:
         """Return the streams to hand over, excluding those already released but not yet taken."""
         on_their_way = [key for key in self._offered if key in self._free]
         if on_their_way:
             counted = holders | dict.fromkeys(on_their_way, local.token)
-            excess = moves(local.token, members, counted).give
+            excess = moves(local.token, view.members.values(), counted, {}).give
         return [key for key in excess if key in local.held and key not in local.giving]
 
     def _takes(
@@ -214,14 +214,14 @@ class Membership:
         assigned: Collection[str],
         unanswered: Collection[str],
         local: LocalState,
-        members: Collection[Member],
+        view: SharedView,
     ) -> tuple[str, ...]:
         """
         Return the keys to take: this member's share first, then those that stayed free too long.
 
         The first of all are *unanswered*: the store took them, but its answer was lost.
         """
-        own = next((member for member in members if member.name == local.token), None)
+        own = view.members.get(local.token)
         if own is None or local.room <= 0:
             return ()
         now = clock()

@@ -98,8 +98,8 @@ class Share:
         """Share these rows. The first call joins the other processes."""
         self.sharing.want(rows)
         if not self._is_started:
-            self._is_started = True
             self.sharing.start()
+            self._is_started = True
 
     def follow(self, rows: Rows, changed: Collection[str] = ()) -> None:
         """

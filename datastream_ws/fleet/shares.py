@@ -12,32 +12,11 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Member", "Moves", "at_once", "beyond_limits", "moves", "targets"]
+from ..lease.shared import MemberRecord
+
+__all__ = ["Moves", "at_once", "beyond_limits", "moves", "targets"]
 
 TOLERANCE = 0.1  # of a mean share; smaller differences do not move streams
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """
-    A process of the fleet.
-
-    Attributes:
-        name: Unique among the members.
-        limit: Most streams that it takes. ``None`` means no limit.
-        is_leaving: Whether it hands over its streams.
-
-    """
-
-    name: str
-    limit: int | None = None
-    is_leaving: bool = False
-
-    @property
-    def room(self) -> float:
-        if self.is_leaving:
-            return 0
-        return float("inf") if self.limit is None else self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +34,9 @@ class Moves:
     give: tuple[str, ...] = ()
 
 
-def targets(members: Collection[Member], loads: Mapping[str, int], keys: int) -> dict[str, int]:
+def targets(
+    members: Collection[MemberRecord], loads: Mapping[str, int], keys: int
+) -> dict[str, int]:
     """
     Return how many of *keys* streams each member should have.
 
@@ -66,7 +47,7 @@ def targets(members: Collection[Member], loads: Mapping[str, int], keys: int) ->
         loads: The current number of streams of each member.
 
     """
-    found: dict[str, int] = {member.name: 0 for member in members}
+    found: dict[str, int] = {member.token: 0 for member in members}
     left, open_ones = keys, [member for member in members if member.room > 0]
     while open_ones:
         share = left // len(open_ones)
@@ -74,14 +55,14 @@ def targets(members: Collection[Member], loads: Mapping[str, int], keys: int) ->
         if not full:
             break
         for member in full:
-            found[member.name] = int(member.room)
-            left -= found[member.name]
+            found[member.token] = int(member.room)
+            left -= found[member.token]
         open_ones = [member for member in open_ones if member not in full]
     found |= _even(open_ones, loads, left)
     return found
 
 
-def _even(members: Collection[Member], loads: Mapping[str, int], keys: int) -> dict[str, int]:
+def _even(members: Collection[MemberRecord], loads: Mapping[str, int], keys: int) -> dict[str, int]:
     """
     Return shares that differ by one at most; members with more streams get the larger ones.
 
@@ -89,16 +70,16 @@ def _even(members: Collection[Member], loads: Mapping[str, int], keys: int) -> d
     during moves, and members would give up more streams than necessary.
     """
     share, larger = divmod(keys, max(1, len(members)))
-    rank = {member.name: -min(loads.get(member.name, 0), share + 1) for member in members}
+    rank = {member.token: -min(loads.get(member.token, 0), share + 1) for member in members}
     ranked = sorted(rank, key=lambda name: (rank[name], name))
     return {name: share + (place < larger) for place, name in enumerate(ranked)}
 
 
 def moves(
     me: str,
-    members: Collection[Member],
+    members: Collection[MemberRecord],
     holders: Mapping[str, str | None],
-    last: Mapping[str, str] | None = None,
+    last: Mapping[str, str],
 ) -> Moves:
     """
     Return the streams that the member *me* should take and release.
@@ -111,15 +92,17 @@ def moves(
         last: The member that held a free key before. It is preferred if that is as good.
 
     """
-    known = {member.name for member in members}
+    known = {member.token for member in members}
     loads = Counter(holder for holder in holders.values() if holder in known)
     wanted = targets(members, loads, len(holders))
     given = _gives(me, members, holders, loads, wanted)
     free = sorted(key for key, holder in holders.items() if holder is None)
-    return Moves(_takes(me, members, free, loads, wanted, last or {}), given)
+    return Moves(_takes(me, members, free, loads, wanted, last), given)
 
 
-def at_once(members: Collection[Member], holders: Mapping[str, str | None], window: int) -> int:
+def at_once(
+    members: Collection[MemberRecord], holders: Mapping[str, str | None], window: int
+) -> int:
     """
     Return how many streams each giving member may have in flight.
 
@@ -134,22 +117,22 @@ def at_once(members: Collection[Member], holders: Mapping[str, str | None], wind
     return max(1, min(window, window * receivers // max(1, givers)))
 
 
-def beyond_limits(members: Collection[Member], holders: Mapping[str, str | None]) -> int:
+def beyond_limits(members: Collection[MemberRecord], holders: Mapping[str, str | None]) -> int:
     """Return how many free keys no member has room for."""
     loads = Counter(holder for holder in holders.values() if holder is not None)
-    room = sum(max(0.0, member.room - loads[member.name]) for member in members)
+    room = sum(max(0.0, member.room - loads[member.token]) for member in members)
     free = sum(holder is None for holder in holders.values())
     return max(0, free - int(min(room, free)))
 
 
 def _gives(
     me: str,
-    members: Collection[Member],
+    members: Collection[MemberRecord],
     holders: Mapping[str, str | None],
     loads: Mapping[str, int],
     wanted: Mapping[str, int],
 ) -> tuple[str, ...]:
-    own = next((member for member in members if member.name == me), None)
+    own = next((member for member in members if member.token == me), None)
     if own is None:
         return ()
     excess = loads.get(me, 0) - wanted[me]
@@ -161,20 +144,20 @@ def _gives(
     return tuple(mine[len(mine) - excess :]) if excess > 0 else ()
 
 
-def _is_uneven(members: Collection[Member], loads: Mapping[str, int], keys: int) -> bool:
+def _is_uneven(members: Collection[MemberRecord], loads: Mapping[str, int], keys: int) -> bool:
     """Return whether a member with room has far fewer streams than another member."""
     staying = [member for member in members if not member.is_leaving]
     if not staying:
         return False
-    most = max(loads.get(member.name, 0) for member in staying)
-    with_room = [loads.get(m.name, 0) for m in staying if loads.get(m.name, 0) < m.room]
+    most = max(loads.get(member.token, 0) for member in staying)
+    with_room = [loads.get(m.token, 0) for m in staying if loads.get(m.token, 0) < m.room]
     least = min(with_room, default=most)
     return most - least > max(1.0, TOLERANCE * keys / len(staying))
 
 
 def _takes(
     me: str,
-    members: Collection[Member],
+    members: Collection[MemberRecord],
     free: list[str],
     loads: Mapping[str, int],
     wanted: Mapping[str, int],
@@ -193,7 +176,7 @@ def _takes(
             taken += [key] * (owner == me)
         else:
             rest.append(key)
-    rooms = {member.name: member.room for member in members}
+    rooms = {member.token: member.room for member in members}
     heap = [(now[name], name) for name, room in rooms.items() if now[name] < room]
     heapq.heapify(heap)
     for key in rest:

@@ -16,13 +16,7 @@ from functools import partial
 
 from ..exceptions import LeaseError
 from ..lease.clock import clock
-from ..lease.renewal import (
-    LIFE,
-    LOOK,
-    LOOK_SECONDS,
-    RENEWAL_SHARE,
-    TENURE,
-)
+from ..lease.renewal import LIFE, LOOK, LOOK_SECONDS, RENEWAL_SHARE, TENURE
 from ..lease.shared import MemberRecord, SharedStore, SharedView
 from ..lease.store_calls import HANG_SECONDS, StoreCalls, lease_error
 from .holding import Holding, Term
@@ -381,8 +375,8 @@ class Sharing:
             self._on_change()
 
     def _take(self, keys: Collection[str]) -> Collection[str]:
-        token, view = self._term.token, self._view
-        answer = self._calls.ask(lambda: self._store.take(token, keys, _dead(view)))
+        token, dead = self._term.token, _dead(self._view)
+        answer = self._calls.ask(partial(self._store.take, token, keys, dead))
         if answer is None or not self._term.left > 0:
             return ()
         epoch, taken = answer
@@ -394,13 +388,9 @@ class Sharing:
 
     def _release(self, keys: Collection[str]) -> bool:
         """Release streams in the store; return whether it responded."""
-        token, view = self._term.token, self._view
-
-        def release() -> bool:
-            self._store.release(token, keys, _dead(view))
-            return True
-
-        return self._calls.ask(release) is True
+        token, dead = self._term.token, _dead(self._view)
+        self._calls.ask(partial(self._store.release, token, keys, dead))
+        return not self._calls.is_failing
 
     def _release_ended(self) -> None:
         keys = self._still_held(self._to_release)

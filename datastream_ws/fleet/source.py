@@ -12,7 +12,7 @@ from ..option_checks import nearest
 from ..options import ClientOptions
 from ..redaction import hides_arguments, peer_text
 
-__all__ = ["Changes", "Row", "Rows", "compare", "options_of"]
+__all__ = ["Changes", "Row", "Rows", "compare"]
 
 # A stream's name consists of the fleet's name and the key. The others apply to the whole fleet.
 NOT_IN_ROWS = ("handlers", "lease", "lease_ttl", "logger", "name")
@@ -39,9 +39,9 @@ class Row:
             own.keys() == given.keys() and all(_is_same(own[name], given[name]) for name in own)
         )
 
-    def options(self, defaults: ClientOptions, name: str) -> ClientOptions:
+    def options(self, defaults: ClientOptions, fleet: str) -> ClientOptions:
         """
-        Return *defaults* updated with the row's options.
+        Return *defaults* updated with the row's options, for a stream of this *fleet*.
 
         Raises:
             ConfigurationError: If an option is unknown, misplaced or invalid, or ``url`` is
@@ -58,7 +58,7 @@ class Row:
                 raise ConfigurationError(f"{peer_text(option)}: is not an option{hint}")
         if "url" not in self._given:
             raise ConfigurationError("url: is required")
-        return defaults.replace(name=name, **self._given)
+        return defaults.replace(name=f"{fleet}/{self.key}", **self._given)
 
     def __repr__(self) -> str:
         return f"<Row {peer_text(self.key)}>"
@@ -88,9 +88,7 @@ class Changes:
 
 
 @hides_arguments
-def compare(
-    before: Rows, given: Any, check: Callable[[Row], object] = lambda row: None
-) -> tuple[Rows, Changes]:
+def compare(before: Rows, given: Any, check: Callable[[Row], object]) -> tuple[Rows, Changes]:
     """
     Return the rows that *given* contains, and how they differ from *before*.
 
@@ -137,11 +135,6 @@ def _checked(key: Any, options: Any, check: Callable[[Row], object]) -> Row:
     row = Row(key, options)
     check(row)
     return row
-
-
-def options_of(row: Row, defaults: ClientOptions, fleet: str) -> ClientOptions:
-    """Return the options for the client of *row*; raises ConfigurationError."""
-    return row.options(defaults, f"{fleet}/{row.key}")
 
 
 def _copied(value: Any) -> Any:

@@ -30,7 +30,7 @@ class Streams:
     connections.
 
     Args:
-        make: Returns a client for a row whose options are valid.
+        make: Returns a client for a row, whose options are valid, and its place.
         place: Returns a row's place in the fleet. ``None`` means that it must not start yet.
         on_ended: Called with the key of each client that has closed.
         on_refused: Called with the key and the error of a client that could not start. It stays
@@ -45,7 +45,7 @@ class Streams:
 
     def __init__(
         self,
-        make: Callable[[Row], Client],
+        make: Callable[[Row, Place], Client],
         place: Callable[[Row], Place | None],
         on_ended: Callable[[str], None],
         on_refused: Callable[[str, Exception], None],
@@ -53,7 +53,7 @@ class Streams:
     ) -> None:
         self.rows: Rows = {}
         self.running: dict[str, Client] = {}
-        self.changed = asyncio.Event()  # a client has ended
+        self._changed = asyncio.Event()  # a client has ended
         self._loop = asyncio.get_running_loop()
         self._make = make
         self._place = place
@@ -116,8 +116,8 @@ class Streams:
             if client.state.is_final:  # it has failed, or user code has closed it
                 self._ended(key, client)
         while self.running:
-            self.changed.clear()
-            await self.changed.wait()
+            self._changed.clear()
+            await self._changed.wait()
 
     def hasten(self, deadline: float, code: int = 1000, reason: str = "") -> None:
         """Request that all clients close by *deadline*."""
@@ -134,18 +134,13 @@ class Streams:
             return
         places = {key: self._place(self.rows[key]) for key in missing}
         clients = {
-            key: self._made(self.rows[key], place)
+            key: self._make(self.rows[key], place)
             for key, place in places.items()
             if place is not None
         }
         self.running = self.running | clients
         for key, client in clients.items():
             self._start(key, client)
-
-    def _made(self, row: Row, place: Place) -> Client:
-        client = self._make(row)
-        client._join(place)
-        return client
 
     def _start(self, key: str, client: Client) -> None:
         try:
@@ -180,7 +175,7 @@ class Streams:
         if self.running.get(key) is not client:
             return
         was_asked = self._ending.pop(key, None) is client
-        self.changed.set()
+        self._changed.set()
         if not was_asked and not self._closing:
             # it has failed, or user code has closed it, so it stays closed until its row changes
             return

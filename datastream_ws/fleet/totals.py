@@ -12,10 +12,7 @@ from ..stats import Stats
 __all__ = ["FleetStats", "total"]
 
 # Of these, a total has the largest value. Counters are added up.
-LARGEST = (
-    *("last_message_at", "oldest_waiting", "round_trip_time"),
-    *("inbox_share", "spool_share"),
-)
+LARGEST = ("last_message_at", "oldest_waiting", "round_trip_time", "inbox_share", "spool_share")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

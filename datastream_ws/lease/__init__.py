@@ -31,7 +31,7 @@ def lease_for(option: Any, name: str) -> Lease | None:
             is not installed.
 
     """
-    if option is None or not isinstance(option, str):
+    if not isinstance(option, str):
         lease: Lease | None = option
         return lease
     if option.startswith(STORES):

@@ -45,6 +45,13 @@ class MemberRecord:
     limit: int | None = None
     is_leaving: bool = False
 
+    @property
+    def room(self) -> float:
+        """How many streams it takes in all."""
+        if self.is_leaving:
+            return 0
+        return float("inf") if self.limit is None else self.limit
+
 
 @dataclass(frozen=True, slots=True)
 class SharedView:

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Mapping
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datastream_ws.fleet.shares import Member, Moves, at_once, beyond_limits, moves, targets
+from datastream_ws.fleet import shares
+from datastream_ws.fleet.shares import Moves, at_once, beyond_limits, targets
+from datastream_ws.lease.shared import MemberRecord
+
+
+def member(name: str, limit: int | None = None, *, is_leaving: bool = False) -> MemberRecord:
+    return MemberRecord(token=name, beat=0, life=0.0, limit=limit, is_leaving=is_leaving)
+
+
+def moves(
+    me: str,
+    members: Collection[MemberRecord],
+    holders: Mapping[str, str | None],
+    last: Mapping[str, str] | None = None,
+) -> Moves:
+    return shares.moves(me, members, holders, last or {})
 
 
 def holders_of(**loads: int) -> dict[str, str | None]:
     return {f"{name}{n:03}": name for name, load in loads.items() for n in range(load)}
 
 
-def members(*names: str, **limits: int) -> list[Member]:
-    return [Member(name, limits.get(name)) for name in names]
+def members(*names: str, **limits: int) -> list[MemberRecord]:
+    return [member(name, limits.get(name)) for name in names]
 
 
 def test_the_first_one_takes_all() -> None:
@@ -58,8 +74,8 @@ def test_a_difference_of_a_tenth_moves_nothing() -> None:
 
 
 def test_one_that_leaves_gives_all_if_somebody_takes_it() -> None:
-    leaving = Member("a", is_leaving=True)
-    assert len(moves("a", [leaving, Member("b")], holders_of(a=9, b=3)).give) == 9
+    leaving = member("a", is_leaving=True)
+    assert len(moves("a", [leaving, member("b")], holders_of(a=9, b=3)).give) == 9
     assert moves("a", [leaving], holders_of(a=9)).give == ()
 
 
@@ -77,7 +93,7 @@ def test_how_many_are_beyond_all_limits() -> None:
     assert beyond_limits(there, {**holders_of(a=3, b=1), **free}) == 1
     assert beyond_limits(there, holders_of(a=3, b=2)) == 0
     assert beyond_limits(members("a", "c", a=1), {**holders_of(a=1), **free}) == 0
-    leaving = [Member("a", 9, is_leaving=True), Member("b", 2)]
+    leaving = [member("a", 9, is_leaving=True), member("b", 2)]
     assert beyond_limits(leaving, {**holders_of(a=4, b=2), **free}) == 2, "what it has still runs"
 
 
@@ -102,8 +118,8 @@ class World:
 
     def __init__(self) -> None:
         self.holders: dict[str, str | None] = {}
-        self.members: dict[str, Member] = {}
-        self.views: dict[str, tuple[list[Member], dict[str, str | None]]] = {}
+        self.members: dict[str, MemberRecord] = {}
+        self.views: dict[str, tuple[list[MemberRecord], dict[str, str | None]]] = {}
         self.moved = 0
         self._made = 0
 
@@ -113,7 +129,7 @@ class World:
     def join(self, n: int) -> None:
         self._made += 1
         name = f"m{self._made}"
-        self.members[name] = Member(name)
+        self.members[name] = member(name)
         self.look(self._made)
 
     def _one(self, n: int) -> str | None:
@@ -122,7 +138,7 @@ class World:
 
     def leave(self, n: int) -> None:
         if name := self._one(n):
-            self.members[name] = Member(name, is_leaving=True)
+            self.members[name] = member(name, is_leaving=True)
 
     def die(self, n: int) -> None:
         if name := self._one(n):
@@ -192,9 +208,9 @@ def test_any_story_ends_balanced_with_as_few_moves_as_that_takes(
 
 @given(st.integers(0, 500), st.lists(st.none() | st.integers(0, 100), min_size=1, max_size=9))
 def test_targets_add_up_and_keep_to_limits(keys: int, limits: list[int | None]) -> None:
-    there = [Member(f"m{n}", limit) for n, limit in enumerate(limits)]
+    there = [member(f"m{n}", limit) for n, limit in enumerate(limits)]
     found = targets(there, {}, keys)
     assert sum(found.values()) == min(keys, sum(member.room for member in there))
-    assert all(found[member.name] <= member.room for member in there)
-    open_ones = [found[m.name] for m in there if found[m.name] < m.room]
+    assert all(found[member.token] <= member.room for member in there)
+    open_ones = [found[m.token] for m in there if found[m.token] < m.room]
     assert not open_ones or max(found.values()) <= min(open_ones) + 1

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from datastream_ws import ClientOptions, ConfigurationError
-from datastream_ws.fleet.source import Changes, Row, compare, options_of
+from datastream_ws.fleet.source import Changes, Row, compare
 
 DEFAULTS = ClientOptions("ws://localhost", name="accounts", max_size=5)
 
@@ -20,7 +20,7 @@ def row(token: str) -> dict[str, Any]:
 
 
 def check(row: Row) -> object:
-    return options_of(row, DEFAULTS, "accounts")
+    return row.options(DEFAULTS, "accounts")
 
 
 def test_rows_are_new_changed_gone_or_the_same() -> None:
@@ -39,9 +39,9 @@ def test_a_row_that_the_source_has_changed_in_place_is_seen() -> None:
 
 
 def test_options_are_the_rows_and_else_the_fleets() -> None:
-    options = options_of(Row(7, {**row("a"), "max_size": 9}), DEFAULTS, "accounts")
+    options = Row(7, {**row("a"), "max_size": 9}).options(DEFAULTS, "accounts")
     assert (options.name, options.max_size) == ("accounts/7", 9)
-    assert options_of(Row(7, row("a")), DEFAULTS, "accounts").max_size == 5
+    assert Row(7, row("a")).options(DEFAULTS, "accounts").max_size == 5
 
 
 def test_a_row_that_cannot_work_leaves_the_others_and_its_own_stream_alone() -> None:
@@ -92,13 +92,13 @@ def test_no_secret_is_shown() -> None:
 
 
 def test_ten_thousand_rows_are_compared_in_a_moment() -> None:
-    rows, _ = compare({}, {n: row(f"token {n}") for n in range(10_000)})
+    rows, _ = compare({}, {n: row(f"token {n}") for n in range(10_000)}, repr)
     took = []
     for _ in range(10):
         given = {n: row(f"token {n}") for n in range(10_000)}
         given[77] = row("another")
         began = time.thread_time()
-        _, changes = compare(rows, given)
+        _, changes = compare(rows, given, repr)
         took.append(time.thread_time() - began)
         assert changes.changed == ("77",)
     assert min(took) < 0.05  # of the processor's time: others use this machine, too

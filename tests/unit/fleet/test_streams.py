@@ -22,7 +22,6 @@ class FakeClient:
         self._finished: Future[None] = Future()
 
     def start(self) -> None: ...
-    def _join(self, place: object) -> None: ...
     def request_close(self) -> None: ...
 
     def stats(self) -> Stats:
@@ -40,7 +39,7 @@ async def test_a_stream_that_ends_is_counted_once_at_every_moment() -> None:
     """A sum that falls looks to Prometheus like a restart, and one that jumps like traffic."""
     client: Any = FakeClient()
     place: Any = object()
-    streams = Streams(lambda row: client, lambda row: place, ended, lambda key, error: None)
+    streams = Streams(lambda row, place: client, lambda row: place, ended, lambda key, error: None)
     streams.apply({"a": Row("a", {})}, Changes(added=("a",)))
     sums: list[int] = []
     is_over = threading.Event()
