@@ -11,8 +11,9 @@ from .. import ConfigurationError, Message
 from ..embedding import argument_for, check_function, name_of
 from .payload import shown, task_id_for
 from .publisher import Publisher
+from .sources import installations
 
-__all__ = ["Forwarder", "app_of", "bind", "forward", "forwarders", "note_installed", "publisher_of"]
+__all__ = ["Forwarder", "app_of", "bind", "forward", "forwarders", "publisher_of"]
 
 # Serializers that can execute code. A server must not choose the code that a worker runs.
 UNSAFE = {"pickle", "yaml", "application/x-python-serialize", "application/x-yaml"}
@@ -29,7 +30,6 @@ OURS = {
 _publishers: weakref.WeakKeyDictionary[Any, Publisher] = weakref.WeakKeyDictionary()
 _forwarders: weakref.WeakKeyDictionary[Any, list[Forwarder]] = weakref.WeakKeyDictionary()
 _apps: weakref.WeakKeyDictionary[Any, Callable[[], Any]] = weakref.WeakKeyDictionary()
-_installed: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def forward(
@@ -174,11 +174,6 @@ def bind(client: Any, app: Any) -> None:
     _apps[client] = weakref.ref(app)
 
 
-def note_installed(app: Any) -> None:
-    """Record that ``install()`` was called for *app*."""
-    _installed.add(app)
-
-
 def app_of(client: Any, task: Any = None) -> Any:
     """
     Return the Celery app that a stream publishes with.
@@ -190,8 +185,8 @@ def app_of(client: Any, task: Any = None) -> Any:
     bound = _apps.get(client)
     app = bound() if bound is not None else None
     app = app or getattr(task, "app", None)
-    if app is None and len(_installed) == 1:
-        app = next(iter(_installed))
+    if app is None and len(installations) == 1:
+        app = next(iter(installations))
     if app is None:
         raise ConfigurationError(
             "forward: no Celery app is known for this stream. Call install(app, client)."

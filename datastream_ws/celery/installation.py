@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from .commandline import table_in_inspect
-from .forwarding import bind, note_installed
+from .forwarding import bind
 from .sources import Installation, installations
 
 __all__ = ["install"]
@@ -36,7 +36,6 @@ def install(app: Any, client: Any = None, *, flask_app: Any = None) -> None:
     if installation is None:
         installation = installations[app] = Installation()
         _install_step(app)
-        note_installed(app)
     several = isinstance(client, Iterable) and not hasattr(client, "on_message")
     for given in client if several else [client]:
         installation.add(given, flask_app)

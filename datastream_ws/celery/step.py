@@ -68,12 +68,9 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
 
     # --- the methods of a bootstep, which are called in the worker's main thread ---
 
+    @refusing()
     def create(self, worker: Any) -> None:
         """Resolve the installed streams. An invalid one stops the worker with one line."""
-        with refusing():
-            self._create(worker)
-
-    def _create(self, worker: Any) -> None:
         _refuse_green_pool(worker.pool_cls)
         self.streams = installations[worker.app].streams(self.config.names)
         for stream in self.streams:

@@ -134,7 +134,6 @@ class Fleet(Decorators):
         self._lock = threading.RLock()
         self._loop_use: LoopUse | None = None
         self._finished: Future[None] | None = None
-        self._streams: Streams | None = None
         self._work: Work | None = None
         self._close_requested = False
 
@@ -153,7 +152,8 @@ class Fleet(Decorators):
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate over the keys of the streams that run in this process."""
-        return iter(self._streams.by_key() if self._streams is not None else {})
+        work = self._work
+        return iter(work.streams.by_key() if work is not None else {})
 
     def __len__(self) -> int:
         return len(self._running)
@@ -226,15 +226,16 @@ class Fleet(Decorators):
     def counts(self) -> dict[State, int]:
         """Return how many streams in this process are in each state."""
         notice_fork()
-        return self._streams.counts() if self._streams is not None else {}
+        work = self._work
+        return work.streams.counts() if work is not None else {}
 
     def stats(self) -> FleetStats:
         """Return the sum of the counters since ``start()``, and those of each stream."""
         notice_fork()
-        streams, work = self._streams, self._work
-        if streams is None or work is None:
+        work = self._work
+        if work is None:
             return FleetStats()
-        past, each = streams.stats()
+        past, each = work.streams.stats()
         monitor = work.limit_monitor
         return FleetStats(
             **total([past, *each.values()]),
@@ -246,7 +247,8 @@ class Fleet(Decorators):
     @property
     def _running(self) -> dict[str, Client]:
         notice_fork()
-        return self._streams.running if self._streams is not None else {}
+        work = self._work
+        return work.streams.running if work is not None else {}
 
     # --- start and end ---
 
@@ -278,9 +280,8 @@ class Fleet(Decorators):
         self._budget = budget
 
     def _begin(self, finished: Future[None], store: SharedStore | None) -> None:
-        work = self._work = Work(self, finished, store)
-        self._streams = work.streams
-        work.begin()
+        self._work = Work(self, finished, store)
+        self._work.begin()
 
     def run(self) -> None:
         """
@@ -314,10 +315,7 @@ class Fleet(Decorators):
 
         You can call it from any thread.
         """
-        work = self._work
-        again = self._close_requested or (work is not None and work.is_closing)
-        self._close_requested = True  # the loop may not have seen the first request yet
-        self._ask_close(0.0 if again else None)
+        self._ask_close(0.0 if self._close_requested else None)
 
     def wait_closed(self, timeout: float | None = None) -> None:
         """
@@ -357,6 +355,7 @@ class Fleet(Decorators):
             self._end_by(deadline)
 
     def _ask_close(self, timeout: float | None, final_frame: CloseFrame | None = None) -> float:
+        self._close_requested = True
         limit = self.options.close_timeout if timeout is None else timeout
         until = time.monotonic() + limit
         with suppress(NotConnectedError):  # it is not running
@@ -385,7 +384,7 @@ class Fleet(Decorators):
     def _abandon(self, use: LoopUse, work: Work) -> None:
         """Mark the fleet as closed. Its leases expire, and its connections are dropped."""
         abandon_loop(use.thread)
-        self._streams = self._work = None
+        self._work = None
         if work.share is not None:
             work.share.sharing.abandon()
         for client in work.streams.running.values():
@@ -504,7 +503,7 @@ class Fleet(Decorators):
 
     def _forget_parent(self) -> None:
         """Become idle in a forked child, without touching the parent's resources."""
-        remains = (self._work, self._streams, self._loop_use)
+        remains = (self._work, self._loop_use)
         self._reset()
         bury(remains, [])
 
@@ -572,10 +571,6 @@ class Work:
             on_news=self._wake.set,
             on_error=self._lease_failed,
         )
-
-    @property
-    def is_closing(self) -> bool:
-        return self._deadline is not None
 
     def begin(self) -> None:
         loop = asyncio.get_running_loop()

@@ -121,32 +121,26 @@ class SpoolFile:
         self._unmarked: list[int] = []
 
     def _open(self) -> None:
-        check_files(self.path)
         try:
             self._connect()
-        except Corrupt:
+        except SpoolError as error:
+            if not is_corrupt(error):
+                raise
             self.set_aside = _set_aside(self.path)
-            check_files(self.path)
             self._connect()
 
     def _connect(self) -> None:
-        """
-        Open the database and read its state.
-
-        Raises:
-            Corrupt: If the file is corrupt.
-            SpoolError: If it cannot be read.
-
-        """
-        self._db = _connect(self.path)
-        try:
-            with self._errors("cannot be read"):
+        """Open the database and read its state. Raises SpoolError."""
+        check_files(self.path)
+        with self._errors("cannot be opened"):
+            self._db = sqlite3.connect(self.path, isolation_level=None, cached_statements=32)
+            try:
+                _prepare(self._db, self.path)
+                check_companions(self.path)
                 self._read_state()
-        except BaseException as error:
-            self._db.close()
-            if isinstance(error, SpoolError) and is_corrupt(error):
-                raise Corrupt from None
-            raise
+            except BaseException:
+                self._db.close()
+                raise
 
     def _read_state(self) -> None:
         (kept,), (handled,) = self._db.execute(COUNT).fetchall()
@@ -299,14 +293,14 @@ class SpoolFile:
             ]
             self._make_do()
 
-    def read(self, after: int, before: int | None, count: int, size: int) -> list[Run]:
+    def read(self, after: int, before: int | None, most: int, size: int) -> list[Run]:
         """
         Return the next unhandled messages between two positions, in order.
 
         Args:
             after: The position before the first one.
             before: The position after the last one. ``None`` means no limit.
-            count: Most messages to return.
+            most: Most messages to return.
             size: Bytes of payload, about, after which to stop.
 
         Raises:
@@ -321,10 +315,10 @@ class SpoolFile:
                 kept = decode(row)
                 first = kept.position
                 for run in kept.unmarked(marks, after + 1 - first, end - first):
-                    found.append(run.part(0, min(count, run.within(size))))
-                    count -= len(found[-1])
+                    found.append(run.part(0, min(most, run.within(size))))
+                    most -= len(found[-1])
                     size -= sum(map(len, found[-1].payloads))
-                    if count <= 0 or size <= 0:
+                    if most <= 0 or size <= 0:
                         return found
         return found
 
@@ -341,7 +335,6 @@ class SpoolFile:
         if not self._is_renewing:
             self.set_aside = _set_aside(self.path)
             self._is_renewing = True
-        check_files(self.path)
         self._connect()
         self._is_renewing = False
         self._unmarked = []
@@ -413,31 +406,6 @@ def _marked(marks: str, count: int, numbers: Sequence[int]) -> str:
 
 def _replaced(marks: str, at: int, by: str) -> str:
     return f"{marks[:at]}{by}{marks[at + len(by) :]}"
-
-
-def _connect(path: str) -> sqlite3.Connection:
-    """
-    Open the database.
-
-    Raises:
-        Corrupt: If the file is corrupt.
-        SpoolError: If it cannot or must not be used.
-
-    """
-    db: sqlite3.Connection | None = None
-    try:
-        db = sqlite3.connect(path, isolation_level=None, cached_statements=32)
-        _prepare(db, path)
-        check_companions(path)
-        return db
-    except BaseException as error:
-        if db is not None:
-            db.close()
-        if isinstance(error, DATABASE_ERRORS):
-            if _is_corrupt(error):
-                raise Corrupt from None
-            raise SpoolError(f"spool {path}: cannot be opened ({error})") from None
-        raise
 
 
 def _prepare(db: sqlite3.Connection, path: str) -> None:

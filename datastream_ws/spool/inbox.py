@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..handling.inbox import Inbox, Portion, Put
 from ..handling.lazy_messages import LazyMessages
@@ -71,13 +71,12 @@ class WriteBatch:
         return sum(map(len, self.parts))
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """The arguments of :meth:`SpoolFile.read` for the messages that memory has room for."""
 
     after: int
     before: int | None
-    count: int
+    most: int
     size: int
 
 

@@ -215,7 +215,7 @@ class SpoolThread:
         if wanted is None:
             return
         try:
-            runs = self._file.read(wanted.after, wanted.before, wanted.count, wanted.size)
+            runs = self._file.read(*wanted)
         except SpoolError as error:
             self._failed(error)
             return
@@ -233,9 +233,8 @@ class SpoolThread:
         excess = self._inbox.trim()
         if excess <= 0:
             return
-        first = self._inbox.first_rows(excess)
         try:
-            runs = self._file.read(first.after, first.before, first.count, first.size)
+            runs = self._file.read(*self._inbox.first_rows(excess))
             gone = self._inbox.unread(runs)
             self._file.write([], [position for run in gone for position in run.positions])
         except SpoolError as error:

@@ -146,7 +146,7 @@ def test_a_worker_refuses_an_unsafe_serializer(app: Any) -> None:
 
 
 def test_forward_without_install_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forwarding, "_installed", set())
+    monkeypatch.setattr(forwarding, "installations", {})
     client = Client(URL)
     forward(client, "unit.ingest")
     with pytest.raises(ConfigurationError, match=r"Call install\(app, client\)"):
