@@ -98,9 +98,12 @@ def _lock(path: str) -> int | None:
         raise refused(path, error) from None
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         holder = os.read(descriptor, 20).decode(errors="replace").strip()
         os.close(descriptor)
+        if error.errno not in (errno.EACCES, errno.EAGAIN):  # the file system has no locks
+            reason = os.strerror(error.errno or 0)
+            raise SpoolError(f"spool {path}: cannot be locked ({reason})") from None
         raise taken(path, f"process {holder}" if holder.isdigit() else "another process") from None
     with suppress(OSError):  # the disk may be full, and the id is only for an error message
         os.ftruncate(descriptor, 0)

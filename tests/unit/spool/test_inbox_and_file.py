@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import sqlite3
@@ -21,7 +22,7 @@ from datastream_ws.codecs import codec_for
 from datastream_ws.exceptions import SpoolError
 from datastream_ws.handling.inbox import Portion
 from datastream_ws.messages import Message, Origin
-from datastream_ws.spool import SpooledInbox, SpoolThread
+from datastream_ws.spool import SpooledInbox, SpoolThread, file_lock
 from datastream_ws.spool import file as module
 from datastream_ws.spool.file import SpoolFile
 from datastream_ws.spool.file_lock import check_files, path_for
@@ -342,6 +343,19 @@ def test_another_client_of_this_process_is_refused(path: str, file: SpoolFile) -
     with pytest.raises(SpoolError, match="another client of this process"):
         SpoolFile(path)
     put(file, [row(1)])
+
+
+def test_a_file_system_without_locks_is_named_as_such(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No process has the lock, so there is none to stop."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(file_lock.fcntl, "lockf", no_locks)
+    with pytest.raises(SpoolError, match=r"cannot be locked \(No locks available\)"):
+        SpoolFile(path)
 
 
 def test_another_process_is_refused_until_the_first_has_ended(path: str) -> None:
