@@ -601,7 +601,8 @@ class Work:
         except Exception as death:
             failure = death
             self.log.say("error", "internal error, please report it: %s", said(death))
-            self.streams.hasten(0.0)
+            with suppress(Exception):
+                await self.streams.close(0.0, *self._final_frame)
         finally:
             if self.share is not None:
                 left = (self._deadline or 0.0) - time.monotonic()

@@ -112,9 +112,8 @@ class Streams:
         self._closing = True
         self._waiting.clear()
         self.hasten(deadline, code, reason)
-        for key, client in list(self.running.items()):
-            if client.state.is_final:  # it has failed, or user code has closed it
-                self._ended(key, client)
+        for key in self.running:
+            self._watch(key)
         while self.running:
             self._changed.clear()
             await self._changed.wait()
@@ -150,14 +149,6 @@ class Streams:
             return
         if self._paused:
             client.pause()
-        finished = client._finished
-        assert finished is not None
-        finished.add_done_callback(lambda _: self._tell(key, client))
-
-    def _tell(self, key: str, client: Client) -> None:
-        # A client ends on another thread if user code blocks the loop.
-        with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._ended, key, client)
 
     def _close_some(self) -> None:
         while self._waiting and len(self._ending) < CLOSES:
@@ -166,19 +157,34 @@ class Streams:
     def _close(self, key: str) -> None:
         self._waiting.pop(key, None)
         client = self._ending[key] = self.running[key]
-        if client.state.is_final:
-            self._loop.call_soon(self._ended, key, client)
-        else:
+        if not client.state.is_final:
             client.request_close()
+        self._watch(key)
+
+    def _watch(self, key: str) -> None:
+        """
+        Call :meth:`_ended` once the client has ended.
+
+        That begins when the client is closed, because user code may start it again before. A client
+        that ends by itself stays as it is until its row changes.
+        """
+        client = self.running[key]
+
+        def tell(_: object) -> None:
+            # A client ends on another thread if user code blocks the loop.
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._ended, key, client)
+
+        if client._finished is None:  # it could not start
+            tell(None)
+        else:
+            client._finished.add_done_callback(tell)
 
     def _ended(self, key: str, client: Client) -> None:
         if self.running.get(key) is not client:
             return
-        was_asked = self._ending.pop(key, None) is client
+        self._ending.pop(key, None)
         self._changed.set()
-        if not was_asked and not self._closing:
-            # it has failed, or user code has closed it, so it stays closed until its row changes
-            return
         with self._lock:
             self._past = Stats(**total([self._past, client.stats()]))
             self.running = {name: other for name, other in self.running.items() if name != key}
