@@ -166,7 +166,7 @@ class Streams:
         Call :meth:`_ended` once the client has ended.
 
         That begins when the client is closed, because user code may start it again before. A client
-        that ends by itself stays as it is until its row changes.
+        that nothing has closed, such as a failed one, stays as it is until its row changes.
         """
         client = self.running[key]
 

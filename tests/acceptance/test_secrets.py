@@ -322,7 +322,7 @@ WRONG: dict[str, Callable[[], object]] = {
     "handlers": lambda: loose("ws://x", headers={"A": secret()}, message_handler=lambda: None),
     "a fleet": lambda: Fleet(dict, headers={"A": secret()}, refresh=0),
     "a fleet's option": lambda: Fleet(dict, headers={"A": secret()}, inbox_size=0),
-    "a fleet's rows": lambda: compare({}, [{"headers": {"A": secret()}}]),
+    "a fleet's rows": lambda: compare({}, [{"headers": {"A": secret()}}], repr),
     "replace": lambda: ClientOptions("ws://x", headers={"A": secret()}).replace(inbox_size=0),
     "defaults": lambda: ClientOptions("ws://x", headers={"A": secret()}).with_defaults(nope=0),
     "settings": lambda: ClientOptions.from_mapping({"URL": f"ws://x?{secret()}", "NOPE": 1}),
