@@ -595,7 +595,7 @@ class AsyncClient(Decorators):
 
         """
         try:
-            await wait_for(self._flushed(), timeout)
+            await wait_for(self._flushed(), timeout, self._finished)
         except TimeoutError as error:
             raise self._not_flushed(error, timeout) from None
 
@@ -678,18 +678,20 @@ class AsyncClient(Decorators):
                 raise NotConnectedError("the connection has just been lost")
             return await life.intake.requests.first(match, send, timeout)
 
+        if asyncio.get_running_loop() is life.loop:
+            return await first()
+        future = asyncio.run_coroutine_threadsafe(first(), life.loop)
+        # If the client's loop is blocked or stopped, the timeout there never fires.
+        limit = None if timeout is None else max(0.0, timeout) + 1.0
         try:
-            # If the client's own loop is blocked or stopped, its timeout never fires.
-            patience = None if timeout is None else max(0.0, timeout) + 1.0
-            async with asyncio.timeout(patience) as limit:
-                if asyncio.get_running_loop() is life.loop:
-                    return await first()
-                future = asyncio.run_coroutine_threadsafe(first(), life.loop)
-                return await asyncio.wrap_future(future)
+            return await wait_for(future, limit, life.finished)
         except TimeoutError:
-            if not limit.expired():
+            if future.done():
                 raise
             raise self._unanswered(timeout) from None
+        finally:
+            if not life.loop.is_closed():
+                future.cancel()
 
     def _unanswered(self, timeout: float | None) -> Exception:
         """Return the error of a wait that the client's loop didn't end in time."""

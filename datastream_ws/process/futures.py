@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from ..exceptions import HandlerError
+from ..exceptions import HandlerError, NotConnectedError
 from ..messages import payload_bytes
 
 __all__ = ["ErrorBuffer", "LoopEvent", "Observable", "capped", "retrieve", "wait_for"]
@@ -224,7 +224,7 @@ def pinned_bytes(error: BaseException) -> int:
     return sum(payload_bytes(message.data) for message in messages)
 
 
-async def wait_for(future: Future[T], timeout: float | None) -> T:
+async def wait_for(future: Future[T], timeout: float | None, end: Future[None] | None = None) -> T:
     """
     Wait for *future* in a coroutine.
 
@@ -233,9 +233,11 @@ async def wait_for(future: Future[T], timeout: float | None) -> T:
     Args:
         future: The future of a thread.
         timeout: Seconds to wait. ``None`` means no limit.
+        end: Resolved when there will be no result any more. ``None`` means that there will be one.
 
     Raises:
         TimeoutError: If there is no result after *timeout* seconds.
+        NotConnectedError: If *end* was resolved first.
 
     """
     if future.done():  # a timeout of 0 must not hide the result
@@ -244,9 +246,14 @@ async def wait_for(future: Future[T], timeout: float | None) -> T:
         async with asyncio.timeout(timeout):
             return await asyncio.wrap_future(future)
     wrapped = _on_this_loop(future)
-    done, _ = await asyncio.wait([wrapped], timeout=timeout)
+    waits: list[asyncio.Future[Any]] = [wrapped]
+    if end is not None:
+        waits.append(_on_this_loop(end))
+    done, _ = await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     if not done:
         raise TimeoutError
+    if not wrapped.done():
+        raise NotConnectedError("the client closed meanwhile")
     return wrapped.result()
 
 

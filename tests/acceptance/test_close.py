@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -777,4 +778,37 @@ def test_waits_on_another_loop_end_with_the_loop_of_the_client() -> asyncio.Abst
     loop = asyncio.new_event_loop()
     loop.run_until_complete(client.start())
     asyncio.run(elsewhere())
+    return loop
+
+
+@leaves_a_loop
+def test_verbs_on_another_loop_end_with_the_loop_of_the_client() -> asyncio.AbstractEventLoop:
+    """receive() and flush() without a time limit waited forever for a loop that was closed."""
+    stopped = threading.Event()
+
+    async def elsewhere(client: AsyncClient) -> tuple[Any, ...]:
+        receiving = asyncio.create_task(client.receive(timeout=None))
+        await asyncio.to_thread(stopped.wait, 30)
+        flushing = asyncio.create_task(client.flush())
+        await asyncio.sleep(0)
+        loop.close()
+        async with asyncio.timeout(30):
+            return await asyncio.gather(receiving, flushing, return_exceptions=True)
+
+    async def start(client: AsyncClient) -> None:
+        await client.start()
+        await client.wait_ready(30)
+
+    def is_asked(client: AsyncClient) -> bool:
+        return client._life is not None and client._life.intake.requests.are_waiting
+
+    loop = asyncio.new_event_loop()
+    with StreamServer() as server, ThreadPoolExecutor() as pool:
+        client = AsyncClient(server.url, **FAST)
+        loop.run_until_complete(start(client))
+        ended = pool.submit(lambda: asyncio.run(elsewhere(client)))
+        loop.run_until_complete(asyncio.to_thread(eventually, lambda: is_asked(client)))
+        loop.run_until_complete(loop.shutdown_default_executor())
+        stopped.set()
+        assert [type(each) for each in ended.result()] == [NotConnectedError] * 2
     return loop
