@@ -258,6 +258,11 @@ class Connection:
     def has_unsent(self) -> bool:
         return bool(self._queue) or (not self.closed.done() and self._engine.unsent > 0)
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether messages wait for the end of the login."""
+        return self._queue.holds_back
+
     def _wake_pump(self) -> None:
         """Schedule the pump from the thread that queued a frame."""
         if asyncio._get_running_loop() is self._loop:

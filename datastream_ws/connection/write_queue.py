@@ -81,6 +81,11 @@ class WriteQueue:
     def __len__(self) -> int:
         return len(self._frames) + len(self._gated or ())
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether the gate holds back frames."""
+        return bool(self._gated)
+
     # --- from any thread ---
 
     def put(self, frame: Frame, *, passes_gate: bool = False) -> None:

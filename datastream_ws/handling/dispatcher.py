@@ -199,9 +199,9 @@ class Dispatcher:
             while await self._runs.run(caller):
                 if caller.on_loop:
                     await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            raise
         except BaseException as death:
+            if caller.on_loop and isinstance(death, asyncio.CancelledError):
+                raise
             # This is an internal error. Report it, and start no worker that would fail again.
             self._stopped.set()
             self._on_death(death)

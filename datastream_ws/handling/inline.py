@@ -135,7 +135,7 @@ class InlineHandlers:
     def _leave(self, run: HandlerRun) -> None:
         try:
             drive(run.leave())
-        except Exception as error:
+        except BaseException as error:  # it would end the connection, or the user's loop
             self._failed(failure_of("a context of use(per='run')", None, (), error))
 
     def _failed(self, failure: HandlerError) -> None:

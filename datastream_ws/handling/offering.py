@@ -166,7 +166,9 @@ class Offering:
         """Leave the contexts of a run; report what they raise."""
         try:
             await run.leave()
-        except Exception as error:
+        except BaseException as error:
+            if _is_canceled(error, run.caller):
+                raise
             await self.failed(run.caller, "a context of use(per='run')", None, (), error)
 
     async def failed(
@@ -258,5 +260,7 @@ async def keep_failure(
     for keep in tuple(handlers.on_failure):
         try:
             await caller.call_blocking(keep, failure)
-        except Exception as trouble:
+        except BaseException as trouble:
+            if _is_canceled(trouble, caller):
+                raise
             report(trouble)

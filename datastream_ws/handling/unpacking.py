@@ -42,7 +42,7 @@ class Unpacking:
                     raise TypeError(
                         f"the unpacker returned {type(whole).__name__}, not str or bytes"
                     )
-            except Exception as error:
+            except BaseException as error:  # it would end the user's loop
                 self._unpack = None
                 self._fail(_failure(error))
             else:
@@ -60,12 +60,12 @@ def unpacking_of(codec: Any, fail: Callable[[Exception], None]) -> Unpacking | N
         return None
     try:
         return Unpacking(make(), fail)
-    except Exception as error:
+    except BaseException as error:
         fail(_failure(error))
         return None
 
 
-def _failure(error: Exception) -> DecodeError:
+def _failure(error: BaseException) -> DecodeError:
     failure = DecodeError("codec: unpacker() failed, so the rest of the connection is unreadable")
     failure.__cause__ = error
     return failure

@@ -101,11 +101,14 @@ class Closing:
                 connection.fail(LeaseError("the lease is lost"))
 
     async def _flush(self, connection: Connection) -> None:
-        flushed = connection.flushed()
+        # The login was canceled, so what it holds back will never be sent.
+        flushed = connection.flushed(passes_gate=True)
         in_time = flushed is None or await self._within(_result(flushed))
         if not in_time and connection.has_unsent:
             text = "close_timeout has elapsed; messages are still unsent"
             self._parts.reporter.log("warning", text)
+        elif connection.holds_back:
+            self._parts.reporter.log("warning", "the login has not ended; messages are still unsent")
 
     # --- the deadline ---
 

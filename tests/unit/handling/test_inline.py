@@ -232,6 +232,21 @@ async def test_a_route_that_exits_is_for_the_workers() -> None:
     assert (log, rig.inbox.waiting, rig.reported) == ([], 1, [])
 
 
+async def test_a_context_that_exits_is_reported() -> None:
+    rig = Rig()
+    log = log_of(rig)
+
+    @contextmanager
+    def exits() -> Iterator[None]:
+        yield
+        raise SystemExit
+
+    rig.handlers.use(exits, per="run")
+    rig.take(PING)
+    assert len(log) == 1
+    assert [type(error.__cause__) for error in rig.reported] == [SystemExit]
+
+
 async def test_nothing_is_made_without_inline_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A read goes into the inbox as it came."""
     rig = Rig()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -155,6 +157,55 @@ async def test_what_exits_beside_a_handler_fails_one_message(
         s.put("a", "a")
         counts = await s.drain()
         assert (counts.failed, counts.waiting) == (2, 0)
+
+
+@EXITS
+@BOTH
+async def test_what_exits_behind_a_handler_is_reported(
+    kind: type[BaseException], is_async: bool
+) -> None:
+    """At the end of a run's context, and where failures are stored."""
+
+    @contextmanager
+    def exits() -> Iterator[None]:
+        yield
+        raise kind
+
+    def keep(failure: HandlerError) -> None:
+        raise kind
+
+    def fails(message: Message) -> None:
+        raise LookupError
+
+    async def fails_on_loop(message: Message) -> None:
+        raise LookupError
+
+    async with stream() as s:
+        s.handlers.use(exits, per="run")
+        s.handlers.on_failure.append(keep)
+        s.handler(is_async=is_async, route="a")
+        fail = fails_on_loop if is_async else fails
+        s.handlers.on_message("b")(fail)
+        s.put("a", "b")
+        counts = await s.drain()
+        assert (s.log, counts.handled, counts.failed) == (["a"], 1, 1)
+        await until(lambda: kind.__name__ in s.errors)
+        assert kind in map(type, s.reported)
+
+
+@EXITS
+async def test_what_ends_a_worker_beside_all_that_is_reported(kind: type[BaseException]) -> None:
+    """A CancelledError ended the thread of the pool instead, without a word."""
+
+    async def dies(caller: object) -> bool:
+        raise kind
+
+    async with stream() as s:
+        s.handler()
+        s.dispatcher._runs.run = dies  # type: ignore[method-assign]
+        s.put("a")
+        await until(lambda: s.reported)
+        assert [type(death) for death in s.reported] == [kind]
 
 
 GZIP = b"\x1f\x8b\x08\x00binary"

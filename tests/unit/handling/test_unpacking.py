@@ -70,7 +70,11 @@ def test_what_is_not_whole_yet_waits() -> None:
     assert unpacking([first[3:], second]) == ['{"a": 1}', '{"a": 2}']
 
 
-@pytest.mark.parametrize("broken", [lambda data: 5, lambda data: 1 / 0])
+def exits(data: object) -> Any:
+    raise SystemExit
+
+
+@pytest.mark.parametrize("broken", [lambda data: 5, lambda data: 1 / 0, exits])
 def test_nothing_is_read_behind_an_error(broken: Any) -> None:
     failed: list[Exception] = []
 
@@ -82,13 +86,14 @@ def test_nothing_is_read_behind_an_error(broken: Any) -> None:
     assert unpacking(["good"]) == []
     [error] = failed
     assert isinstance(error, DecodeError)
-    assert isinstance(error.__cause__, TypeError | ZeroDivisionError)
+    assert isinstance(error.__cause__, TypeError | ZeroDivisionError | SystemExit)
 
 
-def test_an_unpacker_that_cannot_be_made() -> None:
+@pytest.mark.parametrize("kind", [LookupError, SystemExit])
+def test_an_unpacker_that_cannot_be_made(kind: type[BaseException]) -> None:
     class Broken:
         def unpacker(self) -> Any:
-            raise LookupError
+            raise kind
 
     failed: list[Exception] = []
     assert unpacking_of(Broken(), failed.append) is None

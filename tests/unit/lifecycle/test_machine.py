@@ -326,6 +326,26 @@ def test_the_login_is_sent_though_others_wait_behind_it() -> None:
         assert len(story.world.engines) == 1
 
 
+def test_close_does_not_wait_for_what_the_login_holds_back() -> None:
+    """The login was canceled, so nothing would send it. It took nearly all of close_timeout."""
+    log = Log()
+    with Story(close_timeout=60.0, logger=log) as story:
+
+        @story.client.on_connect
+        async def log_in() -> None:
+            await story.client.send("login")
+            await asyncio.Event().wait()
+
+        story.begin()
+        story.passes(1.0)
+        story.call(story.client.send("held back"))
+        began = story.loop.time()
+        story.call(story.client.close())
+        assert story.loop.time() - began < 1.0
+        assert story.engine.sent == ["login"]
+        assert any("messages are still unsent" in line for line in log.lines)
+
+
 def test_a_canceled_sender_takes_nobodys_turn() -> None:
     with Story(send_rate=(1, 5.0), write_timeout=9.0) as story:
         story.start()
