@@ -8,6 +8,7 @@ Each step of handling is written once, as a coroutine. On the loop it is awaited
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -15,7 +16,15 @@ from typing import Any, Protocol, TypeVar
 
 from .latch import Latch
 
-__all__ = ["Caller", "InlineCaller", "LoopCaller", "ThreadCaller", "drive", "is_own_cancellation"]
+__all__ = [
+    "Caller",
+    "InlineCaller",
+    "LoopCaller",
+    "ThreadCaller",
+    "drive",
+    "is_own_cancellation",
+    "start_task",
+]
 
 T = TypeVar("T")
 
@@ -35,6 +44,19 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
         return result
     coroutine.close()
     raise RuntimeError("a step for threads waited for the event loop")
+
+
+def start_task(
+    coroutine: Coroutine[Any, Any, None],
+    loop: asyncio.AbstractEventLoop,
+    context: contextvars.Context,
+) -> asyncio.Task[None]:
+    """
+    Start a task in a later iteration of the loop.
+
+    The loop's own task factory may be eager, and would run the task before this returns.
+    """
+    return asyncio.Task(coroutine, loop=loop, context=context)
 
 
 def is_own_cancellation() -> bool:

@@ -17,7 +17,7 @@ from ..handlers import Handlers
 from ..messages import Message
 from ..options import ClientOptions
 from .batches import Batches
-from .callers import Caller, LoopCaller, ThreadCaller, drive
+from .callers import Caller, LoopCaller, ThreadCaller, drive, start_task
 from .current import handling
 from .inbox import Inbox
 from .iteration import Iteration
@@ -181,7 +181,7 @@ class Dispatcher:
 
     def _start_task(self) -> None:
         work = self._work(LoopCaller(self._stopped_async))
-        task = self._loop.create_task(work, context=self._context.copy())
+        task = start_task(work, self._loop, self._context.copy())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from ..exceptions import HandlerError, NotConnectedError
 from ..handlers import Handler, Handlers
-from .callers import LoopCaller, ThreadCaller, drive, is_own_cancellation
+from .callers import LoopCaller, ThreadCaller, drive, is_own_cancellation, start_task
 from .contexts import HandlerRun
 from .current import called_for, handling
 from .latch import Latch
@@ -317,7 +317,7 @@ class Reports:
                 continue
             self._waiting.append(Report(kind, handler, argument))
             if self._task is None:
-                self._task = self._loop.create_task(self._work(), context=self._context.copy())
+                self._task = start_task(self._work(), self._loop, self._context.copy())
 
     async def _work(self) -> None:
         try:
