@@ -108,7 +108,8 @@ class Closing:
             text = "close_timeout has elapsed; messages are still unsent"
             self._parts.reporter.log("warning", text)
         elif connection.holds_back:
-            self._parts.reporter.log("warning", "the login has not ended; messages are still unsent")
+            text = "the login has not ended; messages are still unsent"
+            self._parts.reporter.log("warning", text)
 
     # --- the deadline ---
 
