@@ -54,6 +54,32 @@ QUESTIONS = {
 }
 
 
+class Page:
+    """
+    The parts that the pages of both models share.
+
+    Attributes:
+        admin_site: The site, as in ModelAdmin.
+
+    """
+
+    admin_site: admin.AdminSite
+
+    class Media:
+        css = {"all": ("datastream/live.css",)}  # noqa: RUF012 - as Django writes it
+        js = ("datastream/live.js",)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def _url(self, name: str, *args: object) -> str:
+        return reverse(f"{self.admin_site.name}:datastream_{name}", args=args)
+
+    def _page(self, request: HttpRequest, template: str, title: str, **more: Any) -> HttpResponse:
+        context = {**self.admin_site.each_context(request), "title": title, "media": MEDIA, **more}
+        return TemplateResponse(request, f"datastream/{template}.html", context)
+
+
 class ProcessFilter(admin.SimpleListFilter):
     """Show only running processes by default."""
 
@@ -77,7 +103,7 @@ class ProcessFilter(admin.SimpleListFilter):
 
 
 @admin.register(StreamStatus)
-class StreamStatusAdmin(StatusAdmin):
+class StreamStatusAdmin(Page, StatusAdmin):
     """The overview of streams, a page for each stream, and its commands."""
 
     list_display = (
@@ -87,21 +113,13 @@ class StreamStatusAdmin(StatusAdmin):
     list_filter = (ProcessFilter, "stream", "state")
     search_fields = ("stream", "host")
 
-    class Media:
-        css = {"all": ("datastream/live.css",)}  # noqa: RUF012 - as Django writes it
-        js = ("datastream/live.js",)
-
     @admin.display(description="live")
     def live(self, row: StreamStatus) -> SafeString:
-        url = reverse(f"{self.admin_site.name}:datastream_live", args=[row.stream])
-        return format_html('<a href="{}">Show</a>', url)
+        return format_html('<a href="{}">Show</a>', self._url("live", row.stream))
 
     @admin.display(description="last heartbeat", ordering="beat_at")
     def heartbeat(self, row: StreamStatus) -> SafeString | str:
         return moment(row.beat_at)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -124,8 +142,7 @@ class StreamStatusAdmin(StatusAdmin):
         """Show all streams. The list of processes has its own page."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        context = self._context(request, "Streams", cards=cards(known_aliases()))
-        return TemplateResponse(request, "datastream/overview.html", context)
+        return self._page(request, "overview", "Streams", cards=cards(known_aliases()))
 
     def processes(self, request: HttpRequest) -> HttpResponse:
         """Show the searchable list of all processes."""
@@ -140,8 +157,9 @@ class StreamStatusAdmin(StatusAdmin):
         fleet = None
         if card.counts is not None:
             fleet = fleet_view(alias, card.living, request.GET.get("q", "")[:LONGEST_SEARCH])
-        context = self._context(
+        return self._page(
             request,
+            "live",
             f"Stream {alias}",
             card=card,
             alias=alias,
@@ -152,9 +170,8 @@ class StreamStatusAdmin(StatusAdmin):
             events=events_of(alias, card.living),
             range=chosen,
             ranges=RANGES,
-            data_url=reverse(f"{self.admin_site.name}:datastream_live_data", args=[alias]),
+            data_url=self._url("live_data", alias),
         )
-        return TemplateResponse(request, "datastream/live.html", context)
 
     def live_data(self, request: HttpRequest, alias: str) -> HttpResponse:
         """Return the data of the live page as JSON: the chart and the newest rows of processes."""
@@ -177,14 +194,12 @@ class StreamStatusAdmin(StatusAdmin):
             raise PermissionDenied
         if verb not in (KEY_VERBS if fleet_of(alias) else VERBS):
             raise Http404(f"unknown command {verb!r}")
-        page = reverse(f"{self.admin_site.name}:datastream_live", args=[alias])
         if request.method == "POST":
             ask(alias, verb, request.user.get_username())
             self._tell_who_obeys(request, verb, alias)
-            return HttpResponseRedirect(page)
-        title = f"{verb.capitalize()} stream {alias}"
-        context = self._context(request, title, verb=verb, alias=alias, question=QUESTIONS[verb])
-        return TemplateResponse(request, "datastream/control.html", context)
+            return HttpResponseRedirect(self._url("live", alias))
+        title, question = f"{verb.capitalize()} stream {alias}", QUESTIONS[verb]
+        return self._page(request, "control", title, verb=verb, alias=alias, question=question)
 
     def _tell_who_obeys(self, request: HttpRequest, verb: str, alias: str) -> None:
         if cards([alias])[0].living:
@@ -197,10 +212,6 @@ class StreamStatusAdmin(StatusAdmin):
         if verb == "pause":
             text += " It will be paused when a process starts it."
         self.message_user(request, text, messages.WARNING)
-
-    def _context(self, request: HttpRequest, title: str, **more: Any) -> dict[str, Any]:
-        context = self.admin_site.each_context(request)
-        return {**context, "title": title, "opts": self.model._meta, "media": MEDIA, **more}
 
     def _refuse_strangers(self, request: HttpRequest, alias: str) -> None:
         if not self.has_view_permission(request):
@@ -258,7 +269,7 @@ def is_kept(alias: str) -> bool:
 
 
 @admin.register(FailedMessage)
-class FailedMessageAdmin(FailedAdmin):
+class FailedMessageAdmin(Page, FailedAdmin):
     """
     Failed messages, which you can search, retry and delete, but not edit.
 
@@ -280,13 +291,6 @@ class FailedMessageAdmin(FailedAdmin):
         *("stream", "handler", "error", "when", "attempts", "retrying", "received"),
         *("seq", "connection", "epoch", "shown_payload", "shown_traceback"),
     )
-
-    class Media:
-        css = {"all": ("datastream/live.css",)}  # noqa: RUF012 - as Django writes it
-        js = ("datastream/live.js",)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
@@ -349,12 +353,8 @@ class FailedMessageAdmin(FailedAdmin):
         outcome = Retried(left_out=1) if row is None else retry([row])
         self._report(request, outcome)
         if outcome.failed:
-            return HttpResponseRedirect(
-                reverse(f"{self.admin_site.name}:datastream_failedmessage_change", args=[pk])
-            )
-        return HttpResponseRedirect(
-            reverse(f"{self.admin_site.name}:datastream_failedmessage_changelist")
-        )
+            return HttpResponseRedirect(self._url("failedmessage_change", pk))
+        return HttpResponseRedirect(self._url("failedmessage_changelist"))
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         """Leave out the dates if MySQL or MariaDB lacks the time zone tables that they need."""
@@ -416,21 +416,17 @@ class FailedMessageAdmin(FailedAdmin):
             self.log_deletions(request, rows)
             rows.delete()
 
-    def _progress(
-        self, request: HttpRequest, work: Work, *, is_begun: bool = True
-    ) -> TemplateResponse:
-        site = self.admin_site
-        context = {
-            **site.each_context(request),
-            "title": f"{work.verb.capitalize()} failed messages",
-            "media": MEDIA,
-            "work": work,
-            "is_begun": is_begun,
-            "progress": work.progress,
-            "action": reverse(f"{site.name}:datastream_bulk", args=[work.verb]),
-            "back": reverse(f"{site.name}:datastream_failedmessage_changelist"),
-        }
-        return TemplateResponse(request, "datastream/bulk.html", context)
+    def _progress(self, request: HttpRequest, work: Work, *, is_begun: bool = True) -> HttpResponse:
+        return self._page(
+            request,
+            "bulk",
+            f"{work.verb.capitalize()} failed messages",
+            work=work,
+            is_begun=is_begun,
+            progress=work.progress,
+            action=self._url("bulk", work.verb),
+            back=self._url("failedmessage_changelist"),
+        )
 
     def _report(self, request: HttpRequest, outcome: Retried) -> None:
         if outcome.handled:

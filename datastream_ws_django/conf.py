@@ -183,23 +183,19 @@ class StreamSettings:
             ImproperlyConfigured: If an option is missing or invalid. The text names it.
 
         """
+        source = self._resolve("SOURCE", self.source)
+        if not callable(source):
+            raise self.wrong(f"SOURCE: {NO_SOURCE}")
         own = {name.lower(): getattr(self, name.lower()) for name in FLEET_ARGUMENTS}
         with self._naming_settings():
             return embedded_fleet(
-                self.source_function(),
+                with_clean_connections(source),
                 self._given(lease=lease),
                 {name: value for name, value in own.items() if value is not None},
                 name=self.alias,
                 handlers=handlers,
                 retry_message=is_passing,
             )
-
-    def source_function(self) -> Callable[[], Any]:
-        """Return the function of SOURCE, with connection clean-up around each call."""
-        found = self._resolve("SOURCE", self.source)
-        if not callable(found):
-            raise self.wrong(f"SOURCE: {NO_SOURCE}")
-        return with_clean_connections(found)
 
     def _given(self, *, lease: bool) -> dict[str, Any]:
         """Return the options for a client or a fleet, with the lease built."""
@@ -210,7 +206,9 @@ class StreamSettings:
         if not lease:
             options.pop("LEASE", None)
         elif options.get("LEASE") == DATABASE_LEASE:
-            options["LEASE"] = self._database_lease()
+            from .lease import DatabaseLease  # models can only be imported once apps are loaded
+
+            options["LEASE"] = DatabaseLease(self.alias)
         return {key: value for key, value in options.items() if key not in REGISTERED}
 
     @contextmanager
@@ -220,11 +218,6 @@ class StreamSettings:
             yield
         except ConfigurationError as error:
             raise self.wrong(_upper_case(str(error))) from error
-
-    def _database_lease(self) -> Any:
-        from .lease import DatabaseLease  # models can only be imported once apps are loaded
-
-        return DatabaseLease(self.alias)
 
 
 OWN = (
@@ -237,14 +230,9 @@ REGISTERED = ("MESSAGE_HANDLER", "CONNECTION_READY_HANDLER")
 NOT_OURS = ("NAME", "HANDLERS")
 
 
-def known_keys() -> list[str]:
-    """Return every valid key of a stream's dict."""
-    names = [name.upper() for name in ClientOptions.names()]
-    return [name for name in names if name not in NOT_OURS] + list(OWN)
-
-
 def _refuse_unknown(alias: str, mapping: Mapping[Any, Any]) -> None:
-    known = known_keys()
+    names = [name.upper() for name in ClientOptions.names()]
+    known = [name for name in names if name not in NOT_OURS] + list(OWN)
     for key in mapping:
         if key in known:
             continue

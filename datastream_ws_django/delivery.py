@@ -103,14 +103,14 @@ def call_handler(stream: Stream, handler: Handler, message: Message) -> None:
     """Call one handler within its contexts. Exceptions of the handler are raised."""
     argument: Any = [message] if handler.is_batch else handler.argument(message)
     run = HandlerRun(stream.handlers, InlineCaller(run_coroutine))
-    drive(call_and_leave(run, handler, argument, messages=(message,)))
 
+    async def call_and_leave() -> None:
+        try:
+            await run.call(handler, argument, messages=(message,))
+        finally:
+            await run.leave()
 
-async def call_and_leave(run: HandlerRun, handler: Handler, *arguments: Any, **about: Any) -> None:
-    try:
-        await run.call(handler, *arguments, **about)
-    finally:
-        await run.leave()
+    drive(call_and_leave())
 
 
 def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:

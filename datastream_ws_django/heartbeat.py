@@ -111,19 +111,15 @@ class Heartbeat:
             return streams or None
 
     def _beat(self, streams: list[StreamHealth]) -> None:
-        if not self._has_looked:
-            self._look_at_migrations()
+        if not self._has_looked:  # if the database is unavailable, the next beat looks
+            self._failing = log_unapplied()  # a missing table needs no second warning
+            self._has_looked = True
         self._write(streams)
-        without_lease = [name for name in self._clients if self._has_no_lease(name)]
-        self._others.look(without_lease)
+        clients = self._clients.items()
+        self._others.look([name for name, client in clients if client.options.lease is None])
         self._commands.obey()
         self._write_history(streams)
         self._prune()
-
-    def _look_at_migrations(self) -> None:
-        """Warn if migrations are missing. If the database is unavailable, look again later."""
-        self._failing = log_unapplied()  # a missing table needs no second warning
-        self._has_looked = True
 
     def _write(self, streams: list[StreamHealth]) -> None:
         """Write the rows of streams and fleets, and those of the fleets' streams."""
@@ -137,9 +133,6 @@ class Heartbeat:
             for fleet in self._fleets.values():
                 fleet.make_all_due()
             raise
-
-    def _has_no_lease(self, name: str) -> bool:
-        return self._clients[name].options.lease is None
 
     def _fenced(self, work: Callable[..., None], *arguments: Any) -> None:
         try:

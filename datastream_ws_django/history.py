@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from operator import attrgetter
 from typing import Any
 
 from django.db import connections, router
@@ -27,6 +28,8 @@ UP = ("ready", "connected")
 # All steps of reconnecting count as one state, which shows how long a stream has been down.
 RECONNECTING = ("connecting", "connected", "waiting")
 RATE_SECONDS = 4.0  # a shorter time is not enough to compute a rate
+
+totals_of = attrgetter("messages_received", "messages_handled", "messages_failed", "reconnects")
 
 
 @dataclass(slots=True)
@@ -81,15 +84,6 @@ class Minute:
             connected=min(60, round(self.connected)),
             handler_p95=self.p95,
         )
-
-
-def totals_of(health: StreamHealth) -> tuple[int, int, int, int]:
-    return (
-        health.messages_received,
-        health.messages_handled,
-        health.messages_failed,
-        health.reconnects,
-    )
 
 
 class History:

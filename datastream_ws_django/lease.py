@@ -21,6 +21,8 @@ from .models import FleetHolding, FleetMember, StreamLease
 
 __all__ = ["DatabaseLease", "DatabaseSharedStore"]
 
+MEMBER_COLUMNS = ("beat", "life", "limit", "is_leaving")  # attributes of MemberRecord
+
 
 @contextmanager
 def database() -> Iterator[str]:
@@ -221,20 +223,8 @@ class DatabaseSharedStore:
 
 
 def _columns(me: MemberRecord) -> dict[str, Any]:
-    return {
-        "beat": me.beat,
-        "life": me.life,
-        "limit": me.limit,
-        "is_leaving": me.is_leaving,
-        "beat_at": timezone.now(),
-    }
+    return {"beat_at": timezone.now(), **{name: getattr(me, name) for name in MEMBER_COLUMNS}}
 
 
 def _record(row: FleetMember) -> MemberRecord:
-    return MemberRecord(
-        token=row.token,
-        beat=row.beat,
-        life=row.life,
-        limit=row.limit,
-        is_leaving=row.is_leaving,
-    )
+    return MemberRecord(token=row.token, **{name: getattr(row, name) for name in MEMBER_COLUMNS})

@@ -71,14 +71,10 @@ def _unusable(cert: str, key: str | None, holder: str, error: ssl.SSLError) -> s
         return f"{holder}: the key does not belong to the certificate"
     if "DECRYPT" in reason:
         return f"{holder}: invalid passphrase"
-    if _has_pem(cert, b"CERTIFICATE-----"):
+    if b"CERTIFICATE-----" in Path(cert).read_bytes():
         missing = "Pass its file with --key FILE." if key is None else "It must be PEM."
         return f"{holder}: contains no private key. {missing}"
     return f"--cert: {cert}: contains no PEM certificate"
-
-
-def _has_pem(path: str, label: bytes) -> bool:
-    return label in Path(path).read_bytes()
 
 
 def _readable(option: str, path: str) -> None:

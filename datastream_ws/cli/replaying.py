@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 from .. import ConfigurationError
@@ -58,6 +59,7 @@ def reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno and error.errno > 0 else said(error)
 
 
+@dataclass
 class Replay:
     """
     The player of a recording to every client that connects, on the server's loop.
@@ -74,15 +76,12 @@ class Replay:
 
     """
 
-    def __init__(
-        self, path: str, speed: float, once: bool, loop: bool, end: Callable[[str], None]
-    ) -> None:
-        self._path = path
-        self._speed = speed
-        self._once = once
-        self._loop = loop
-        self._end = end
-        self._dropped: deque[tuple[float, Iterator[Moment]]] = deque()
+    path: str
+    speed: float
+    once: bool
+    loop: bool
+    end: Callable[[str], None]
+    _dropped: deque[tuple[float, Iterator[Moment]]] = field(default_factory=deque)
 
     async def serve(self, connection: StreamConnection) -> None:
         """Play the recording to one connection until it ends."""
@@ -90,12 +89,12 @@ class Replay:
         how = "from the beginning" if rest is None else "continues after the drop"
         say(f"connection {connection.number}: {how}")
         try:
-            while await self._play(connection, moments(self._path) if rest is None else rest):
+            while await self._play(connection, moments(self.path) if rest is None else rest):
                 await asyncio.sleep(0.1)  # limits the rate of an empty recording
                 rest = None
         except (ConfigurationError, OSError) as error:
             if not isinstance(error, ConnectionError):
-                self._end(said(error))
+                self.end(said(error))
             raise
 
     def _rest_of_dropped(self) -> Iterator[Moment] | None:
@@ -110,7 +109,7 @@ class Replay:
     async def _play(self, connection: StreamConnection, rest: Iterator[Moment]) -> bool:
         """Play until the end or a drop. Return whether to start again."""
         messages = 0
-        pace = Pace(self._speed)
+        pace = Pace(self.speed)
         for moment in rest:
             await pace.wait_until(moment.at)
             if moment.data is not None:
@@ -122,10 +121,10 @@ class Replay:
                 hang_up(connection, moment)
                 return False
         say(f"connection {connection.number}: {messages} messages, the recording has ended")
-        if self._once:
+        if self.once:
             connection.close(1000, "the recording has ended")
-            self._end("")
-        return self._loop
+            self.end("")
+        return self.loop
 
 
 class Pace:

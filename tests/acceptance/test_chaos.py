@@ -35,7 +35,8 @@ from kit.faultproxy import (
     Swallow,
 )
 from kit.numbered import NumberedServer, check_ledger, check_numbers
-from kit.streams import StreamProcess, until
+from kit.seen import eventually
+from kit.streams import StreamProcess
 
 RATE = 500
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "12"))
@@ -165,7 +166,7 @@ def chaos(
             with suppress(TimeoutError):  # of a live feed the last one may have been lost
                 server.wait_finished(60 + 2 * seconds)
             if resume:
-                until(lambda: f'{{"n": {server.count},' in end_of(log), 60)
+                eventually(lambda: f'{{"n": {server.count},' in end_of(log), 60)
         assert client.terminate() == 0
         said = client.said
     numbers = [each["n"] for each in said if "n" in each]

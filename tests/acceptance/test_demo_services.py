@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,8 +12,7 @@ import psutil
 import pytest
 
 from example_project.demo.services import Service, end
-
-PATIENCE = 30.0
+from kit.seen import eventually
 
 # Neither it nor its child heeds SIGTERM.
 STUBBORN = """
@@ -44,19 +42,12 @@ def services(tmp_path: Path) -> Iterator[Callable[[str, str], Service]]:
         service = Service(name, [sys.executable, "-c", program], tmp_path)
         service.start()
         started.append(service)
-        wait_until(lambda: len(service.last_lines(lines)) == lines)
+        eventually(lambda: len(service.last_lines(lines)) == lines)
         return service
 
     yield start
     for service in started:
         service.kill()
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def is_gone(pid: int) -> bool:
@@ -75,7 +66,7 @@ def test_who_does_not_finish_is_killed_with_its_children(
     assert not any(map(is_gone, pids))
     end([stubborn], is_urgent=lambda: True)
     assert not stubborn.is_running
-    wait_until(lambda: all(map(is_gone, pids)))
+    eventually(lambda: all(map(is_gone, pids)))
 
 
 def test_who_finishes_is_given_the_time(services: Callable[..., Service]) -> None:
@@ -90,8 +81,8 @@ def test_what_died_is_started_again_without_its_old_children(
     stubborn = services("stubborn", STUBBORN, 2)
     old = [int(line) for line in stubborn.last_lines(2)]
     os.kill(os.getsid(old[0]), signal.SIGKILL)
-    wait_until(lambda: not stubborn.is_running)
+    eventually(lambda: not stubborn.is_running)
     assert stubborn.revive() == "killed by SIGKILL"
     assert stubborn.restarts == 1
-    wait_until(lambda: all(map(is_gone, old)))
+    eventually(lambda: all(map(is_gone, old)))
     assert stubborn.is_running

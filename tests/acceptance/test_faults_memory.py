@@ -41,7 +41,8 @@ from kit.rawserver import (
     Upgrade,
     WaitFor,
 )
-from kit.streams import StreamProcess, until
+from kit.seen import eventually
+from kit.streams import StreamProcess
 
 COMPRESSED = 4
 FLOOD_SECONDS = 3.0
@@ -70,7 +71,7 @@ def growth(
             client.wait_state("ready")
             memory = Memory(client.pid)
             go.set()
-            until(lambda: states(client).count("ready") == 2, wait, lambda: str(client.errors))
+            eventually(lambda: states(client).count("ready") == 2, wait, lambda: str(client.errors))
             grown = memory.growth
         assert len(server.connections) == len(scripts)
     print(f"{grown / MEGABYTE:.2f} MiB")
@@ -201,7 +202,7 @@ def test_a_flood_of_pings_is_noticed_and_fills_no_log(
             **options,
         ) as client,
     ):
-        until(lambda: client.stats().connections == 2, 90, lambda: str(client.error))
+        eventually(lambda: client.stats().connections == 2, 90, lambda: str(client.error))
     seconds = time.monotonic() - begun
     assert any("no data could be sent" in text for text in caplog.messages)
     assert len(caplog.records) <= 10 * max(2, seconds)
@@ -215,7 +216,7 @@ def test_a_flood_of_pings_before_a_reset_fills_no_log(caplog: pytest.LogCaptureF
         RawServer(script, [Upgrade(), Stall()]) as server,
         Client(server.url, proxy=None, min_reconnect_delay=0.01, close_timeout=0.2) as client,
     ):
-        until(lambda: client.stats().connections == 2, 30, lambda: str(client.error))
+        eventually(lambda: client.stats().connections == 2, 30, lambda: str(client.error))
     said = [record for record in caplog.records if record.name == "asyncio"]
     assert [record.getMessage() for record in said if "selector" not in record.getMessage()] == []
 

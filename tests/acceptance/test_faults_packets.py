@@ -11,7 +11,8 @@ import pytest
 
 from kit.netns import Network
 from kit.realservers import RealServer
-from kit.streams import StreamProcess, until
+from kit.seen import eventually
+from kit.streams import StreamProcess
 
 PATIENCE = 1.0  # pong_timeout
 OPEN = 0.5  # open_timeout
@@ -29,7 +30,7 @@ def states(process: StreamProcess, since: float = 0.0) -> list[dict[str, Any]]:
 
 def first(process: StreamProcess, state: str, since: float) -> float:
     """Return when *state* was first reached after *since*."""
-    until(lambda: any(each["state"] == state for each in states(process, since)), 30)
+    eventually(lambda: any(each["state"] == state for each in states(process, since)), 30)
     return next(float(each["at"]) for each in states(process, since) if each["state"] == state)
 
 

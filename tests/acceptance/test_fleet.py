@@ -18,7 +18,7 @@ from datastream_ws.fleet.limit_monitor import LimitMonitor
 from datastream_ws.runner import EXIT_FAILED, Runner
 from datastream_ws.testing.connection import StreamConnection
 from datastream_ws.testing.server import StreamServer
-from kit.streams import until
+from kit.seen import eventually
 
 FAST: dict[str, Any] = {"min_reconnect_delay": 0.05, "max_reconnect_delay": 0.1}
 
@@ -68,11 +68,11 @@ def test_rows_are_streams_and_messages_have_their_key(server: StreamServer) -> N
     fleet = Fleet(Source(server, 1, 2, "x"), name="accounts", **FAST)
     fleet.on_message(got.append)
     with fleet:
-        until(lambda: is_ready(fleet, 3), 20)
+        eventually(lambda: is_ready(fleet, 3), 20)
         assert set(fleet) == {1, 2, "x"}
         assert fleet.state(1) is State.READY
         server.send({"type": "order"})
-        until(lambda: len(got) == 3, 20)
+        eventually(lambda: len(got) == 3, 20)
         assert {(m.key, m.stream) for m in got} == {
             (1, "accounts/1"),
             (2, "accounts/2"),
@@ -83,7 +83,7 @@ def test_rows_are_streams_and_messages_have_their_key(server: StreamServer) -> N
         assert stats.streams[1].messages_received == 1
         with pytest.raises(KeyError):
             fleet[3]
-    until(lambda: not opened(server), 20)
+    eventually(lambda: not opened(server), 20)
     assert len(fleet) == 0
     assert fleet.stats().messages_handled == 3, "those of streams that have ended"
 
@@ -93,22 +93,22 @@ def test_a_new_row_opens_one_connection_and_a_token_replaces_one(server: StreamS
     fleet = Fleet(source, **FAST)
     fleet.on_message(lambda message: None)
     with fleet:
-        until(lambda: is_ready(fleet, 3), 20)
+        eventually(lambda: is_ready(fleet, 3), 20)
         source.add(4)
         fleet.refresh()
-        until(lambda: is_ready(fleet, 4), 20)
+        eventually(lambda: is_ready(fleet, 4), 20)
         assert len(server.connections) == 4
         unchanged = [fleet[key] for key in (1, 3, 4)]
         source.add(2, token="second")
         fleet.refresh()
         server.wait_connected(5, 20)
-        until(lambda: is_ready(fleet, 4), 20)
+        eventually(lambda: is_ready(fleet, 4), 20)
         assert server.connections[-1].headers["Authorization"] == "second"
         assert paths(server) == ["/1", "/2", "/3", "/4"]
         assert [fleet[key] for key in (1, 3, 4)] == unchanged
         del source.rows[1]
         fleet.refresh()
-        until(lambda: paths(server) == ["/2", "/3", "/4"], 20)
+        eventually(lambda: paths(server) == ["/2", "/3", "/4"], 20)
         assert len(server.connections) == 5
 
 
@@ -123,12 +123,12 @@ def test_the_old_stream_has_ended_before_the_new_one_connects(server: StreamServ
         slow.wait(20)
 
     with fleet:
-        until(lambda: is_ready(fleet, 1), 20)
+        eventually(lambda: is_ready(fleet, 1), 20)
         server.send("in hand")
-        until(lambda: bool(seen), 20)
+        eventually(lambda: bool(seen), 20)
         source.add(1, token="second")
         fleet.refresh()
-        until(lambda: fleet[1].state is State.CLOSING, 20)
+        eventually(lambda: fleet[1].state is State.CLOSING, 20)
         assert len(server.connections) == 1
         slow.set()
         server.wait_connected(2, 20)
@@ -143,19 +143,19 @@ def test_a_source_that_raises_or_says_nonsense_changes_nothing(
     fleet.on_error(errors.append)
     fleet.on_message(lambda message: None)
     with fleet:
-        until(lambda: is_ready(fleet, 2), 20)
+        eventually(lambda: is_ready(fleet, 2), 20)
         source.fails = RuntimeError("no database.")
         for _ in range(3):
             asked = source.asked
             fleet.refresh()
-            until(lambda asked=asked: source.asked > asked, 20)  # type: ignore[misc]
+            eventually(lambda asked=asked: source.asked > asked, 20)  # type: ignore[misc]
         text = "the source failed: RuntimeError: no database; the fleet keeps its 2 streams"
-        until(lambda: text in caplog.text, 20)
+        eventually(lambda: text in caplog.text, 20)
         assert caplog.text.count("no database") == 1, "what lasts is told once"
-        until(lambda: bool(errors), 20)
+        eventually(lambda: bool(errors), 20)
         source.fails, source.rows[2] = None, {"url": "http://wrong"}
         fleet.refresh()
-        until(lambda: "stream accounts/2: url" in caplog.text, 20)
+        eventually(lambda: "stream accounts/2: url" in caplog.text, 20)
         assert is_ready(fleet, 2)
         assert len(server.connections) == 2
 
@@ -174,11 +174,11 @@ def test_a_source_that_hangs_neither_stops_the_streams_nor_the_end(server: Strea
     fleet = Fleet(hanging, **FAST)
     fleet.on_message(got.append)
     with fleet:
-        until(lambda: is_ready(fleet, 1), 20)
+        eventually(lambda: is_ready(fleet, 1), 20)
         fleet.refresh()
         assert stuck.wait(20)
         server.send("still here")
-        until(lambda: bool(got), 20)
+        eventually(lambda: bool(got), 20)
         began = time.monotonic()
         fleet.close()
         assert time.monotonic() - began < 8
@@ -197,11 +197,11 @@ def test_a_source_that_takes_too_long_is_reported(
     fleet = Fleet(hanging, **FAST)
     fleet.on_error(errors.append)
     with fleet:
-        until(lambda: is_ready(fleet, 1), 20)
+        eventually(lambda: is_ready(fleet, 1), 20)
         monkeypatch.setattr(fleet_module, "SOURCE_SECONDS", 0.2)
         fleet.refresh()
-        until(lambda: "the source has not returned within 0.2 s" in caplog.text, 20)
-        until(lambda: bool(errors), 20)
+        eventually(lambda: "the source has not returned within 0.2 s" in caplog.text, 20)
+        eventually(lambda: bool(errors), 20)
         hangs.set()
         assert is_ready(fleet, 1)
     [error] = errors
@@ -232,23 +232,23 @@ def test_pause_resume_reconnect_and_a_second_start(server: StreamServer) -> None
     with pytest.raises(NotConnectedError, match="isn't running"):
         fleet.pause()
     with fleet:
-        until(lambda: is_ready(fleet, 2), 20)
+        eventually(lambda: is_ready(fleet, 2), 20)
         fleet.pause()
-        until(lambda: not opened(server), 20)
+        eventually(lambda: not opened(server), 20)
         source.add(3)
         fleet.refresh()
-        until(lambda: len(fleet) == 3, 20)
-        until(lambda: fleet.state(3) is State.PAUSED, 20)
+        eventually(lambda: len(fleet) == 3, 20)
+        eventually(lambda: fleet.state(3) is State.PAUSED, 20)
         assert not opened(server)
         fleet.resume()
-        until(lambda: is_ready(fleet, 3), 20)
+        eventually(lambda: is_ready(fleet, 3), 20)
         before = len(server.connections)
         fleet.reconnect()
         server.wait_connected(before + 3, 20)
         fleet.start()
         assert len(fleet) == 3
     fleet.start()
-    until(lambda: is_ready(fleet, 3), 20)
+    eventually(lambda: is_ready(fleet, 3), 20)
     fleet.close()
 
 
@@ -259,13 +259,13 @@ def test_a_limit_and_what_happens_when_a_row_goes(
     fleet = Fleet(source, limit=2, **FAST)
     fleet.on_message(lambda message: None)
     with fleet, caplog.at_level(logging.INFO):
-        until(lambda: is_ready(fleet, 2) and fleet.stats().streams_beyond_limit == 1, 20)
+        eventually(lambda: is_ready(fleet, 2) and fleet.stats().streams_beyond_limit == 1, 20)
         assert caplog.text.count("1 stream runs in no process") == 1
         assert "(limit=2); raise limit, or set lease" in caplog.text
         del source.rows[1]
         fleet.refresh()
-        until(lambda: paths(server) == ["/2", "/3"], 20)
-        until(lambda: "every stream has room in a process again" in caplog.text, 20)
+        eventually(lambda: paths(server) == ["/2", "/3"], 20)
+        eventually(lambda: "every stream has room in a process again" in caplog.text, 20)
         assert fleet.stats().streams_beyond_limit == 0
         assert [event.kind for event in fleet.stats().recent_events] == ["limit", "limit"]
 
@@ -279,16 +279,16 @@ def test_a_stream_that_fails_or_is_closed_stays_so_until_its_row_changes(
     fleet.on_message(lambda message: None)
     server.refuse(401, times=2)
     with fleet:
-        until(lambda: len(fleet) == 2, 20)
-        until(lambda: fleet.state(1) is fleet.state(2) is State.FAILED, 20)
+        eventually(lambda: len(fleet) == 2, 20)
+        eventually(lambda: fleet.state(1) is fleet.state(2) is State.FAILED, 20)
         fleet.refresh()
         source.add(1, token="valid")
         fleet.refresh()
-        until(lambda: fleet[1].is_ready, 20)
+        eventually(lambda: fleet[1].is_ready, 20)
         fleet[1].close()
         asked = source.asked
         fleet.refresh()
-        until(lambda: source.asked > asked, 20)
+        eventually(lambda: source.asked > asked, 20)
         assert [fleet.state(key) for key in (1, 2)] == [State.CLOSED, State.FAILED]
         began = time.monotonic()
     assert time.monotonic() - began < 8, "those that have ended are not waited for"
@@ -320,7 +320,7 @@ def test_each_stream_has_a_spool_of_its_own(server: StreamServer, tmp_path: Path
     fleet = Fleet(source, spool=f"{tmp_path}/{{name}}", **FAST)
     fleet.on_message(lambda message: None)
     with fleet:
-        until(lambda: is_ready(fleet, 2), 20)
+        eventually(lambda: is_ready(fleet, 2), 20)
     assert {path.name for path in tmp_path.iterdir()} >= {"default%2F1", "default%2F2"}
     with pytest.raises(ConfigurationError, match="each stream requires its own file"):
         Fleet(source, spool=str(tmp_path / "one"))
@@ -341,7 +341,7 @@ def test_after_a_fork_the_child_has_an_idle_fleet(server: StreamServer) -> None:
     fleet = Fleet(Source(server, 1), **FAST)
     fleet.on_message(lambda message: None)
     with fleet:
-        until(lambda: is_ready(fleet, 1), 20)
+        eventually(lambda: is_ready(fleet, 1), 20)
         child = os.fork()
         if not child:
             os._exit(0 if len(fleet) == 0 and not fleet.is_running else 1)
@@ -363,10 +363,10 @@ def storm(server: StreamServer, streams: int, rate: int, caplog: pytest.LogCaptu
     fleet.on_message(lambda message: None)
     limit = 30 + 6 * streams / rate
     with caplog.at_level(logging.INFO, "datastream_ws"), fleet:
-        until(lambda: is_ready(fleet, streams), limit)
+        eventually(lambda: is_ready(fleet, streams), limit)
         caplog.clear()
         server.restart()
-        until(lambda: fleet.stats().reconnects >= streams and is_ready(fleet, streams), limit)
+        eventually(lambda: fleet.stats().reconnects >= streams and is_ready(fleet, streams), limit)
         fleet.close()
         lines = [record.getMessage() for record in caplog.records]
     times = [attempt.at for attempt in server.attempts]
@@ -416,10 +416,10 @@ def test_whoever_waits_for_the_end_is_told(server: StreamServer) -> None:
     gate = threading.Event()
     fleet.on_message(lambda message: gate.wait(20))
     fleet.start()
-    until(lambda: is_ready(fleet, 1), 20)
+    eventually(lambda: is_ready(fleet, 1), 20)
     assert fleet[1].key == 1
     server.send("x")
-    until(lambda: fleet.stats().messages_received == 1, 20)
+    eventually(lambda: fleet.stats().messages_received == 1, 20)
     fleet.request_close()
     with pytest.raises(TimeoutError):
         fleet.wait_closed(0.2)
@@ -456,16 +456,16 @@ def test_two_requests_in_a_row_close_it_at_once(server: StreamServer) -> None:
     fleet.on_message(lambda message: gate.wait(20))
     for _ in range(2):  # a second start forgets the requests
         fleet.start()
-        until(lambda: is_ready(fleet, 1), 20)
+        eventually(lambda: is_ready(fleet, 1), 20)
         server.send("x")
-        until(lambda: fleet.stats().messages_received == 1, 20)
+        eventually(lambda: fleet.stats().messages_received == 1, 20)
         fleet.request_close()
         fleet.request_close()
         fleet.wait_closed(5.0)
     fleet.start()
-    until(lambda: is_ready(fleet, 1), 20)
+    eventually(lambda: is_ready(fleet, 1), 20)
     server.send("x")
-    until(lambda: fleet.stats().messages_received == 1, 20)
+    eventually(lambda: fleet.stats().messages_received == 1, 20)
     fleet.request_close()
     with pytest.raises(TimeoutError):
         fleet.wait_closed(0.2)

@@ -19,7 +19,7 @@ from datastream_ws.lease.shared import SharedStore
 from kit.fleets import SIZES, FleetFeed, Fleets, check_gaps, fleets_of, share_by_the_second
 from kit.fleets import feed as feed
 from kit.redisserver import PrivateRedis
-from kit.streams import until
+from kit.seen import eventually
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -61,7 +61,7 @@ def test_one_that_joins_is_given_its_share(fleets: Fleets, times: int) -> None:
         before = len(fleets.feed.spans)
         began = time.monotonic()
         process = fleets.add()
-        until(lambda process=process: fleets.feed.loads[process.pid] > 0, 30)  # type: ignore[misc]
+        eventually(lambda process=process: fleets.feed.loads[process.pid] > 0, 30)  # type: ignore[misc]
         first = time.monotonic()
         seconds = fleets.wait_shared(30)
         gaps, moved = fleets.feed.gaps(began), len(fleets.feed.spans) - before
@@ -123,7 +123,7 @@ def test_without_redis_all_stand_by_and_all_come_back(
     for _ in range(times):
         began = time.monotonic()
         begin(redis)
-        until(lambda: fleets.feed.connected == 0, TTL + 5, fleets.report)
+        eventually(lambda: fleets.feed.connected == 0, TTL + 5, fleets.report)
         assert time.monotonic() - began <= TTL
         end(redis)
         print(f"all came back after {fleets.wait_shared(30):.2f} s")
@@ -135,7 +135,7 @@ def test_a_redis_that_restarts_without_its_data_goes_unnoticed(
     before = len(fleets.feed.spans)
     redis.kill()
     redis.start()
-    until(lambda: _members(redis) == 3, 10)
+    eventually(lambda: _members(redis) == 3, 10)
     time.sleep(TTL)  # whatever was wrong would have been noticed by now
     fleets.wait_shared(10)
     assert len(fleets.feed.spans) == before, "no stream has moved"
@@ -167,9 +167,9 @@ def test_who_has_what(feed: FleetFeed, redis: PrivateRedis) -> None:
     one, two = shared(feed.url, redis), shared(feed.url, redis)
     assert (one.processes, one.owner(1)) == ([], None)
     with one, two:
-        until(lambda: is_ready(one, 3) and is_ready(two, 3), 20)
+        eventually(lambda: is_ready(one, 3) and is_ready(two, 3), 20)
         own = f"{socket.gethostname()}:{os.getpid()}"
-        until(lambda: one.processes == [own, own] and one.owner(0) == own, 20)
+        eventually(lambda: one.processes == [own, own] and one.owner(0) == own, 20)
         elsewhere = next(iter(two))
         assert elsewhere not in one
         assert one.state(elsewhere) is State.STANDBY
@@ -186,14 +186,16 @@ def test_what_no_process_has_room_for_is_said_once(
     caplog.set_level(logging.INFO)
     one, two = (shared(feed.url, redis, limit=2) for _ in range(2))
     with one, two:
-        until(lambda: is_ready(one, 2) and is_ready(two, 2), 20)
-        until(lambda: one.stats().streams_beyond_limit == 2, 20)
-        until(lambda: caplog.text.count("2 streams run in no process") == 2, 20)
+        eventually(lambda: is_ready(one, 2) and is_ready(two, 2), 20)
+        eventually(lambda: one.stats().streams_beyond_limit == 2, 20)
+        eventually(lambda: caplog.text.count("2 streams run in no process") == 2, 20)
         assert "2 processes have reached their limits (limit=2, 4 in all)" in caplog.text
         assert "2 processes share 6 streams; 2 run here" in caplog.text, "nothing is to be done"
         with shared(feed.url, redis, limit=2) as third:
-            until(lambda: is_ready(third, 2), 20)
-            until(lambda: caplog.text.count("every stream has room in a process again") == 2, 20)
+            eventually(lambda: is_ready(third, 2), 20)
+            eventually(
+                lambda: caplog.text.count("every stream has room in a process again") == 2, 20
+            )
             assert one.stats().streams_beyond_limit == 0
     assert caplog.text.count("run in no process") == 2, "once in each process"
 
@@ -208,17 +210,17 @@ def test_a_changed_row_is_replaced_where_it_is_with_a_later_epoch(
     fleet = Fleet(lambda: dict(rows), name="here", lease=redis.url, lease_ttl=TTL, **FAST)
     fleet.on_message(got.append)
     with fleet:
-        until(lambda: is_ready(fleet, 4) and any(m.key == 2 for m in got), 20)
+        eventually(lambda: is_ready(fleet, 4) and any(m.key == 2 for m in got), 20)
         first, others = got[-1].epoch, [fleet[key] for key in (0, 1, 3)]
         rows[2] = {**rows[2], "headers": {"X-Process": "2"}}
         fleet.refresh()
-        until(lambda: any(m.key == 2 and m.epoch > first for m in got), 20)
-        until(lambda: feed.loads == {1: 3, 2: 1}, 20)
+        eventually(lambda: any(m.key == 2 and m.epoch > first for m in got), 20)
+        eventually(lambda: feed.loads == {1: 3, 2: 1}, 20)
         assert [fleet[key] for key in (0, 1, 3)] == others
         del rows[0]
         fleet.refresh()
-        until(lambda: feed.loads == {1: 2, 2: 1}, 20)
-        until(lambda: _held(redis) == {b"1", b"2", b"3"}, 20)
+        eventually(lambda: feed.loads == {1: 2, 2: 1}, 20)
+        eventually(lambda: _held(redis) == {b"1", b"2", b"3"}, 20)
     assert _held(redis) == set()
     assert feed.twice == []
 
@@ -251,10 +253,10 @@ def test_close_returns_beside_a_blocked_loop_and_others_take_over(
         assert "go.wait(60)" in caplog.text
         assert (len(stuck), stuck.is_running) == (0, False)
         with other:
-            until(lambda: is_ready(other, 6), 30)
+            eventually(lambda: is_ready(other, 6), 30)
     finally:
         go.set()
-    until(lambda: feed.connected == 0, 30)
+    eventually(lambda: feed.connected == 0, 30)
     feed.twice.clear()  # nobody can close a connection whose loop is blocked
 
 
@@ -263,7 +265,7 @@ def test_close_returns_beside_a_blocked_loop_and_others_take_over(
 def test_after_a_fork_the_child_is_no_member(feed: FleetFeed, redis: PrivateRedis) -> None:
     fleet = shared(feed.url, redis)
     with fleet:
-        until(lambda: is_ready(fleet, 6), 20)
+        eventually(lambda: is_ready(fleet, 6), 20)
         child = os.fork()
         if not child:
             is_idle = len(fleet) == 0 and not fleet.is_running and fleet.processes == []
@@ -319,11 +321,11 @@ def test_a_redis_that_is_not_there_is_reported_once_and_waited_for(
     fleet, errors = shared(feed.url, redis), list[BaseException]()
     fleet.on_error(errors.append)
     with fleet:
-        until(lambda: bool(errors), 20)
+        eventually(lambda: bool(errors), 20)
         time.sleep(1.0)
         assert feed.connected == 0
         redis.start()
-        until(lambda: is_ready(fleet, 6), 30)
+        eventually(lambda: is_ready(fleet, 6), 30)
     assert [type(error) for error in errors] == [LeaseError]
     assert caplog.text.count("Redis is unavailable") == 1
 
@@ -332,7 +334,7 @@ def test_close_returns_while_redis_hangs(feed: FleetFeed, redis: PrivateRedis) -
     fleet = shared(feed.url, redis)
     fleet.start()
     try:
-        until(lambda: is_ready(fleet, 6), 20)
+        eventually(lambda: is_ready(fleet, 6), 20)
         hang(redis)
         began = time.monotonic()
         fleet.close(1.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kit.fleets import FleetFeed, FleetProcess, cpu_seconds, memory
-from kit.streams import until
+from kit.seen import eventually
 
 SECONDS = 60.0  # more than a keepalive interval, in which each stream pings once
 
@@ -18,7 +18,7 @@ def cost(folder: Path, streams: int) -> tuple[float, float]:
     with FleetFeed(period=600.0, timeout=200.0) as feed:
         log = folder / f"log{streams}"
         with FleetProcess(feed.url, log, streams, start_rate=(1000, 1.0)) as process:
-            until(lambda: feed.connected == streams, 120)
+            eventually(lambda: feed.connected == streams, 120)
             time.sleep(5.0)
             before = cpu_seconds(process.pid)
             time.sleep(SECONDS)

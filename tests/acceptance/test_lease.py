@@ -15,7 +15,8 @@ from datastream_ws.testing.connection import StreamConnection
 from datastream_ws.testing.server import StreamServer
 from kit.faultproxy import Blackhole, FaultProxy, Pass
 from kit.redisserver import PrivateRedis
-from kit.streams import Handled, StreamProcess, entries, until
+from kit.seen import eventually
+from kit.streams import Handled, StreamProcess, entries
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -51,7 +52,7 @@ class Cluster:
     def __enter__(self) -> Cluster:
         for _ in range(3):
             self.add()
-        until(lambda: self.count("standby") == 2, 30)
+        eventually(lambda: self.count("standby") == 2, 30)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -70,7 +71,7 @@ class Cluster:
 
     def holder(self, timeout: float = 20.0) -> StreamProcess:
         """Wait until one is ready."""
-        until(lambda: self.count("ready") == 1, timeout, lambda: self.report())
+        eventually(lambda: self.count("ready") == 1, timeout, lambda: self.report())
         return next(process for process in self.processes if process.state == "ready")
 
     def report(self) -> str:
@@ -88,7 +89,7 @@ class Cluster:
         def later() -> list[Handled]:
             return [each for each in self.handled if each.epoch > epoch]
 
-        until(lambda: bool(later()), timeout, lambda: self.report())
+        eventually(lambda: bool(later()), timeout, lambda: self.report())
         return later()[0]
 
     def check_promise(self) -> None:

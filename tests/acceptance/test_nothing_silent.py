@@ -11,7 +11,7 @@ from datastream_ws import Client, Message, State
 from datastream_ws.exceptions import ReconnectError
 from datastream_ws.health import describe
 from datastream_ws.testing.server import StreamServer
-from kit.streams import until
+from kit.seen import eventually
 
 NOBODY = "no handler is registered for its messages"
 
@@ -21,8 +21,8 @@ def test_a_client_without_message_handlers_says_so_once(caplog: pytest.LogCaptur
         client.wait_ready(10)
         client.reconnect()
         server.wait_connected(2)
-        until(lambda: client.stats().connections == 2 and client.is_ready, 10)
-        until(lambda: NOBODY in caplog.text, 10)
+        eventually(lambda: client.stats().connections == 2 and client.is_ready, 10)
+        eventually(lambda: NOBODY in caplog.text, 10)
     assert caplog.text.count(NOBODY) == 1
     assert "Register one with @client.on_message" in caplog.text
 
@@ -53,7 +53,7 @@ def test_unrouted_messages_are_not_called_handled() -> None:
             client.wait_ready(10)
             for kind in ("tick", "tock", "tock"):
                 server.send({"type": kind})
-            until(lambda: client.stats().messages_handled == 3, 10)
+            eventually(lambda: client.stats().messages_handled == 3, 10)
             health = describe(client, 0.0)
     assert (health.messages_handled, health.messages_unrouted) == (1, 2)
 

@@ -20,7 +20,8 @@ from datastream_ws.spool import thread
 from datastream_ws.spool.file import SpoolFile
 from datastream_ws.testing.server import StreamServer
 from kit.numbered import NumberedServer, check_ledger, check_numbers
-from kit.streams import StreamProcess, until
+from kit.seen import eventually
+from kit.streams import StreamProcess
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -44,12 +45,12 @@ class Blocked:
         self.go.wait()
         self.numbers.append(message.json()["n"])
 
-    def until(self, fact: Callable[[], bool], timeout: float = 30.0) -> None:
+    def eventually(self, fact: Callable[[], bool], timeout: float = 30.0) -> None:
         def look() -> bool:
             check_ledger(self.client.stats())
             return fact()
 
-        until(look, timeout, lambda: f"{self.client.stats()} {list(self.client.errors(0))}")
+        eventually(look, timeout, lambda: f"{self.client.stats()} {list(self.client.errors(0))}")
 
 
 @pytest.mark.parametrize("journal", [False, True])
@@ -63,9 +64,9 @@ def test_a_blocked_handler_costs_neither_the_connection_nor_memory(
             server.url, spool=spool, spool_bytes=limit, journal=journal, ping_interval=0.2
         )
         with blocked.client as client:
-            blocked.until(lambda: client.stats().messages_received > 5000)
+            blocked.eventually(lambda: client.stats().messages_received > 5000)
             before = resident()
-            blocked.until(lambda: client.stats().messages_received == count, 120)
+            blocked.eventually(lambda: client.stats().messages_received == count, 120)
             assert resident() - before < 40 * 2**20, "what is in the file is not in memory, too"
             assert os.path.getsize(spool) < limit
             trips = client.stats().round_trip_time
@@ -73,7 +74,7 @@ def test_a_blocked_handler_costs_neither_the_connection_nor_memory(
             assert trips is not None, "pings were answered meanwhile"
             assert client.stats().connections == 1
             blocked.go.set()
-            blocked.until(lambda: len(blocked.numbers) == count, 120)
+            blocked.eventually(lambda: len(blocked.numbers) == count, 120)
         check_numbers(blocked.numbers, count)
         assert list(client.errors(0)) == []
 
@@ -87,10 +88,10 @@ def test_a_full_spool_stops_reading_and_goes_on(spool: str) -> None:
     with NumberedServer(20_000) as server:
         blocked = Blocked(server.url, spool=spool, spool_bytes=200_000)
         with blocked.client as client:
-            blocked.until(lambda: client.stats().blocked_seconds > 0)
+            blocked.eventually(lambda: client.stats().blocked_seconds > 0)
             assert client.stats().messages_received < 20_000
             blocked.go.set()
-            blocked.until(lambda: len(blocked.numbers) == 20_000)
+            blocked.eventually(lambda: len(blocked.numbers) == 20_000)
         check_numbers(blocked.numbers, 20_000)
 
 
@@ -102,7 +103,7 @@ def test_what_is_unhandled_at_the_deadline_is_handled_by_the_next_start(
     with NumberedServer(3000) as server:
         first = Blocked(server.url, spool=spool, journal=journal)
         with first.client as client:
-            first.until(lambda: client.stats().messages_received == 3000)
+            first.eventually(lambda: client.stats().messages_received == 3000)
             client.close(0.5)
         stats = client.stats()
         check_ledger(stats)
@@ -113,7 +114,7 @@ def test_what_is_unhandled_at_the_deadline_is_handled_by_the_next_start(
         second.client.handlers.hooks["on_ready"] = ()
         second.go.set()
         with second.client as client:
-            second.until(lambda: len(second.numbers) >= 3000)
+            second.eventually(lambda: len(second.numbers) >= 3000)
             check_ledger(client.stats())
         first.go.set()
         check_numbers(second.numbers, 3000)
@@ -162,7 +163,7 @@ def test_with_fatal_delay_the_file_is_tried_again(tmp_path: Path) -> None:
     with StreamServer() as server:
         client = Client(server.url, spool=str(path), fatal_delay=0.1)
         with client:
-            until(lambda: client.state is State.WAITING, 10)
+            eventually(lambda: client.state is State.WAITING, 10)
             assert isinstance(client.error, SpoolError)
             path.parent.mkdir()
             client.wait_ready(10)
@@ -183,11 +184,11 @@ def test_a_file_that_opens_after_the_close_is_let_go_of(
         with monkeypatch.context() as patch:
             patch.setattr(thread, "SpoolFile", slowly)
             client.start()
-            until(lambda: any("spool" in each.name for each in threading.enumerate()), 20)
+            eventually(lambda: any("spool" in each.name for each in threading.enumerate()), 20)
             client.close(0.1)
             client.wait_closed(20)
             opens.set()
-        until(lambda: not any("spool" in each.name for each in threading.enumerate()), 20)
+        eventually(lambda: not any("spool" in each.name for each in threading.enumerate()), 20)
         with client:
             client.wait_ready(20)
 
@@ -198,7 +199,7 @@ def test_a_corrupt_file_is_set_aside_and_the_stream_goes_on(spool: str) -> None:
         blocked = Blocked(server.url, spool=spool, journal=True)
         blocked.go.set()
         with blocked.client as client:
-            blocked.until(lambda: len(blocked.numbers) == 100)
+            blocked.eventually(lambda: len(blocked.numbers) == 100)
         errors = [str(each) for each in client.errors(0)]
         assert len(errors) == 1
         assert "was corrupt and is renamed to" in errors[0]
@@ -253,13 +254,13 @@ def test_a_full_disk_costs_nothing(tmp_path: Path, journal: bool, greedy: bool) 
         blocked = Blocked(server.url, spool=str(disk / "spool.db"), journal=journal)
         blocked.client.on_connect(lambda: fill(disk, but=2**20))
         with blocked.client as client:
-            blocked.until(lambda: client.stats().blocked_seconds > 0)
+            blocked.eventually(lambda: client.stats().blocked_seconds > 0)
             assert client.stats().messages_received < count
             assert "cannot be written" in spool_error(client)
             if greedy:  # what the spool's reserve has given up, too
                 fill(disk, but=0)
             blocked.go.set()
-            blocked.until(lambda: len(blocked.numbers) == count, 60)
+            blocked.eventually(lambda: len(blocked.numbers) == count, 60)
             assert free_bytes(disk) < 8 * 2**20
         check_numbers(blocked.numbers, count)
         assert client.stats().messages_dropped == {}
@@ -271,13 +272,13 @@ def test_a_small_full_disk_blocks_until_there_is_room(tmp_path: Path) -> None:
     with disk_of(tmp_path, "400k") as disk, NumberedServer(count) as server:
         blocked = Blocked(server.url, spool=str(disk / "spool.db"), journal=True)
         with blocked.client as client:
-            blocked.until(lambda: client.stats().blocked_seconds > 0)
+            blocked.eventually(lambda: client.stats().blocked_seconds > 0)
             assert client.stats().messages_received < count
             assert "cannot be written" in spool_error(client)
             more = ["mount", "-o", "remount,size=64m", str(disk)]
             subprocess.run(more, check=True)
             blocked.go.set()
-            blocked.until(lambda: len(blocked.numbers) == count, 60)
+            blocked.eventually(lambda: len(blocked.numbers) == count, 60)
         check_numbers(blocked.numbers, count)
         assert client.stats().messages_dropped == {}
 

@@ -34,7 +34,7 @@ from datastream_ws_django.history import EventLog, History, Trend
 from datastream_ws_django.models import StreamCommand, StreamEvent, StreamMinute, StreamStatus
 from kit.djangoproject import Project
 from kit.djangoproject import database as database
-from kit.streams import until
+from kit.seen import eventually
 
 pytestmark = pytest.mark.django_db
 
@@ -498,7 +498,7 @@ def test_events_and_handlers_of_a_real_client_become_rows() -> None:
         with client:
             client.wait_ready(10)
             server.send("x")
-            until(lambda: bool(client.stats().handlers), 10)
+            eventually(lambda: bool(client.stats().handlers), 10)
         stats = client.stats()
     EventLog("here").write([("feed", stats.recent_events)])
     kinds = list(StreamEvent.objects.order_by("at", "pk").values_list("kind", flat=True))

@@ -47,7 +47,7 @@ from datastream_ws_django.rows import REWRITE_SECONDS, FleetRows, Rows, write
 from datastream_ws_django.testing import deliver
 from kit.djangoproject import FAST, Project
 from kit.djangoproject import database as database
-from kit.streams import until
+from kit.seen import eventually
 
 PATIENCE = 20.0
 ROWS: dict[Any, Any] = {}
@@ -159,21 +159,21 @@ def test_it_is_the_fleet(server: StreamServer) -> None:
         with settings():
             assert stream
             stream.start()
-            until(lambda: stream.source_size == 0, PATIENCE)
+            eventually(lambda: stream.source_size == 0, PATIENCE)
             assert len(stream) == 0
             assert stream, "a fleet without streams is a stream still"
             add(server, 1, 2)
             stream.refresh()
-            until(lambda: all_ready(2), PATIENCE)
+            eventually(lambda: all_ready(2), PATIENCE)
             assert set(stream) == {1, 2}
             assert 1 in stream
             assert 3 not in stream
             assert isinstance(stream[1], Client)
             server.send({"n": 1})
-            until(lambda: len(got) == 2, PATIENCE)
+            eventually(lambda: len(got) == 2, PATIENCE)
             assert sorted(got) == [(1, "accounts/1", True), (2, "accounts/2", True)]
             assert stream.stats().messages_received == 2
-        until(lambda: all(each.closed.is_set() for each in server.connections), PATIENCE)
+        eventually(lambda: all(each.closed.is_set() for each in server.connections), PATIENCE)
     finally:
         stream.handlers.remove(note)
 
@@ -205,11 +205,13 @@ def test_signals_say_which_stream(server: StreamServer) -> None:
     try:
         with settings(FATAL_DELAY=None, REFRESH=0.1):
             stream.start()
-            until(lambda: all_ready(2), PATIENCE)
+            eventually(lambda: all_ready(2), PATIENCE)
             server.close(1011)
-            until(lambda: {("failed", key, "ReconnectError") for key in (1, 2)} <= {*got}, PATIENCE)
+            eventually(
+                lambda: {("failed", key, "ReconnectError") for key in (1, 2)} <= {*got}, PATIENCE
+            )
             NOT_ROWS.append(ValueError("no table"))
-            until(lambda: ("error", None, "ValueError") in got, PATIENCE)
+            eventually(lambda: ("error", None, "ValueError") in got, PATIENCE)
     finally:
         NOT_ROWS.clear()
         for each, receiver in receivers:
@@ -223,16 +225,16 @@ def test_a_row_opens_one_connection_and_a_token_replaces_one(server: StreamServe
     with settings():
         stream = datastreams["accounts"]
         stream.start()
-        until(lambda: all_ready(5), PATIENCE)
+        eventually(lambda: all_ready(5), PATIENCE)
         add(server, 5)
         stream.refresh()
-        until(lambda: all_ready(6), PATIENCE)
+        eventually(lambda: all_ready(6), PATIENCE)
         assert len(server.connections) == 6
         others = {key: stream[key] for key in (0, 1, 2, 4, 5)}
         add(server, 3, token="second")
         stream.refresh()
         server.wait_connected(7, PATIENCE)
-        until(lambda: all_ready(6), PATIENCE)
+        eventually(lambda: all_ready(6), PATIENCE)
         assert len(server.connections) == 7
         newest = server.connections[-1]
         assert (newest.path, newest.headers["Authorization"]) == ("/3", "second")
@@ -252,13 +254,13 @@ def test_one_stream_that_ends_leaves_the_async_orm_of_the_others(server: StreamS
     with settings():
         stream = datastreams["accounts"]
         stream.start()
-        until(lambda: all_ready(2), PATIENCE)
+        eventually(lambda: all_ready(2), PATIENCE)
         closed: list[str] = []
         stream.hygiene.close = lambda: closed.append("closed")  # type: ignore[method-assign]
         try:
             del ROWS[1]
             stream.refresh()
-            until(lambda: len(stream) == 1, PATIENCE)
+            eventually(lambda: len(stream) == 1, PATIENCE)
             assert closed == []
             stream.forget_client()
             assert closed == ["closed"]
@@ -342,7 +344,7 @@ def test_one_statement_writes_all_rows_and_those_that_are_gone_are_removed(
     with settings():
         fleet = datastreams["accounts"].fleet
         fleet.start()
-        until(lambda: all_ready(20), PATIENCE)
+        eventually(lambda: all_ready(20), PATIENCE)
         rows = Rows("here")
         of_fleet = FleetRows(fleet, rows)
 
@@ -364,7 +366,7 @@ def test_one_statement_writes_all_rows_and_those_that_are_gone_are_removed(
         assert min(beats.all()) > whole.beat_at + timedelta(seconds=REWRITE_SECONDS - 1)
         del ROWS[7]
         fleet.refresh()
-        until(lambda: len(fleet) == 19, PATIENCE)
+        eventually(lambda: len(fleet) == 19, PATIENCE)
         beat(now + 20)
         assert not StreamStatus.objects.filter(stream="accounts/7").exists()
         assert StreamStatus.objects.filter(fleet="accounts").count() == 19
@@ -389,7 +391,7 @@ def test_rows_that_could_not_be_written_are_written_with_the_next_heartbeat(
     with settings():
         fleet = datastreams["accounts"].fleet
         fleet.start()
-        until(lambda: all_ready(1), PATIENCE)
+        eventually(lambda: all_ready(1), PATIENCE)
         beating = Heartbeat([fleet])
         with monkeypatch.context() as patch:
             patch.setattr(heartbeat, "write", fail)
@@ -406,7 +408,7 @@ def test_a_row_tells_the_last_events_of_its_stream(server: StreamServer) -> None
     add(server, 1)
     with settings():
         datastreams["accounts"].start()
-        until(lambda: all_ready(1), PATIENCE)
+        eventually(lambda: all_ready(1), PATIENCE)
         fleet = datastreams["accounts"].fleet
         [row] = FleetRows(fleet, Rows("here")).due(1.0)
         assert [kind for _, kind, _ in row.events] == ["connected", "ready"]
@@ -431,7 +433,7 @@ def test_a_name_that_is_too_long_has_no_row(server: StreamServer) -> None:
     add(server, "x" * 250, 1)
     with settings():
         datastreams["accounts"].start()
-        until(lambda: all_ready(2), PATIENCE)
+        eventually(lambda: all_ready(2), PATIENCE)
         rows = FleetRows(datastreams["accounts"].fleet, Rows("here")).due(1.0)
         assert [row.stream for row in rows] == ["accounts/1"]
 
@@ -622,7 +624,7 @@ def test_commands_reach_the_fleet_or_one_stream(server: StreamServer) -> None:
         fleet = datastreams["accounts"].fleet
         commands = Commands([fleet], "here")
         fleet.start()
-        until(lambda: all_ready(2), PATIENCE)
+        eventually(lambda: all_ready(2), PATIENCE)
         commands.obey()
         ask("accounts", "reconnect", "ann", "2")
         ask("accounts", "reconnect", "ann", "9")
@@ -630,12 +632,12 @@ def test_commands_reach_the_fleet_or_one_stream(server: StreamServer) -> None:
         commands.obey()
         server.wait_connected(3, PATIENCE)
         assert server.connections[-1].path == "/2"
-        until(lambda: all_ready(2), PATIENCE)
+        eventually(lambda: all_ready(2), PATIENCE)
         obeyed = StreamCommand.objects.exclude(obeyed_at=None).values_list("stream", flat=True)
         assert list(obeyed) == ["accounts/2"]
         ask("accounts", "pause", "ann")
         commands.obey()
-        until(lambda: {state.value for state in fleet.counts()} == {"paused"}, PATIENCE)
+        eventually(lambda: {state.value for state in fleet.counts()} == {"paused"}, PATIENCE)
         with pytest.raises(ValueError, match="Only reconnect"):
             ask("accounts", "pause", "ann", "2")
 
@@ -797,7 +799,7 @@ def test_what_is_beyond_the_limit_is_in_the_event_log(server: StreamServer) -> N
     with settings(LIMIT=2):
         fleet = datastreams["accounts"].fleet
         fleet.start()
-        until(lambda: fleet.stats().streams_beyond_limit == 1, PATIENCE)
+        eventually(lambda: fleet.stats().streams_beyond_limit == 1, PATIENCE)
         heartbeat = Heartbeat([fleet])
         try:
             heartbeat._write_history([describe(fleet, timezone.now().timestamp())])
@@ -814,7 +816,7 @@ def test_a_heartbeat_of_a_fleet_and_a_stream_is_one_statement(server: StreamServ
     with override_settings(DATASTREAMS=both):
         clients = [datastreams["accounts"].client, datastreams["feed"].client]
         datastreams["accounts"].start()
-        until(lambda: all_ready(2), PATIENCE)
+        eventually(lambda: all_ready(2), PATIENCE)
         heartbeat = Heartbeat(clients)
         try:
             healths = [describe(client, timezone.now().timestamp()) for client in clients]

@@ -17,8 +17,8 @@ from kit.djangoproject import database as database
 from kit.fleets import SIZES, FleetFeed, Fleets, check_gaps, fleets_of, share_by_the_second
 from kit.fleets import feed as feed
 from kit.postgresserver import PrivatePostgres
+from kit.seen import eventually
 from kit.services import url_of
-from kit.streams import until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -60,7 +60,7 @@ def test_ends_of_all_kinds_and_one_that_joins(fleets: Fleets, times: int) -> Non
         fleets.wait_shared(10)
         before, began = len(feed_spans(fleets)), time.monotonic()
         process = fleets.add()
-        until(lambda process=process: fleets.feed.loads[process.pid] > 0, 30)  # type: ignore[misc]
+        eventually(lambda process=process: fleets.feed.loads[process.pid] > 0, 30)  # type: ignore[misc]
         first = time.monotonic()
         fleets.wait_shared(30)
         assert time.monotonic() - first <= TTL
@@ -109,7 +109,7 @@ def test_without_the_database_all_stand_by_and_all_come_back(
 ) -> None:
     for _ in range(times):
         with outage(database):
-            until(lambda: fleets.feed.connected == 0, TTL + 5, fleets.report)
+            eventually(lambda: fleets.feed.connected == 0, TTL + 5, fleets.report)
         print(f"all came back after {fleets.wait_shared(30):.2f} s")
         before = len(feed_spans(fleets))
         with outage(database):
@@ -150,7 +150,7 @@ def test_a_server_that_is_away_for_longer_than_the_ttl(
             began = time.monotonic()
             begin(postgres)
             try:
-                until(lambda: feed.connected == 0, TTL + 5, fleets.report)
+                eventually(lambda: feed.connected == 0, TTL + 5, fleets.report)
                 assert time.monotonic() - began <= TTL
                 while time.monotonic() < began + 2 * TTL:
                     assert feed.connected == 0

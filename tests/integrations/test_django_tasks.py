@@ -19,8 +19,8 @@ import pytest
 from datastream_ws.testing import StreamServer
 from kit.djangoproject import PATIENCE, Process
 from kit.pages import Block, steps
+from kit.seen import eventually
 from kit.spoolfile import rows_in
-from kit.streams import until
 
 needs_tasks = pytest.mark.skipif(django.VERSION < (6, 0), reason="Django 6.0 has Tasks")
 
@@ -135,7 +135,7 @@ def test_the_immediate_backend_runs_the_task_here(
             stream_server.send({"type": "tick", "n": n})
         stream_server.send({"type": "bad"})
         stream_server.send({"type": "tick", "n": 3})
-        until(lambda: len(project.done) == 4, PATIENCE)
+        eventually(lambda: len(project.done) == 4, PATIENCE)
         runner.terminate()
         assert runner.wait() == 0, runner.output
     assert project.done == [
@@ -156,7 +156,7 @@ def test_the_database_backend_runs_each_task_in_its_worker(
         for n in (1, 2, 3):
             stream_server.send({"type": "tock", "n": n})
         stream_server.send({"type": "tick", "n": 4})
-        until(lambda: project.enqueued() == 2, PATIENCE)
+        eventually(lambda: project.enqueued() == 2, PATIENCE)
         assert not project.done
         runner.terminate()
         assert runner.wait() == 0, runner.output
@@ -175,19 +175,19 @@ def test_nothing_is_lost_when_the_database_is_away_and_the_process_is_killed(
         with project.start("first") as runner:
             stream_server.wait_connected(1, PATIENCE)
             stream_server.send({"type": "tick", "n": 1})
-            until(lambda: project.enqueued() == 1, PATIENCE)
+            eventually(lambda: project.enqueued() == 1, PATIENCE)
             other.execute("BEGIN EXCLUSIVE")
             for n in (2, 3, 4):
                 stream_server.send({"type": "tick", "n": n})
             away = "stream default: tasks cannot be enqueued (OperationalError: database is locked)"
             runner.wait_output(away)
-            until(lambda: kept(project) == 3, PATIENCE)
+            eventually(lambda: kept(project) == 3, PATIENCE)
             runner.send_signal(signal.SIGKILL)
             runner.wait()
             assert runner.output.count("tasks cannot be enqueued") == 1
         other.execute("ROLLBACK")
     with project.start("second") as runner:
-        until(lambda: project.enqueued() >= 4, PATIENCE)
+        eventually(lambda: project.enqueued() >= 4, PATIENCE)
         runner.terminate()
         assert runner.wait() == 0, runner.output
     project.manage("db_worker", "--batch", "--queue-name", "*")
@@ -207,7 +207,7 @@ def test_the_page_holds(shop: Callable[[str], Shop], stream_server: StreamServer
     with project.start("runner") as runner:
         stream_server.wait_connected(1, PATIENCE)
         stream_server.send({"type": "flag_update", "key": "feature1"})
-        until(lambda: project.enqueued() == 1, PATIENCE)
+        eventually(lambda: project.enqueued() == 1, PATIENCE)
         runner.terminate()
         assert runner.wait() == 0, runner.output
     assert "default 1 feature1\n" in project.manage("db_worker", "--batch")

@@ -14,7 +14,7 @@ from datastream_ws.testing import StreamServer
 from datastream_ws_flask import DataStream, signals
 from datastream_ws_flask.health import blueprint
 from kit.flaskproject import PATIENCE, FlaskProject
-from kit.streams import until
+from kit.seen import eventually
 
 FAST = {"MIN_RECONNECT_DELAY": 0.02, "MAX_RECONNECT_DELAY": 0.1, "PROXY": None}
 
@@ -56,12 +56,12 @@ def test_rows_are_streams(
         stream_server.wait_connected(2, PATIENCE)
         with app.app_context():
             fleet = stream.fleet
-            until(lambda: sum(fleet.counts().values()) == 2, PATIENCE)
-            until(lambda: all(fleet[key].is_ready for key in (1, 2)), PATIENCE)
+            eventually(lambda: sum(fleet.counts().values()) == 2, PATIENCE)
+            eventually(lambda: all(fleet[key].is_ready for key in (1, 2)), PATIENCE)
             with pytest.raises(TypeError, match=r"Use datastream.fleet\[key\].send"):
                 stream.send("x")
         stream_server.send({"n": 1})
-        until(lambda: len(got) == 2, PATIENCE)
+        eventually(lambda: len(got) == 2, PATIENCE)
         assert sorted(got) == [("shop", 1, 1), ("shop", 2, 2)]
         rows[3] = {"url": f"{stream_server.url}/3"}
         fleet.refresh()
@@ -98,9 +98,9 @@ def test_signals_say_which_stream(
     signals.stream_disconnected.connect(old, app)
     stream.start(app)
     try:
-        until(lambda: {("ready", 1), ("ready", 2)} <= set(got), PATIENCE)
+        eventually(lambda: {("ready", 1), ("ready", 2)} <= set(got), PATIENCE)
         stream_server.close(1011)
-        until(lambda: {("failed", 1), ("failed", 2)} <= set(got), PATIENCE)
+        eventually(lambda: {("failed", 1), ("failed", 2)} <= set(got), PATIENCE)
     finally:
         stream.close(app)
     for name in names:
@@ -178,7 +178,7 @@ def test_readiness_follows_the_share(
         each.start(made)
     try:
         stream_server.wait_connected(4, PATIENCE)
-        until(lambda: app.test_client().get("/health/ready/").status_code == 200, PATIENCE)
+        eventually(lambda: app.test_client().get("/health/ready/").status_code == 200, PATIENCE)
         assert other.test_client().get("/health/ready/").status_code == 503
         assert other.test_client().get("/health/live/").status_code == 200
     finally:
@@ -231,7 +231,7 @@ def test_run_and_status(project: FlaskProject, stream_server: StreamServer) -> N
             streams = json.loads(path.read_text())["streams"]
             return streams[0]["streams"] if streams else None
 
-        until(lambda: written() == {"ready": 3}, PATIENCE)
+        eventually(lambda: written() == {"ready": 3}, PATIENCE)
         with project.datastream("status") as status:
             assert status.exit_code() == 0
             assert "\naccounts  ready " in status.output

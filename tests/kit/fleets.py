@@ -26,7 +26,8 @@ from datastream_ws.testing.connection import StreamConnection
 from datastream_ws.testing.server import StreamServer
 
 from .children import Child
-from .streams import entries, until
+from .seen import eventually
+from .streams import entries
 
 __all__ = [
     "SIZES",
@@ -244,13 +245,13 @@ class Fleets:
     def wait_shared(self, timeout: float) -> float:
         """Wait until all streams are connected and shared, and return the seconds."""
         began = time.monotonic()
-        until(self._is_shared, timeout, self.report)
+        eventually(self._is_shared, timeout, self.report)
         return time.monotonic() - began
 
     def wait_connected(self, timeout: float) -> float:
         """Wait until the listed processes have connected all streams, and return the seconds."""
         began, here = time.monotonic(), {process.pid for process in self.processes}
-        until(
+        eventually(
             lambda: self.feed.connected == self.streams and set(self.feed.loads) <= here,
             timeout,
             self.report,

@@ -34,8 +34,6 @@ __all__ = [
     "SERVERS",
     "Nginx",
     "RealServer",
-    "missing",
-    "needed",
     "node_packages",
     "package",
     "ws_library",

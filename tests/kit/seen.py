@@ -67,11 +67,21 @@ class Seen(Generic[T]):
             return next(filter(wanted, self._values))
 
 
-def eventually(fact: Callable[[], Any], timeout: float = PATIENCE) -> Any:
-    """Return the result of *fact* once it is true. Use it only if there is no event."""
+def eventually(
+    fact: Callable[[], Any], timeout: float = PATIENCE, report: Callable[[], str] = lambda: ""
+) -> Any:
+    """
+    Return the result of *fact* once it is true. Use it only if there is no event.
+
+    Args:
+        fact: A function without side effects.
+        timeout: Seconds after which TimeoutError is raised.
+        report: A function that returns the text of that error.
+
+    """
     deadline = time.monotonic() + timeout
     while not (found := fact()):
         if time.monotonic() > deadline:
-            raise TimeoutError("it did not come true")
-        time.sleep(0.005)
+            raise TimeoutError(f"not within {timeout} s: {report()}")
+        time.sleep(0.01)
     return found

@@ -15,16 +15,14 @@ not handled the messages without a line, and may have handled a message that com
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .children import Child
+from .seen import eventually
 
-STEP = 0.02  # seconds between two reads of a file
-
-__all__ = ["Handled", "StreamProcess", "until"]
+__all__ = ["Handled", "StreamProcess", "entries"]
 
 PROGRAM = """
 import json, os, sys, threading, time
@@ -129,10 +127,10 @@ class StreamProcess(Child):
         return [each["error"] for each in self.said if "error" in each]
 
     def wait_state(self, state: str, timeout: float = 20.0) -> None:
-        until(lambda: self.state == state, timeout, lambda: f"{self.state}, {self.errors}")
+        eventually(lambda: self.state == state, timeout, lambda: f"{self.state}, {self.errors}")
 
     def wait_handled(self, count: int, timeout: float = 30.0) -> list[Handled]:
-        until(
+        eventually(
             lambda: len(self.handled) >= count,
             timeout,
             lambda: f"{len(self.handled)} handled, {self.state}, {self.errors}",
@@ -146,13 +144,3 @@ def entries(log: Path) -> list[dict[str, Any]]:
         return []
     text = log.read_text()
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
-
-def until(
-    fact: Callable[[], bool], timeout: float, or_else: Callable[[], str] = lambda: ""
-) -> None:
-    """Wait until *fact* returns true. AssertionError after *timeout* seconds."""
-    deadline = time.monotonic() + timeout
-    while not fact():
-        assert time.monotonic() < deadline, f"not within {timeout} s: {or_else()}"
-        time.sleep(STEP)

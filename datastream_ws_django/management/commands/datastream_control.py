@@ -7,14 +7,13 @@ import socket
 import time
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DatabaseError, InterfaceError
 
 from ...conf import streams_settings
 from ...control import KEY_VERBS, VERBS, ask
 from ...health import is_fleet, known, report
 from ...models import StreamCommand, StreamStatus
+from ..errors import explained
 
 LOOK_SECONDS = 0.2
 
@@ -43,7 +42,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         alias, verb = options["alias"], options["verb"]
-        try:
+        with explained("The command cannot be stored"):
             stream = known(alias)
             refuse_key(alias, verb, options["key"])
             [found] = report([stream], details=False)
@@ -52,13 +51,6 @@ class Command(BaseCommand):
             by = f"{getpass.getuser()}@{socket.gethostname()}"
             command = ask(stream, verb, by, options["key"] or "")
             self.follow(command, options["wait"], is_live=found.is_live)
-        except ImproperlyConfigured as error:
-            raise CommandError(str(error)) from error
-        except (DatabaseError, InterfaceError) as error:
-            raise CommandError(
-                f"The command cannot be stored ({type(error).__name__}). Run `manage.py migrate` "
-                "if the table is missing."
-            ) from error
 
     def follow(self, command: StreamCommand, seconds: float, *, is_live: bool) -> None:
         """Wait until a process has carried out the command, and report the result."""

@@ -7,15 +7,14 @@ from argparse import ArgumentTypeError
 from datetime import datetime
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DatabaseError, InterfaceError
+from django.core.management.base import BaseCommand, CommandParser
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
 from ...conf import streams_settings
 from ...deadletters import retry
 from ...models import FailedMessage
+from ..errors import explained
 
 
 class Command(BaseCommand):
@@ -37,16 +36,9 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        try:
+        with explained("The failed messages cannot be read"):
             known = [streams_settings[alias].alias for alias in options["aliases"]]
             outcome = retry(list(rows(known, options["since"])))
-        except ImproperlyConfigured as error:
-            raise CommandError(str(error)) from error
-        except (DatabaseError, InterfaceError) as error:
-            raise CommandError(
-                f"The failed messages cannot be read ({type(error).__name__}). Run `manage.py "
-                "migrate` if the table is missing."
-            ) from error
         others = f", {outcome.left_out} left out" if outcome.left_out else ""
         self.stdout.write(f"{outcome.handled} handled, {outcome.failed} failed again{others}")
         if outcome.failed:

@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DatabaseError, InterfaceError, connections
+from django.db import connections
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
@@ -30,6 +29,7 @@ from datastream_ws.embedding import (
 
 from ...health import MAX_AGE, StreamReport, is_fleet, known, report
 from ...streams import datastreams
+from ..errors import explained
 
 
 class Command(BaseCommand):
@@ -60,13 +60,11 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        try:
+        with explained("The status cannot be read"):
             names = [known(alias) for alias in options["aliases"]]
             if options["key"] is not None:
                 names = [one_stream(names, options["key"])]
             names = names or of_runners()
-        except ImproperlyConfigured as error:
-            raise CommandError(str(error)) from error
         with quiet_in_pipe():
             if options["watch"]:
                 self.stdout.ending = ""
@@ -88,15 +86,8 @@ class Command(BaseCommand):
 
     def look(self, aliases: list[str], options: dict[str, Any]) -> tuple[str, bool]:
         """Return the text, and whether all streams are healthy. Raises CommandError."""
-        try:
+        with explained("The status cannot be read"):
             streams = report(aliases, options["max_age"])
-        except ImproperlyConfigured as error:
-            raise CommandError(str(error)) from error
-        except (DatabaseError, InterfaceError) as error:
-            raise CommandError(
-                f"The status cannot be read ({type(error).__name__}). Run `manage.py migrate` "
-                "if the table is missing."
-            ) from error
         if options["json"]:
             text = json.dumps({"streams": [asdict(stream) for stream in streams]})
         else:

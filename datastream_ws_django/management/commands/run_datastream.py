@@ -67,8 +67,8 @@ class Command(BaseCommand):
 
     def run(self, options: dict[str, Any]) -> int:
         """Run the streams until they end. Return the exit code."""
-        clients = [self.client(stream, options) for stream in chosen(options["aliases"])]
         try:
+            clients = [self.client(stream, options) for stream in chosen(options["aliases"])]
             with beating(clients) as beat:
                 runner = Runner(
                     clients,
@@ -78,17 +78,15 @@ class Command(BaseCommand):
                     on_beat=beat,
                 )
                 return runner.run()
-        except DataStreamError as error:  # found only at the start, such as a missing extra
+        # Some errors are found only at the start, such as a missing extra.
+        except (ImproperlyConfigured, DataStreamError) as error:
             raise CommandError(str(error)) from error
 
     def client(self, stream: Stream, options: dict[str, Any]) -> Client | Fleet:
         lease = not options["no_lease"]
-        try:
-            if lease and stream.settings.options.get("LEASE") == DATABASE_LEASE:
-                refuse_missing_table(stream)
-            return stream.prepare(foreground=True, lease=lease)
-        except ImproperlyConfigured as error:
-            raise CommandError(str(error)) from error
+        if lease and stream.settings.options.get("LEASE") == DATABASE_LEASE:
+            refuse_missing_table(stream)
+        return stream.prepare(foreground=True, lease=lease)
 
 
 def positive(kind: type[Any]) -> Any:
@@ -106,12 +104,9 @@ def positive(kind: type[Any]) -> Any:
 
 def chosen(aliases: list[str]) -> list[Stream]:
     """Return the streams to run. Raises CommandError if there are none."""
-    try:
-        enabled = datastreams.enabled
-        streams = [datastreams[alias] for alias in dict.fromkeys(aliases)] or enabled
-        disabled = [stream.alias for stream in streams if not stream.settings.enabled]
-    except ImproperlyConfigured as error:
-        raise CommandError(str(error)) from error
+    enabled = datastreams.enabled
+    streams = [datastreams[alias] for alias in dict.fromkeys(aliases)] or enabled
+    disabled = [stream.alias for stream in streams if not stream.settings.enabled]
     if disabled:
         raise CommandError(
             f'The stream {disabled[0]!r} has "ENABLED": False. Enable it, or leave it out.'

@@ -12,9 +12,10 @@ from datastream_ws import StreamClosedError
 from kit.faultproxy import FaultProxy
 from kit.http import get
 from kit.pages import ROOT
-from kit.realservers import HERE, needed, node_packages
+from kit.realservers import HERE, node_packages
 from kit.recipes import Recipe, Served, file_of
 from kit.seen import eventually
+from kit.services import needed
 
 URL = "wss://api.example.com/graphql"
 PACKAGES = ["graphql-ws@6", "graphql@16", "ws@8"]

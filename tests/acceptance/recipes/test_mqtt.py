@@ -13,9 +13,9 @@ import pytest
 from kit.faultproxy import FaultProxy
 from kit.http import free_port
 from kit.pages import ROOT
-from kit.realservers import needed
 from kit.recipes import Recipe, Served, file_of
 from kit.seen import eventually
+from kit.services import needed
 
 URL = "wss://api.example.com/mqtt"
 PUBLISH = "mosquitto_pub -t prices/acme -q 1 -m 42"

@@ -11,9 +11,9 @@ import pytest
 from datastream_ws import StreamClosedError
 from kit.faultproxy import FaultProxy
 from kit.http import free_port
-from kit.realservers import needed
 from kit.recipes import Recipe, Served
 from kit.seen import eventually
+from kit.services import needed
 
 URL = "wss://api.example.com:9222"
 CONFIGURATION = """\

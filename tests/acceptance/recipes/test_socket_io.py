@@ -9,9 +9,10 @@ import pytest
 
 from kit.faultproxy import FaultProxy
 from kit.http import get
-from kit.realservers import HERE, needed, node_packages
+from kit.realservers import HERE, node_packages
 from kit.recipes import Recipe, Served
 from kit.seen import eventually
+from kit.services import needed
 
 URL = "wss://api.example.com"
 

@@ -11,9 +11,9 @@ import pytest
 
 from kit.faultproxy import FaultProxy
 from kit.http import free_port
-from kit.realservers import missing, needed
 from kit.recipes import Recipe, Served
 from kit.seen import eventually
+from kit.services import missing, needed
 
 URL = "wss://api.example.com/ws"
 PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # the one on the path changes the user
