@@ -136,7 +136,10 @@ class Heartbeat:
 
     def _fenced(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
-            work(*arguments)
+            try:
+                work(*arguments)
+            finally:
+                close_all()  # which can fail, too
         except Exception as error:
             if not self._failing:
                 log.warning(
@@ -147,8 +150,6 @@ class Heartbeat:
             self._failing = True
         else:
             self._failing = False
-        finally:
-            close_all()
 
     def _write_history(self, streams: list[StreamHealth]) -> None:
         seen = {stream.name: self._stats(stream.name) for stream in streams}

@@ -33,6 +33,7 @@ from datastream_ws_django.heartbeat import Heartbeat
 from datastream_ws_django.models import FailedMessage, StreamStatus
 from datastream_ws_django.testing import deliver
 from kit.djangoproject import Project
+from kit.seen import Seen
 
 pytestmark = pytest.mark.django_db
 
@@ -349,3 +350,22 @@ def test_a_heartbeat_is_one_statement_that_reads_nothing_first() -> None:
     heartbeat.close(10)
     assert [each for each in statements if each != "BEGIN"] == ["INSERT", "INSERT"]
     assert StreamStatus.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_that_cannot_be_closed_does_not_end_the_heartbeats(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed = Seen[int]()
+
+    def close() -> None:
+        closed(1)
+        raise OperationalError("it is closed already")
+
+    monkeypatch.setattr("datastream_ws_django.heartbeat.close_all", close)
+    heartbeat = Heartbeat()
+    for number in (1, 2):
+        heartbeat.beat([describe(datastreams["feed"].client, float(number))])
+        closed.wait(number)
+    monkeypatch.undo()
+    heartbeat.close(10)
