@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 __all__ = [
     "DEAD",
     "FLEET_ARGUMENTS",
-    "FLEET_SETTINGS",
     "HEALTHY",
     "HEALTHY_SHARE",
     "MAX_AGE",

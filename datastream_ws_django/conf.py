@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from django.conf import settings
@@ -18,7 +18,6 @@ from django.core.exceptions import ImproperlyConfigured
 from datastream_ws import ClientOptions, ConfigurationError, Handlers
 from datastream_ws.embedding import (
     FLEET_ARGUMENTS,
-    FLEET_SETTINGS,
     HEALTHY_SHARE,
     NO_SOURCE,
     check_settings,
@@ -220,11 +219,7 @@ class StreamSettings:
             raise self.wrong(_upper_case(str(error))) from error
 
 
-OWN = (
-    *("ENABLED", "AUTOSTART", "ATOMIC"),
-    *("DEAD_LETTER_DAYS", "DEAD_LETTER_ROWS", "DEAD_LETTER_BYTES"),
-    *("SOURCE", *FLEET_SETTINGS),
-)
+OWN = [each.name.upper() for each in fields(StreamSettings)[2:]]  # without alias and options
 # The stream registers these handlers once. Otherwise each new client would register them again.
 REGISTERED = ("MESSAGE_HANDLER", "CONNECTION_READY_HANDLER")
 NOT_OURS = ("NAME", "HANDLERS")
@@ -232,7 +227,7 @@ NOT_OURS = ("NAME", "HANDLERS")
 
 def _refuse_unknown(alias: str, mapping: Mapping[Any, Any]) -> None:
     names = [name.upper() for name in ClientOptions.names()]
-    known = [name for name in names if name not in NOT_OURS] + list(OWN)
+    known = [name for name in names if name not in NOT_OURS] + OWN
     for key in mapping:
         if key in known:
             continue

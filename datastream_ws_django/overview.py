@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import F, Max, Q, Sum
+from django.db.models import Aggregate, F, Max, Q, Sum
 from django.utils import timezone
 
 from datastream_ws.embedding import DEAD, HEALTHY, MAX_AGE
@@ -217,18 +217,15 @@ def history(alias: str, name: str) -> dict[str, Any]:
     end = int(time.time() // 60) + 1
     start = (end - span) // step * step
     found = StreamMinute.objects.filter(stream=alias, minute__gte=start)
+    sums = ("received", "handled", "failed", "reconnects", "connected")
+    values: dict[str, Aggregate] = {name: Sum(name) for name in sums}
+    values |= {"waiting": Max("waiting"), "p95": Max("handler_p95")}
+    # The underscore, because a name must not be that of a column.
     buckets = found.values(bucket=F("minute") - F("minute") % step).annotate(
-        received_=Sum("received"),
-        handled_=Sum("handled"),
-        failed_=Sum("failed"),
-        waiting_=Max("waiting"),
-        reconnects_=Sum("reconnects"),
-        connected_=Sum("connected"),
-        p95_=Max("handler_p95"),
+        **{f"{name}_": value for name, value in values.items()}
     )
-    names = ("received", "handled", "failed", "waiting", "reconnects", "connected", "p95")
     rows = [
-        {"at": row["bucket"] * 60} | {each: row[f"{each}_"] for each in names}
+        {"at": row["bucket"] * 60} | {name: row[f"{name}_"] for name in values}
         for row in buckets.order_by("bucket")
     ]
     return {"start": start * 60, "end": end * 60, "step": step * 60, "points": rows}
