@@ -300,19 +300,19 @@ def test_a_stream_that_was_started_again_is_replaced_and_closed_as_any(
 ) -> None:
     source = Source(server, 1)
     with Fleet(source, refresh=0.1, **FAST) as fleet:
-        until(lambda: is_ready(fleet, 1), 20)
+        eventually(lambda: is_ready(fleet, 1), 20)
         first = fleet[1]
         first.close()
         first.start()
-        until(lambda: is_ready(fleet, 1), 20)
+        eventually(lambda: is_ready(fleet, 1), 20)
         if changed:
             source.add(1, token="second")
-            until(lambda: fleet[1] is not first and is_ready(fleet, 1), 20)
+            eventually(lambda: fleet[1] is not first and is_ready(fleet, 1), 20)
         began = time.monotonic()
         fleet.close(15)
         assert time.monotonic() - began < 10
         assert not fleet.is_running
-    until(lambda: not opened(server), 20)
+    eventually(lambda: not opened(server), 20)
 
 
 def test_each_stream_has_a_spool_of_its_own(server: StreamServer, tmp_path: Path) -> None:
