@@ -105,7 +105,7 @@ class Publisher:
         self._is_hurried = True
 
     def _new_worker(self, app: Any) -> Worker:
-        self._abandoned = [worker for worker in self._abandoned if worker.is_alive]
+        self._abandoned = [worker for worker in self._abandoned if worker.is_alive()]
         if len(self._abandoned) >= MOST_ABANDONED:
             raise self._postponed(TimeoutError(f"{MOST_ABANDONED} publishes hang at once"))
         self._worker = Worker(app, self._said, self._name)
@@ -176,29 +176,24 @@ class Job:
         self.done.acquire()
 
 
-class Worker:
+class Worker(threading.Thread):
     """A daemon thread with its own connection to the broker."""
 
     def __init__(self, app: Any, said: set[str], name: str) -> None:
+        super().__init__(name=f"datastream-publish-{name}", daemon=True)
         self.errors: tuple[type[BaseException], ...] = (OSError,)
         self._app = app
         self._said = said
         self._broker: BrokerConnection | None = None
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        title = f"datastream-publish-{name}"
-        self._thread = threading.Thread(target=self._run, name=title, daemon=True)
-        self._thread.start()
-
-    @property
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
+        self.start()
 
     def submit(self, send: Send) -> Job:
         job = Job(send)
         self._jobs.put(job)
         return job
 
-    def _run(self) -> None:
+    def run(self) -> None:
         while (job := self._jobs.get()) is not None:
             try:
                 self._do(job.send)
@@ -225,6 +220,3 @@ class Worker:
         broker = self._broker
         if broker is not None:
             threading.Thread(target=broker.sever, name="datastream-sever", daemon=True).start()
-
-    def join(self, timeout: float) -> None:
-        self._thread.join(timeout)

@@ -591,9 +591,6 @@ class SpooledInbox(Inbox):
             size = BATCH_BYTES if self._size_bytes is None else self._size_bytes - self._bytes
             return Wanted(self._read_to, before, min(BATCH_ROWS, count), min(BATCH_BYTES, size))
 
-    def _has_room(self) -> bool:
-        return not self._closed and self._has_memory() and self._gate()
-
     def _has_memory(self) -> bool:
         if self._is_over_limit:
             return not self._is_full()
@@ -644,10 +641,6 @@ class SpooledInbox(Inbox):
                 marks = "".join(["01"[each in self._loaded] for each in run.positions])
                 found.extend(run.unmarked(marks))
         return found
-
-    def to_be_moved(self, runs: Sequence[Run]) -> list[int]:
-        """Return the positions to remove before :meth:`fill`, none with a journal."""
-        return [] if self._journal else list(chain(*[run.positions for run in self.unread(runs)]))
 
     def fill(self, wanted: Wanted, runs: Sequence[Run], file_bytes: int, *, moved: bool) -> None:
         """
@@ -766,7 +759,7 @@ class SpooledInbox(Inbox):
     @property
     def wants_rows(self) -> bool:
         if not self._journal:
-            return self._filed > 0 and self._has_room()
+            return self._filed > 0 and not self._closed and self._has_memory() and self._gate()
         unread = self._filed - len(self._ahead)
         near = len(self._ahead) <= BATCH_ROWS // 2 and self._ahead.bytes <= BATCH_BYTES // 2
         return unread > 0 and near and not self._closed and self._gate()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 
@@ -12,6 +12,7 @@ from ..exceptions import SpoolError
 from .file import SpoolFile, is_corrupt
 from .file_lock import path_for
 from .inbox import BATCH_ROWS, SpooledInbox, WriteBatch
+from .run import Run
 
 __all__ = ["SpoolThread"]
 
@@ -66,7 +67,6 @@ class SpoolThread:
         self._report = report
         self.is_open = False
         self._file: SpoolFile
-        self._opened: Future[None] = Future()
         self._closed: Future[int] = Future()
         self._closing = False
         self._must_renew = False  # the file is corrupt, and there is no new one yet
@@ -83,9 +83,11 @@ class SpoolThread:
             A future that resolves once the file is open, or fails with a SpoolError.
 
         """
-        self._opened = Future()
-        threading.Thread(target=self._run, name="datastream-spool", daemon=True).start()
-        return self._opened
+        opened: Future[None] = Future()
+        threading.Thread(
+            target=self._run, args=(opened,), name="datastream-spool", daemon=True
+        ).start()
+        return opened
 
     def close(self) -> Future[int]:
         """
@@ -108,21 +110,24 @@ class SpoolThread:
 
     # --- the thread ---
 
-    def _run(self) -> None:
+    def _run(self, opened: Future[None]) -> None:
         try:
             self._file = self._open_file()
         except BaseException as error:
-            self._opened.set_exception(error)
+            opened.set_exception(error)
             return
         self.is_open = True
-        self._opened.set_result(None)
+        opened.set_result(None)
         while not self._closing:
-            self._step_safely()
+            try:
+                self._step()
+            except BaseException as death:  # the thread must not end, so report it and retry later
+                self._failed(_internal(death))
             self._wait()
         lost = 0
         try:
             with closing(self._file):
-                lost = self._finish(self._file)
+                lost = self._finish()
         except BaseException as death:
             self._report(_internal(death))
         self._closed.set_result(lost)
@@ -149,19 +154,9 @@ class SpoolThread:
                     if inbox.has_queue or inbox.wants_rows or (inbox.has_removals and lingered):
                         return
                     lingered = inbox.has_removals
-                    pause = LINGER_SECONDS if lingered else self._longest_pause
+                    look = LOOK_SECONDS if inbox.may_be_silent else None
+                    pause = LINGER_SECONDS if lingered else look
                 inbox.changed.wait(pause)
-
-    @property
-    def _longest_pause(self) -> float | None:
-        """Seconds to wait without a notification. ``None`` means no limit."""
-        return LOOK_SECONDS if self._inbox.may_be_silent else None
-
-    def _step_safely(self) -> None:
-        try:
-            self._step()
-        except BaseException as death:  # the thread must not end, so report it and retry later
-            self._failed(_internal(death))
 
     def _step(self) -> None:
         if time.monotonic() >= self._retry_at and self._has_file():
@@ -194,6 +189,10 @@ class SpoolThread:
             self._file.empty_log()  # otherwise it may grow too large for a nearly full disk
         return True
 
+    def _write_batch(self, batch: WriteBatch) -> None:
+        last = None if batch.last is None else self._inbox.row(batch.last)
+        self._file.write(self._inbox.runs(batch.parts), batch.removals, last)
+
     def _take_fewer(self, batch: WriteBatch) -> None:
         if batch.parts:
             self._most = max(1, len(batch) // 2)
@@ -206,10 +205,6 @@ class SpoolThread:
         else:
             self._most_removed = min(BATCH_ROWS, 2 * self._most_removed)
 
-    def _write_batch(self, batch: WriteBatch) -> None:
-        last = None if batch.last is None else self._inbox.row(batch.last)
-        self._file.write(self._inbox.runs(batch.parts), batch.removals, last)
-
     def _refill_if_wanted(self) -> None:
         wanted = self._inbox.wanted()
         if wanted is None:
@@ -220,7 +215,7 @@ class SpoolThread:
             self._failed(error)
             return
         if runs:
-            moved = self._move_out(self._inbox.to_be_moved(runs))
+            moved = not self._journal and self._move_out(runs)
             self._inbox.fill(wanted, runs, self._file.size, moved=moved)
             self._wake()
         elif wanted.before is None:
@@ -236,22 +231,20 @@ class SpoolThread:
         try:
             runs = self._file.read(*self._inbox.first_rows(excess))
             gone = self._inbox.unread(runs)
-            self._file.write([], [position for run in gone for position in run.positions])
+            self._file.write([], _positions(gone))
         except SpoolError as error:
             self._failed(error)
             return
         self._inbox.dropped_rows(gone, self._file.size)
 
-    def _move_out(self, positions: list[int]) -> bool:
+    def _move_out(self, runs: Sequence[Run]) -> bool:
         """
-        Remove rows before their messages are handled, so that a crash does not repeat them.
+        Remove messages before they are handled, so that a crash does not repeat them.
 
-        Return whether they were removed. Rows of a journal stay.
+        Return whether they were removed.
         """
-        if not positions:
-            return not self._journal
         try:
-            self._file.write([], positions)
+            self._file.write([], _positions(self._inbox.unread(runs)))
         except SpoolError as error:
             self._failed(error)
             return False
@@ -294,28 +287,26 @@ class SpoolThread:
         self._wake()
         self._report_corrupt(self._file, f"and the messages only in it count as dropped ({lost})")
 
-    def _finish(self, file: SpoolFile) -> int:
+    def _finish(self) -> int:
         self._failed_at = float("-inf")  # report a failure at the end also
         try:
             if self._has_file():
                 while self._write():
                     pass
-                self._write_in_hand(file)
+                # The messages that are still in handlers, because the process may end first.
+                self._file.write(self._inbox.runs([self._inbox.in_hand()]), [])
+                self.unfinished = self._inbox.counts().waiting
         except Exception as error:
             self._report(error)
         lost = self._inbox.end()
         if lost:
-            self._report(
-                SpoolError(
-                    f"spool {file.path}: messages not written at exit count as dropped ({lost})"
-                )
-            )
+            text = f"spool {self._file.path}: messages not written at exit count as dropped"
+            self._report(SpoolError(f"{text} ({lost})"))
         return lost
 
-    def _write_in_hand(self, file: SpoolFile) -> None:
-        """Write the messages that are still in handlers, because the process may end first."""
-        file.write(self._inbox.runs([self._inbox.in_hand()]), [])
-        self.unfinished = self._inbox.counts().waiting
+
+def _positions(runs: Iterable[Run]) -> list[int]:
+    return [position for run in runs for position in run.positions]
 
 
 def _internal(death: BaseException) -> SpoolError:

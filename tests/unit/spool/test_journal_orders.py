@@ -159,7 +159,7 @@ class Journal:
         how = how or self.chance.choice(["crash", "crash after a write", "restart"])
         if how == "restart":
             self.inbox.close()
-            self.thread._finish(self.thread._file)
+            self.thread._finish()
             assert not self.errors
             assert not self.rows() & self.handled_here, "handled, and still in the file"
         elif how == "crash after a write":  # the process did not live to know of it
