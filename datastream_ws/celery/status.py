@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from .. import Client, Fleet
 from ..embedding import describe
@@ -34,7 +33,7 @@ class StatusRows:
         self._closing = False
         for client in clients:
             if isinstance(client, Client):  # a large fleet would change all the time
-                client.on_state(self._wake)
+                client.on_state(lambda event: self._woken.set())
         self._thread = threading.Thread(target=self._run, name="datastream-beat", daemon=True)
         self._thread.start()
 
@@ -44,9 +43,6 @@ class StatusRows:
         self._woken.set()
         self._thread.join(LAST_BEAT_SECONDS)
         self._heartbeat.close()
-
-    def _wake(self, event: Any) -> None:
-        self._woken.set()
 
     def _run(self) -> None:
         while not self._closing:

@@ -13,7 +13,7 @@ from celery import bootsteps
 from celery.signals import worker_shutting_down
 from celery.worker import state as worker_state
 
-from .. import Client, ConfigurationError, State, StateEvent
+from .. import Client, ConfigurationError, Fleet, State, StateEvent
 from ..embedding import describe, fields, is_stream_of_settings, lease_for, prepare
 from .broker import set_timeouts
 from .commandline import refusing
@@ -140,14 +140,11 @@ class DatastreamStep(bootsteps.StartStopStep):  # type: ignore[misc,unused-ignor
             stream.client.wait_closed(max(0.0, deadline - time.monotonic()))
 
     def info(self, worker: Any) -> Any:
-        """Return the states for ``celery inspect stats``."""
-        return {"datastream": self.states()} if self.streams else {}
+        """Return a line about each stream for ``celery inspect stats``."""
+        lines = {stream.name: _line(stream.client) for stream in self.streams}
+        return {"datastream": lines} if lines else {}
 
     # --- the streams ---
-
-    def states(self) -> dict[str, Any]:
-        """Return the state and the counters of each stream as a line."""
-        return {stream.name: _line(stream.client) for stream in self.streams}
 
     def _prepare(self, stream: Stream, worker: Any) -> None:
         """Set defaults for the options that the client doesn't set itself."""
@@ -187,7 +184,8 @@ def _refuse_green_pool(pool_cls: Any) -> None:
         )
 
 
-def _line(client: Any) -> str:
+def _line(client: Client | Fleet) -> str:
+    """Return the state and the counters of a stream."""
     health = describe(client, time.time())
     unrouted = f"without a handler {health.messages_unrouted}, " if health.messages_unrouted else ""
     line = (

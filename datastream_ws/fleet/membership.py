@@ -161,7 +161,7 @@ class Membership:
         beyond = beyond_limits(members, holders)
         lost = [k for k, epoch in local.held.items() if view.holders.get(k) != (local.token, epoch)]
         strays = _strays(view, local)
-        take = self._takes(found.take, _unanswered(strays, view, local), local, view)
+        take = self._takes(found.take, strays, local, view)
         return Plan(
             take=take,
             give=tuple(wanted[: max(0, most - in_flight)]),
@@ -212,19 +212,25 @@ class Membership:
     def _takes(
         self,
         assigned: Collection[str],
-        unanswered: Collection[str],
+        strays: Collection[str],
         local: LocalState,
         view: SharedView,
     ) -> tuple[str, ...]:
         """
-        Return the keys to take: this member's share first, then those that stayed free too long.
+        Return the keys to take, in this order.
 
-        The first of all are *unanswered*: the store took them, but its answer was lost.
+        - keys that this process has taken already, although the store's response was lost
+        - its share of the free keys
+        - keys that have been free for too long
+
         """
         own = view.members.get(local.token)
         if own is None or local.room <= 0:
             return ()
         now = clock()
+        unanswered = [
+            key for key in strays if view.holders[key].token == local.token and key in local.keys
+        ]
         first = [key for key in assigned if key not in self._offered]
         known = set(first)
         late = [
@@ -269,11 +275,6 @@ def _strays(view: SharedView, local: LocalState) -> list[str]:
         if (held.token == local.token and key not in local.held)
         or (held.token not in view.members and key not in local.keys)
     ]
-
-
-def _unanswered(strays: Collection[str], view: SharedView, local: LocalState) -> list[str]:
-    """Return the keys that this process has taken although the store's answer was lost."""
-    return [key for key in strays if view.holders[key].token == local.token and key in local.keys]
 
 
 def _id(token: str) -> str:
