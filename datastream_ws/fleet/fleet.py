@@ -134,7 +134,7 @@ class Fleet(Decorators):
         self._lock = threading.RLock()
         self._loop_use: LoopUse | None = None
         self._finished: Future[None] | None = None
-        self._work: Work | None = None
+        self._latest: Work | None = None
         self._close_requested = False
 
     # --- facts ---
@@ -182,14 +182,12 @@ class Fleet(Decorators):
 
         ``None`` means that no process runs the stream, or that the fleet isn't shared.
         """
-        notice_fork()
         work = self._work
         return None if work is None or work.share is None else work.share.sharing.owner(str(key))
 
     @property
     def processes(self) -> list[str]:
         """``host:pid`` of each process that shares the fleet. The list is empty without a lease."""
-        notice_fork()
         work = self._work
         return [] if work is None or work.share is None else work.share.sharing.processes
 
@@ -214,24 +212,23 @@ class Fleet(Decorators):
 
     @property
     def is_running(self) -> bool:
+        notice_fork()
         finished = self._finished
         return finished is not None and not finished.done()
 
     @property
     def source_size(self) -> int | None:
         """The number of rows of the source. ``None`` before its first result."""
-        notice_fork()
-        return self._work.source_size if self._work is not None else None
+        work = self._work
+        return work.source_size if work is not None else None
 
     def counts(self) -> dict[State, int]:
         """Return how many streams in this process are in each state."""
-        notice_fork()
         work = self._work
         return work.streams.counts() if work is not None else {}
 
     def stats(self) -> FleetStats:
         """Return the sum of the counters since ``start()``, and those of each stream."""
-        notice_fork()
         work = self._work
         if work is None:
             return FleetStats()
@@ -245,8 +242,13 @@ class Fleet(Decorators):
         )
 
     @property
-    def _running(self) -> dict[str, Client]:
+    def _work(self) -> Work | None:
+        """The work since the last ``start()`` in this process. ``None`` before the first one."""
         notice_fork()
+        return self._latest
+
+    @property
+    def _running(self) -> dict[str, Client]:
         work = self._work
         return work.streams.running if work is not None else {}
 
@@ -280,8 +282,8 @@ class Fleet(Decorators):
         self._budget = budget
 
     def _begin(self, finished: Future[None], store: SharedStore | None) -> None:
-        self._work = Work(self, finished, store)
-        self._work.begin()
+        self._latest = Work(self, finished, store)
+        self._latest.begin()
 
     def run(self) -> None:
         """
@@ -384,7 +386,7 @@ class Fleet(Decorators):
     def _abandon(self, use: LoopUse, work: Work) -> None:
         """Mark the fleet as closed. Its leases expire, and its connections are dropped."""
         abandon_loop(use.thread)
-        self._work = None
+        self._latest = None
         if work.share is not None:
             work.share.sharing.abandon()
         for client in work.streams.running.values():
@@ -495,15 +497,15 @@ class Fleet(Decorators):
             )
 
         def call() -> None:
-            if self._work is not None:
-                function(self._work)
+            if (work := self._work) is not None:
+                function(work)
 
         with suppress(RuntimeError):  # the loop has closed at this moment
             use.thread.loop.call_soon_threadsafe(call)
 
     def _forget_parent(self) -> None:
         """Become idle in a forked child, without touching the parent's resources."""
-        remains = (self._work, self._loop_use)
+        remains = (self._latest, self._loop_use)
         self._reset()
         bury(remains, [])
 
