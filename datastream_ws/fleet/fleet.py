@@ -497,7 +497,9 @@ class Fleet(Decorators):
             )
 
         def call() -> None:
-            if (work := self._work) is not None:
+            # A loop that was blocked may call this after the next start, on another loop.
+            work = self._work if self._loop_use is use else None
+            if work is not None:
                 function(work)
 
         with suppress(RuntimeError):  # the loop has closed at this moment
