@@ -154,9 +154,13 @@ class SpoolThread:
                     if inbox.has_queue or inbox.wants_rows or (inbox.has_removals and lingered):
                         return
                     lingered = inbox.has_removals
-                    look = LOOK_SECONDS if inbox.may_be_silent else None
-                    pause = LINGER_SECONDS if lingered else look
+                    pause = LINGER_SECONDS if lingered else self._longest_pause
                 inbox.changed.wait(pause)
+
+    @property
+    def _longest_pause(self) -> float | None:
+        """Seconds to wait without a notification. ``None`` means no limit."""
+        return LOOK_SECONDS if self._inbox.may_be_silent else None
 
     def _step(self) -> None:
         if time.monotonic() >= self._retry_at and self._has_file():
