@@ -443,18 +443,18 @@ def test_a_close_that_a_blocked_loop_had_not_seen_does_not_close_the_next_start(
         gate.wait(60)  # user code that blocks the loop
 
     fleet.start()
-    until(lambda: is_ready(fleet, 1), 20)
+    eventually(lambda: is_ready(fleet, 1), 20)
     server.send("x")
     assert blocked.wait(20)
     first = fleet._loop_use
     assert first is not None
     fleet.close(0.5)
     fleet.start()
-    until(lambda: is_ready(fleet, 1), 20)
+    eventually(lambda: is_ready(fleet, 1), 20)
     gate.set()
     first.thread._thread.join(20)
     asked = source.asked
-    until(lambda: source.asked >= asked + 3, 20)
+    eventually(lambda: source.asked >= asked + 3, 20)
     assert fleet.is_running
     assert is_ready(fleet, 1)
     fleet.close(5)
