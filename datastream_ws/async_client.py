@@ -135,7 +135,8 @@ class AsyncClient(Decorators):
 
         With ``fatal_delay``, it's the error that prevents a connection at the moment.
         """
-        return self._life.error if self._life else None
+        life = self._current()
+        return None if life is None else life.error
 
     @property
     def last_message(self) -> Message | None:
@@ -145,7 +146,8 @@ class AsyncClient(Decorators):
         With ``journal``, the spool also has it after a restart. It is ``None`` after unhandled
         messages were dropped because the lease was lost. Then resume from your own store.
         """
-        return self._life.inbox.last_message if self._life else None
+        life = self._current()
+        return None if life is None else life.inbox.last_message
 
     @property
     def handshake(self) -> Handshake | None:
@@ -155,8 +157,8 @@ class AsyncClient(Decorators):
 
     def stats(self) -> Stats:
         """Return a consistent snapshot of all counters since ``start()``."""
-        notice_fork()
-        return self._life.stats() if self._life else Stats()
+        life = self._current()
+        return Stats() if life is None else life.stats()
 
     def errors(self, timeout: float | None = None) -> AsyncIterator[BaseException]:
         """
@@ -170,8 +172,7 @@ class AsyncClient(Decorators):
             timeout: Seconds without an error after which the iteration ends. ``None`` means never.
 
         """
-        if self._life is not None and self._life.loop.is_closed():
-            self._errors.end()  # a client that was not closed before its loop cannot do it
+        notice_fork()
         return self._errors.read_async(timeout)
 
     # --- start and end ---
@@ -303,8 +304,8 @@ class AsyncClient(Decorators):
             ConfigurationError: If *code* or *reason* can't be sent.
 
         """
-        life = self._life
-        if life is None or life.finished.done() or life.loop.is_closed():
+        life = self._current()
+        if life is None or life.finished.done():
             return
         limit = self._ask_close(timeout, close_frame(code, reason))
         if handling.get() is self._face:
@@ -356,8 +357,7 @@ class AsyncClient(Decorators):
         self._raise_unless_ready()
 
     def _ready_or_final(self) -> Future[State]:
-        """Return a future that is done once the state is READY or final. Raises if it is final."""
-        self._raise_unless_ready()  # no change of state comes if the loop was closed
+        """Return a future that is done once the state is READY or final."""
         return self._state.when(lambda state: state is State.READY or state.is_final)
 
     def _not_ready_text(self, timeout: float | None) -> str:
@@ -382,9 +382,10 @@ class AsyncClient(Decorators):
             Exception: The client's error, once it has failed, usually a DataStreamError or OSError.
 
         """
-        if self._life is not None and not self._life.loop.is_closed():
+        finished = self._finished
+        if finished is not None:
             try:
-                await wait_for(self._life.finished, timeout)
+                await wait_for(finished, timeout)
             except TimeoutError:
                 raise TimeoutError(self._not_closed_text(timeout)) from None
         self._raise_if_failed()
@@ -395,11 +396,17 @@ class AsyncClient(Decorators):
     @property
     def _finished(self) -> Future[None] | None:
         """A future for the end of the client and its hooks. ``None`` if it isn't started."""
-        return self._life.finished if self._life else None
+        life = self._current()
+        return None if life is None else life.finished
 
     def _raise_if_failed(self) -> None:
         if self.state is State.FAILED and self.error is not None:
             raise self.error
+
+    def _current(self) -> Lifecycle | None:
+        """Return what the latest ``start()`` in this process has made. ``None`` without one."""
+        notice_fork()
+        return self._life
 
     def _running(self) -> Lifecycle:
         if self._life is None or self.state.is_final:
@@ -741,6 +748,10 @@ class AsyncClient(Decorators):
 
         It never waits. An unknown key has no effect.
         """
+        self._unsubscribe(key)
+
+    def _unsubscribe(self, key: Hashable) -> None:
+        notice_fork()
         self._subscriptions.remove(key)
 
     # --- receiving ---

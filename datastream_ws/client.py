@@ -169,6 +169,7 @@ class Client(Decorators):
             timeout: Seconds without an error after which the iteration ends. ``None`` means never.
 
         """
+        notice_fork()
         return self.aio._errors.read(timeout)
 
     # --- start and end ---
@@ -626,7 +627,7 @@ class Client(Decorators):
 
         It's thread-safe and never blocks. An unknown key has no effect.
         """
-        self.aio._subscriptions.remove(key)
+        self.aio._unsubscribe(key)
 
     def _is_on_loop(self) -> bool:
         use = self._loop_use

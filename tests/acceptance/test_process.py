@@ -472,7 +472,13 @@ say(code=code, parent=client.state.name, connections=client.stats().connections)
 FIRST = {
     "state": "client.state",
     "stats": "client.stats()",
+    "error": "assert client.error is client.last_message is None",
+    "errors": "assert list(client.errors(0)) == []",
     "close": "client.close()",
+    "aio.close": "import asyncio; asyncio.run(client.aio.close(30))",
+    "wait_closed": "client.wait_closed(30)",
+    "aio.wait_closed": "import asyncio; asyncio.run(client.aio.wait_closed(30))",
+    "unsubscribe": "client.unsubscribe('nothing')",
     "send": "with contextlib.suppress(NotConnectedError): client.send('to nobody')",
     "nothing": "sys.exit(0)  # and nothing of the parent's is waited for",
 }

@@ -316,20 +316,6 @@ with StreamServer() as server:
 """
 
 
-async def test_a_client_whose_loop_was_closed_leaves_nobody_waiting(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    closed = asyncio.new_event_loop()
-    closed.close()
-    async with AsyncClient("ws://localhost:1", min_reconnect_delay=20) as client:
-        await anext(aiter(client.errors(5)))
-        with monkeypatch.context() as patch:
-            patch.setattr(client._life, "loop", closed)
-            async with asyncio.timeout(5):
-                await client.wait_closed()
-                assert len([error async for error in client.errors()]) == 1
-
-
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]])
 def test_run_ends_after_a_signal(blocking: Blocking, signals: list[signal.Signals]) -> None:
     client = Client(blocking.url, close_timeout=0.2 if len(signals) == 1 else 30)
