@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from .deflate import TooBig
 
-__all__ = ["FrameCutter", "read_in_pieces"]
+__all__ = ["READ_BYTES", "FrameCutter", "set_read_size"]
 
 header = struct.Struct(">HH").unpack_from  # the header of a short frame, or of one below 64 KiB
 
@@ -30,7 +30,7 @@ WRONG = (UnicodeDecodeError, TooBig, zlib.error)  # the errors of an invalid mes
 PLAIN: dict[int, Callable[[bytes], str | bytes]] = {TEXT: bytes.decode, BINARY: bytes}
 NO_LIMIT = sys.maxsize - 1  # Deflate.inflate() adds one to it
 READ_BYTES = 2**16
-LONG_READ_BYTES = 2**17 - 2**10  # for long messages; from 128 KiB on malloc maps new pages
+LONG_READ_BYTES = 2**19  # for long messages
 LONG = 2**10  # bytes of a long message, on average
 MOST_READ_BYTES = 2**20
 
@@ -132,6 +132,8 @@ class FrameCutter:
                 except WRONG as error:
                     self._fail(error)
                     return
+                if position == len(data):
+                    return
             start, length = payload_at(data, position)
             if start > len(data):
                 self._head = data[position:]
@@ -212,9 +214,19 @@ class FrameCutter:
         else:
             self._broken(1009 if isinstance(error, TooBig) else 1002, error)
 
-    def are_long(self, read: int) -> bool:
-        """Return whether a large read of so many bytes contained long messages."""
-        return read >= READ_BYTES // 2 and len(self.messages) * LONG < read
+    def next_read(self, read: int) -> int:
+        """
+        Return how many bytes to read next, after a read of *read* bytes.
+
+        The usual size is 64 KiB instead of asyncio's 256 KiB, because 64 KiB fit into a processor's
+        cache. They mostly fit into the inbox also, so reading rarely has to pause. If messages are
+        long, a read brings 512 KiB of payloads. What the current frame lacks is read at once, up
+        to 1 MiB.
+        """
+        usual = READ_BYTES
+        if read >= READ_BYTES // 2 and len(self.messages) * LONG < read:
+            usual = max(usual, LONG_READ_BYTES * read // max(read, self.size))
+        return usual if self.missing <= usual else min(self.missing, MOST_READ_BYTES)
 
     def handed_over(self) -> tuple[list[str | bytes], int]:
         """Return the messages parsed since the last call, and the size of their payloads."""
@@ -223,24 +235,10 @@ class FrameCutter:
         return taken
 
 
-def read_in_pieces(
-    transport: asyncio.BaseTransport, missing: int = 0, *, long: bool = False
-) -> None:
-    """
-    Set how many bytes asyncio reads at a time.
-
-    The usual size is 64 KiB instead of asyncio's 256 KiB, because 64 KiB fit into a processor's
-    cache. They mostly fit into the inbox also, so reading rarely has to pause.
-
-    Args:
-        transport: The connection's transport. Other transports than asyncio's stay unchanged.
-        missing: Bytes that an incomplete frame lacks. They are read at once, up to 1 MiB.
-        long: Whether messages are long. Larger reads then bring several of them at once.
-
-    """
+def set_read_size(transport: asyncio.BaseTransport, size: int) -> None:
+    """Have asyncio read up to *size* bytes at a time. Other transports stay unchanged."""
     if hasattr(transport, "max_size"):  # uvloop's transports have none
-        usual = LONG_READ_BYTES if long else READ_BYTES
-        transport.max_size = min(max(missing, usual), MOST_READ_BYTES)
+        transport.max_size = size
 
 
 def payload_at(data: bytes, position: int) -> tuple[int, int]:

@@ -34,7 +34,7 @@ from .answers import MOST_FRAGMENTS, ResponseHeaders, closed_by_peer, cut_by_pee
 from .deflate import Deflate
 from .endpoint import Endpoint
 from .engine import Ended, Frame, Receiver
-from .frames import FrameCutter, payload_at, read_in_pieces
+from .frames import READ_BYTES, FrameCutter, payload_at, set_read_size
 from .opening import Connect, attempt_error, request_for
 
 __all__ = ["HOOKED", "WebsocketsEngine"]
@@ -86,6 +86,7 @@ class HookedConnection(ClientConnection):
         "_given",
         "_hooked",
         "_pings",
+        "_read_size",
         "_receiver",
         "_seen",
         "_splits",
@@ -113,6 +114,7 @@ class HookedConnection(ClientConnection):
         self._seen = b""  # the last bytes of the HTTP response so far
         self._splits = False
         self._pings: list[bytes] = []  # payloads of the latest unanswered pings
+        self._read_size = READ_BYTES
         self._given = self._written = 0  # bytes that the transport got, and that the kernel has
         self._closing = False
         self.open = False
@@ -120,7 +122,7 @@ class HookedConnection(ClientConnection):
         self.lost_with: Exception | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        read_in_pieces(transport)
+        set_read_size(transport, READ_BYTES)
         super().connection_made(transport)
 
     # --- received ---
@@ -129,14 +131,17 @@ class HookedConnection(ClientConnection):
         self._receiver.bytes_received()
         if self._splits:
             self._cutter.feed(data)
-            long = self._cutter.are_long(len(data))
-            read_in_pieces(self.transport, self._cutter.missing, long=long)
+            size = self._cutter.next_read(len(data))
+            if size != self._read_size:
+                self._read_size = size
+                set_read_size(self.transport, size)
         elif self.response is None:
             self._read_response(data)
         else:
             super().data_received(data)
         self._hand_over()
-        self._answer_pings()
+        if self._pings:
+            self._answer_pings()
 
     def _read_response(self, data: bytes) -> None:
         """
@@ -192,9 +197,9 @@ class HookedConnection(ClientConnection):
         server that reads nothing. One pong may answer several pings (RFC 6455 section 5.5.3).
         """
         protocol = self.protocol
-        if self._pings and self.transport.get_write_buffer_size():
+        if self.transport.get_write_buffer_size():
             del self._pings[:-1]
-        elif self._pings:
+        else:
             pings, self._pings = self._pings, []
             if protocol.close_rcvd is None and protocol.state in (OPEN, CLOSING):
                 for payload in pings:
@@ -205,6 +210,8 @@ class HookedConnection(ClientConnection):
         messages, size = self._cutter.handed_over()
         if messages:
             self._receiver.messages_received(messages, size)
+        if self.protocol.state is OPEN:
+            return
         if self.open and not self._closing and self.protocol.close_expected():
             self._closing = True
             code, reason = self._closed_by_peer()
@@ -264,7 +271,8 @@ class HookedConnection(ClientConnection):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._answer_pings()
+        if self._pings:
+            self._answer_pings()
         if self.open:
             self._receiver.writing_resumed()
 

@@ -157,6 +157,8 @@ class Dispatcher:
         if self._is_iterated:
             self._on_the_loop(self._note_iteration)
             return
+        if self._workers >= self._options.concurrency:  # each one wakes another when it leaves
+            return
         for _ in range(self._claim_workers()):
             if self._handlers.all_async and self._handlers.has_message_handlers:
                 self._on_the_loop(self._start_task)
@@ -183,7 +185,6 @@ class Dispatcher:
         work = self._work(LoopCaller(self._stopped_async))
         task = start_task(work, self._loop, self._context.copy())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _work_in_thread(self) -> None:
         caller = ThreadCaller(self._loop, self._stopped)
@@ -207,6 +208,8 @@ class Dispatcher:
             self._on_death(death)
         finally:
             handling.reset(token)
+            if caller.on_loop and (task := asyncio.current_task()):
+                self._tasks.discard(task)
             self._leave()
 
     def _leave(self) -> None:

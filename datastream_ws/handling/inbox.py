@@ -13,9 +13,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..messages import Message, memory_bytes
 from ..stats import Counts
@@ -27,8 +26,7 @@ __all__ = ["Inbox", "Portion", "Put"]
 PORTION = 100  # most messages in a portion
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(NamedTuple):
     """
     The result of :meth:`Inbox.put`.
 
@@ -193,9 +191,10 @@ class Inbox:
             force: Accept all messages, whatever the limits.
 
         """
+        keys: list[Keys] | None = None
         if self._plain is None:
             messages = list(messages)
-        keys = self._keys(messages)
+            keys = self._keys(messages)
         with self._lock:
             self._settle()
             taken = self._take_fitting(messages, force)
@@ -315,9 +314,7 @@ class Inbox:
             self._size_bytes is not None and self._bytes > self._size_bytes
         )
 
-    def _keys(self, messages: Sequence[Message]) -> list[Keys] | None:
-        if not self._conflate and not self._ordering_key:
-            return None
+    def _keys(self, messages: Sequence[Message]) -> list[Keys]:
         return [
             Keys(self._key(self._conflate, message), self._key(self._ordering_key, message))
             for message in messages

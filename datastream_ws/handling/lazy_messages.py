@@ -107,9 +107,10 @@ class LazyMessages(Sequence[Message]):
     def __getitem__(self, at: slice) -> LazyMessages: ...
 
     def __getitem__(self, at: int | slice) -> Message | LazyMessages:
-        numbers = range(self._seq, self._seq + len(self))
         if isinstance(at, int):
-            return Message(self._payloads[at], self._origin, numbers[at], self._received_at)
-        some = LazyMessages(self._payloads[at], self._origin, numbers[at].start, self._received_at)
-        some._is_plain = self.is_plain or None
+            seq = self._seq + at + (len(self._payloads) if at < 0 else 0)
+            return Message(self._payloads[at], self._origin, seq, self._received_at)
+        seq = self._seq + range(len(self._payloads))[at].start
+        some = LazyMessages(self._payloads[at], self._origin, seq, self._received_at)
+        some._is_plain = self.is_plain  # finding out again would encode every text
         return some

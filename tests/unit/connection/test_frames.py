@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datastream_ws.connection.deflate import Deflate
-from datastream_ws.connection.frames import FrameCutter, read_in_pieces
+from datastream_ws.connection.frames import FrameCutter, set_read_size
 
 TEXT, BINARY, CONTINUATION, PING, FIN = 0x1, 0x2, 0x0, 0x9, 0x80
 
@@ -167,28 +167,42 @@ class Transport:
     max_size = 256 * 1024
 
 
-def test_reads_grow_with_what_is_missing() -> None:
-    """64 KiB, or as much as a message lacks, up to 1 MiB; a loop of another's reads as it likes."""
+def test_the_size_of_reads_is_set_where_the_transport_has_one() -> None:
     transport: Any = Transport()
-    for missing, size in ((0, 2**16), (10, 2**16), (100_000, 100_000), (2**24, 2**20)):
-        read_in_pieces(transport, missing)
-        assert transport.max_size == size
-    read_in_pieces(asyncio.Transport(), 10)
+    set_read_size(transport, 1000)
+    assert transport.max_size == 1000
+    set_read_size(asyncio.Transport(), 1000)
 
 
-def test_reads_are_longer_where_messages_are_long() -> None:
-    """Few fit one read then; a read that is short says nothing of them."""
-    transport: Any = Transport()
+@pytest.mark.parametrize(
+    ("missing", "size"), [(0, 2**16), (10, 2**16), (100_000, 100_000), (2**24, 2**20)]
+)
+def test_reads_grow_with_what_is_missing(missing: int, size: int) -> None:
+    """The next read has 64 KiB, or as much as a message lacks, up to 1 MiB."""
     seen = Seen()
-    for count, size, are_long in [(100, 1000, False), (50, 2000, True), (3, 2000, False)]:
-        data = frame(FIN | TEXT, b"x" * size) * count
-        seen.splitter.feed(data)
-        assert seen.splitter.are_long(len(data)) is are_long
-        seen.splitter.handed_over()
-    read_in_pieces(transport, 10, long=True)
-    assert 2**16 < transport.max_size < 2**17
-    read_in_pieces(transport, 2**19, long=True)
-    assert transport.max_size == 2**19
+    seen.splitter.missing = missing
+    assert seen.splitter.next_read(10) == size
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "payload", "next_size"),
+    [
+        (100, 1000, 1000, 2**16),
+        (50, 2000, 2000, 2**19),
+        (3, 2000, 2000, 2**16),  # a short read says nothing about the next messages
+        (50, 2000, 4000, 2**18),  # compressed
+        (50, 2000, 200_000, 2**16),
+    ],
+)
+def test_reads_are_longer_if_messages_are_long(
+    count: int, size: int, payload: int, next_size: int
+) -> None:
+    """The next read brings up to 512 KiB of payloads, decompressed."""
+    seen = Seen()
+    data = frame(FIN | TEXT, b"x" * size) * count
+    seen.splitter.feed(data)
+    seen.splitter.size = payload * count
+    assert seen.splitter.next_read(len(data)) == pytest.approx(next_size, rel=0.01)
 
 
 # --- compressed -------------------------------------------------------------------------------

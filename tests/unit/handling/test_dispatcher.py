@@ -94,6 +94,22 @@ async def test_no_wake_up_is_lost(is_async: bool, concurrency: int) -> None:
         assert s.inbox.counts().handled == 2000
 
 
+async def test_one_task_handles_reads_that_follow_each_other() -> None:
+    """A new task and a new run for each read cost more than to handle its message."""
+    async with stream() as s:
+        tasks = []
+
+        @s.handlers.on_message
+        async def handle(message: Message) -> None:
+            tasks.append(asyncio.current_task())
+
+        for _ in range(20):
+            s.put("a")
+            await asyncio.sleep(0)
+        await until(lambda: len(tasks) == 20)
+        assert len(set(tasks)) == 1
+
+
 async def test_handlers_that_come_later() -> None:
     """What comes after a registration is theirs."""
     async with stream() as s:
