@@ -132,8 +132,6 @@ class FrameCutter:
                 except WRONG as error:
                     self._fail(error)
                     return
-                if position == len(data):
-                    return
             start, length = payload_at(data, position)
             if start > len(data):
                 self._head = data[position:]
@@ -220,7 +218,7 @@ class FrameCutter:
 
         The usual size is 64 KiB instead of asyncio's 256 KiB, because 64 KiB fit into a processor's
         cache. They mostly fit into the inbox also, so reading rarely has to pause. If messages are
-        long, a read brings 512 KiB of payloads. What the current frame lacks is read at once, up
+        long, a read brings 512 KiB of payloads. The rest of an incomplete frame is read at once, up
         to 1 MiB.
         """
         usual = READ_BYTES

@@ -127,7 +127,7 @@ class Runs:
                 assert message is not None
                 await self._go_on_after(calls, message, error)
                 break
-            if not self._inbox.ready and not await self._has_more(run.caller):
+            if not await self._has_more(run.caller):
                 return False
             if time.monotonic() > end or not self._is_open():
                 break
@@ -135,7 +135,7 @@ class Runs:
 
     async def _has_more(self, caller: Caller) -> bool:
         """Let the loop read once more, because a new run costs more than to wait for it."""
-        if caller.on_loop:
+        if not self._inbox.ready and caller.on_loop:
             await asyncio.sleep(0)
         return self._inbox.ready > 0
 
