@@ -124,7 +124,10 @@ class Closing:
         A tenth of the remaining time, at most 1 second, is kept for the later steps. An error of
         the connection counts as an end.
         """
-        reserve = min(1.0, 0.1 * max(0.0, self._left))
+        if self._left <= 0:
+            step.close()
+            return False
+        reserve = min(1.0, 0.1 * self._left)
         task = self._loop.create_task(step)
         while not task.done() and (left := self._left - reserve) > 0:
             if self._parts.has_lost_lease:
