@@ -38,9 +38,8 @@ class Holding:
     """
     One tenure of one stream, renewed together with all others of this process.
 
-    It serves one client as its :class:`~datastream_ws.lease.renewal.Renewal`. The client that
-    starts calls it to obtain that. An ended tenure never resumes. The fleet then starts another
-    client.
+    It is the :class:`~datastream_ws.lease.renewal.Renewal` of one client, which calls it when it
+    starts. An ended tenure never resumes. The fleet then starts another client.
 
     Attributes:
         epoch: The epoch of the tenure.

@@ -315,11 +315,11 @@ class Sharing:
         self._is_member = False
         self._term = self._new_term()
         self._membership = Membership(self._in_flight)
+        for holding in lost:
+            holding.end()
         if lost:
             text = f"lease lost: {why}; {counted(len(lost))} can start in other processes"
             self._report(LeaseError(text))
-        for holding in lost:
-            holding.end()
         self._on_change()
 
     def _take_all(self) -> list[Holding]:
@@ -423,12 +423,11 @@ class Sharing:
         with self._changed:
             lost = [self._held.pop(key) for key in keys if key in self._held]
             self._giving -= set(keys)
-        if lost:
-            text = f"lease lost: other processes run {counted(len(lost))} that ran here"
-            self._report(LeaseError(text))
         for holding in lost:
             holding.end()
         if lost:
+            text = f"lease lost: other processes run {counted(len(lost))} that ran here"
+            self._report(LeaseError(text))
             self._on_change()
 
 

@@ -239,9 +239,11 @@ class LeaseRenewal:
 
     def _end_tenure(self, why: str) -> None:
         self._deadline = float("-inf")
-        self._report(LeaseError(f"lease lost: {why}; standing by"))
-        self._on_change()
-        self._release()
+        try:
+            self._report(LeaseError(f"lease lost: {why}; standing by"))
+            self._on_change()
+        finally:  # an object that is never released may refuse the next acquire()
+            self._release()
 
     def _release(self) -> None:
         self._calls.ask(self._lease.release)

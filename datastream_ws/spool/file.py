@@ -167,8 +167,8 @@ class SpoolFile:
         """
         Store *last*, add runs and remove messages by position, in this order.
 
-        Each of the three is done as a whole or not at all. After an error, call it again with the
-        same arguments. A position always stands for the same message, so adding it twice is safe.
+        After an error, the file has all of the runs or none of them. Call it again with the same
+        arguments. A position always stands for the same message, so adding it twice is safe.
 
         Args:
             runs: The runs to add.

@@ -14,6 +14,7 @@ from datastream_ws.exceptions import ConfigurationError, LeaseError
 from datastream_ws.lease import Lease, LeaseRenewal, RedisLease, lease_for, liveness
 from datastream_ws.lease import renewal as module
 from datastream_ws.lease.liveness import Liveness
+from kit.seen import eventually
 
 
 class Store:
@@ -288,6 +289,22 @@ def test_a_fault_of_ours_is_reported_and_survived() -> None:
         assert isinstance(running.errors[0].__cause__, ZeroDivisionError)
         store.free = True
         running.until(lambda: running.renewal.is_held)
+
+
+def test_a_report_that_fails_does_not_keep_the_store_from_being_released() -> None:
+    """An object that takes itself for the holder would never acquire it again."""
+    store = Store()
+
+    def broken(error: BaseException) -> None:
+        raise ZeroDivisionError
+
+    renewal = LeaseRenewal(store, 0.3, on_change=lambda: None, report=broken)
+    renewal.start()
+    renewal.campaign()
+    eventually(lambda: renewal.is_held, 10)
+    store.free = False
+    eventually(lambda: "release" in store.calls, 10)
+    renewal.close().result(10)
 
 
 def test_the_end_of_the_thread_is_told_even_if_the_last_report_fails() -> None:
