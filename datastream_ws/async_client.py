@@ -358,6 +358,7 @@ class AsyncClient(Decorators):
 
     def _ready_or_final(self) -> Future[State]:
         """Return a future that is done once the state is READY or final."""
+        notice_fork()
         return self._state.when(lambda state: state is State.READY or state.is_final)
 
     def _not_ready_text(self, timeout: float | None) -> str:

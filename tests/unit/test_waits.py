@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from datastream_ws import AsyncClient, NotConnectedError, SendTimeoutError, State
+from datastream_ws import AsyncClient, NotConnectedError, SendTimeoutError, State, forks
 from kit.offline import Story
 
 Wait = Callable[[AsyncClient], Any]
@@ -160,6 +160,21 @@ def test_no_verb_waits_once_the_loop_is_closed(
         assert story.client.state is State.CLOSED
     finally:
         story.patch.undo()
+
+
+def test_wait_ready_in_a_child_of_a_fork_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not wait for the parent's client, whose changes of state the child never sees."""
+    monkeypatch.setattr(forks, "_renewals", forks.Callbacks())
+    monkeypatch.setattr(forks, "_clients", forks.Callbacks())
+    monkeypatch.setattr(forks, "_pid", forks._pid)
+    story = Story(open_timeout=None, ping_interval=None)
+    try:
+        dials_hang(story)
+        forks._pid = -1
+        with pytest.raises(NotConnectedError):
+            story.call(asyncio.wait_for(story.client.wait_ready(), 5))
+    finally:
+        story.close()
 
 
 def test_errors_end_with_their_time_limit_and_with_the_client() -> None:
