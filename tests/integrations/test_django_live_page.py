@@ -70,6 +70,11 @@ axe.run(document.querySelector("main") || document, {runOnly: ["wcag2a", "wcag2a
     `${it.id}: ${it.nodes.map(node => node.html).slice(0, 3).join(" | ")}`)));
 """
 
+FAIL_ONCE = """
+const real = window.fetch;
+window.fetch = () => { window.fetch = real; return Promise.reject(new Error("offline")); };
+"""
+
 
 @pytest.fixture(scope="module")
 def axe(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -302,6 +307,10 @@ def test_failed_messages_in_bulk(scene: Scene, axe: str, tmp_path: Path) -> None
     choose(scene, "delete_selected", 4)
     assert "Delete 4 failed messages?" in scene.text("#datastream-bulk")
     assert objections_to(scene.browser, axe, "bulk", tmp_path) == []
+    scene.browser.execute_script(FAIL_ONCE)
+    scene.click("#datastream-bulk [type=submit]")
+    stopped = "The action stopped: offline. Press Delete to go on."
+    eventually(lambda: scene.text("#datastream-bulk .trouble") == stopped, 60)
     scene.click("#datastream-bulk [type=submit]")
     eventually(lambda: "4 of 4 deleted" in scene.text("#datastream-bulk"), 60)
     assert scene.project.query("SELECT count(*) FROM datastream_failedmessage") == [0]

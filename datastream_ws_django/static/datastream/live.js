@@ -152,7 +152,8 @@
   // --- bulk actions: each response is the form for the remaining messages ---
 
   async function carryOn(form) {
-    const trouble = form.querySelector(".trouble");
+    const buttons = form.querySelectorAll("[type=submit]");
+    for (const button of buttons) button.disabled = true;
     try {
       const answer = await fetch(form.action, { method: "POST", body: new FormData(form) });
       if (!answer.ok || answer.redirected) throw new Error(`status ${answer.status}; log in again`);
@@ -160,7 +161,9 @@
       form.replaceChildren(...news.childNodes);
       if ("continue" in news.dataset) await carryOn(form);
     } catch (error) {
-      trouble.textContent = `The action stopped: ${error.message}. Press Continue to go on.`;
+      for (const button of buttons) button.disabled = false;
+      form.querySelector(".trouble").textContent =
+        `The action stopped: ${error.message}. Press ${buttons[0].value} to go on.`;
     }
   }
 
@@ -168,7 +171,6 @@
     if (!form) return;
     form.addEventListener("submit", event => {
       event.preventDefault();
-      for (const button of form.querySelectorAll("[type=submit]")) button.disabled = true;
       carryOn(form);
     });
     if ("continue" in form.dataset) form.requestSubmit();
