@@ -55,15 +55,10 @@ QUESTIONS = {
 
 
 class Page:
-    """
-    The parts that the pages of both models share.
+    """The parts that the pages of both models share."""
 
-    Attributes:
-        admin_site: The site, as in ModelAdmin.
-
-    """
-
-    admin_site: admin.AdminSite
+    admin_site: admin.AdminSite  # both set by ModelAdmin
+    model: Any
 
     class Media:
         css = {"all": ("datastream/live.css",)}  # noqa: RUF012 - as Django writes it
@@ -77,6 +72,7 @@ class Page:
 
     def _page(self, request: HttpRequest, template: str, title: str, **more: Any) -> HttpResponse:
         context = {**self.admin_site.each_context(request), "title": title, "media": MEDIA, **more}
+        context["opts"] = self.model._meta  # for themes of the admin
         return TemplateResponse(request, f"datastream/{template}.html", context)
 
 

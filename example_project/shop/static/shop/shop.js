@@ -1,4 +1,4 @@
-// Asks the site twice a second for what is new, and shows it. Text goes in as text, never as markup.
+// Requests new data twice a second, and shows it. Inserts no HTML from text.
 "use strict";
 (function () {
   const EVERY = 500; // milliseconds
@@ -122,7 +122,7 @@
       shape("text", { class: "tag", x: right + 6, y: y(last) + 4 }, price(last)));
   }
 
-  // A time without a connection: what was sent then came later, asked for again.
+  // A gap without a connection, whose prices came later.
   function band({ began, ended }, x, height) {
     const from = Math.max(EDGE.left, x(began)), width = Math.max(2, x(ended) - from);
     return x(ended) < EDGE.left ? [] : [shape("rect", {
@@ -133,7 +133,7 @@
     return [0, 1, 2, 3, 4].flatMap(quarter => {
       const cents = Math.round(low + quarter * (high - low) / 4), at = y(cents);
       const line = shape("line", { class: "grid", x1: EDGE.left, x2: right, y1: at, y2: at });
-      const hidden = Math.abs(at - y(last)) < 16; // behind the price of now
+      const hidden = Math.abs(at - y(last)) < 16; // behind the current price
       return hidden ? [line] : [line, shape("text", { x: right + 6, y: at + 4 }, price(cents))];
     });
   }
@@ -157,7 +157,7 @@
     return group;
   }
 
-  // --- over and over ---
+  // --- updates ---
 
   function show(news) {
     latest = news;
@@ -178,7 +178,7 @@
       if (!answer.ok) throw new Error(`status ${answer.status}`);
       show(await answer.json());
     } catch (error) {
-      trouble = `The site does not answer (${error.message}); trying again.`;
+      trouble = `The site does not respond (${error.message}); retrying.`;
     }
     find(".trouble").textContent = trouble;
     setTimeout(update, document.hidden ? 4 * EVERY : EVERY);
