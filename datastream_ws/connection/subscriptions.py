@@ -141,10 +141,11 @@ class SubscriptionFeed:
         self._call = call
         self._report = report
         self._loop = asyncio.get_running_loop()
-        self._lock = threading.Lock()
-        # A list and an index, because an empty deque takes 760 bytes in every idle client.
+        self._lock = threading.RLock()  # a finalizer may call while its thread holds it
+        # Two lists, because an empty deque takes 760 bytes in every idle client. Only whole lists
+        # change places, so that nothing is lost that a finalizer adds meanwhile.
         self._waiting: list[Subscription | Ending] = []
-        self._next_index = 0
+        self._leaving: list[Subscription | Ending] = []  # the next item is the last one
         self._is_busy = False  # an item was taken from the list and is not sent yet
         self._sent: set[Hashable] = set()
         self._task: asyncio.Task[None] | None = None
@@ -191,8 +192,13 @@ class SubscriptionFeed:
             self._waiting.append(item)
         if asyncio._get_running_loop() is self._loop:
             self._continue()
-        elif not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._continue)
+        else:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._continue)
+
+    @property
+    def _has_waiting(self) -> bool:
+        return bool(self._waiting or self._leaving)
 
     def _send_now(self, item: Subscription | Ending) -> bool:
         """
@@ -201,9 +207,10 @@ class SubscriptionFeed:
         The order of the caller's other messages is then kept.
         """
         frame = item.content if isinstance(item, Subscription) else item
-        if not self._has_begun or self._is_busy or self._waiting or callable(frame):
+        if not self._has_begun or self._is_busy or self._has_waiting or callable(frame):
             return False
-        if self._connection.room() is not None:
+        if (room := self._connection.room()) is not None:
+            room.cancel()  # so that it takes no sender's turn
             return False
         if isinstance(item, Subscription) and not self._mark_sent(item):
             return True
@@ -226,11 +233,11 @@ class SubscriptionFeed:
     # --- on the loop ---
 
     def _continue(self) -> None:
-        if self._has_begun and self._waiting and (self._task is None or self._task.done()):
+        if self._has_begun and self._has_waiting and (self._task is None or self._task.done()):
             self._task = self._loop.create_task(self._send_later())
 
     async def _send_later(self) -> None:
-        while self._waiting:
+        while self._has_waiting:
             try:
                 await self._send_waiting()
             except Exception as error:  # a callable may raise NotConnectedError of another client
@@ -250,14 +257,11 @@ class SubscriptionFeed:
 
     def _next(self) -> Subscription | Ending | None:
         with self._lock:
-            self._is_busy = bool(self._waiting)
-            if not self._waiting:
-                return None
-            item = self._waiting[self._next_index]
-            self._next_index += 1
-            if self._next_index == len(self._waiting):
-                self._waiting, self._next_index = [], 0
-            return item
+            if not self._leaving:
+                self._leaving, self._waiting = self._waiting, self._leaving
+                self._leaving.reverse()
+            self._is_busy = bool(self._leaving)
+            return self._leaving.pop() if self._leaving else None
 
     async def _frame(self, item: Subscription | Ending) -> Frame | None:
         """Return the frame of an item. ``None`` means that it was removed or replaced meanwhile."""

@@ -65,7 +65,9 @@ class WriteQueue:
         self._write_timeout = write_timeout
         self._pacing = pacing
         self._wake = wake
-        self._lock = threading.Lock()
+        # Reentrant, because a finalizer may call while its thread holds it. So a statement must not
+        # replace a list by what was read of it, if a call or an allocation comes in between.
+        self._lock = threading.RLock()
         self._frames: list[Frame] = []
         self._gated: list[Frame] | None = None  # frames held back; None once the gate is open
         self._bytes = self._gated_bytes = 0
@@ -97,6 +99,7 @@ class WriteQueue:
             SendTimeoutError: If 16 MiB are queued, because senders did not wait for :meth:`room`.
 
         """
+        size = FRAME_COST + len(frame[1])
         with self._lock:
             if not self.is_open:
                 raise NotConnectedError("the connection has just been lost")
@@ -107,8 +110,8 @@ class WriteQueue:
                 self._put += 1
             else:
                 self._gated.append(frame)
-                self._gated_bytes += FRAME_COST + len(frame[1])
-            self._bytes += FRAME_COST + len(frame[1])
+                self._gated_bytes += size
+            self._bytes += size
             if self._is_waking:
                 return
             self._is_waking = True
@@ -128,10 +131,10 @@ class WriteQueue:
         # Without the lock, because a rough answer is good enough.
         if not self._is_above_mark(passes_gate):
             return None
+        future: Future[None] = Future()  # made here, because it may have the garbage collected
         with self._lock:
             if not self.is_open or not self._is_above_mark(passes_gate):
                 return None
-            future: Future[None] = Future()
             is_login = passes_gate and self._gated is not None
             (self._login_room if is_login else self._room).append(future)
             return future
@@ -203,7 +206,8 @@ class WriteQueue:
                     break
                 count += 1
                 size += FRAME_COST + len(payload)
-            frames, self._frames = self._frames[:count], self._frames[count:]
+            frames = self._frames[:count]
+            del self._frames[:count]
             self._bytes -= size
             self._taken += len(frames)
             if self._pacing is not None and frames:
@@ -319,7 +323,7 @@ class WriteQueue:
 
         A thread that the child does not have may hold the old one.
         """
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.is_open = False
 
 

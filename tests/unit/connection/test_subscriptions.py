@@ -39,7 +39,8 @@ class FakeConnection:
     def make_room(self, frames: int) -> None:
         self.free += frames
         while self.waiting:
-            self.waiting.popleft().set_result(None)
+            if (future := self.waiting.popleft()).set_running_or_notify_cancel():
+                future.set_result(None)
 
     def send(self, frame: Frame) -> None:
         if self.is_lost:
@@ -92,6 +93,41 @@ class Rig:
 async def turns() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+async def test_a_look_for_room_takes_nobodys_turn() -> None:
+    """Its future stayed among those that wait, and was woken in the place of a sender."""
+    rig, connection = Rig(), FakeConnection(room=0)
+    await rig.feed(connection).begin()
+    rig.add("a")
+    await turns()
+    looked, waits = connection.waiting
+    assert looked.cancelled()
+    connection.free = 1
+    waits.set_result(None)
+    await turns()
+    assert connection.sent == ["a"]
+
+
+async def test_a_finalizer_may_unsubscribe_while_its_thread_subscribes() -> None:
+    """The thread held the lock of the feed, and waited for it forever."""
+    rig, connection = Rig(), FakeConnection()
+    await rig.feed(connection).begin()
+    rig.add("old", ending="end of old")
+    send, collected = connection.send, iter([True])
+
+    def send_with_garbage(frame: Frame) -> None:
+        if next(collected, False):
+            rig.subscriptions.remove("old")
+        send(frame)
+
+    connection.send = send_with_garbage  # type: ignore[method-assign]
+    adding = threading.Thread(target=rig.add, args=("new",), daemon=True)
+    adding.start()
+    await asyncio.to_thread(adding.join, 10)
+    assert not adding.is_alive()
+    await turns()
+    assert sorted(connection.sent) == ["end of old", "new", "old"]
 
 
 async def test_all_are_sent_in_order_of_their_making() -> None:
@@ -275,14 +311,15 @@ class Racing(Subscriptions):
 @pytest.mark.parametrize("has_begun", [False, True])
 async def test_removed_in_the_moment_in_which_it_is_sent(has_begun: bool) -> None:
     rig, connection = Rig(), FakeConnection()
-    rig.subscriptions = Racing()
+    rig.subscriptions = racing = Racing()
     feed = rig.feed(connection)
     if has_begun:
         await feed.begin()
     rig.add("a", ending="end a")
     if not has_begun:
         await feed.begin()
-    await asyncio.sleep(0.01)
+    await asyncio.to_thread(racing.removing.join)
+    await turns()
     assert connection.sent == ["a", "end a"]
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from types import FrameType
+from typing import Any
 
 import pytest
 
 from datastream_ws import LeaseError, NotConnectedError, SendTimeoutError
+from datastream_ws.connection import write_queue
 from datastream_ws.connection.pacing import Pacing
 from datastream_ws.connection.write_queue import CHUNK, LIMIT, MARK, NEVER, WriteQueue
 
@@ -393,3 +399,68 @@ def test_after_a_fork_the_lock_is_a_new_one() -> None:
     rig.queue.abandon()
     with pytest.raises(NotConnectedError):
         rig.put("x")
+
+
+# --- finalizers --------------------------------------------------------------------------------
+
+
+class Finalizer:
+    """Sends at one of the lines of the queue, as if the garbage collector ran there."""
+
+    def __init__(self, rig: Rig, at: int) -> None:
+        self._rig = rig
+        self._at = at
+        self.lines = 0
+
+    def trace(self, frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code.co_filename != write_queue.__file__:
+            return None
+        self.lines += event == "line"
+        if event == "line" and self.lines == self._at:
+            sys.settrace(None)
+            self._rig.put("finalizer")
+        return self.trace
+
+
+def sends_at_each_line(work: Callable[[WriteQueue], None]) -> Iterator[WriteQueue]:
+    """Do the work again and again, each time with a finalizer at another line of it."""
+    for at in itertools.count(1):
+        rig = Rig(rate=(3, 1.0), gated=True)
+        finalizer = Finalizer(rig, at)
+        before = sys.gettrace()
+        sys.settrace(finalizer.trace)
+        try:
+            work(rig.queue)
+        finally:
+            sys.settrace(before)
+        yield rig.queue
+        if finalizer.lines < at:
+            return
+
+
+def send_some(queue: WriteQueue) -> None:
+    queue.put(text("login"), passes_gate=True)
+    queue.put(text("a"))
+    queue.flushed()
+    queue.open_gate()
+    queue.put(text("b"))
+    queue.room()
+    queue.take(0.0)
+    queue.due(0.0)
+
+
+def test_a_finalizer_may_send_at_any_line_of_the_queue() -> None:
+    """Its thread held the lock, and waited for it forever: every sender and the loop hung."""
+    found = set()
+
+    def look() -> None:
+        for queue in sends_at_each_line(send_some):
+            for now in (0.0, 10.0, 20.0):
+                queue.take(now)
+            found.add((queue._taken, queue._bytes, len(queue)))
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    looking.join(20)
+    assert not looking.is_alive()
+    assert found == {(3, 0, 0), (4, 0, 0)}  # none is lost; 3 is the last time, without it
