@@ -42,7 +42,7 @@ class LoopThread:
         self.loop = asyncio.new_event_loop()
         self.loop.set_default_executor(DaemonExecutor(pool))
         self._stopping = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may call while its thread holds it
         self._thread = threading.Thread(target=self._run, name="datastream-loop", daemon=True)
         self._thread.start()
 

@@ -35,16 +35,17 @@ class LoopUse:
 
     Args:
         client: The client.
-        thread: The loop's thread.
 
     Attributes:
+        thread: The loop's thread.
         finished: Resolved when the client has ended. ``None`` means that it has not begun.
 
     """
 
-    def __init__(self, client: Closable, thread: LoopThread) -> None:
+    thread: LoopThread
+
+    def __init__(self, client: Closable) -> None:
         self.client = client
-        self.thread = thread
         self.finished: Future[None] | None = None
 
     def wait(self, deadline: float) -> bool:
@@ -69,7 +70,7 @@ class Process:
     """The clients of this process, the loop's thread while there is one, and handler threads."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a finalizer may call while its thread holds it
         self.pool = HandlerThreads()
         self.loop_thread: LoopThread | None = None
         self.uses: set[LoopUse] = set()
@@ -85,11 +86,11 @@ def threads() -> HandlerThreads:
 
 def use_loop(client: Closable) -> LoopUse:
     """Begin to use the loop's thread, and start it for the first client."""
-    process = _process
+    process, use = _process, LoopUse(client)
     with process.lock:
         if process.loop_thread is None:
             process.loop_thread = LoopThread(process.pool)
-        use = LoopUse(client, process.loop_thread)
+        use.thread = process.loop_thread  # no call before the next line may end that thread
         process.uses.add(use)
         return use
 

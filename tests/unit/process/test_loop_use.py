@@ -67,6 +67,31 @@ def test_a_new_use_after_the_last_one_has_a_new_thread() -> None:
     assert second.thread.responds(5), "an old use ends nothing of the new one"
 
 
+@pytest.mark.parametrize("where", ["LoopUse", "LoopThread"])
+def test_a_finalizer_that_closes_a_client_while_another_one_starts(
+    process: module.Process, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The garbage collector may run anywhere, also while its thread holds the lock."""
+    first = use_loop(Running())
+    if where == "LoopThread":
+        abandon_loop(first.thread)  # so that there will be a new one
+    made = getattr(module, where)
+
+    def make(*arguments: object) -> object:
+        it = made(*arguments)
+        end_loop_use(first)
+        return it
+
+    monkeypatch.setattr(module, where, make)
+    started: list[LoopUse] = []
+    starting = threading.Thread(target=lambda: started.append(use_loop(Running())), daemon=True)
+    starting.start()
+    starting.join(10)
+    assert not starting.is_alive()
+    assert started[0].thread.responds(5)
+    assert process.uses == set(started)
+
+
 class Blocked:
     """User code that blocks the loop of a use until the block ends."""
 
