@@ -79,8 +79,8 @@ class Dispatcher:
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
         self._workers = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._callers: set[ThreadCaller] = set()
+        self._tasks: list[asyncio.Task[None]] = []  # an empty set would take 216 bytes
+        self._callers: list[ThreadCaller] = []
         self._draining = False
         self._stopped = Latch()
         self.timings = timings or Timings()
@@ -184,15 +184,15 @@ class Dispatcher:
     def _start_task(self) -> None:
         work = self._work(LoopCaller(self._stopped_async))
         task = start_task(work, self._loop, self._context.copy())
-        self._tasks.add(task)
+        self._tasks.append(task)
 
     def _work_in_thread(self) -> None:
         caller = ThreadCaller(self._loop, self._stopped)
-        self._callers.add(caller)
+        self._callers.append(caller)
         try:
             drive(self._work(caller))
         finally:
-            self._callers.discard(caller)
+            self._callers.remove(caller)
 
     async def _work(self, caller: Caller) -> None:
         token = handling.set(self._owner)
@@ -209,7 +209,7 @@ class Dispatcher:
         finally:
             handling.reset(token)
             if caller.on_loop and (task := asyncio.current_task()):
-                self._tasks.discard(task)
+                self._tasks.remove(task)
             self._leave()
 
     def _leave(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Protocol
 
 from ..exceptions import InboxOverflowError, NotConnectedError
@@ -83,7 +84,8 @@ class Intake:
         self._warn = warn
         self._running_handlers = running_handlers
         self._handlers = handlers or Handlers()
-        self._inline = InlineHandlers(self._handlers, inbox, is_open, report, timings or Timings())
+        self._is_open = is_open
+        self._timings = timings or Timings()
         self.requests = Requests(
             options.inbox_size or 1000, self._read_on_for_requests, peer_text(options.name)
         )
@@ -94,9 +96,20 @@ class Intake:
         self._backlog_count = self._backlog_bytes = 0
         self._blocked_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._lost = Throttle(self._report_lost)
         self._has_warned_untaken = False
         self._stopped = False
+
+    # Created when first used. With a thousand clients, most are never needed.
+
+    @cached_property
+    def _inline(self) -> InlineHandlers:
+        return InlineHandlers(
+            self._handlers, self._inbox, self._is_open, self._report, self._timings
+        )
+
+    @cached_property
+    def _lost(self) -> Throttle:
+        return Throttle(self._report_lost)
 
     def attach(self, connection: Connection, origin: Origin) -> None:
         """Receive from *connection* from now on."""

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any
 
 from ..exceptions import DecodeError, HandlerError, Postponed
@@ -55,8 +56,11 @@ class Offering:
         self._watchdog = watchdog
         self._timings = timings
         self._on_loop = on_loop
-        self._undecodable = Throttle(self._report_undecodable)
         self._last_undecodable: tuple[Message, DecodeError] | None = None
+
+    @cached_property
+    def _undecodable(self) -> Throttle:
+        return Throttle(self._report_undecodable)
 
     async def match(self, caller: Caller, message: Message) -> tuple[tuple[Handler, ...], bool]:
         """Return the handlers of a message, and whether finding them failed, which is reported."""

@@ -74,7 +74,7 @@ class Runs:
         self._discard = discard
         self._is_stopped = is_stopped
         self._timings = timings
-        self._running: set[HandlerRun] = set()
+        self._running: list[HandlerRun] = []
 
     @property
     def running_handlers(self) -> list[str]:
@@ -87,14 +87,14 @@ class Runs:
         """Handle messages for a while, and return whether there may be more."""
         notes = Notes(self._timings)
         run = HandlerRun(self._handlers, caller, notes)
-        self._running.add(run)
+        self._running.append(run)
         try:
             if self._handlers.is_direct(caller.on_loop):
                 with self._offering.watching(run):
                     return await self._call_directly(run)
             return await self._offer_one_by_one(run)
         finally:
-            self._running.discard(run)
+            self._running.remove(run)
             notes.add_up()
             await self._offering.leave(run)
 

@@ -244,7 +244,7 @@ async def test_who_is_at_work_may_have_ended_meanwhile() -> None:
         s.handlers.on_message("a")(print)
         [handler] = s.handlers.routing.handlers
         runs: Any = s.dispatcher._runs
-        runs._running.add(Changing())
+        runs._running.append(Changing())
         assert s.dispatcher.running_handlers == [handler.name]
 
 
