@@ -357,9 +357,17 @@ class AsyncClient(Decorators):
         self._raise_unless_ready()
 
     def _ready_or_final(self) -> Future[State]:
-        """Return a future that is done once the state is READY or final."""
+        """Return a future that is done once the client is ready or its state is final."""
         notice_fork()
-        return self._state.when(lambda state: state is State.READY or state.is_final)
+        # The state still shows a connection that has ended while `retry` decides what follows.
+        lags = self._state.value is State.READY and self._open_connection() is None
+
+        def is_reached(state: State) -> bool:
+            nonlocal lags
+            lags = lags and state is State.READY
+            return state.is_final or (state is State.READY and not lags)
+
+        return self._state.when(is_reached)
 
     def _not_ready_text(self, timeout: float | None) -> str:
         last = self.stats().last_error
@@ -580,9 +588,10 @@ class AsyncClient(Decorators):
             raise NotConnectedError(
                 f"stream {self.name} is {self.state.value}: no connection within {waited:g} s"
             )
+        lags = self.state.is_connected
+        fact = "has just lost its connection" if lags else f"is {self.state.value}"
         raise NotConnectedError(
-            f"stream {self.name} is {self.state.value}. Pass wait=SECONDS to send() to wait for "
-            "a connection."
+            f"stream {self.name} {fact}. Pass wait=SECONDS to send() to wait for a connection."
         )
 
     def _encode(self, obj: Any) -> Frame:

@@ -211,7 +211,7 @@ async def test_close_inside_async_for() -> None:
                 await client.send("bye")
                 await client.close()
                 assert client.state is State.CLOSED
-        assert server.received == ["bye"]
+        assert server.wait_received(1, 30) == ["bye"]
         stats = client.stats()
         assert (stats.messages_handled, stats.messages_dropped) == (1, {"untaken": 1})
 

@@ -632,6 +632,41 @@ def test_retry_decides(decides: bool | None, state: str) -> None:
         assert story.client.state.value == state
 
 
+def test_a_wait_while_retry_decides_is_for_the_next_connection() -> None:
+    """The state was still READY, so wait_ready() returned, and send() called it ready, too."""
+
+    async def decides(error: Exception) -> bool:
+        await asyncio.sleep(3.0)
+        return True
+
+    with Story(retry=decides) as story:
+        story.start()
+        story.engine.drop()
+        story.passes(1.0)
+        waiting = story.soon(story.client.wait_ready())
+        with pytest.raises(NotConnectedError, match="has just lost its connection"):
+            story.call(story.client.send("x"))
+        story.passes(1.0)
+        assert not waiting.done()
+        story.passes(5.0)
+        assert waiting.exception() is None
+        assert len(story.world.engines) == 2
+
+
+def test_a_wait_while_the_connection_is_replaced_is_for_the_next_one() -> None:
+    with Story() as story:
+        story.start()
+        story.world.answers_close = False
+        story.call(story.client.reconnect())
+        story.passes(0.1)
+        waiting = story.soon(story.client.wait_ready())
+        story.passes(0.1)
+        assert not waiting.done()
+        story.passes(5.0)
+        assert waiting.exception() is None
+        assert len(story.world.engines) == 2
+
+
 def test_retry_that_raises_has_nothing_to_say() -> None:
     def broken(error: Exception) -> bool:
         raise LookupError("retry")
