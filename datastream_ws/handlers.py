@@ -450,6 +450,11 @@ class Handlers(Decorators):
         return bool(self._all)
 
     @property
+    def registered(self) -> tuple[object, ...]:
+        """An object that differs once a message handler or a context was registered or removed."""
+        return self.routing, self.inline, self.context_factories
+
+    @property
     def message_functions(self) -> tuple[Callable[..., Any], ...]:
         """The functions that were registered for messages."""
         return tuple(handler.function for handler in self._all)

@@ -107,6 +107,7 @@ class Runs:
     # --- direct calls: no retries, no batches ---
 
     async def _call_directly(self, run: HandlerRun) -> bool:
+        registered = self._handlers.registered
         calls = self._direct_calls(run)
         most = RUN_MESSAGES if self._handlers.has_contexts("run") else LONG_RUN_MESSAGES
         end = time.monotonic() + RUN_SECONDS
@@ -129,9 +130,13 @@ class Runs:
                 break
             if not await self._has_more(run.caller):
                 return False
-            if time.monotonic() > end or not self._is_open():
+            if self._must_end(end, registered):
                 break
         return not self._is_stopped() and self._is_open()
+
+    def _must_end(self, end: float, registered: tuple[object, ...]) -> bool:
+        is_outdated = self._handlers.registered != registered
+        return is_outdated or time.monotonic() > end or not self._is_open()
 
     async def _has_more(self, caller: Caller) -> bool:
         """Let the loop read once more, because a new run costs more than to wait for it."""

@@ -110,6 +110,28 @@ async def test_one_task_handles_reads_that_follow_each_other() -> None:
         assert len(set(tasks)) == 1
 
 
+async def test_reads_that_follow_each_other_find_the_handlers_of_their_time() -> None:
+    async with stream() as s:
+        seen: list[str] = []
+        handled = asyncio.Event()
+
+        async def first(message: Message) -> None:
+            seen.append("first")
+            handled.set()
+
+        async def second(message: Message) -> None:
+            seen.append("second")
+
+        s.handlers.on_message(first)
+        s.put("a")
+        await handled.wait()  # the task that handled it waits for the next read now
+        s.handlers.remove(first)
+        s.handlers.on_message(second)
+        s.put("a")
+        await until(lambda: len(seen) == 2)
+        assert seen == ["first", "second"]
+
+
 async def test_handlers_that_come_later() -> None:
     """What comes after a registration is theirs."""
     async with stream() as s:
