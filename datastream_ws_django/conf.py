@@ -55,8 +55,8 @@ class StreamSettings:
         autostart: Whether each process that serves requests runs the stream in the background.
         atomic: Alias of the database whose ``transaction.atomic()`` wraps synchronous handlers.
         dead_letter_days: Days for which failed messages are kept as rows. 0 keeps none.
-        dead_letter_rows: Most rows that are kept. ``None`` means no limit.
-        dead_letter_bytes: Most bytes that are kept in rows. ``None`` means no limit.
+        dead_letter_rows: Maximum number of rows that are kept. ``None`` means no limit.
+        dead_letter_bytes: Maximum number of bytes that are kept in rows. ``None`` means no limit.
         source: A function that returns the rows of a fleet, or its dotted path. ``None`` means
             that this is a single stream.
         healthy_share: Share of a fleet's streams that must be healthy, above 0 and at most 1.

@@ -158,9 +158,9 @@ class Hygiene:
     """
     Connection clean-up around each run of a stream's messages, passed to ``use(…, per="run")``.
 
-    For synchronous handlers it runs in their thread. Coroutine handlers use the async ORM, which
-    runs in a thread of asgiref's. Each stream has such a thread of its own, so that streams don't
-    wait for each other or for the views of an ASGI server. Without async queries there is none.
+    It runs in the thread of a synchronous handler. For coroutine handlers, which use the async ORM,
+    it runs in a thread of asgiref. Each stream has its own thread for this, so that streams don't
+    wait for each other or for the views of an ASGI server. The first async query starts the thread.
     """
 
     def __init__(self) -> None:

@@ -238,7 +238,7 @@ def handle_again(stream: Stream, row: FailedMessage) -> None:
 
 
 def note_failure(row: FailedMessage, error: Exception) -> None:
-    """Note that a retry failed; when the message failed first stays, as do the days it is kept."""
+    """Record that a retry failed. The time of the first failure stays, and with it the expiry."""
     words = told(error)
     release(
         row,

@@ -165,7 +165,7 @@ class FleetMember(models.Model):
     Attributes:
         beat: Grows with each heartbeat, as ``renewals`` of :class:`StreamLease` does.
         life: Seconds without a new beat after which the process counts as dead.
-        limit: Most streams that the process takes. ``None`` means no limit.
+        limit: Maximum number of streams that the process takes. ``None`` means no limit.
         changes: Grows when the process takes or releases streams. While it does not change, other
             processes need not read the holdings again.
         beat_at: Time of the last beat by the process's own clock. It is only informative.
@@ -262,7 +262,7 @@ class StreamMinute(models.Model):
     Attributes:
         minute: Minutes since 1970.
         run: A random number that a process chooses when it starts.
-        waiting: Most messages that waited in the inbox at a heartbeat.
+        waiting: Maximum number of messages that waited in the inbox at a heartbeat.
         handler_p95: 95th percentile of the slowest handler, in seconds.
         connected: Seconds of the minute with a connection.
 

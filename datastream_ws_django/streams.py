@@ -324,7 +324,7 @@ class Streams(Mapping[str, Stream]):
 
     @property
     def made(self) -> list[Stream]:
-        """Every stream that was looked up so far, configured or not."""
+        """Every stream that has been looked up, configured or not."""
         with self.lock:
             return list(self._made.values())
 

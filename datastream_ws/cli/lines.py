@@ -79,7 +79,7 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 class Lines:
     """
-    The output of a stream for programs. See :class:`Screen` for the output on a terminal.
+    Prints the messages of a stream for another program. :class:`Screen` prints them on a terminal.
 
     Args:
         command: The prefix of lines on stderr.

@@ -143,7 +143,7 @@ class Pace:
 
 
 def drop(moment: Moment) -> str:
-    """Return how a connection ends, for the log."""
+    """Return a text for the log that describes how a connection ended."""
     return "cut" if moment.code == 1006 else f"closed with {moment.code}"
 
 

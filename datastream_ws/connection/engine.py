@@ -44,7 +44,7 @@ class Receiver(Protocol):
     """The callbacks of an engine, all called on the event loop's thread."""
 
     def bytes_received(self) -> None:
-        """Note that any bytes have arrived, which proves that the server is alive."""
+        """Record that any bytes have arrived, which proves that the server is alive."""
 
     def messages_received(self, messages: list[str | bytes], size: int) -> None:
         """Take whole messages, in order. *size* is that of their payloads in bytes."""
@@ -69,7 +69,7 @@ class Receiver(Protocol):
         """
 
     def ended(self, ended: Ended) -> None:
-        """Note the end of the connection. It is called once, after all other callbacks."""
+        """Record the end of the connection. It is called once, after all other callbacks."""
 
 
 class Engine(Protocol):

@@ -51,7 +51,7 @@ class Keepalive:
         self._heard_at = self._pinged_at = now
 
     def heard(self, now: float) -> None:
-        """Note that bytes have arrived."""
+        """Record that bytes have arrived."""
         self._heard_at = now
 
     def message(self, now: float) -> None:
@@ -63,11 +63,11 @@ class Keepalive:
         self._message_at = now
 
     def paused(self) -> None:
-        """Note that reading is paused, and suspend the limits."""
+        """Record that reading is paused, and suspend the limits."""
         self._is_paused = True
 
     def resumed(self, now: float) -> None:
-        """Note that reading continues, and start the limits again from *now*."""
+        """Record that reading continues, and start the limits again from *now*."""
         self._is_paused = False
         self._heard_at = now
         self.message(now)

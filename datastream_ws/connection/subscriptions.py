@@ -220,7 +220,7 @@ class SubscriptionFeed:
 
     def _mark_sent(self, subscription: Subscription) -> bool:
         """
-        Note that a subscription is sent, unless it was removed or replaced.
+        Record that a subscription is sent, unless it was removed or replaced.
 
         Hold the lock. A removal then either comes before this and prevents the sending, or finds
         the mark in :meth:`end` and unsubscribes.

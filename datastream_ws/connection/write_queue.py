@@ -38,7 +38,7 @@ class _Flush:
         self._target: int | None = None  # bytes written by then; None until the frames are taken
 
     def gate_opened(self, put: int) -> None:
-        """Note that the gate lets its frames through, behind the *put* frames before them."""
+        """Record that the gate lets its frames through, behind the *put* frames before them."""
         if self._held_back:
             self._frames, self._held_back = put + self._held_back, 0
 

@@ -79,7 +79,7 @@ class Membership:
     The decisions of one member, based on its successive views of the store. Use it in one thread.
 
     Args:
-        in_flight: Most streams in flight to one process.
+        in_flight: Maximum number of streams in flight to one process.
 
     """
 
@@ -117,8 +117,8 @@ class Membership:
         """
         Record that this process has taken *keys*.
 
-        If it had offered one of them, no other member wanted it. Then it offers nothing for a
-        while.
+        If it takes back a key that it offered, no other member wanted the key. In this case, it
+        offers nothing for a while.
         """
         if self._offered.keys() & set(keys):
             is_again = self._stuck_with == frozenset(view.members)

@@ -33,7 +33,7 @@ class Share:
 
     Args:
         ttl: The option ``lease_ttl``, in seconds.
-        limit: Most streams in this process. ``None`` means no limit.
+        limit: Maximum number of streams in this process. ``None`` means no limit.
         streams: The streams that run in this process.
         rate_limiter: Limits the rate of dials.
         rate: Dials per second that the fleet makes.

@@ -107,7 +107,7 @@ def at_once(
     Return how many streams each giving member may have in flight.
 
     Args:
-        window: Most streams in flight to one receiving member, from all giving members.
+        window: Maximum number of streams in flight to one receiving member from all members.
 
     """
     loads = Counter(holder for holder in holders.values() if holder is not None)

@@ -37,10 +37,10 @@ class Sharing:
 
     Args:
         ttl: Seconds within which a dead process's streams connect elsewhere.
-        limit: Most streams that this process takes. ``None`` means no limit.
+        limit: Maximum number of streams that this process takes. ``None`` means no limit.
         room: Returns how many more streams may be taken now, because taken streams should connect
             soon. Called on the thread.
-        in_flight: Most streams in flight to one process.
+        in_flight: Maximum number of streams in flight to one process.
         on_change: Called on the thread when facts have changed.
         report: Receives each LeaseError, on the thread. A lasting error is reported once.
 

@@ -35,7 +35,7 @@ class Streams:
         on_ended: Called with the key of each client that has closed.
         on_refused: Called with the key and the error of a client that could not start. It stays
             idle until its row changes.
-        limit: Most streams. ``None`` means no limit.
+        limit: Maximum number of streams. ``None`` means no limit.
 
     Attributes:
         running: The clients by the texts of their keys. The mapping is replaced and never modified,

@@ -198,7 +198,7 @@ class Batches:
             self._done(alone, not succeeded)
 
     def _done_shared(self, entries: Sequence[Entry], succeeded: bool) -> None:
-        """Note that entries have left one batch, and finish those that have left all."""
+        """Record that entries have left one batch, and finish those that have left all."""
         with self._lock:
             for entry in entries:
                 entry.batches -= 1

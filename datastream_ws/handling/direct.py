@@ -397,7 +397,7 @@ class DirectCalls:
         return call_by_route
 
     def _settle(self) -> None:
-        """Note the last call if it was slow, unless it was noted before."""
+        """Record the last call if it was slow, unless it was recorded before."""
         handler, self._unsettled = self._unsettled, None
         seconds = time.monotonic() - self.since
         if handler is not None and seconds > self._limit:

@@ -161,7 +161,7 @@ class Inbox:
         self._bytes = 0  # an upper bound: portions leave without being measured
         self._received = self._handled = self._failed = self._unrouted = 0
         self._dropped: Counter[str] = Counter()
-        self._waiting = 0  # in the store, in the portion or in hand
+        self._waiting = 0  # in the store, in the portion or being handled
         self.last_message: Message | None = None
 
     # --- the receiving side ---
@@ -335,12 +335,12 @@ class Inbox:
 
     @property
     def ready(self) -> int:
-        """Messages that can be popped now, because no other message of their lane is in hand."""
+        """Messages that can be popped now: no other message of their lane is being handled."""
         return self._store.ready
 
     @property
     def waiting(self) -> int:
-        """Messages in the inbox, including those in hand."""
+        """Messages in the inbox, including those being handled."""
         with self._lock:
             self._settle()
             return self._waiting
@@ -366,7 +366,7 @@ class Inbox:
 
     def pop(self) -> Message | None:
         """
-        Remove and return the next message, which is then in hand.
+        Remove and return the next message, which then counts as being handled.
 
         ``None`` means that no message is ready, that the budget is spent, or that the inbox is
         closed.
@@ -417,7 +417,7 @@ class Inbox:
 
     def pop_together(self, most: int) -> list[Message]:
         """
-        Pop up to *most* messages, all of them in hand.
+        Pop up to *most* messages, which then count as being handled.
 
         The list is empty if there are none, or if messages must be popped one by one.
         """
@@ -435,7 +435,7 @@ class Inbox:
         """
         Count the handled messages of a portion and take the rest back.
 
-        A message that was begun but not handled is in hand from now on, as if popped.
+        A message that was begun but not handled now counts as being handled, as if popped.
 
         Returns:
             Whether reading may resume.
@@ -482,7 +482,7 @@ class Inbox:
             self._store.release(message)
 
     def done(self, message: Message, *, failed: bool = False, unrouted: bool = False) -> bool:
-        """Count a message in hand as handled or failed; return whether reading may resume."""
+        """Count a popped message as handled or failed; return whether reading may resume."""
         with self._lock:
             self._remove_in_hand(message)
             self._leave(message)
@@ -511,12 +511,12 @@ class Inbox:
             return self._blocked and self._may_resume()
 
     def _remove_in_hand(self, message: Message) -> None:
-        """Remove a message from those in hand, and free its lane."""
+        """Remove a message from those being handled, and free its lane."""
         self._in_hand.pop(id(message), None)
         self._store.release(message)
 
     def discard(self, message: Message, cause: str) -> bool:
-        """Count a message in hand as dropped; return whether reading may resume."""
+        """Count a popped message as dropped; return whether reading may resume."""
         with self._lock:
             self._remove_in_hand(message)
             self._drop(message, cause)
@@ -538,14 +538,14 @@ class Inbox:
 
     def close(self, cause: str = "shutdown") -> int:
         """
-        Drop all messages that are not in hand, and stop handing out any; return the number dropped.
+        Drop all messages that are not being handled, and return no more. Return the number dropped.
         """
         with self._lock:
             self._closed = True
             return self._drop_all(cause)
 
     def drop(self, cause: str) -> int:
-        """Drop the messages that are not in hand; return the number dropped."""
+        """Drop the messages that are not being handled, and return the number dropped."""
         with self._lock:
             return self._drop_all(cause)
 
@@ -560,7 +560,7 @@ class Inbox:
         return len(messages)
 
     def _take_all(self) -> list[Message]:
-        """Remove and return, from old to new, the messages that are not in hand."""
+        """Remove and return, from old to new, the messages that are not being handled."""
         self._settle()
         messages = [] if self._portion is None else self._portion.take_back()
         while len(self._store):

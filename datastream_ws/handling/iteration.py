@@ -127,8 +127,8 @@ class Iteration:
         not wait for any lock, so the loop's thread does the work.
 
         Args:
-            message: The popped message in hand, if any.
-            portion: The portion in hand, if any.
+            message: The popped message that is being handled, if any.
+            portion: The portion that is being handled, if any.
 
         """
         if message is not None:
@@ -179,7 +179,7 @@ class Messages:
         self._raise_if_failed = raise_if_failed
         self._is_open: Callable[[], bool]
         self._begun: tuple[Iteration, Future[None]] | None = None
-        self._message: Message | None = None  # the popped message in hand
+        self._message: Message | None = None  # the popped message that is being handled
         self._portion: Portion | None = None
         self.task: Callable[[], asyncio.Task[object] | None] = lambda: None
 
@@ -206,7 +206,7 @@ class Messages:
         return message
 
     def leave(self, iteration: Iteration) -> None:
-        """Count the message in hand as handled, and give back those not begun yet."""
+        """Count the current message as handled, and give back those not begun yet."""
         message, self._message = self._message, None
         if message is not None:
             iteration.done(message)

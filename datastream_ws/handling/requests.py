@@ -59,7 +59,7 @@ class Requests:
     after its message has arrived. A kept message is examined by one ``receive()`` only.
 
     Args:
-        most: Most messages kept. Beyond that, the oldest are discarded.
+        most: Maximum number of messages kept. Beyond that, the oldest are discarded.
         on_wait: Called when a call begins to wait, because reading must then continue.
         name: The stream's name, for error messages.
 

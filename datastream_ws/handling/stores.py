@@ -183,7 +183,7 @@ class Keyed:
     conflation, a newer message takes over the place of the older one with the same key.
 
     A lane consists of the messages with the same ordering key. They leave one at a time. While one
-    is in hand, the places behind it are parked.
+    is being handled, the places behind it are parked.
     """
 
     def __init__(self) -> None:
@@ -192,7 +192,7 @@ class Keyed:
         self._place_of: dict[Hashable, int] = {}
         self._free: deque[int] = deque()
         self._parked: dict[Hashable, deque[int]] = {}
-        self._out: dict[int, Hashable] = {}  # maps id(message in hand) to its lane
+        self._out: dict[int, Hashable] = {}  # lanes by id(message being handled)
 
     def __len__(self) -> int:
         return len(self._places)

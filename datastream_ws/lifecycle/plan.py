@@ -96,7 +96,7 @@ class Attempts:
         return self._failures + 1
 
     def opened(self) -> None:
-        """Note that the handshake succeeded, which shows that URL and credentials are valid."""
+        """Record that the handshake succeeded, which shows that URL and credentials are valid."""
         self._refusals = 0
 
     def ready(self) -> None:

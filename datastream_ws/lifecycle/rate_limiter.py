@@ -38,7 +38,7 @@ class RateLimiter:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait, from any thread. Canceled ones may be included for a while."""
+        """The number of waiting requests. Any thread may read it. It may include canceled ones."""
         return len(self._waiting)
 
     def _grant(self) -> None:

@@ -61,7 +61,8 @@ class Observable(Generic[T]):
         """
         Return a future of the first value for which *predicate* is true.
 
-        The current value counts also. *predicate* runs under a lock, so it must not block.
+        If it's true for the current value, the future is resolved immediately. *predicate* runs
+        under a lock, so it must not block.
         """
         future: Awaited[T] = Awaited()
         with self._lock:
@@ -127,9 +128,9 @@ class ErrorBuffer:
     A full buffer drops the oldest error. An error of a handler keeps its messages in memory.
 
     Args:
-        size: Most errors in the buffer.
-        size_bytes: Most bytes of payload in memory, not counting the latest error. ``None`` means
-            no limit.
+        size: Maximum number of errors in the buffer.
+        size_bytes: Maximum number of bytes of payload in memory, without the latest error.
+            ``None`` means no limit.
 
     Attributes:
         lost: How many errors were dropped before any reader got them.
@@ -233,7 +234,7 @@ async def wait_for(future: Future[T], timeout: float | None, end: Future[None] |
     Args:
         future: The future of a thread.
         timeout: Seconds to wait. ``None`` means no limit.
-        end: Resolved when there will be no result any more. ``None`` means that there will be one.
+        end: Resolved when no result can follow. ``None`` means that a result always follows.
 
     Raises:
         TimeoutError: If there is no result after *timeout* seconds.

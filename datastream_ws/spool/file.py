@@ -300,7 +300,7 @@ class SpoolFile:
         Args:
             after: The position before the first one.
             before: The position after the last one. ``None`` means no limit.
-            most: Most messages to return.
+            most: Maximum number of messages to return.
             size: Bytes of payload, about, after which to stop.
 
         Raises:

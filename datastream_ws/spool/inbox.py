@@ -89,7 +89,7 @@ class SpooledInbox(Inbox):
 
     Args:
         journal: Whether all messages go through the file.
-        spool_bytes: Most bytes in the file. ``None`` means no limit.
+        spool_bytes: Maximum number of bytes in the file. ``None`` means no limit.
         gate: Returns whether messages may be moved from the file into memory.
         origin: Makes the origin of messages from an epoch and the number of a connection.
         overflow: The policy for a full file, and for one that cannot be written.
@@ -428,8 +428,8 @@ class SpooledInbox(Inbox):
         until enough old rows are removed.
 
         Args:
-            most: Most messages to write.
-            most_removed: Most messages to remove.
+            most: Maximum number of messages to write.
+            most_removed: Maximum number of messages to remove.
 
         """
         with self._lock:
@@ -485,7 +485,7 @@ class SpooledInbox(Inbox):
         return found
 
     def stored(self, batch: WriteBatch, file_bytes: int) -> bool:
-        """Note that a batch is in the file. Return whether memory got messages to handle."""
+        """Record that a batch is in the file. Return whether memory got messages to handle."""
         keys = self._keys_of(batch.parts) if self._journal else None
         with self._lock:
             self._broken = False
@@ -572,7 +572,7 @@ class SpooledInbox(Inbox):
         self._store.push(message, keys)
 
     def unstorable(self, batch: WriteBatch) -> None:
-        """Note that a batch could not be written. Its messages stay in the queue."""
+        """Record that a batch could not be written. Its messages stay in the queue."""
         with self._lock:
             self._broken = True
             self._in_flight = 0
@@ -623,7 +623,7 @@ class SpooledInbox(Inbox):
             return Wanted(self._read_to, None, BATCH_ROWS, size)
 
     def dropped_rows(self, runs: Sequence[Run], file_bytes: int) -> None:
-        """Note that messages were dropped from the file without being read."""
+        """Record that messages were dropped from the file without being read."""
         with self._lock:
             for run in runs:
                 self._filed -= len(run)
@@ -713,7 +713,7 @@ class SpooledInbox(Inbox):
         )
 
     def lose_file(self) -> int:
-        """Note that all rows are lost. Return how many messages were only in the file."""
+        """Record that all rows are lost. Return how many messages were only in the file."""
         with self._lock:
             at_hand, self._ahead = self._ahead, MessageQueue()
             lost, self._filed = self._filed - len(at_hand), 0

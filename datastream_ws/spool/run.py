@@ -129,7 +129,7 @@ def run_of(row: Row) -> Run:
 
 
 def runs_of(pieces: Iterable[Run]) -> list[Run]:
-    """Join each run to the one before it where it follows, and return the resulting runs."""
+    """Merge each run into the previous one if it directly follows it. Return the merged runs."""
     runs: list[Run] = []
     for piece in pieces:
         if not runs or not piece.follows(runs[-1]):
