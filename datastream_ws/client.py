@@ -188,19 +188,18 @@ class Client(Decorators):
         """
         if not self.state.is_final:
             return
-        use = self._loop_use = use_loop(self)
+        use = use_loop(self)
         if not use.thread.is_current and not use.thread.responds(START_SECONDS):
             self._log_blocked(use, "this client starts on another one")
             abandon_loop(use.thread)
             self._end_use_soon(use)
-            use = self._loop_use = use_loop(self)
+            use = use_loop(self)
         try:
             if use.thread.is_current:
                 self._begin(use)
             else:
                 use.thread.run(_as_coroutine(lambda: self._begin(use)))
         except BaseException:
-            self._loop_use = None
             if use.thread.is_current or handling.get() is not None:
                 self._end_use_soon(use)
             else:
@@ -212,6 +211,7 @@ class Client(Decorators):
         use.finished = self.aio._finished
         assert use.finished is not None
         use.finished.add_done_callback(lambda _: self._end_use_soon(use))
+        self._loop_use = use  # last, because other threads wait for the end of what has begun
 
     def _end_use_soon(self, use: LoopUse) -> None:
         threads().call(lambda: end_loop_use(use))
@@ -294,7 +294,7 @@ class Client(Decorators):
     def _end_by(self, deadline: float) -> None:
         """Wait for the end until *deadline*, even if user code blocks the loop."""
         use = self._loop_use
-        if use is None or use.finished is None:  # not begun: start() in another thread comes later
+        if use is None:  # not begun: start() in another thread comes later
             return
         if not use.wait(deadline):
             if use.thread.responds(RESPONSE_SECONDS):

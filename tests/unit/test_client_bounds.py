@@ -286,6 +286,39 @@ def test_close_in_the_moment_of_a_start(
     assert client.state is State.CLOSED
 
 
+def test_close_while_a_second_thread_starts_the_client_waits_for_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It took the use of the second start(), which had not begun and had nothing to wait for."""
+    client = Client("ws://localhost:1", min_reconnect_delay=20)
+    looked, go, states = threading.Event(), threading.Event(), []
+
+    def use_late(user: Client) -> loop_use.LoopUse:
+        if threading.current_thread() is second:
+            looked.set()  # and the client was not running
+            go.wait(10)
+        return loop_use.use_loop(user)
+
+    def run_late(thread: LoopThread, *arguments: Any) -> Any:
+        if threading.current_thread() is second:
+            client.close()
+            states.append(client.state)
+        return run(thread, *arguments)
+
+    run = LoopThread.run
+    second = threading.Thread(target=client.start)
+    monkeypatch.setattr(module, "use_loop", use_late)
+    monkeypatch.setattr(LoopThread, "run", run_late)
+    second.start()
+    assert looked.wait(10)
+    client.start()
+    go.set()
+    second.join(10)
+    assert states == [State.CLOSED]
+    assert not client.state.is_final
+    client.close()
+
+
 def test_a_request_to_close_in_a_signal_handler_wakes_the_loop() -> None:
     """The loop of an AsyncClient waits for events, and select() goes on after a signal."""
     code = REQUEST_CLOSE
