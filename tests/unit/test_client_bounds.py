@@ -291,7 +291,8 @@ def test_close_while_a_second_thread_starts_the_client_waits_for_the_end(
 ) -> None:
     """It took the use of the second start(), which had not begun and had nothing to wait for."""
     client = Client("ws://localhost:1", min_reconnect_delay=20)
-    looked, go, states = threading.Event(), threading.Event(), []
+    looked, go = threading.Event(), threading.Event()
+    states: list[State] = []
 
     def use_late(user: Client) -> loop_use.LoopUse:
         if threading.current_thread() is second:
