@@ -199,6 +199,11 @@ class Lifecycle:
             return ASKED
         self.traffic.attempts += 1
         connection = self._make_connection()
+        # The tasks of _open() and _prepare() are freed before the connection is served.
+        return await self._open(connection) or await self._serve(connection)
+
+    async def _open(self, connection: Connection) -> Outcome | None:
+        """Open the connection. Return the outcome if that failed or was interrupted."""
         dialing = self.loop.create_task(self._dial(connection))
         dialing.add_done_callback(retrieve)
         try:
@@ -217,7 +222,7 @@ class Lifecycle:
             connection.fail(DataStreamError("no longer wanted"))
             await asyncio.wait([connection.closed])
             return ASKED
-        return await self._serve(connection)
+        return None
 
     async def _open_spool(self) -> Outcome | None:
         """Open the spool unless it is open. Return the outcome if that failed, or ``None``."""
@@ -311,29 +316,37 @@ class Lifecycle:
         """Get ready, and serve until the connection has ended or must be closed."""
         self._opened(connection)
         feed = self._feed(connection)
-        getting_ready = self.loop.create_task(self._get_ready(connection, feed))
-        getting_ready.add_done_callback(retrieve)
         beating: asyncio.Task[None] | None = None
         ready_at: float | None = None
         try:
-            interrupted = await self._first(connection.end, getting_ready)
-            if connection.end.done() and not interrupted:
-                await asyncio.wait([getting_ready], timeout=HOOK_GRACE)
-            if (
-                getting_ready.done()
-                and not connection.end.done()
-                and not _failure_of(getting_ready)
-            ):
+            is_ready, failure = await self._prepare(connection, feed)
+            if is_ready:
                 ready_at = time.monotonic()
                 beating = self._ready(connection)
                 await self._first(connection.end)
         finally:
-            for task in filter(None, (getting_ready, beating)):
-                task.cancel()
+            if beating is not None:
+                beating.cancel()
             feed.close()
-        failure = _failure_of(getting_ready) if getting_ready.done() else None
         ready_for = 0.0 if ready_at is None else time.monotonic() - ready_at
         return await self._leave(connection, failure, ready_for)
+
+    async def _prepare(
+        self, connection: Connection, feed: SubscriptionFeed
+    ) -> tuple[bool, BaseException | None]:
+        """Get ready. Return whether the connection is, and why a hook or a subscription failed."""
+        getting_ready = self.loop.create_task(self._get_ready(connection, feed))
+        getting_ready.add_done_callback(retrieve)
+        try:
+            interrupted = await self._first(connection.end, getting_ready)
+            if connection.end.done() and not interrupted:
+                await asyncio.wait([getting_ready], timeout=HOOK_GRACE)
+        finally:
+            getting_ready.cancel()  # has no effect if it's done
+        if not getting_ready.done():
+            return False, None
+        failure = _failure_of(getting_ready)
+        return failure is None and not connection.end.done(), failure
 
     def _opened(self, connection: Connection) -> None:
         self.connection = connection
