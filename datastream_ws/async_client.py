@@ -536,7 +536,7 @@ class AsyncClient(Decorators):
         return self._connection() or self._refuse(wait)
 
     def _change_before(self, until: float) -> Future[State] | None:
-        """Return the next change to wait for, or ``None`` if waiting is of no use any more."""
+        """Return the next change to wait for, or ``None`` if no change can help."""
         is_over = time.monotonic() >= until or self.state.is_final
         if is_over or self._open_connection() is not None:
             return None

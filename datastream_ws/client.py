@@ -178,7 +178,7 @@ class Client(Decorators):
         """
         Connect and stay connected in the background, and return without waiting.
 
-        If user code blocks the event loop, it waits for up to 5 seconds and then uses another loop.
+        If user code blocks the event loop for 5 seconds, the client uses another loop.
         It never raises for network errors. Calling it again has no effect while the client runs.
         After ``close()``, or once the client has failed, it starts with new numbers and counters.
 

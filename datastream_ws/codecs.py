@@ -204,8 +204,8 @@ def straight_converter(type_: Any, codec: Codec) -> Callable[[str | bytes], Any]
     """
     Return a function that decodes a payload into a *type_* in one step, or ``None``.
 
-    msgspec does it, and also checks the types. It returns ``None`` if the codec is another one and
-    *type_* is a dataclass.
+    Only msgspec can do this, and it also checks the types. ``None`` is returned for other codecs,
+    except for a ``msgspec.Struct`` with a JSON codec.
     """
     if isinstance(codec, MsgspecCodec):
         return codec.typed(type_)

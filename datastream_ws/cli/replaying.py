@@ -62,7 +62,7 @@ def reason(error: OSError) -> str:
 @dataclass
 class Replay:
     """
-    The player of a recording to every client that connects, on the server's loop.
+    Plays a recording to every client that connects, on the server's loop.
 
     A client that was dropped by the recording continues when it reconnects. Clients can't be told
     apart, so the next one to connect continues for the one that was dropped first.

@@ -93,7 +93,7 @@ class FrameCutter:
         self.size = 0
 
     def inflates(self, inflate: Inflate) -> None:
-        """Parse compressed messages also. *inflate* is called with a payload and the limit."""
+        """Expect compressed messages. *inflate* is called with a payload and the limit."""
         self._inflate = inflate
         self._kinds = PLAIN | {PACKED | TEXT: self._packed_text, PACKED | BINARY: self._packed}
 
@@ -217,7 +217,7 @@ class FrameCutter:
         Return how many bytes to read next, after a read of *read* bytes.
 
         The usual size is 64 KiB instead of asyncio's 256 KiB, because 64 KiB fit into a processor's
-        cache. They mostly fit into the inbox also, so reading rarely has to pause. If messages are
+        cache. They usually fit into the inbox, so reading rarely has to pause. If messages are
         long, a read brings 512 KiB of payloads. The rest of an incomplete frame is read at once, up
         to 1 MiB.
         """

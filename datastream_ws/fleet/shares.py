@@ -89,7 +89,7 @@ def moves(
 
     Args:
         holders: The holder of every key of the source. ``None`` means that the key is free.
-        last: The member that held a free key before. It is preferred if that is as good.
+        last: The previous holder of each free key, which gets it again unless its share is full.
 
     """
     known = {member.token for member in members}

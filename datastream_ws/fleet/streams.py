@@ -26,11 +26,11 @@ class Streams:
     """
     The clients of the rows that run in this process, at most one per row.
 
-    When a row changes, its client closes before the next one starts. So a stream never has two
-    connections.
+    When a row changes, its client closes before the next one starts, so a
+    stream never has two connections.
 
     Args:
-        make: Returns a client for a row, whose options are valid, and its place.
+        make: Returns a client for a valid row and its place.
         place: Returns a row's place in the fleet. ``None`` means that it must not start yet.
         on_ended: Called with the key of each client that has closed.
         on_refused: Called with the key and the error of a client that could not start. It stays

@@ -63,7 +63,7 @@ class WatchedRun:
     reported: bool = False
 
     def look(self, now: float, limit: float) -> RunningCall | None:
-        """Return the current call, once, if it has been the same for more than *limit* seconds."""
+        """Return the current call if it has run for more than *limit* seconds, but only once."""
         message, handler = at = self.run.in_hand, self.run.handler
         if at[0] is not self.at[0] or at[1] is not self.at[1]:
             self.at, self.since, self.reported = at, now, False

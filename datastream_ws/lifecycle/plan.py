@@ -133,7 +133,7 @@ class Attempts:
         return Plan(self._backoff.slow(pace), fatal)
 
     def _judge(self, outcome: Outcome, error: Exception) -> Verdict:
-        """Decide about a retry, considering earlier errors that were fatal also."""
+        """Decide about a retry, considering earlier fatal errors."""
         verdict = judge(error)
         if verdict.retry:
             self._refusals = 0

@@ -14,7 +14,7 @@ class RateLimiter:
     """
     Lets at most *dials* connection attempts begin in any *seconds*, in order of request.
 
-    Reconnects count also, so a restarting server gets no more attempts than that. Call it on one
+    Reconnects count toward this limit, which protects a restarting server. Call it on one
     loop's thread.
     """
 

@@ -3,7 +3,7 @@ Decides whether to retry and how long to wait, without a clock or a network.
 
 RFC 6455 section 7.2.3 recommends a random first delay of 0 to 5 s and then truncated binary
 exponential backoff. The fatal close codes are those of Centrifugo's clients and of the Go client
-(4001). The IANA registry's 3000 and the usual 44xx are fatal also.
+(4001). The IANA registry's 3000 and the usual 44xx are fatal, too.
 """
 
 from __future__ import annotations

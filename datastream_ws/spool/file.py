@@ -393,7 +393,7 @@ def _insert(db: sqlite3.Connection, runs: Sequence[Run]) -> None:
 
 
 def _marked(marks: str, count: int, numbers: Sequence[int]) -> str:
-    """Return the marks of *count* messages, with the sorted indexes *numbers* marked also."""
+    """Return the marks of *count* messages, with the sorted indexes *numbers* added."""
     first, last = numbers[0], numbers[-1]
     marks = marks.ljust(count, "0")[:count]
     if last - first == len(numbers) - 1:  # consecutive, which is the usual case

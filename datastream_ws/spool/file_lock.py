@@ -132,7 +132,7 @@ def check_files(path: str) -> None:
     """
     Make the spool file, readable by this user only, or check an existing one.
 
-    The files beside it are checked also. SQLite treats them as a part of the spool, so another user
+    The files beside it are checked, too. SQLite treats them as a part of the spool, so another user
     could read or insert rows there. Call this before SQLite opens the files, because closing any
     descriptor of a file drops all locks that this process has on it.
 

@@ -155,7 +155,7 @@ class SpooledInbox(Inbox):
 
     @property
     def waiting(self) -> int:
-        """How many messages wait anywhere, because a drain must empty the file also."""
+        """Number of messages in memory and in the file, because a drain must empty both."""
         with self._lock:
             self._settle()
             return self._waiting + self._filed + len(self._queue)
@@ -604,7 +604,7 @@ class SpooledInbox(Inbox):
         Drop the oldest messages in memory if the file is too full, to make room for rows there.
 
         Returns:
-            How many bytes of rows must be dropped from the file also.
+            How many bytes of rows must also be dropped from the file.
 
         """
         with self._lock:

@@ -41,7 +41,7 @@ class SpoolThread:
     Attributes:
         is_open: Whether the file is open.
         epoch: The epoch of the last message in the file when it was opened.
-        unfinished: How many messages were still in handlers at the end. The file has them also.
+        unfinished: Number of messages that were being handled at the end, which the file contains.
 
     """
 
