@@ -8,7 +8,7 @@ connection.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
@@ -39,46 +39,76 @@ class Closing:
         self._connection = connection
         self._error = error
         self._loop = parts.loop
-        self._dropped = 0
+        self._dropped = self._unwritten = 0
+
+    @property
+    def error(self) -> BaseException | None:
+        """The error that the client fails with, which may be internal. ``None`` if it closes."""
+        return self._parts.death if self._error is None else self._error
 
     async def run(self) -> None:
         """Handle received messages, then close the connection."""
-        parts, connection = self._parts, self._connection
+        parts = self._parts
         if parts.commands.deadline is None:
             parts.commands.close(parts.options.close_timeout)
-        if connection is not None or parts.inbox.waiting:
+        if self._connection is not None or parts.inbox.waiting:
             parts.reporter.state(State.CLOSING, self._error)
-        if connection is not None and connection.is_open and parts.hooks.has("on_closing"):
-            await self._within(self._call_closing_hooks(connection))
-        parts.intake.stop()
-        if parts.inbox.waiting:
-            await self._drain()
-        if connection is not None:
-            await self._close(connection)
-        parts.user_calls.cancel()
-        await parts.hooks.finish(max(0.1, min(1.0, self._left)))
-        self._dropped += parts.inbox.close()
-        await parts.dispatcher.stop()
+        await self._step(self._say_goodbye)
+        await self._step(self._drain)
+        await self._step(self._close_connection)
+        await self._step(self._stop_hooks)
+        await self._step(self._close_inbox)
+        await self._step(parts.dispatcher.stop)
 
-    async def finish(self) -> None:
-        """Close the spool, release the lease and report the final state."""
-        parts, error = self._parts, self._error
-        dropped = self._dropped + await self._close_spool()
-        if parts.tenure is not None:
-            await parts.tenure.release(max(1.0, self._left))
-        if dropped:
-            parts.reporter.log("error", "closed; unhandled messages dropped: %d", dropped)
+    async def release(self) -> None:
+        """Close the spool and release the lease."""
+        await self._step(self._close_spool)
+        await self._step(self._release_lease)
+
+    async def report(self) -> None:
+        """Report the final state."""
+        reporter, error = self._parts.reporter, self.error
+        if dropped := self._dropped + self._unwritten:
+            reporter.log("error", "closed; unhandled messages dropped: %d", dropped)
         if error is not None:
             text = "%s" if isinstance(error, ReconnectError) else "gave up: %s"
-            parts.reporter.log("error", text, said(error))
-        parts.reporter.final_state(error)
-        await parts.reporter.finish(max(0.5, self._left))
+            reporter.log("error", text, said(error))
+        reporter.final_state(error)
+        await reporter.finish(max(0.5, self._left))
+
+    async def _step(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a step. An internal error skips the rest of it, but no other step."""
+        try:
+            await step()
+        except (asyncio.CancelledError, GeneratorExit):  # the loop shuts down
+            raise
+        except BaseException as death:
+            self._parts.fail(death)
+
+    async def _say_goodbye(self) -> None:
+        parts, connection = self._parts, self._connection
+        if connection is not None and connection.is_open and parts.hooks.has("on_closing"):
+            await self._within(self._call_closing_hooks(connection))
 
     async def _drain(self) -> None:
+        self._parts.intake.stop()
+        if not self._parts.inbox.waiting:
+            return
         in_time = await self._within(self._parts.dispatcher.drain())
         if not in_time and (waiting := self._parts.inbox.waiting):
             text = "close_timeout has elapsed; messages still unhandled: %d"
             self._parts.reporter.log("warning", text, waiting)
+
+    async def _stop_hooks(self) -> None:
+        self._parts.user_calls.cancel()
+        await self._parts.hooks.finish(max(0.1, min(1.0, self._left)))
+
+    async def _close_inbox(self) -> None:
+        self._dropped += self._parts.inbox.close()
+
+    async def _release_lease(self) -> None:
+        if self._parts.tenure is not None:
+            await self._parts.tenure.release(max(1.0, self._left))
 
     # --- the connection ---
 
@@ -87,6 +117,17 @@ class Closing:
             await self._parts.hooks.call("on_closing", connection)
         except HookFailure as failure:
             self._parts.reporter.report(failure.report)
+
+    async def _close_connection(self) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            await self._close(connection)
+        except Exception:
+            connection.fail(DataStreamError("closed after an internal error"))
+            await asyncio.wait([connection.closed])
+            raise
 
     async def _close(self, connection: Connection) -> None:
         if connection.is_open and connection.has_unsent:
@@ -99,6 +140,7 @@ class Closing:
             connection.shorten_close(max(0.0, self._left))
             if self._parts.has_lost_lease:
                 connection.fail(LeaseError("the lease is lost"))
+        closing.result()
 
     async def _flush(self, connection: Connection) -> None:
         # The login was canceled, so what it holds back will never be sent.
@@ -149,26 +191,26 @@ class Closing:
             self._connection.fail(LeaseError("the lease is lost"))
         self._parts.drop_lost()
 
-    async def _close_spool(self) -> int:
-        """Write unhandled messages to the spool, and return how many could not be written."""
+    async def _close_spool(self) -> None:
+        """Write unhandled messages to the spool, and count those that could not be written."""
         spool, opened = self._parts.spool, self._parts.spool_opened
         if spool is None or opened is None:
-            return 0
+            return
         limit = max(1.0, self._left)
         await asyncio.wait([opened], timeout=limit)
         closing = spool.close()  # also if it is still opening, and would then keep its lock
         if not spool.is_open:
-            return 0
+            return
         closed = asyncio.wrap_future(closing)
         if not (await asyncio.wait([closed], timeout=limit))[0]:
             self._parts.reporter.report(SpoolError("spool: the file could not be closed in time"))
-            return 0
+            return
         if unfinished := spool.unfinished:
             text = (
                 "messages still in handlers: %d; the next start handles them again from the spool"
             )
             self._parts.reporter.log("warning", text, unfinished)
-        return closed.result()
+        self._unwritten = closed.result()
 
 
 async def _result(future: Future[None]) -> None:

@@ -29,6 +29,7 @@ from ..exceptions import (
 )
 from ..handling.hooks import HookFailure, is_effect
 from ..process.futures import retrieve
+from ..spool import SpoolThread
 from ..stats import Stats
 from .assembly import Parts, Start
 from .closing import Closing
@@ -97,7 +98,7 @@ class Lifecycle:
             await self._finish(error)
         finally:
             if not self.parts.state.value.is_final:
-                self.parts.reporter.final_state(error)
+                self.parts.reporter.final_state(self.error)
             if not self.finished.done():
                 self.finished.set_result(None)
 
@@ -155,7 +156,9 @@ class Lifecycle:
         await closing.run()
         if (connection := self.connection) is not None:
             self._report_end(Outcome(None, self._note_end(connection), connection.number), None)
-        await closing.finish()
+        await closing.release()
+        self.error = closing.error
+        await closing.report()
 
     # --- waiting ---
 
@@ -226,9 +229,17 @@ class Lifecycle:
 
     async def _open_spool(self) -> Outcome | None:
         """Open the spool unless it is open. Return the outcome if that failed, or ``None``."""
-        parts, spool = self.parts, self.parts.spool
-        if spool is None or spool.is_open:
+        spool = self.parts.spool
+        if spool is None:
             return None
+        if not spool.is_open and (outcome := await self._wait_for(spool)) is not None:
+            return outcome
+        if self.parts.tenure is None:  # otherwise the lease sets the epoch
+            self.epoch = max(self.epoch, spool.epoch + 1)
+        return None
+
+    async def _wait_for(self, spool: SpoolThread) -> Outcome | None:
+        parts = self.parts
         if parts.spool_opened is None or parts.spool_opened.done():
             parts.spool_opened = asyncio.wrap_future(spool.open())
             parts.spool_opened.add_done_callback(retrieve)
@@ -237,7 +248,6 @@ class Lifecycle:
         error = parts.spool_opened.exception()
         if error is not None:
             return Outcome(error if isinstance(error, Exception) else SpoolError(str(error)))
-        self.epoch = max(self.epoch, spool.epoch + 1)
         return None
 
     async def _acquire_lease(self) -> Outcome | None:

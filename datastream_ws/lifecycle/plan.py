@@ -42,7 +42,7 @@ class Outcome:
     reported: HandlerError | None = None
 
     @property
-    def is_stable_for(self) -> float:
+    def stable_for(self) -> float:
         """Seconds in READY that count for ``stable_after``, none after a protocol violation."""
         return 0.0 if self.ended is not None and self.ended.peer_fault else self.ready_for
 
@@ -114,7 +114,7 @@ class Attempts:
 
         """
         assert outcome.error is not None
-        if outcome.is_stable_for >= self._options.stable_after:
+        if outcome.stable_for >= self._options.stable_after:
             self._failures = self._waits = self._fatal_ends = 0
         else:
             self._failures += 1

@@ -191,7 +191,7 @@ BREAKS: dict[str, str] = {
     "55": "as 54",
     "56": "`is_fatal_code` ignores `FATAL_CLOSE_CODES`",
     "57": "`closed_by_peer` has no text for 1009",
-    "61": "`Attempts.plan` has `is_stable_for >= 0`, so every connection resets the attempts",
+    "61": "`Attempts.plan` has `stable_for >= 0`, so every connection resets the attempts",
     "62": "`Attempts.plan` lacks `self._waits += 1`, so it counts no waits",
     "65": "`Keepalive.check` judges while reading is paused",
     "67": "the handler's `except BaseException` is `except Exception`",

@@ -384,6 +384,28 @@ def test_spool_that_fails_to_open_once_it_is_too_late(tmp_path: Any) -> None:
         assert story.broken == []
 
 
+def test_spool_that_opens_amid_a_reconnect(tmp_path: Any) -> None:
+    """The epoch is above that of its messages, also if the clock was set back since then."""
+    opening: Future[None] = Future()
+    later = 10**15
+    epochs: list[int] = []
+    with Story(spool=str(tmp_path / "x"), name="x") as story:
+        story.patch.setattr(FakeSpool, "open", lambda spool: opening)
+        story.client.on_message(lambda message: epochs.append(message.epoch))
+
+        def opened() -> None:
+            story.spool.epoch, story.spool.is_open = later, True
+            opening.set_result(None)
+
+        story.start()
+        story.soon(story.client.reconnect())
+        story.happens(opened)
+        story.passes(1.0)
+        story.happens(story.engine.deliver, "x")
+        story.passes(1.0)
+        assert epochs == [later + 1]
+
+
 @pytest.mark.parametrize("end", ["slow", "unfinished"])
 def test_spool_at_the_end(tmp_path: Any, end: str) -> None:
     with Story(spool=str(tmp_path / "x"), name="x") as story:
