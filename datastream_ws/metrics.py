@@ -5,18 +5,20 @@ The metrics of streams, for :mod:`datastream_ws.prometheus` and :mod:`datastream
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .embedding import check_stream, client_of, fields, name_of
+from .embedding import check_stream, client_of, fields, in_child, name_of
 from .events import State
 from .exceptions import ConfigurationError
 from .stats import BOUNDS, Stats
 
 __all__ = [
     "BOUNDS",
+    "FIRST_USE",
     "METRICS",
     "ROUND_TRIPS",
     "ROUND_TRIPS_TEXT",
@@ -142,12 +144,35 @@ def readings(metric: Metric, reading: Reading) -> Iterator[tuple[dict[str, str],
         yield {"stream": reading.stream}, value
 
 
+class FirstUse:
+    """
+    A lock for steps of threads that may be the first to export a stream.
+
+    A forked child gets a new one, because a thread of the parent may hold it.
+    """
+
+    def __init__(self) -> None:
+        self._renew()
+        in_child(self._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+FIRST_USE = FirstUse()
+
+
 class Exported:
     """
     The streams whose metrics are exported. It holds weak references to them.
 
-    A Django or Flask stream is resolved when it's read, in the process that reads. There is no
-    lock, because a fork could leave it locked.
+    A Django or Flask stream is resolved when it's read, in the process that reads.
     """
 
     def __init__(self) -> None:
@@ -166,6 +191,10 @@ class Exported:
 
         """
         check_stream(given, flask_app, "metrics")
+        with FIRST_USE:
+            self._add(given, flask_app)
+
+    def _add(self, given: Any, flask_app: Any) -> None:
         alive = [(ref, app) for ref, app in self._sources if ref() is not None]
         for ref, app in alive:
             other = ref()

@@ -29,7 +29,16 @@ from urllib.parse import urlsplit
 
 from . import Postponed, __version__
 from .embedding import Call, name_of
-from .metrics import BOUNDS, METRICS, ROUND_TRIPS, ROUND_TRIPS_TEXT, Exported, Metric, readings
+from .metrics import (
+    BOUNDS,
+    FIRST_USE,
+    METRICS,
+    ROUND_TRIPS,
+    ROUND_TRIPS_TEXT,
+    Exported,
+    Metric,
+    readings,
+)
 
 try:
     from opentelemetry import metrics, trace
@@ -75,14 +84,21 @@ def instrument(
 
     """
     provider = meter_provider or metrics.get_meter_provider()
-    watched = _watched.get(provider)
-    if watched is None:
-        watched = _watched[provider] = Exported()
+    with FIRST_USE:
+        watched = _watched.get(provider)
+        if is_first := watched is None:
+            watched = _watched[provider] = Exported()
+    if is_first:  # without the lock, because a provider has its own
         _create_instruments(provider, watched)
     watched.add(client, flask_app)
-    _record_round_trips(provider, client)
-    if client not in _traced:
+    with FIRST_USE:
+        listening = _listening.setdefault(provider, weakref.WeakSet())
+        is_silent, is_untraced = client not in listening, client not in _traced
+        listening.add(client)
         _traced.add(client)
+    if is_silent:
+        _record_round_trips(provider, client)
+    if is_untraced:
         client.use(Spans(client, trace.get_tracer(SCOPE, __version__, tracer_provider)))
 
 
@@ -179,11 +195,7 @@ def _create_instruments(provider: MeterProvider, watched: Exported) -> None:
 
 
 def _record_round_trips(provider: MeterProvider, client: Any) -> None:
-    """Record each ping of *client* once per provider, because histograms have no callbacks."""
-    listening = _listening.setdefault(provider, weakref.WeakSet())
-    if client in listening:
-        return
-    listening.add(client)
+    """Record each ping of *client*, because histograms have no callbacks."""
     meter = provider.get_meter(SCOPE, __version__)
     create = functools.partial(
         meter.create_histogram, f"datastream.{ROUND_TRIPS}", "s", ROUND_TRIPS_TEXT

@@ -24,7 +24,16 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any
 
-from .metrics import METRICS, ROUND_TRIPS, ROUND_TRIPS_TEXT, Exported, Metric, Reading, readings
+from .metrics import (
+    FIRST_USE,
+    METRICS,
+    ROUND_TRIPS,
+    ROUND_TRIPS_TEXT,
+    Exported,
+    Metric,
+    Reading,
+    readings,
+)
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry
@@ -65,11 +74,12 @@ def expose(client: Any, registry: CollectorRegistry = REGISTRY, *, flask_app: An
         ConfigurationError: If *client* is something else, or another stream has its name.
 
     """
-    collector = _collectors.get(registry)
-    if collector is None:
-        collector = StreamCollector()
-        registry.register(collector)
-        _collectors[registry] = collector
+    with FIRST_USE:
+        collector = _collectors.get(registry)
+        if collector is None:
+            collector = StreamCollector()
+            registry.register(collector)
+            _collectors[registry] = collector
     collector.watched.add(client, flask_app)
 
 

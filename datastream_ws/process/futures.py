@@ -141,6 +141,7 @@ class ErrorBuffer:
         self._size = size
         self._size_bytes = float("inf") if size_bytes is None else size_bytes
         self._bytes = 0
+        self._lock = threading.RLock()
         self._seen = 0  # the highest number that any reader has read
         self._count = Observable(0)  # the number of errors so far
         self._ended = False
@@ -152,13 +153,14 @@ class ErrorBuffer:
         return deque()
 
     def put(self, error: BaseException) -> None:
-        """Add an error. Only one thread at a time may call this."""
-        number = self._count.value + 1
-        self._bytes += pinned_bytes(error)
-        self._errors.append((number, error))
-        while len(self._errors) > 1 and self._is_over_limit():
-            self._drop_oldest()
-        self._count.set(number)
+        """Add an error, from any thread."""
+        with self._lock:
+            number = self._count.value + 1
+            self._bytes += pinned_bytes(error)
+            self._errors.append((number, error))
+            while len(self._errors) > 1 and self._is_over_limit():
+                self._drop_oldest()
+            self._count.set(number)
 
     def _is_over_limit(self) -> bool:
         return len(self._errors) > self._size or self._bytes > self._size_bytes
@@ -170,8 +172,9 @@ class ErrorBuffer:
 
     def end(self) -> None:
         """End the iteration of all readers once they have read everything."""
-        self._ended = True
-        self._count.set(self._count.value)  # wakes all readers
+        with self._lock:
+            self._ended = True
+            self._count.set(self._count.value)  # wakes all readers
 
     def _after(self, cursor: int) -> tuple[int, list[BaseException]]:
         """Return the number of the last error, and the errors after number *cursor*."""

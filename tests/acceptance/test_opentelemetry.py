@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -15,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from datastream_ws import Client, Message, Postponed
-from datastream_ws.metrics import METRICS
+from datastream_ws.metrics import METRICS, Exported
 from datastream_ws.opentelemetry import Rising, instrument
 from datastream_ws.testing import StreamServer
 from kit.seen import eventually
@@ -175,6 +177,35 @@ def test_round_trips_are_a_histogram_however_often_it_is_instrumented(recorded: 
             found = client.stats().round_trips
             assert found is not None
             assert recorded.metrics()["datastream.round_trips", "prices"] == sum(found.counts)
+
+
+def test_two_threads_instrument_the_first_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each instrument is created once, and each ping is recorded once."""
+    client = Client(URL)
+    meters: list[str] = []
+
+    class Counting(NoOpMeterProvider):
+        def get_meter(self, name: str, *arguments: Any, **more: Any) -> Any:
+            meters.append(name)
+            return super().get_meter(name, *arguments, **more)
+
+    class Slow(Exported):
+        """An object in whose creation a second thread has time to overtake the first."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            if overtaking.ident is None:
+                overtaking.start()
+                overtaking.join(0.5)
+
+    options: dict[str, Any] = {"meter_provider": Counting()}
+    overtaking = threading.Thread(target=instrument, args=(client,), kwargs=options)
+    monkeypatch.setattr("datastream_ws.opentelemetry.Exported", Slow)
+    instrument(client, **options)
+    overtaking.join(10)
+    assert len(meters) == 2, "one for all observable instruments, and one for the histogram"
+    assert len(client.handlers.on_round_trip) == 1
+    assert len(client.handlers.context_factories) == 1
 
 
 def test_without_an_sdk_nothing_happens() -> None:

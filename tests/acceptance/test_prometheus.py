@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest, start_http_ser
 from prometheus_client.parser import text_string_to_metric_families
 
 from datastream_ws import AsyncClient, Client, ConfigurationError
-from datastream_ws.metrics import METRICS
+from datastream_ws.metrics import METRICS, Exported
 from datastream_ws.prometheus import expose
 from datastream_ws.testing import StreamServer
 from kit.seen import eventually
@@ -117,6 +117,50 @@ def test_handlers_and_round_trips_are_exposed(stream_server: StreamServer) -> No
     assert found["datastream_inbox_share", "prices"] == 0
     assert found["datastream_round_trips_seconds_bucket", "prices", "+Inf"] >= 1
     assert found["datastream_round_trips_seconds_sum", "prices"] > 0
+
+
+class Slow(CollectorRegistry):
+    """A registry in which a second thread has time to overtake the first."""
+
+    overtaking: threading.Thread
+
+    def register(self, collector: Any) -> None:
+        if not self.overtaking.is_alive():
+            self.overtaking.start()
+            self.overtaking.join(0.5)
+        super().register(collector)
+
+
+def test_two_threads_expose_their_first_stream() -> None:
+    """Neither is lost, and neither registers a second collector."""
+    registry = Slow()
+    one, two = Client(URL, name="one"), Client(URL, name="two")
+    registry.overtaking = threading.Thread(target=expose, args=(two, registry))
+    expose(one, registry)
+    registry.overtaking.join(10)
+    found = scraped(registry)
+    assert found["datastream_state", "one", "idle"] == 1
+    assert found["datastream_state", "two", "idle"] == 1
+
+
+def test_two_threads_add_a_stream() -> None:
+    exported = Exported()
+    more = [Client(URL, name=name) for name in ("two", "three")]
+    overtaking = threading.Thread(target=exported.add, args=(more[1],))
+
+    class Slow(Client):
+        @property
+        def name(self) -> str:
+            if overtaking.ident is None:
+                overtaking.start()
+                overtaking.join(0.5)
+            return "one"
+
+    slow = Slow(URL)
+    exported.add(slow)
+    exported.add(more[0])
+    overtaking.join(10)
+    assert sorted(reading.stream for reading in exported.read()) == ["one", "three", "two"]
 
 
 def test_two_streams_of_one_name_are_refused_unless_one_is_gone() -> None:

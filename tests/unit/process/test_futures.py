@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import threading
 import time
 import weakref
@@ -42,6 +43,27 @@ def test_an_infinite_timeout_is_no_limit() -> None:
     errors = ErrorBuffer()
     threading.Timer(0.01, errors.end).start()
     assert list(errors.read(float("inf"))) == []
+
+
+def test_two_threads_put_an_error() -> None:
+    """As two calls of ``deliver(robust=True)`` may do. A reader gets both."""
+    errors = ErrorBuffer()
+    overtaking = threading.Thread(target=errors.put, args=(ValueError("b"),))
+
+    class Slow(HandlerError):
+        """An error with which a second thread has time to overtake the first."""
+
+        @property
+        def messages(self) -> tuple[Message, ...]:  # type: ignore[override]
+            overtaking.start()
+            overtaking.join(0.5)
+            return ()
+
+    slow = threading.Thread(target=errors.put, args=(Slow.__new__(Slow),))
+    slow.start()
+    assert len(list(itertools.islice(errors.read(5.0), 2))) == 2
+    for thread in (slow, overtaking):
+        thread.join()
 
 
 def test_box_answers_with_the_value_that_woke() -> None:
