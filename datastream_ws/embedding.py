@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .client import Client, Queued
 from .codecs import Serializable, codec_for
 from .connection.opening import proxy_for
-from .exceptions import ConfigurationError, said
+from .exceptions import LONGEST_SECONDS, ConfigurationError, said
 from .forks import in_child
 from .handlers import Call, Decorators, Handler, check_function, is_coroutine_callable
 from .handling.callers import InlineCaller, drive
@@ -56,6 +56,7 @@ __all__ = [
     "FLEET_ARGUMENTS",
     "HEALTHY",
     "HEALTHY_SHARE",
+    "LONGEST_SECONDS",
     "MAX_AGE",
     "NO_SOURCE",
     "Call",

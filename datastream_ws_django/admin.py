@@ -346,7 +346,7 @@ class FailedMessageAdmin(Page, FailedAdmin):
         row = self.get_object(request, pk)
         if not self.has_change_permission(request, row):
             raise PermissionDenied
-        outcome = Retried(left_out=1) if row is None else retry([row])
+        outcome = retry([row])
         self._report(request, outcome)
         if outcome.failed:
             return HttpResponseRedirect(self._url("failedmessage_change", pk))

@@ -113,10 +113,10 @@ class Work:
         """Retry *rows* for PORTION_SECONDS, at least one."""
         deadline = time.monotonic() + PORTION_SECONDS
         while self.left:
-            outcome = retry(rows.filter(pk=self.left.pop(0)))
+            outcome = retry([rows.filter(pk=self.left.pop(0)).first()])
             self.done += outcome.handled
             self.failed += outcome.failed
-            self.left_out += 1 - outcome.handled - outcome.failed  # or deleted
+            self.left_out += outcome.left_out
             if time.monotonic() > deadline:
                 break
 

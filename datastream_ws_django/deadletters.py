@@ -191,17 +191,21 @@ class Retried:
     left_out: int = 0
 
 
-def retry(rows: Iterable[FailedMessage]) -> Retried:
+def retry(rows: Iterable[FailedMessage | None]) -> Retried:
     """
     Pass messages to the handlers that failed with them, in this thread and in the given order.
 
     A message that is handled loses its row. Otherwise the row describes the new failure. Rows that
     another process is retrying, or has retried since they were read, are left out.
+
+    Args:
+        rows: The rows. ``None`` is one that another process has retried or deleted.
+
     """
     refuse_running_loop()
     outcome = Retried()
     for row in rows:
-        if not claim(row):
+        if row is None or not claim(row):
             outcome.left_out += 1
             continue
         try:

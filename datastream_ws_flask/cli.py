@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import math
 import sys
 import time
 import traceback
@@ -19,6 +20,7 @@ from flask.cli import AppGroup, ScriptInfo, pass_script_info
 
 from datastream_ws import Client, ConfigurationError, Fleet, SpoolError, State
 from datastream_ws.embedding import (
+    LONGEST_SECONDS,
     MAX_AGE,
     StatusRow,
     StreamHealth,
@@ -36,6 +38,19 @@ from .status import django_rows
 from .streams import AppStream, streams_of
 
 __all__ = ["group"]
+
+
+class Seconds(click.FloatRange):
+    """A duration. NaN is refused, which click's own type takes for a number of every range."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not a number of seconds.", param, ctx)
+        return number
+
 
 group = AppGroup("datastream", help="Run the app's WebSocket streams, and show their status.")
 
@@ -61,7 +76,7 @@ verbose_option = click.option(
 @click.option(
     "--shutdown-timeout",
     metavar="S",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0, min_open=True, max=LONGEST_SECONDS),
     help="Wait up to S seconds for the shutdown  [default: CLOSE_TIMEOUT of each stream]",
 )
 @health_file_option
@@ -155,7 +170,7 @@ def run_reloading(app: Flask, names: Sequence[str], words: dict[str, Any]) -> No
 @click.option(
     "--max-age",
     metavar="S",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0, max=LONGEST_SECONDS),
     default=MAX_AGE,
     show_default=True,
     help="Treat reports that are older than S seconds as stale",

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..embedding import check_headers, check_url, peer_text
+from ..embedding import LONGEST_SECONDS, check_headers, check_url, peer_text
 from ..runner import EXIT_USAGE
 
 __all__ = ["parse"]
@@ -267,8 +266,8 @@ def _speed(text: str) -> float:
 
 
 def _seconds(text: str) -> float:
-    finite = "must be a number of seconds above 0"
-    return float(_number(text, float, lambda n: n > 0 and math.isfinite(n), finite))
+    good = "must be a number of seconds above 0"
+    return float(_number(text, float, lambda n: 0 < n <= LONGEST_SECONDS, good))
 
 
 def _number(text: str, kind: type[Any], good: Callable[[Any], bool], wrong: str) -> Any:

@@ -89,7 +89,12 @@ class Recorder:
         self._size = 0
         started = datetime.fromtimestamp(self._began, UTC).isoformat(timespec="milliseconds")
         head = {"recording": "datastream-ws", "version": VERSION, "url": url, "started": started}
-        self._write([head])
+        try:
+            self._write([head])
+        except OSError:  # an empty file would only stop the next recording
+            os.close(self._file)
+            os.unlink(path)
+            raise
 
     def connected(self) -> None:
         """Record that a connection was opened."""

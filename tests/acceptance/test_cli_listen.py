@@ -190,6 +190,19 @@ def test_a_full_disk_leaves_a_readable_recording(tmp_path: Path) -> None:
     assert last.startswith(f"datastream-ws listen: --record: {path}: File too large; ended with")
 
 
+def test_a_disk_without_room_for_a_recording_leaves_no_file(tmp_path: Path) -> None:
+    """The next run would refuse it."""
+    path = tmp_path / "recording"
+
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))
+
+    done = run("listen", "ws://127.0.0.1:1/", "--record", str(path), preexec_fn=no_room)
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert not path.exists()
+
+
 def test_killed_it_leaves_a_readable_recording(tmp_path: Path) -> None:
     path = tmp_path / "recording"
     with (

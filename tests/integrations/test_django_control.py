@@ -344,6 +344,9 @@ def test_the_command_refuses_what_cannot_be() -> None:
     assert "no process runs the stream now" in told.getvalue()
     with pytest.raises(CommandError, match=r"carried out the command within 0\.3 s"):
         call_command("datastream_control", "pause", "feed", "--wait", "0.3")
+    for wrong in ("nan", "inf", "-1", "1e300", "x"):
+        with pytest.raises(CommandError, match="--wait: must be a number of seconds"):
+            call_command("datastream_control", "pause", "feed", f"--wait={wrong}")
 
 
 def reported(name: str, pid: int = 7, **values: Any) -> StreamStatus:

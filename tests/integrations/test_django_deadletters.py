@@ -5,6 +5,7 @@ from __future__ import annotations
 import kit.djangohere  # noqa: F401 - what follows needs settings
 
 # isort: split
+import gc
 import logging
 import signal
 from collections.abc import Callable, Iterator
@@ -116,6 +117,50 @@ def test_an_odd_row_does_not_stop_those_behind_it(alias: str, failing: Failing) 
     with pytest.raises(SystemExit):
         call_command("datastream_retry_failed")
     assert [row.stream for row in FailedMessage.objects.all()] == ["gone"]
+
+
+def rows_in_memory() -> int:
+    gc.collect()
+    return sum(isinstance(each, FailedMessage) for each in gc.get_objects())
+
+
+def test_the_command_holds_few_messages_in_memory(alias: str, failing: Failing) -> None:
+    failing(RuntimeError("no"))
+    for _ in range(20):
+        deliver(alias, "{}", robust=True)
+    held: list[int] = []
+
+    @datastreams[alias].on_message
+    def look(message: Any) -> None:
+        held.append(rows_in_memory())
+
+    FailedMessage.objects.update(handler="shop.removed")  # so that all handlers get the message
+    failing(None)
+    before = rows_in_memory()  # of other tests
+    call_command("datastream_retry_failed", alias)
+    assert not FailedMessage.objects.exists()
+    assert len(held) == 20
+    assert max(held) - before <= 2
+
+
+def test_a_message_that_is_retried_or_deleted_meanwhile_is_left_out(
+    alias: str, failing: Failing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(RuntimeError("no"))
+    for _ in range(3):
+        deliver(alias, "{}", robust=True)
+    _, retried, deleted = FailedMessage.objects.order_by("pk")
+
+    @datastreams[alias].on_message
+    def meanwhile(message: Any) -> None:
+        FailedMessage.objects.filter(pk=retried.pk).update(attempts=2)
+        FailedMessage.objects.filter(pk=deleted.pk).delete()
+
+    FailedMessage.objects.update(handler="shop.removed")
+    failing(None)
+    call_command("datastream_retry_failed", alias)
+    assert "1 handled, 0 failed again, 2 left out" in capsys.readouterr().out
+    assert FailedMessage.objects.get().pk == retried.pk
 
 
 @pytest.mark.parametrize(

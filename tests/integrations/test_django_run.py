@@ -148,8 +148,11 @@ def test_a_missing_url_ends_with_1_and_the_cure(tmp_path: Path) -> None:
             1,
             "DATASTREAMS has no stream 'nowhere'. Add it, or use one of these: 'default'",
         ),
-        (["--max-messages", "0"], 2, "must be above 0"),
-        (["--shutdown-timeout", "x"], 2, "invalid float value"),
+        (["--max-messages", "0"], 2, "must be a whole number of at least 1"),
+        (["--shutdown-timeout", "x"], 2, "must be a number of seconds above 0"),
+        (["--shutdown-timeout", "0"], 2, "must be a number of seconds above 0"),
+        (["--shutdown-timeout", "nan"], 2, "must be a number of seconds above 0"),
+        (["--shutdown-timeout", "inf"], 2, "must be a number of seconds above 0"),
     ],
 )
 def test_wrong_arguments(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:

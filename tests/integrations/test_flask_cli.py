@@ -8,8 +8,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from datastream_ws.testing import StreamServer
+from datastream_ws_flask.cli import group
 from kit.flaskproject import PATIENCE, FlaskProject
 
 APP = """
@@ -271,6 +273,16 @@ def test_no_lease_connects_without_one(project: FlaskProject, stream_server: Str
         running.wait_for("state ready")
         running.terminate()
         assert running.exit_code() == 0, running.output
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "1e300", "x"])
+@pytest.mark.parametrize(
+    ("command", "option"), [("run", "--shutdown-timeout"), ("status", "--max-age")]
+)
+def test_a_duration_that_cannot_be_is_wrong_usage(command: str, option: str, seconds: str) -> None:
+    done = CliRunner().invoke(group, [command, option, seconds])
+    assert done.exit_code == 2
+    assert f"Invalid value for '{option}'" in done.output
 
 
 # --- status ---------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from ...conf import streams_settings
 from ...control import KEY_VERBS, VERBS, ask
 from ...health import is_fleet, known, report
 from ...models import StreamCommand, StreamStatus
+from ..arguments import seconds
 from ..errors import explained
 
 LOOK_SECONDS = 0.2
@@ -34,7 +35,7 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--wait",
-            type=float,
+            type=seconds,
             default=0.0,
             metavar="SECONDS",
             help="Seconds to wait until the command is carried out (default: 0)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentTypeError
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -38,19 +39,27 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         with explained("The failed messages cannot be read"):
             known = [streams_settings[alias].alias for alias in options["aliases"]]
-            outcome = retry(list(rows(known, options["since"])))
+            outcome = retry(rows(known, options["since"]))
         others = f", {outcome.left_out} left out" if outcome.left_out else ""
         self.stdout.write(f"{outcome.handled} handled, {outcome.failed} failed again{others}")
         if outcome.failed:
             sys.exit(1)
 
 
-def rows(aliases: list[str], since: datetime | None) -> Any:
-    """Return the chosen rows in the order in which the messages were received."""
+def rows(aliases: list[str], since: datetime | None) -> Iterator[FailedMessage | None]:
+    """
+    Yield the chosen rows in the order in which the messages were received.
+
+    Each is read when it's needed, because the payloads of all may not fit in memory. ``None`` is
+    one that was retried or deleted meanwhile.
+    """
     found = FailedMessage.objects.order_by("stream", "epoch", "seq", "pk")
     if aliases:
         found = found.filter(stream__in=aliases)
-    return found if since is None else found.filter(failed_at__gte=since)
+    if since is not None:
+        found = found.filter(failed_at__gte=since)
+    for pk, attempts in list(found.values_list("pk", "attempts")):
+        yield FailedMessage.objects.filter(pk=pk, attempts=attempts).first()
 
 
 def moment(text: str) -> datetime:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import ArgumentTypeError
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -29,6 +28,7 @@ from datastream_ws.embedding import (
 
 from ...health import MAX_AGE, StreamReport, is_fleet, known, report
 from ...streams import datastreams
+from ..arguments import seconds
 from ..errors import explained
 
 
@@ -95,14 +95,6 @@ class Command(BaseCommand):
             colored = not options["no_color"]
             text = show(rows, self.stdout, colored=colored)
         return text, all(stream.is_healthy for stream in streams)
-
-
-def seconds(text: str) -> float:
-    """Parse a duration that a date can be moved by."""
-    number = float(text)
-    if not 0 <= number <= 1e9:
-        raise ArgumentTypeError("must be a number of seconds from 0 to 1e9")
-    return number
 
 
 def rows_of(stream: StreamReport, max_age: float) -> Iterator[StatusRow]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from contextlib import suppress
 from typing import Any
@@ -21,6 +20,7 @@ from ...heartbeat import beating
 from ...migrated import unapplied
 from ...models import StreamLease
 from ...streams import Stream, datastreams
+from ..arguments import count, seconds_above_0
 
 
 class Command(BaseCommand):
@@ -35,12 +35,10 @@ class Command(BaseCommand):
             "aliases", nargs="*", metavar="ALIAS", help="Streams to run (default: all enabled)"
         )
         parser.add_argument("--reload", action="store_true", help="Restart when code changes")
-        parser.add_argument(
-            "--max-messages", type=positive(int), metavar="N", help="Stop after N messages"
-        )
+        parser.add_argument("--max-messages", type=count, metavar="N", help="Stop after N messages")
         parser.add_argument(
             "--shutdown-timeout",
-            type=positive(float),
+            type=seconds_above_0,
             metavar="SECONDS",
             help="Seconds to handle the received messages (default: CLOSE_TIMEOUT)",
         )
@@ -87,19 +85,6 @@ class Command(BaseCommand):
         if lease and stream.settings.options.get("LEASE") == DATABASE_LEASE:
             refuse_missing_table(stream)
         return stream.prepare(foreground=True, lease=lease)
-
-
-def positive(kind: type[Any]) -> Any:
-    """Return an argument type that accepts numbers above 0."""
-
-    def parse(text: str) -> Any:
-        number = kind(text)
-        if not number > 0:
-            raise argparse.ArgumentTypeError("must be above 0")
-        return number
-
-    parse.__name__ = kind.__name__
-    return parse
 
 
 def chosen(aliases: list[str]) -> list[Stream]:

@@ -39,6 +39,8 @@ SECRET = "hunter2"
         (["replay", "f", "--speed", "nan"], "--speed: must be a number above 0"),
         (["replay", "f", "--once", "--loop"], "not allowed with"),
         (["check", URL, "--timeout", "inf"], "--timeout: must be a number of seconds"),
+        (["check", URL, "--timeout", "nan"], "--timeout: must be a number of seconds"),
+        (["check", URL, "--timeout", "1e300"], "--timeout: must be a number of seconds"),
         (["check", URL, "\x1b[2J", "--ne\x1b[2Jw"], r"unknown option --ne\x1b[2Jw"),
     ],
 )
