@@ -83,6 +83,7 @@ class LeaseRenewal:
         self._report = report
         self._deadline = float("-inf")
         self._renew_at = 0.0
+        self._may_hold_until = float("-inf")  # while a response to acquire() is lost
         self._wanted = False
         self._closing = False
         self._calls = StoreCalls(report)
@@ -173,6 +174,8 @@ class LeaseRenewal:
             self._wait_to_renew()
         elif self._wanted:
             self._acquire()
+        elif clock() < self._may_hold_until:
+            self._release_in_doubt()
         else:
             self._sleep(lambda: self._wanted)
 
@@ -189,6 +192,7 @@ class LeaseRenewal:
     def _acquire(self) -> None:
         asked = clock()
         epoch = self._calls.ask(lambda: _epoch(self._lease.acquire(self._life)))
+        self._may_hold_until = asked + self._life if self._calls.is_failing else float("-inf")
         if epoch is not None and clock() < self._end_of(asked) and not self._closing:
             self._begin_tenure(epoch, asked)
             return
@@ -244,6 +248,14 @@ class LeaseRenewal:
             self._on_change()
         finally:  # an object that is never released may refuse the next acquire()
             self._release()
+
+    def _release_in_doubt(self) -> None:
+        """Release a lease that the store may have granted, or try it again after a pause."""
+        self._release()
+        if self._calls.is_failing:
+            self._sleep(lambda: self._wanted, self._pause())
+        else:
+            self._may_hold_until = float("-inf")
 
     def _release(self) -> None:
         self._calls.ask(self._lease.release)

@@ -117,6 +117,28 @@ def test_who_campaigns_while_it_is_held_does_not_get_the_next_tenure() -> None:
         running.until(lambda: running.renewal.is_held)
 
 
+@pytest.mark.parametrize("releases", [1, 3])
+def test_a_lease_whose_grant_was_lost_is_released_by_who_rests(releases: int) -> None:
+    """The store may have granted it, and other processes would wait until it has expired."""
+    store = Store()
+    store.fails = ConnectionResetError()
+
+    def respond_at_last() -> None:
+        if store.calls.count("release") == releases:
+            store.fails = None
+
+    store.during = respond_at_last
+    with Renewing(store, 60.0) as running:
+        running.renewal.campaign()
+        running.until(lambda: store.calls.count("acquire") > 1)
+        running.renewal.rest()
+        eventually(lambda: store.calls.count("release") == releases)
+        running.renewal.campaign()
+        running.until(lambda: running.renewal.is_held)
+        assert store.calls.count("release") == releases
+    assert len(running.errors) == 1
+
+
 def test_a_store_that_hangs_does_not_make_a_tenure_longer() -> None:
     store, hangs = Store(), threading.Event()
     with Renewing(store, 0.3) as running:
