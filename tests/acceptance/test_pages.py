@@ -20,6 +20,13 @@ def test_page(page: str, tmp_path: Path) -> None:
         reader.follow()
 
 
+def test_code_is_read_without_scrolling() -> None:
+    """A page shows so many columns of code in a window of 1280 pixels."""
+    most = 91
+    lines = [(each.page, line) for each in BLOCKS for line in each.text.splitlines()]
+    assert [(page, line) for page, line in lines if len(line) > most] == []
+
+
 def test_what_is_not_run_is_in_the_pages() -> None:
     """The list of excuses has no entry that excuses nothing."""
     lines = [line for each in BLOCKS if each.language == "sh" for line in lines_of(each.text)]

@@ -40,8 +40,9 @@ class Slack:
     def acknowledged(self, connection: StreamConnection, data: str | bytes) -> None:
         del self.waiting[json.loads(data)["envelope_id"]]
 
-    def event(self, text: str) -> None:
-        payload = {"event_id": f"Ev{text}", "event": {"type": "message", "text": text}}
+    def event(self, text: str, kind: str = "message") -> None:
+        event = {"type": kind, "text": text} if kind == "message" else {"type": kind}
+        payload = {"event_id": f"Ev{text}", "event": event}
         name = f"envelope of {text}"
         envelope: dict[str, Any] = {"type": "events_api", "envelope_id": name, "payload": payload}
         envelope |= {"accepts_response_payload": False, "retry_attempt": 0}
@@ -112,6 +113,14 @@ def test_acknowledged_while_a_handler_is_busy(slack: Slack, api: str) -> None:
         eventually(lambda: not slack.waiting)
         assert recipe.client.stats().messages_waiting >= 199
         done.set()
+
+
+def test_an_event_without_a_text(slack: Slack, api: str) -> None:
+    with Recipe("slack", {API: api}) as recipe:
+        slack.event("a thumb", kind="reaction_added")
+        slack.event("after")
+        assert recipe.printed.wait() == ["after"]
+        assert recipe.client.stats().messages_failed == 0
 
 
 def test_a_refresh(slack: Slack, api: str) -> None:
