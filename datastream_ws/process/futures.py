@@ -246,29 +246,34 @@ async def wait_for(future: Future[T], timeout: float | None, end: Future[None] |
     """
     if future.done():  # a timeout of 0 must not hide the result
         return future.result()
-    if isinstance(future, Awaited):
-        async with asyncio.timeout(timeout):
-            return await asyncio.wrap_future(future)
-    wrapped = _on_this_loop(future)
-    waits: list[asyncio.Future[Any]] = [wrapped]
-    if end is not None:
-        waits.append(_on_this_loop(end))
-    done, _ = await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    if not done:
+    waits = [_for_one_waiter(each) for each in (future, end) if each is not None]
+    try:
+        wrapped = [asyncio.wrap_future(each) for each in waits]
+        await asyncio.wait(wrapped, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if future.done():
+            return future.result()
+        if end is not None and end.done():
+            raise NotConnectedError("the client closed meanwhile")
         raise TimeoutError
-    if not wrapped.done():
-        raise NotConnectedError("the client closed meanwhile")
-    return wrapped.result()
+    finally:
+        for each in waits:
+            each.cancel()
 
 
-def _on_this_loop(future: Future[T]) -> asyncio.Future[T]:
-    """Wrap a future once for all waiters, because its callbacks cannot be removed."""
-    wrapped: asyncio.Future[T] | None = getattr(future, "_datastream_wrapped", None)
-    if wrapped is None or wrapped.get_loop() is not asyncio.get_running_loop():
-        wrapped = asyncio.wrap_future(future)
-        wrapped.add_done_callback(retrieve)
-        future._datastream_wrapped = wrapped  # type: ignore[attr-defined]
-    return wrapped
+def _for_one_waiter(future: Future[Any]) -> Future[Any]:
+    """
+    Return a future that resolves with *future*, and that its waiter may cancel.
+
+    A callback of *future* itself could not be removed, and would keep the waiter's loop in memory.
+    """
+    if isinstance(future, Awaited):
+        return future
+    is_done: Observable[bool] | None = getattr(future, "_datastream_done", None)
+    if is_done is None:
+        is_done = Observable(False)
+        future.add_done_callback(lambda _: is_done.set(True))
+        future._datastream_done = is_done  # type: ignore[attr-defined]
+    return is_done.when(bool)
 
 
 def retrieve(future: asyncio.Future[Any]) -> None:

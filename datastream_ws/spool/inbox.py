@@ -689,7 +689,7 @@ class SpooledInbox(Inbox):
             self._settle()
             parts = self._queue.first(BATCH_ROWS, BATCH_BYTES) if self._may_skip() else []
         messages = list(chain(*parts))
-        keys = self._keys(messages)
+        keys = self._keys_of(parts)
         with self._lock:
             if not messages or not self._queue or self._queue.oldest != messages[0]:
                 return False

@@ -198,6 +198,21 @@ def test_future_seen_from_two_loops() -> None:
     assert [asyncio.run(wait_for(future, 1)) for _ in range(2)] == [7, 7]
 
 
+def test_waits_that_time_out_keep_no_loop() -> None:
+    """Each loop stayed in memory until the client had ended, for example after asyncio.run()."""
+    future: Future[int] = Future()
+    end: Future[None] = Future()
+
+    async def time_out() -> weakref.ref[asyncio.AbstractEventLoop]:
+        with pytest.raises(TimeoutError):
+            await wait_for(future, 0, end)
+        return weakref.ref(asyncio.get_running_loop())
+
+    loops = [asyncio.run(time_out()) for _ in range(5)]
+    gc.collect()
+    assert sum(loop() is not None for loop in loops) <= 1
+
+
 # --- ErrorBuffer ------------------------------------------------------------------------------
 
 
