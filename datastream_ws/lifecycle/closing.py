@@ -136,7 +136,7 @@ class Closing:
         # Send a close frame even if the deadline has passed.
         closing = self._loop.create_task(connection.close(max(0.0, self._left), *final_frame))
         while not closing.done():
-            await self._parts.commands.change(closing)
+            await self._parts.commands.changed.wait(closing)
             connection.shorten_close(max(0.0, self._left))
             if self._parts.has_lost_lease:
                 connection.fail(LeaseError("the lease is lost"))
@@ -175,7 +175,7 @@ class Closing:
             if self._parts.has_lost_lease:
                 self._leave_lease()
                 break
-            await self._parts.commands.change(task, timeout=left)
+            await self._parts.commands.changed.wait(task, timeout=left)
         if not task.done():
             task.cancel()
             await asyncio.wait([task], timeout=0.1)

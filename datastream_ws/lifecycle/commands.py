@@ -6,7 +6,6 @@ Only the state machine reads them.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -107,17 +106,6 @@ class Commands:
     def begin_attempt(self) -> None:
         """Fulfill a request to reconnect, because an attempt begins."""
         self._reconnect = None
-
-    async def change(self, *things: asyncio.Future[Any], timeout: float | None = None) -> None:
-        """
-        Wait for a request that comes from now on, or for one of *things*.
-
-        *timeout* is in seconds. ``None`` means no limit.
-        """
-        self.changed.clear()
-        await asyncio.wait(
-            [self.changed.wait(), *things], timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-        )
 
 
 def close_frame(code: Any, reason: Any) -> CloseFrame:

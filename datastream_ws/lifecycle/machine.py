@@ -130,7 +130,7 @@ class Lifecycle:
         while self.commands.is_paused and not self.commands.is_closing:
             if self.parts.has_lost_lease:
                 return
-            await self.commands.change()
+            await self.commands.changed.wait()
 
     def _stand_by(self) -> None:
         """Drop all messages of a lost lease, and wait for the next."""
@@ -183,7 +183,7 @@ class Lifecycle:
             left = None if until is None else until - self.loop.time()
             if left is not None and left <= 0:
                 return False
-            await self.commands.change(*things, timeout=left)
+            await self.commands.changed.wait(*things, timeout=left)
         return True
 
     # --- one attempt ---
@@ -497,7 +497,7 @@ class Lifecycle:
                 connection.fail(DataStreamError("closed while hanging up"))
                 await closing
             else:
-                await self.commands.change(closing)
+                await self.commands.changed.wait(closing)
         return self._note_end(connection)
 
     def _note_end(self, connection: Connection) -> Ended:
@@ -527,7 +527,7 @@ class Lifecycle:
             while not deciding.done():
                 if self.commands.is_closing:
                     return True  # the user closes the client, so it does not fail
-                await self.commands.change(deciding)
+                await self.commands.changed.wait(deciding)
             return deciding.result()
         finally:
             deciding.cancel()

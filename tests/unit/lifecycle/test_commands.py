@@ -26,31 +26,46 @@ def commands(clock: Clock) -> Commands:
     return Commands(clock)
 
 
+async def wait_on(commands: Commands) -> asyncio.Task[None]:
+    waiting = asyncio.create_task(commands.changed.wait())
+    await asyncio.sleep(0)
+    return waiting
+
+
+async def is_asleep(waiting: asyncio.Task[None]) -> bool:
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return not waiting.done()
+
+
 def test_nothing_is_asked_for_at_first(commands: Commands) -> None:
     assert commands.close_frame is None
     assert not commands.is_closing
     assert not commands.is_paused
     assert commands.left == float("inf")
-    assert not commands.changed.is_set
 
 
-def test_pause_and_resume_leave_nothing_to_do(commands: Commands) -> None:
+async def test_pause_and_resume_leave_nothing_to_do(commands: Commands) -> None:
     commands.pause(CloseFrame(4000, "for lunch"))
     assert commands.close_frame == (4000, "for lunch")
+    waiting = await wait_on(commands)
     commands.resume()
     left: CloseFrame | None = commands.close_frame
     assert left is None
-    assert commands.changed.is_set
+    await asyncio.wait_for(waiting, 1)
 
 
-def test_the_same_word_again_is_no_news(commands: Commands) -> None:
+async def test_the_same_word_again_is_no_news(commands: Commands) -> None:
+    waiting = await wait_on(commands)
     commands.resume()
-    assert not commands.changed.is_set
+    assert await is_asleep(waiting)
     commands.pause(CloseFrame(1000, "first"))
-    commands.changed.clear()
+    await asyncio.wait_for(waiting, 1)
+    waiting = await wait_on(commands)
     commands.pause(CloseFrame(1000, "second"))
-    assert not commands.changed.is_set
+    assert await is_asleep(waiting)
     assert commands.close_frame == (1000, "first")
+    waiting.cancel()
 
 
 def test_a_reconnect_is_what_the_next_attempt_is(commands: Commands) -> None:
@@ -80,17 +95,16 @@ def test_a_deadline_may_only_be_shortened(commands: Commands, clock: Clock) -> N
 
 
 async def test_who_waits_hears_of_every_word(commands: Commands) -> None:
-    waiting = asyncio.ensure_future(commands.change())
-    await asyncio.sleep(0)
+    waiting = await wait_on(commands)
     commands.reconnect(CloseFrame())
     await asyncio.wait_for(waiting, 1)
 
 
 async def test_who_waits_gives_up_in_time(commands: Commands) -> None:
-    await asyncio.wait_for(commands.change(timeout=0.001), 1)
+    await asyncio.wait_for(commands.changed.wait(timeout=0.001), 1)
 
 
 async def test_who_waits_hears_of_other_things(commands: Commands) -> None:
     thing = asyncio.get_running_loop().create_future()
     thing.set_result(None)
-    await asyncio.wait_for(commands.change(thing), 1)
+    await asyncio.wait_for(commands.changed.wait(thing), 1)

@@ -55,7 +55,7 @@ def pause_and_resume_leave_two_connections(patch: Patch) -> None:
     leave = Lifecycle._leave
 
     async def first(self: Any, *things: Any, timeout: float | None = None) -> bool:
-        await self.commands.change(*things, timeout=timeout)
+        await self.commands.changed.wait(*things, timeout=timeout)
         return not any(thing.done() for thing in things)
 
     async def forget(self: Any, connection: Any, failure: Any, ready_for: float) -> Outcome:

@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
+from typing import Any
 
 import pytest
 
@@ -418,30 +419,62 @@ def test_a_thread_that_waits_keeps_no_error_in_memory() -> None:
 # --- LoopEvent -----------------------------------------------------------------------------------
 
 
-async def test_notice_wakes_whoever_waits() -> None:
-    """One future for all of them; those who come later are told at once."""
-    notice = LoopEvent()
-    first, second = notice.wait(), notice.wait()
-    assert first is second
-    assert not first.done()
-    notice.set()
-    await asyncio.wait_for(first, 1)
-    await asyncio.wait_for(notice.wait(), 1)
+async def waiting_for(notice: LoopEvent, *things: asyncio.Future[Any]) -> asyncio.Task[None]:
+    waiting = asyncio.create_task(notice.wait(*things))
+    await asyncio.sleep(0)
+    return waiting
 
 
-async def test_notice_is_kept_from_those_who_wait_after_it_was_cleared() -> None:
+async def test_notice_wakes_who_waits() -> None:
+    notice = LoopEvent()
+    waiting = await waiting_for(notice)
+    assert not waiting.done()
+    notice.set()
+    notice.set()
+    await asyncio.wait_for(waiting, 1)
+
+
+async def test_notice_is_kept_from_those_who_wait_later() -> None:
     notice = LoopEvent()
     notice.set()
-    notice.set()
-    notice.clear()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(notice.wait(), 0.01)
 
 
 async def test_notice_outlives_a_waiter_that_was_cancelled() -> None:
-    """Awaiting a future and being cancelled cancels it; the next one has another."""
     notice = LoopEvent()
-    notice.wait().cancel()
-    waiting = notice.wait()
+    first = await waiting_for(notice)
+    first.cancel()
+    await asyncio.wait([first])
+    notice.set()
+    waiting = await waiting_for(notice)
     notice.set()
     await asyncio.wait_for(waiting, 1)
+
+
+async def test_a_wait_for_other_things_leaves_nothing_with_them() -> None:
+    """Else each wait for a connection's end would grow it; and the things are not cancelled."""
+    notice, thing = LoopEvent(), asyncio.get_running_loop().create_future()
+    for _ in range(2):
+        waiting = await waiting_for(notice, thing)
+        assert thing._callbacks
+        notice.set()
+        await asyncio.wait_for(waiting, 1)
+        assert not thing._callbacks
+    cancelled = await waiting_for(notice, thing)
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+    assert not thing._callbacks
+    assert not thing.done()
+
+
+async def test_a_thing_that_is_done_ends_the_wait() -> None:
+    notice, thing = LoopEvent(), asyncio.get_running_loop().create_future()
+    waiting = await waiting_for(notice, thing)
+    thing.set_result(None)
+    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(notice.wait(thing), 1)  # also if it's done before
+
+
+async def test_a_wait_ends_in_time() -> None:
+    await asyncio.wait_for(LoopEvent().wait(timeout=0.001), 1)
