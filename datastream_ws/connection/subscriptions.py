@@ -234,7 +234,9 @@ class SubscriptionFeed:
 
     def _continue(self) -> None:
         if self._has_begun and self._has_waiting and (self._task is None or self._task.done()):
-            self._task = self._loop.create_task(self._send_later())
+            # Not by the loop's own task factory. An eager task would begin before _task is set, and
+            # a callable that subscribes would start another task beside it.
+            self._task = asyncio.Task(self._send_later(), loop=self._loop)
 
     async def _send_later(self) -> None:
         while self._has_waiting:

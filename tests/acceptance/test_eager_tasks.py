@@ -59,3 +59,21 @@ async def test_a_full_inbox_is_read_on() -> None:
             for number in range(1000):
                 server.send(str(number))
             await asyncio.to_thread(eventually, lambda: client.stats().messages_handled == 1000, 10)
+
+
+async def test_a_subscription_made_within_another_follows_it() -> None:
+    """A second task sent it first, beside the one that waited for the callable."""
+    make_eager()
+    with StreamServer() as server:
+        client = AsyncClient(server.url, **FAST)
+
+        async def outer() -> str:
+            await client.subscribe("inner")
+            await asyncio.sleep(0)
+            return "outer"
+
+        async with client:
+            await client.wait_ready(30)
+            await client.subscribe(outer)
+            await asyncio.to_thread(eventually, lambda: len(server.received) == 2, 10)
+        assert server.received == ["outer", "inner"]
