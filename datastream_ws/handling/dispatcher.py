@@ -157,8 +157,6 @@ class Dispatcher:
         if self._is_iterated:
             self._on_the_loop(self._note_iteration)
             return
-        if self._workers >= self._options.concurrency:  # each one wakes another when it leaves
-            return
         for _ in range(self._claim_workers()):
             if self._handlers.all_async and self._handlers.has_message_handlers:
                 self._on_the_loop(self._start_task)
@@ -167,11 +165,11 @@ class Dispatcher:
 
     def _claim_workers(self) -> int:
         with self._lock:
-            if self._stopped.is_set():
-                return 0
             free = self._options.concurrency - self._workers
+            if free <= 0 or self._stopped.is_set():  # a worker that leaves wakes the next one
+                return 0
             messages = self._inbox.ready if self._is_open() else 0
-            number = max(0, min(free, messages or int(self._batches.has_ready)))
+            number = min(free, messages or int(self._batches.has_ready))
             self._workers += number
             return number
 
