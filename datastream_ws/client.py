@@ -27,13 +27,14 @@ from .messages import Message
 from .option_types import Options, Url
 from .options import ClientOptions
 from .process.futures import Observable, capped
+from .process.loop_thread import LoopThread
 from .process.loop_use import (
     CLOSE_GRACE,
     LoopUse,
     abandon_loop,
     end_loop_use,
     threads,
-    use_loop,
+    use_responsive_loop,
 )
 from .process.signals import signals_to
 from .redaction import hides_arguments
@@ -43,9 +44,7 @@ __all__ = ["Client"]
 
 T = TypeVar("T")
 
-# A loop that takes longer than this to run a callback counts as blocked.
-START_SECONDS = 5.0
-RESPONSE_SECONDS = 0.1
+RESPONSE_SECONDS = 0.1  # a loop that takes longer counts as blocked while a client waits
 
 
 class Client(Decorators):
@@ -188,12 +187,9 @@ class Client(Decorators):
         """
         if not self.state.is_final:
             return
-        use = use_loop(self)
-        if not use.thread.is_current and not use.thread.responds(START_SECONDS):
-            self._log_blocked(use, "this client starts on another one")
-            abandon_loop(use.thread)
-            self._end_use_soon(use)
-            use = use_loop(self)
+        use = use_responsive_loop(
+            self, lambda thread: self._log_blocked(thread, "this client starts on another one")
+        )
         try:
             if use.thread.is_current:
                 self._begin(use)
@@ -300,19 +296,19 @@ class Client(Decorators):
             if use.thread.responds(RESPONSE_SECONDS):
                 self.aio._log("warning", "close() returns although the client is still closing")
                 return
-            self._log_blocked(use, "the client is closed without waiting for it")
+            self._log_blocked(use.thread, "the client is closed without waiting for it")
             self._abandon(use)
             deadline = 0.0
         if handling.get() is None:
             end_loop_use(use, deadline)
 
-    def _log_blocked(self, use: LoopUse, what_follows: str) -> None:
+    def _log_blocked(self, thread: LoopThread, what_follows: str) -> None:
         self.aio._log(
             "error",
             "user code blocks the event loop; %s. Move code that blocks into a synchronous "
             "handler, which runs on a thread. The event loop is at:\n%s",
             what_follows,
-            use.thread.stack(),
+            thread.stack(),
         )
 
     def _abandon(self, use: LoopUse) -> None:

@@ -24,16 +24,17 @@ from ..lease.shared import SharedLease, SharedStore
 from ..lifecycle.assembly import Place
 from ..lifecycle.commands import CloseFrame, close_frame
 from ..lifecycle.rate_limiter import RateLimiter
-from ..log_fields import about, fields
+from ..log_fields import about, fields, write
 from ..option_checks import count, or_none, seconds, send_rate_option
 from ..options import ClientOptions, StreamOptions
+from ..process.loop_thread import LoopThread
 from ..process.loop_use import (
     CLOSE_GRACE,
     LoopUse,
     abandon_loop,
     end_loop_use,
     threads,
-    use_loop,
+    use_responsive_loop,
 )
 from ..process.signals import signals_to
 from ..process.user_calls import UserCalls
@@ -258,8 +259,9 @@ class Fleet(Decorators):
         """
         Call the source and run its streams in the background, and return without waiting.
 
-        It never raises for errors of the source or the network. Calling it again has no effect
-        while the fleet runs.
+        If user code blocks the event loop for 5 seconds, the fleet uses another loop. It never
+        raises for errors of the source or the network. Calling it again has no effect while the
+        fleet runs.
 
         Raises:
             Exception: What ``shared_store()`` of your own lease object raises.
@@ -272,7 +274,9 @@ class Fleet(Decorators):
             lease = shared_lease(self.options)
             store = None if lease is None else lease.shared_store()
             self._close_requested = False
-            use = self._loop_use = use_loop(self)
+            use = self._loop_use = use_responsive_loop(
+                self, lambda thread: self._log_blocked(thread, "this fleet starts on another one")
+            )
             finished = use.finished = self._finished = Future()
             finished.add_done_callback(lambda _: threads().call(lambda: end_loop_use(use)))
             use.thread.loop.call_soon_threadsafe(self._begin, finished, store)
@@ -374,14 +378,16 @@ class Fleet(Decorators):
         if use.thread.responds(RESPONSE_SECONDS):
             work.log.say("warning", "close() returns although streams are still closing")
             return
-        work.log.say(
-            "error",
-            "user code blocks the event loop; the fleet is closed without waiting for it. Move "
-            "code that blocks into a synchronous handler, which runs on a thread. The event loop "
-            "is at:\n%s",
-            use.thread.stack(),
-        )
+        self._log_blocked(use.thread, "the fleet is closed without waiting for it")
         self._abandon(use, work)
+
+    def _log_blocked(self, thread: LoopThread, what_follows: str) -> None:
+        text = (
+            "fleet %s: user code blocks the event loop; %s. Move code that blocks into a "
+            "synchronous handler, which runs on a thread. The event loop is at:\n%s"
+        )
+        arguments = self.name, what_follows, thread.stack()
+        write(self.options.logger, "error", text, *arguments, extra=fields(self.name))
 
     def _abandon(self, use: LoopUse, work: Work) -> None:
         """Mark the fleet as closed. Its leases expire, and its connections are dropped."""
@@ -479,12 +485,11 @@ class Fleet(Decorators):
 
         Raises:
             ConfigurationError: If *code* or *reason* can't be sent.
+            NotConnectedError: If the fleet isn't running.
 
         """
-        close_frame(code, reason)
-        for client in self._running.values():
-            with suppress(NotConnectedError):  # it has closed at this moment
-                client.reconnect(code, reason)
+        how = close_frame(code, reason)
+        self._on_loop(lambda work: work.streams.reconnect(how.code, how.reason))
 
     def _on_loop(self, function: Callable[[Work], object]) -> None:
         """Call *function* with the running work, on the loop's thread."""

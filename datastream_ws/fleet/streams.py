@@ -105,6 +105,12 @@ class Streams:
             if not client.state.is_final:
                 client.resume()
 
+    def reconnect(self, code: int, reason: str) -> None:
+        """Let all clients connect again."""
+        for client in self.running.values():
+            if not client.state.is_final:
+                client.reconnect(code, reason)
+
     async def close(self, deadline: float, code: int, reason: str) -> None:
         """
         Close all clients by *deadline*, of ``time.monotonic()``, and wait until they have ended.

@@ -6,6 +6,7 @@ import atexit
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Protocol
 
@@ -14,11 +15,20 @@ from ..log_fields import write
 from .handler_threads import HandlerThreads
 from .loop_thread import LoopThread
 
-__all__ = ["CLOSE_GRACE", "LoopUse", "abandon_loop", "end_loop_use", "threads", "use_loop"]
+__all__ = [
+    "CLOSE_GRACE",
+    "LoopUse",
+    "abandon_loop",
+    "end_loop_use",
+    "threads",
+    "use_loop",
+    "use_responsive_loop",
+]
 
 # Seconds that close() may take beyond its timeout, and the part of them for the thread's end.
 CLOSE_GRACE = 1.0
 STOP_SECONDS = 0.25
+START_SECONDS = 5.0  # a loop that takes longer to run a callback counts as blocked
 
 
 class Closable(Protocol):
@@ -93,6 +103,24 @@ def use_loop(client: Closable) -> LoopUse:
         use.thread = process.loop_thread  # no call before the next line may end that thread
         process.uses.add(use)
         return use
+
+
+def use_responsive_loop(client: Closable, on_blocked: Callable[[LoopThread], None]) -> LoopUse:
+    """
+    Begin to use the loop's thread, or a new one if user code blocks it for START_SECONDS.
+
+    Args:
+        client: The client.
+        on_blocked: Called with the thread that is blocked.
+
+    """
+    use = use_loop(client)
+    if use.thread.is_current or use.thread.responds(START_SECONDS):
+        return use
+    on_blocked(use.thread)
+    abandon_loop(use.thread)
+    threads().call(lambda: end_loop_use(use))
+    return use_loop(client)
 
 
 def end_loop_use(use: LoopUse, deadline: float | None = None) -> None:

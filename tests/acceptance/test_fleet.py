@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from datastream_ws import ConfigurationError, Fleet, Message, NotConnectedError, State
+from datastream_ws import Client, ConfigurationError, Fleet, Message, NotConnectedError, State
 from datastream_ws.fleet import fleet as fleet_module
 from datastream_ws.fleet.limit_monitor import LimitMonitor
+from datastream_ws.process import loop_use
 from datastream_ws.runner import EXIT_FAILED, Runner
 from datastream_ws.testing.connection import StreamConnection
 from datastream_ws.testing.server import StreamServer
@@ -458,6 +459,34 @@ def test_a_close_that_a_blocked_loop_had_not_seen_does_not_close_the_next_start(
     assert fleet.is_running
     assert is_ready(fleet, 1)
     fleet.close(5)
+
+
+def test_start_beside_a_loop_that_is_blocked(
+    server: StreamServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loop_use, "START_SECONDS", 0.05)
+    blocked, gate = threading.Event(), threading.Event()
+    stuck = Client(server.url, **FAST)
+
+    @stuck.on_ready
+    async def block() -> None:
+        blocked.set()
+        gate.wait(60)  # user code that blocks the loop
+
+    stuck.start()
+    assert blocked.wait(20)
+    with Fleet(Source(server, 1), name="accounts", **FAST) as fleet:
+        eventually(lambda: is_ready(fleet, 1), 20)
+    assert "fleet accounts: user code blocks the event loop; this fleet starts" in caplog.text
+    gate.set()
+    stuck.close(5)
+
+
+def test_verbs_of_an_idle_fleet_raise(server: StreamServer) -> None:
+    fleet = Fleet(Source(server, 1), **FAST)
+    for verb in (fleet.pause, fleet.resume, fleet.reconnect, fleet.refresh):
+        with pytest.raises(NotConnectedError, match=r"Call fleet\.start\(\)"):
+            verb()
 
 
 def test_a_fault_of_ours_ends_it_with_the_error(

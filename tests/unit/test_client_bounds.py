@@ -145,7 +145,7 @@ def test_the_clients_of_a_process_end_together(blocking: Blocking) -> None:
 def test_start_beside_a_loop_that_is_blocked(
     blocking: Blocking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "START_SECONDS", 0.05)
+    monkeypatch.setattr(loop_use, "START_SECONDS", 0.05)
     stuck = started(blocking)
     with Client("ws://localhost:1", name="next", **FAST) as client:
         assert loop_thread_of(client) is not loop_thread_of(stuck)
@@ -294,11 +294,11 @@ def test_close_while_a_second_thread_starts_the_client_waits_for_the_end(
     looked, go = threading.Event(), threading.Event()
     states: list[State] = []
 
-    def use_late(user: Client) -> loop_use.LoopUse:
+    def use_late(*arguments: Any) -> loop_use.LoopUse:
         if threading.current_thread() is second:
             looked.set()  # and the client was not running
             go.wait(10)
-        return loop_use.use_loop(user)
+        return loop_use.use_responsive_loop(*arguments)
 
     def run_late(thread: LoopThread, *arguments: Any) -> Any:
         if threading.current_thread() is second:
@@ -308,7 +308,7 @@ def test_close_while_a_second_thread_starts_the_client_waits_for_the_end(
 
     run = LoopThread.run
     second = threading.Thread(target=client.start)
-    monkeypatch.setattr(module, "use_loop", use_late)
+    monkeypatch.setattr(module, "use_responsive_loop", use_late)
     monkeypatch.setattr(LoopThread, "run", run_late)
     second.start()
     assert looked.wait(10)
