@@ -75,6 +75,9 @@ class StreamHealth:
         last_error: The last error on one line, escaped. ``None`` if there was none.
         streams: The number of a fleet's streams in this process by state. ``None`` for a client.
         source_size: The number of rows of a fleet's source. ``None`` before its first result.
+        state_since: The UNIX time at which the connection was opened, or without one, of the event
+            that ended the state before. All steps of reconnecting count as one state. ``None``
+            before the first event, and for a fleet.
 
     """
 
@@ -95,6 +98,7 @@ class StreamHealth:
     messages_unrouted: int = 0
     streams: dict[str, int] | None = None
     source_size: int | None = None
+    state_since: float | None = None
 
 
 def describe(client: Described, at: float, stats: Stats | None = None) -> StreamHealth:
@@ -124,6 +128,7 @@ def describe(client: Described, at: float, stats: Stats | None = None) -> Stream
         last_message_at=stats.last_message_at,
         last_error=stats.last_error,
         messages_unrouted=stats.messages_unrouted,
+        state_since=_state_since(client, stats),
     )
 
 
@@ -137,6 +142,13 @@ def _state_of(client: Any) -> dict[str, Any]:
     if not client.is_running:
         state = State.CLOSED.value
     return {"state": state, "streams": streams, "source_size": size}
+
+
+def _state_since(client: Any, stats: Stats) -> float | None:
+    if stats.connected_since is not None or hasattr(client, "source_size"):
+        return stats.connected_since
+    ends = (event.at for event in reversed(stats.recent_events) if event.kind != "reconnect")
+    return next(ends, None)
 
 
 def state_of_many(

@@ -207,7 +207,7 @@ def row_of(
         is_healthy=is_healthy(health, now, max_age, share),
         runner=runner,
         seen=age(health.at, now),
-        since=age(health.connected_since, now),
+        since=age(health.state_since, now),
         message=age(health.last_message_at, now),
         error=health.last_error or "",
         note=fleet_note(health.streams, health.source_size),

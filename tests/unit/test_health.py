@@ -23,6 +23,7 @@ from datastream_ws.health import (
     state_of_many,
     write_health_file,
 )
+from kit.offline import Story
 
 NOW = 1_790_000_000.0
 
@@ -36,6 +37,31 @@ def test_every_state_is_judged() -> None:
     assert sorted(HEALTHY) == ["paused", "ready", "standby"]
     assert sorted(DEAD) == ["closed", "failed", "idle"]
     assert {state.value for state in State} > HEALTHY | DEAD
+
+
+def test_how_long_a_client_has_been_in_its_state() -> None:
+    """Since the connection opened, and without one since the event that ended the state before."""
+    with Story(min_reconnect_delay=20.0) as story:
+
+        def since() -> float | None:
+            return describe(story.client, NOW).state_since
+
+        def event(kind: str) -> float:
+            return [each.at for each in story.client.stats().recent_events if each.kind == kind][-1]
+
+        assert since() is None
+        story.start()
+        assert since() == story.client.stats().connected_since
+        story.happens(story.engine.drop)
+        story.passes(5.0)
+        assert (describe(story.client, NOW).state, since()) == ("waiting", event("lost"))
+        story.world.is_hanging = True
+        story.call(story.client.reconnect())  # another step of reconnecting
+        story.passes(5.0)
+        assert (describe(story.client, NOW).state, since()) == ("connecting", event("lost"))
+        story.call(story.client.pause())
+        story.passes(1.0)
+        assert since() == event("paused")
 
 
 @pytest.mark.parametrize("state", State)

@@ -20,6 +20,7 @@ HEALTH = StreamHealth(
     messages_received=1_234_567, messages_handled=1_234_000, messages_failed=7,
     messages_dropped=0, messages_waiting=560, messages_spooled=0, reconnects=12,
     connected_since=NOW - 7_300, last_message_at=NOW - 61, last_error="connection refused by h:1",
+    state_since=NOW - 7_300,
 )  # fmt: skip
 
 
