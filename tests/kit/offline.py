@@ -28,8 +28,9 @@ from datastream_ws.lifecycle.retry import Backoff
 from kit.fakeengine import FakeEngine, InlineThreads, World
 from kit.virtualtime import VirtualLoop
 
-__all__ = ["FakeLease", "FakeSpool", "Log", "Offline", "Story"]
+__all__ = ["ENGINE", "FakeLease", "FakeSpool", "Log", "Offline", "Story"]
 
+ENGINE = "datastream_ws.connection.websockets_engine.WebsocketsEngine"
 CLOCKED = ("async_client", "lifecycle.machine", "lifecycle.reporter", "handling.intake")
 
 
@@ -42,9 +43,7 @@ class Offline:
         self.patch = patch = pytest.MonkeyPatch()
         self.broken: list[dict[str, Any]] = []  # exceptions of the loop's callbacks
         self.loop.set_exception_handler(lambda _, context: self.broken.append(context))
-        patch.setattr(
-            "datastream_ws.connection.websockets_engine.WebsocketsEngine", self.world.engine
-        )
+        patch.setattr(ENGINE, self.world.engine)
         patch.setattr("datastream_ws.async_client.threads", InlineThreads)
         patch.setattr("datastream_ws.lifecycle.assembly.LeaseRenewal", FakeRenewal)
         for module in CLOCKED:

@@ -17,17 +17,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import pytest
-
 from datastream_ws import AsyncClient, Message, State
 
-from .fakeengine import FakeEngine, InlineThreads, World
+from .fakeengine import FakeEngine, World
+from .offline import Offline
 from .seen import FAST
-from .virtualtime import VirtualLoop
 
 __all__ = ["Stream", "play"]
-
-ENGINE = "datastream_ws.connection.websockets_engine.WebsocketsEngine"
 
 
 class Stream:
@@ -35,6 +31,7 @@ class Stream:
     The client of a scene, and its world.
 
     Args:
+        world: The servers and the network.
         url: The option ``url``.
         options: More options of the client, in addition to FAST.
 
@@ -43,8 +40,8 @@ class Stream:
 
     """
 
-    def __init__(self, url: Any = "ws://fake", **options: Any) -> None:
-        self.world = World()
+    def __init__(self, world: World, url: Any = "ws://fake", **options: Any) -> None:
+        self.world = world
         self.messages: list[Message] = []
         self.client = AsyncClient(url, **{**FAST, **options})
 
@@ -73,18 +70,17 @@ class Stream:
 def play(scene: Callable[[Stream], Awaitable[None]], *url: Any, **options: Any) -> None:
     """Run *scene* with a client that has these options. Waiting takes no real time."""
 
-    async def stage(patch: pytest.MonkeyPatch) -> None:
-        stream = Stream(*url, **options)
-        patch.setattr(ENGINE, stream.world.engine)
+    offline = Offline()
+
+    async def stage() -> None:
+        stream = Stream(offline.world, *url, **options)
         try:
             await scene(stream)
         finally:
             await stream.client.close(0)
 
-    loop = VirtualLoop()
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("datastream_ws.async_client.threads", InlineThreads)
-            loop.run_until_complete(stage(patch))
+        offline.loop.run_until_complete(stage())
+        assert offline.broken == []
     finally:
-        loop.close()
+        offline.close()

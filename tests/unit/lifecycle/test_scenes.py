@@ -20,7 +20,8 @@ from datastream_ws import (
     StreamClosedError,
 )
 from kit.fakeengine import InlineThreads, World
-from kit.scene import ENGINE, Stream, play
+from kit.offline import ENGINE
+from kit.scene import Stream, play
 from kit.seen import eventually
 from kit.virtualtime import VirtualLoop
 
