@@ -9,6 +9,7 @@ from typing import Any
 from datastream_ws import Client, Message, Postponed
 from datastream_ws.testing import StreamServer
 from kit.numbered import check_ledger
+from kit.seen import eventually
 
 
 def test_it_goes_back_to_the_spool(tmp_path: Path, stream_server: StreamServer) -> None:
@@ -34,6 +35,7 @@ def test_it_goes_back_to_the_spool(tmp_path: Path, stream_server: StreamServer) 
             for n in "abc":
                 connection.send(n)
             assert postponed.wait(10)
+            eventually(lambda: client.stats().messages_received == 3)
         check_ledger(client.stats())
         assert client.stats().messages_spooled == 3
         with Client(stream_server.url, message_handler=handle, **options):
