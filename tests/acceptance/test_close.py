@@ -775,8 +775,13 @@ def test_waits_on_another_loop_end_with_the_loop_of_the_client() -> asyncio.Abst
                 await waiting
             assert await reading == []
 
+    async def start() -> None:
+        await client.start()
+        async with asyncio.timeout(30):
+            await anext(client.errors())  # the first attempt has ended, so no task is unstarted
+
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(client.start())
+    loop.run_until_complete(start())
     asyncio.run(elsewhere())
     return loop
 
