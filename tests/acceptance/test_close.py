@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import os
@@ -777,8 +778,9 @@ def test_waits_on_another_loop_end_with_the_loop_of_the_client() -> asyncio.Abst
 
     async def start() -> None:
         await client.start()
-        async with asyncio.timeout(30):
-            await anext(client.errors())  # the first attempt has ended, so no task is unstarted
+        errors: Any = client.errors()
+        async with asyncio.timeout(30), contextlib.aclosing(errors):
+            await anext(errors)  # the first attempt has ended, so no task is unstarted
 
     loop = asyncio.new_event_loop()
     loop.run_until_complete(start())
