@@ -723,7 +723,7 @@ async def test_iteration(server: StreamServer) -> None:
 
         reading = asyncio.create_task(rest())
         server.send("52")
-        while client.stats().messages_handled < 52:  # noqa: ASYNC110 - no event announces it
+        while client.stats().messages_received < 53:  # noqa: ASYNC110 - no event announces it
             await asyncio.sleep(0.005)
     assert await asyncio.wait_for(reading, 30) == ["52"]
     check_ledger(client.stats())
