@@ -99,9 +99,13 @@ class LoopEvent:
         self._future: asyncio.Future[None] | None = None
 
     def set(self, _: object = None) -> None:
-        """Wake the waiter. If there is none, it has no effect."""
+        """
+        Wake the waiter in the next iteration of the loop. If there is none, it has no effect.
+
+        The loop reads once more until then, so a message that arrived before ``close()`` is handled.
+        """
         if self._future is not None and not self._future.done():
-            self._future.set_result(None)
+            self._future.get_loop().call_soon(_wake, self._future)
 
     async def wait(self, *things: asyncio.Future[Any], timeout: float | None = None) -> None:
         """
@@ -121,6 +125,11 @@ class LoopEvent:
                 thing.remove_done_callback(self.set)
             if timer is not None:
                 timer.cancel()
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class ErrorBuffer:
