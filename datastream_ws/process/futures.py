@@ -102,7 +102,7 @@ class LoopEvent:
         """
         Wake the waiter in the next iteration of the loop. If there is none, it has no effect.
 
-        The loop reads once more until then, so a message that arrived before ``close()`` is handled.
+        The loop reads once more until then, so what arrived before ``close()`` is handled.
         """
         if self._future is not None and not self._future.done():
             self._future.get_loop().call_soon(_wake, self._future)
