@@ -353,7 +353,8 @@ def share_by_the_second(folder: Path, streams: int, **options: Any) -> None:
 
     """
     ttl, share = 15.0, streams // 3
-    with FleetFeed(period=5.0, timeout=5.0) as feed:
+    # The feed drops a stopped process after 8 s, before its lease can expire, after 10 s at least.
+    with FleetFeed(period=3.0, timeout=5.0) as feed:
 
         def start(log: Path) -> FleetProcess:
             return FleetProcess(feed.url, log, streams, lease_ttl=ttl, close_timeout=90, **options)
