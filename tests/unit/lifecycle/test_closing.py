@@ -227,24 +227,29 @@ def test_in_a_task_that_a_handler_has_started() -> None:
         assert story.client.state is State.CLOSED
 
 
+def begin_with_a_hang(story: Story, amid: str) -> None:
+    """Start a client whose end will hang in ``on_closing``, in a handler, or in the close."""
+
+    async def hang(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    if amid == "on_closing":
+        story.client.on_closing(hang)
+    story.client.on_message(hang)
+    story.world.answers_close = amid != "close"
+    story.begin()
+    story.passes(1.0)
+    if amid == "drain":
+        story.happens(story.engine.deliver, "a", "b")
+        story.passes(0.1)
+
+
 @pytest.mark.parametrize("amid", ["on_closing", "drain", "close"])
 def test_lease_lost_amid_the_end(amid: str) -> None:
     """Nothing is handed on any more, and no connection is open beside the next owner's."""
     lease = FakeLease()
     with Story(lease=lease, name="x") as story:
-
-        async def hang(*_: Any) -> None:
-            await asyncio.Event().wait()
-
-        if amid == "on_closing":
-            story.client.on_closing(hang)
-        story.client.on_message(hang)
-        story.world.answers_close = amid != "close"
-        story.begin()
-        story.passes(1.0)
-        if amid == "drain":
-            story.happens(story.engine.deliver, "a", "b")
-            story.passes(0.1)
+        begin_with_a_hang(story, amid)
         closing = story.soon(story.client.close(10.0))
         story.passes(1.0)
         assert not closing.done()
@@ -260,19 +265,7 @@ def test_the_loop_ends_amid_the_end(tmp_path: Any, amid: str) -> None:
     """As after ``wait_for(client.close(10), 1)``: asyncio.run() then cancels all tasks."""
     lease = FakeLease()
     with Story(spool=str(tmp_path / "x"), lease=lease, name="x") as story:
-
-        async def hang(*_: Any) -> None:
-            await asyncio.Event().wait()
-
-        if amid == "on_closing":
-            story.client.on_closing(hang)
-        story.client.on_message(hang)
-        story.world.answers_close = amid != "close"
-        story.begin()
-        story.passes(1.0)
-        if amid == "drain":
-            story.happens(story.engine.deliver, "a", "b")
-            story.passes(0.1)
+        begin_with_a_hang(story, amid)
         story.soon(story.client.close(10.0))
         story.passes(1.0)
         assert story.client.state is State.CLOSING
