@@ -78,6 +78,7 @@ def test_odd_answers(status: str, lines: list[tuple[str, str]], sizes: list[int]
 
 @given(status=statuses, lines=headers, body=st.binary(max_size=50), sizes=sizes)
 @example(status=499, lines=[], body=b"", sizes=[])
+@example(status=401, lines=[("Retry-After", "0")], body=b"", sizes=[])
 @example(status=529, lines=[("Retry-After", "7")], body=b"", sizes=[])
 @example(status=302, lines=[("Location", "ws://192.0.2.1/ä")], body=b"", sizes=[])
 @settings(max_examples=100)
@@ -91,7 +92,8 @@ def test_an_answer_means_what_it_says(
     given = dict(lines)
     followed = status in REDIRECTS and "Location" in given and error.status is None
     wait = given.get("Retry-After", "")
-    seconds = None if followed else retry_after_seconds(wait, datetime.now(UTC))
+    is_final = followed or status in (401, 403)  # a wait would not help without other credentials
+    seconds = None if is_final else retry_after_seconds(wait, datetime.now(UTC))
     assert (error.status, error.retry_after) == (None if followed else status, seconds)
     assert isinstance(error, UnauthorizedError) is (status in (401, 403))
 
