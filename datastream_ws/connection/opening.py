@@ -142,6 +142,8 @@ class Connect(connect):
         except OSError as error:
             if self.reached is None:  # it is made once the proxy has accepted
                 _name_proxy(error)
+            else:
+                _name_tls(error)
             raise
 
     def process_redirect(self, exc: Exception) -> Exception | str:

@@ -48,6 +48,7 @@ class Wire:
         addresses: The addresses that the engine connected to.
         dialled: The arguments of the library's connections.
         fails_with: An error that connecting raises. ``None`` lets it succeed.
+        tls_fails_with: An error that the TLS handshake with the server raises, or ``None``.
         events: ``"paused"`` and ``"resumed"`` for each change of writing.
         messages: The messages from the engine.
         end_seen: The end that the engine reported. ``None`` before.
@@ -70,6 +71,7 @@ class Wire:
         self.addresses: list[Any] = []
         self.dialled: list[tuple[Any, Any]] = []
         self.fails_with: Exception | None = None
+        self.tls_fails_with: Exception | None = None
         self.options = ClientOptions("ws://192.0.2.1/", **{"proxy": None} | options)
         self.endpoint = Endpoint(url, options.get("headers"), options.get("subprotocols"))
         self.events: list[str] = []
@@ -258,9 +260,18 @@ class MemoryLoop(asyncio.SelectorEventLoop):
         sock = sock or socket.socket()  # of a proxy, to which the library connects
         protocol = factory()
         transport = MemoryTransport(self, self._wire, protocol, sock)
+        if "ssl" in kwargs and self._wire.tls_fails_with is not None:
+            transport.discard()
+            raise self._wire.tls_fails_with
         self._wire._transport = transport
         protocol.connection_made(transport)
         return transport, protocol
+
+    async def start_tls(self, transport: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._wire.tls_fails_with is not None:
+            transport.discard()
+            raise self._wire.tls_fails_with
+        return transport
 
 
 class MemoryTransport(asyncio.Transport):
@@ -293,6 +304,11 @@ class MemoryTransport(asyncio.Transport):
             self._protocol.connection_lost(error)
         finally:
             self._sock.close()
+
+    def discard(self) -> None:
+        """End, and call nothing of the protocol, as asyncio does if the TLS handshake fails."""
+        self._is_lost = self._is_closing = True
+        self._sock.close()
 
     def write(self, data: Any) -> None:
         assert not self._is_closing, "asyncio would log a warning"

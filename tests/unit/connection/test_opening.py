@@ -91,6 +91,41 @@ def test_an_alert_behind_the_handshake_is_the_reason() -> None:
     assert str(error).startswith("the server requires a client certificate. Load one")
 
 
+# --- TLS --------------------------------------------------------------------------------------
+
+NOT_TLS = "the server does not use TLS on this port, which may be for ws://"
+ENDED = "the server ended the TLS handshake; the port may be for ws://"
+RESET = "Connection reset by peer"
+
+
+@pytest.mark.parametrize("proxy", [None, PROXY])
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: alert("WRONG_VERSION_NUMBER"), NOT_TLS),
+        (lambda: alert("CERTIFICATE_VERIFY_FAILED"), "something"),
+        (lambda: ConnectionResetError(104, RESET), ENDED),
+        (ConnectionResetError, ENDED),
+        (lambda: OSError(113, "No route to host"), "No route to host"),
+    ],
+    ids=["speaks", "unverified", "resets", "hangs up", "unreachable"],
+)
+def test_wss_to_a_plain_port_says_so(
+    proxy: str | None, make: Callable[[], OSError], text: str
+) -> None:
+    """Also through a proxy; other errors keep their words."""
+    error = make()
+    with Wire("wss://192.0.2.1/", proxy=proxy) as wire:
+        wire.tls_fails_with = error
+        opening = wire.begin()
+        if proxy:
+            wire.feed(b"HTTP/1.1 200 OK\r\n\r\n")
+        assert opening.exception() is error
+    assert text in str(error)
+    assert "proxy" not in str(error)
+    assert ("ws://" in str(error)) is (text in (ENDED, NOT_TLS))
+
+
 # --- proxies ----------------------------------------------------------------------------------
 
 
