@@ -173,8 +173,8 @@ class HookedConnection(ClientConnection):
     def _cut_frames(self, data: bytes) -> None:
         """Begin to parse frames, with the extensions that the handshake negotiated."""
         for extension in self.protocol.extensions:
-            if isinstance(extension, Deflate):
-                self._cutter.inflates(extension.inflate)
+            assert isinstance(extension, Deflate)  # the only one that is offered
+            self._cutter.inflates(extension.inflate)
         self._cutter.feed(data)
 
     def _parse(self, data: bytes) -> None:

@@ -95,6 +95,26 @@ def test_a_slow_one_is_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(sock, socket.socket)
 
 
+def test_a_slow_one_may_still_answer_when_the_last_has_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No address is left to try, but one is not refused yet."""
+    monkeypatch.setattr(dialing, "ATTEMPT_DELAY", 0.0)
+    refused = asyncio.Event()
+
+    async def connects(host: str) -> None:
+        if host == "slow":
+            await refused.wait()
+            await asyncio.sleep(0.01)
+        else:
+            refused.set()
+            raise OSError(host)
+
+    loop, sock = dial([found(V6, "slow"), found(V4, "b")], connects)
+    assert loop.hosts == ["slow", "b"]
+    assert isinstance(sock, socket.socket)
+
+
 def test_two_that_answer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other's socket is closed, too."""
     monkeypatch.setattr(dialing, "ATTEMPT_DELAY", 0.0)

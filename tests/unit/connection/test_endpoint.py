@@ -117,6 +117,7 @@ def test_nothing_shows() -> None:
     assert repr(endpoint) == "<Endpoint ws://h/p, headers: Authorization>"
     assert not hasattr(endpoint, "__dict__")
     assert repr(Endpoint("ws://h/")) == "<Endpoint ws://h/, headers: none>"
+    assert repr(Endpoint.__new__(Endpoint)) == "<Endpoint>"
 
 
 def test_a_list_is_tried_in_turn() -> None:

@@ -200,6 +200,24 @@ async def test_live_ones_wait_for_room_too_and_keep_their_order() -> None:
     assert connection.sent == ["a", "b", "c"]
 
 
+async def test_added_in_a_thread_while_there_is_no_room() -> None:
+    """The loop sends it; a loop that is closed needs no more of it."""
+    rig, connection = Rig(), FakeConnection(room=0)
+    feed = rig.feed(connection)
+    await feed.begin()
+    await asyncio.to_thread(rig.add, "a")
+    await turns()
+    assert connection.sent == []
+    connection.make_room(9)
+    await turns()
+    assert connection.sent == ["a"]
+    feed._loop = asyncio.new_event_loop()
+    feed._loop.close()
+    connection.free = 0
+    await asyncio.to_thread(rig.add, "b")
+    assert connection.sent == ["a"]
+
+
 async def test_a_callable_is_called_for_each_connection() -> None:
     rig, numbers = Rig(), iter(range(9))
     rig.subscriptions.add(Subscription("x", lambda: {"from": next(numbers)}))
@@ -239,6 +257,18 @@ async def test_unsubscribed() -> None:
     again = FakeConnection()
     await rig.feed(again).begin()
     assert again.sent == []
+
+
+async def test_unsubscribed_without_a_word() -> None:
+    """As a server needs none; the key may be used again."""
+    rig, connection = Rig(), FakeConnection()
+    await rig.feed(connection).begin()
+    rig.add("a")
+    rig.subscriptions.remove("a")
+    await turns()
+    assert connection.sent == ["a"]
+    rig.add("a")
+    assert connection.sent == ["a", "a"]
 
 
 async def test_ended_once_however_often_it_is_wanted_and_not() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import pytest
 
 from datastream_ws import HandshakeError, UnauthorizedError
 from datastream_ws.connection.answers import MOST_FRAGMENTS
 from datastream_ws.connection.deflate import MOST_FINAL_BLOCKS, Decompressor
+from datastream_ws.connection.frames import READ_BYTES
 from kit.rawsteps import BINARY, PING, PONG, TEXT, Close, Frame
 from kit.wire import Wire
 
@@ -46,6 +48,15 @@ def test_nothing_counts_after_a_close_frame_that_must_not_be(close: Frame) -> No
 def test_control_frames_with_reserved_bits_are_refused(rsv: int) -> None:
     with Wire() as wire:
         wire.open(Frame(PING, "?", rsv=rsv).data)
+        wire.end()
+    assert wire.end_seen is not None
+    assert wire.end_seen.code == 1002
+
+
+def test_a_ping_that_is_too_long_is_refused() -> None:
+    """Its payload would be sent back (RFC 6455 section 5.5)."""
+    with Wire() as wire:
+        wire.open(Frame(PING, "x" * 126).data)
         wire.end()
     assert wire.end_seen is not None
     assert wire.end_seen.code == 1002
@@ -307,6 +318,41 @@ def test_written_is_what_the_kernel_has() -> None:
     assert seen[0] == seen[1]
 
 
+def test_nothing_is_unsent_once_it_ends() -> None:
+    """asyncio's TLS transport may have no buffer to measure then."""
+    with Wire() as wire:
+        wire.open()
+        before = wire.engine.written
+        wire.is_stuck = True
+        wire.do("write", [(True, b"never sent")])
+        assert wire.engine.unsent > 0
+        wire.engine.abort()
+        assert (wire.engine.written, wire.engine.unsent) == (before, 0)
+
+
+def test_a_stop_of_writing_is_told_and_its_end() -> None:
+    with Wire() as wire:
+        wire.open()
+        wire.is_stuck = True
+        wire.do("write", [(True, b"12345")])
+        assert wire.events == ["paused"]
+        wire.drain()
+    assert wire.events == ["paused", "resumed"]
+
+
+def test_a_stop_of_writing_before_it_is_open_is_not_told() -> None:
+    """As in the handshake of TLS: there is nothing yet that could be written."""
+    with Wire() as wire:
+        wire.is_stuck = True
+        wire.begin()
+        wire.drain()
+        wire.request = wire.sent
+        assert wire.request.startswith(b"GET / ")
+        wire.accept(Frame(TEXT, "hello").data)
+    assert wire.events == []
+    assert wire.messages == ["hello"]
+
+
 class Below:
     """The transport of asyncio's that lies below its TLS."""
 
@@ -345,6 +391,44 @@ def test_fragments_that_are_not_utf_8_end_it() -> None:
         wire.end()
     assert wire.end_seen is not None
     assert wire.end_seen.code == 1007
+
+
+def test_nothing_counts_after_text_that_is_not_utf_8() -> None:
+    """Not even in the same read, of which the library gets all once our close frame is sent."""
+    broken = Frame(TEXT, b"\xff", fin=False).data + Frame(0, "").data
+    with Wire() as wire:
+        wire.open()
+        wire.do("close", 1000, "")
+        wire.feed(Frame(PONG, "1").data + broken + Frame(TEXT, "late").data)
+        wire.end()
+    assert wire.messages == []
+
+
+def test_a_long_message_is_read_in_one_piece() -> None:
+    """asyncio's transport is told so; the next reads are long, too, as long as messages are."""
+    sizes = []
+    data = Frame(TEXT, "x" * 300_000).data
+    with Wire() as wire:
+        wire.open()
+        transport: Any = wire._transport
+        transport.max_size = READ_BYTES
+        for part in (data[:100], data[100:], Frame(TEXT, "short").data):
+            wire.feed(part)
+            sizes.append(transport.max_size)
+    assert sizes[0] == len(data) - 100
+    assert sizes[1] > sizes[2] == READ_BYTES
+    assert wire.messages == ["x" * 300_000, "short"]
+
+
+def test_tls_has_no_half_of_a_connection_to_end() -> None:
+    """The whole of it is closed instead."""
+    with Wire() as wire:
+        wire.open()
+        transport: Any = wire._transport
+        transport.can_write_eof = lambda: False
+        wire.call(transport._protocol.eof_received)
+        assert wire.end_seen is not None
+        assert wire.end_seen.code == 1006
 
 
 def test_pongs_are_told() -> None:

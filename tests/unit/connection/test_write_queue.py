@@ -108,6 +108,15 @@ def test_the_opened_gate_wakes_the_loop() -> None:
     assert rig.wakes == before + 1
 
 
+def test_the_opened_gate_wakes_the_loop_once() -> None:
+    rig = Rig(gated=True)
+    rig.put("early")
+    assert rig.wakes == 1
+    rig.queue.open_gate()
+    assert rig.wakes == 1, "the loop is on its way already"
+    assert rig.take() == ["early"]
+
+
 def test_a_flush_of_the_login_does_not_wait_for_what_is_held_back() -> None:
     rig = Rig(gated=True)
     rig.put("early")
@@ -123,6 +132,20 @@ def test_a_flush_of_the_login_does_not_wait_for_what_is_held_back() -> None:
     rig.take()
     rig.queue.settle_flushes(written=20, unsent=0)
     assert other.done()
+
+
+def test_a_flush_of_the_login_does_not_wait_for_what_the_open_gate_lets_through() -> None:
+    """The gate may open before the login has left."""
+    rig = Rig(rate=(1, 10.0), gated=True)
+    rig.put("early")
+    rig.put("login", passes_gate=True)
+    flushed = rig.queue.flushed(passes_gate=True)
+    assert flushed is not None
+    rig.put("more of the login", passes_gate=True)
+    rig.queue.open_gate()
+    assert rig.take() == ["login"]
+    rig.queue.settle_flushes(written=10, unsent=0)
+    assert flushed.done()
 
 
 def test_a_flush_waits_for_what_is_held_back_however_long_the_login_is() -> None:
@@ -224,6 +247,27 @@ def test_the_decision_and_the_waiting_list_are_one_step() -> None:
     sender.join(5)
     assert rooms[0] is not None
     assert rooms[0].done()
+
+
+@pytest.mark.parametrize("what", ["drained", "closed"])
+def test_nobody_waits_for_room_that_is_there_meanwhile(what: str) -> None:
+    """Or for a connection that is lost: nothing would wake them."""
+    rig = Rig()
+    rig.put("x" * (MARK + 1))
+    happens: Callable[[], object] = rig.take if what == "drained" else rig.queue.close
+
+    class Late:
+        """Comes to the lock a moment too late."""
+
+        def __enter__(self) -> None:
+            rig.queue._lock = threading.RLock()
+            happens()
+
+        def __exit__(self, *_: object) -> None: ...
+
+    rig.queue._lock = Late()  # type: ignore[assignment]
+    assert rig.queue.room() is None
+    assert rig.queue._room == []
 
 
 def test_who_gave_up_waiting_is_no_trouble() -> None:
