@@ -116,8 +116,7 @@ def close_frame(code: Any, reason: Any) -> CloseFrame:
         ConfigurationError: If a client may not send them (RFC 6455 sections 5.5.1 and 7.4).
 
     """
-    is_code = isinstance(code, int) and not isinstance(code, bool)
-    if not is_code or not (code in (1000, 1001) or 3000 <= code <= 4999):
+    if not isinstance(code, int) or not (code in (1000, 1001) or 3000 <= code <= 4999):
         raise ConfigurationError("code: must be 1000, 1001, or from 3000 to 4999")
     if not isinstance(reason, str) or len(reason.encode(errors="replace")) > 123:
         raise ConfigurationError("reason: must be a string of at most 123 bytes")

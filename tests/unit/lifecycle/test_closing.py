@@ -260,6 +260,22 @@ def test_lease_lost_amid_the_end(amid: str) -> None:
         assert closing.done()
 
 
+def test_lease_lost_amid_the_end_between_two_connections() -> None:
+    """What the handler has not got to belongs to the next owner."""
+    lease = FakeLease()
+    with Story(lease=lease, name="x", min_reconnect_delay=20.0) as story:
+        begin_with_a_hang(story, "drain")
+        story.happens(story.engine.drop)
+        story.passes(0.5)
+        closing = story.soon(story.client.close(10.0))
+        story.passes(1.0)
+        assert not closing.done()
+        lease.take_away()
+        story.passes(2.0)
+        assert closing.done()
+        assert story.client.stats().messages_dropped["lease_lost"] > 0
+
+
 @pytest.mark.parametrize("amid", ["on_closing", "drain", "close"])
 def test_the_loop_ends_amid_the_end(tmp_path: Any, amid: str) -> None:
     """As after ``wait_for(client.close(10), 1)``: asyncio.run() then cancels all tasks."""
@@ -300,6 +316,23 @@ def test_a_fatal_error_closes_what_is_there() -> None:
         story.passes(1.0)
         assert story.messages == ["last"]
         assert story.client.state is State.FAILED
+
+
+def test_an_internal_error_amid_the_end_skips_one_step() -> None:
+    """It is the client's error; the connection is closed all the same."""
+    with Story() as story:
+        begin_with_a_hang(story, "drain")
+        life = story.client._life
+        assert life is not None
+
+        async def breaks() -> None:
+            raise ZeroDivisionError("a bug of ours")
+
+        story.patch.setattr(life.parts.dispatcher, "drain", breaks)
+        story.call(story.client.close(5.0))
+        assert story.engine.closed_with == (1000, "")
+        assert story.client.state is State.FAILED
+        assert isinstance(story.client.error, ZeroDivisionError)
 
 
 def test_an_error_that_is_false_is_an_error() -> None:

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from datastream_ws.lifecycle.commands import CloseFrame, Commands
+from datastream_ws import ConfigurationError
+from datastream_ws.lifecycle.commands import CloseFrame, Commands, close_frame
 
 
 class Clock:
@@ -108,3 +109,26 @@ async def test_who_waits_hears_of_other_things(commands: Commands) -> None:
     thing = asyncio.get_running_loop().create_future()
     thing.set_result(None)
     await asyncio.wait_for(commands.changed.wait(thing), 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "wrong"),
+    [
+        (999, "", "code"),
+        (1002, "", "code"),
+        (2999, "", "code"),
+        (5000, "", "code"),
+        (True, "", "code"),
+        ("1000", "", "code"),
+        (1000, b"bye", "reason"),
+        (1000, "é" * 62, "reason"),
+    ],
+)
+def test_close_frames_that_a_client_may_not_send(code: object, reason: object, wrong: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{wrong}: must be"):
+        close_frame(code, reason)
+
+
+def test_close_frames_that_a_client_may_send() -> None:
+    for code in (1000, 1001, 3000, 4999):
+        assert close_frame(code, "é" * 61) == (code, "é" * 61)

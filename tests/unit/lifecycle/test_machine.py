@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from datastream_ws import HandshakeError, NotConnectedError, State
+from datastream_ws import HandshakeError, NotConnectedError, State, UnauthorizedError
 from datastream_ws.lifecycle.assembly import Place
 from datastream_ws.lifecycle.rate_limiter import RateLimiter
 from kit.offline import FakeLease, Log, Story
@@ -719,6 +719,19 @@ def test_retry_that_hangs_has_ten_seconds() -> None:
         assert story.client.is_ready
 
 
+def test_fatal_delay_shows_the_error_until_it_is_ready() -> None:
+    """A health check asks for it, because the state is only WAITING."""
+    refused = UnauthorizedError("refused", status=401)
+    with Story(fatal_delay=100.0) as story:
+        story.world.opens.append(refused)
+        story.start()
+        assert story.client.state is State.WAITING
+        assert story.client.error is refused
+        story.passes(200.0)
+        assert story.client.is_ready
+        assert story.client.error is None
+
+
 def test_open_timeout_and_the_networks_own() -> None:
     with Story(open_timeout=3.0) as story:
         story.world.is_hanging = True
@@ -743,6 +756,25 @@ def test_stands_by_until_it_has_the_lease() -> None:
         story.passes(1.0)
         assert story.news() == READY
     assert lease.ended == 1
+
+
+def test_a_connection_that_is_lost_keeps_the_lease() -> None:
+    """The next one belongs to the same tenure, and no other process has come in between."""
+    lease = FakeLease()
+    with Story(lease=lease, name="x", lease_ttl=60.0) as story:
+        story.start()
+        life = story.client._life
+        assert life is not None
+        assert life.parts.tenure is not None
+        epoch, timer = lease.epoch, life.parts.tenure._timer
+        story.happens(story.engine.drop)
+        story.passes(5.0)
+        assert story.client.is_ready
+        assert life.parts.tenure._timer is timer, "its end is watched once"
+        assert (lease.epoch, lease.ended) == (epoch, 0)
+        assert "standby" not in story.told
+        kinds = [event.kind for event in story.client.stats().recent_events]
+        assert kinds.count("lease") == 1
 
 
 def test_lease_lost_while_ready() -> None:
@@ -847,6 +879,57 @@ def test_the_loop_ends_with_a_client_in_it() -> None:
         story.happens(life._task.cancel)
         story.passes(1.0)
         assert story.client.state is State.CLOSED
+
+
+def test_a_loop_that_ends_and_ends() -> None:
+    """Its task is cancelled again in the middle of each end, and leaves no client undecided."""
+    with Story(close_timeout=30.0) as story:
+        story.world.answers_close = False
+        story.start()
+        life = story.client._life
+        assert life is not None
+        assert life._task is not None
+        story.soon(story.client.close())
+        story.passes(0.5)
+        for _ in range(2):
+            assert not life.finished.done()
+            life._task.cancel()
+            story.passes(0.0)
+        story.passes(1.0)
+        assert life._task.cancelled()
+        assert life.finished.done()
+        assert story.client.state is State.CLOSED
+
+
+@pytest.mark.parametrize("has_more", [False, True])
+@pytest.mark.parametrize("is_closing", [False, True])
+def test_the_loop_is_closed_before_the_client(
+    tmp_path: Any, has_more: bool, is_closing: bool
+) -> None:
+    """The file and the lease are released; what is left of the task then changes nothing."""
+    lease = FakeLease()
+    options = {"spool": str(tmp_path / "x"), "lease": lease, "name": "x"} if has_more else {}
+    with Story(**options) as story:
+        story.world.answers_close = False
+        story.start()
+        if is_closing:
+            story.soon(story.client.close(30.0))
+            story.passes(0.5)
+        life = story.client._life
+        assert life is not None
+        assert life._task is not None
+        for _ in range(2):
+            life.end_without_loop()
+        assert story.client.state is State.CLOSED
+        assert life.finished.done()
+        if has_more:
+            assert (story.spool.closed, lease.ended) == (1, 1)
+        rest: Any = life._task.get_coro()
+        rest.close()  # as the garbage collector does
+        life._task.cancel()
+        story.happens(story.engine.drop)
+        story.passes(1.0)
+        assert isinstance(life._task.exception(), RuntimeError)  # there is nothing to cancel
 
 
 def test_the_loop_ends_while_it_dials() -> None:
