@@ -48,6 +48,10 @@ USER_AGENT = f"datastream-ws/{__version__}"
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MOST_REDIRECTS = 5
 
+# asyncio limits a TLS handshake to 60 s, unless it is told another limit. Connecting has one of its
+# own, open_timeout, which may be longer.
+TLS_SECONDS = 86_400.0
+
 # OpenSSL's reasons for a response that is not TLS.
 WITHOUT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"})
 
@@ -77,7 +81,9 @@ class Connect(connect):
         self._make = make
         self._redirects = 0
         secure = endpoint.url.startswith("wss:")
-        extra: dict[str, Any] = {"ssl": default_ssl_context(options)} if secure else {}
+        extra: dict[str, Any] = {}
+        if secure:
+            extra = {"ssl": default_ssl_context(options), "ssl_handshake_timeout": TLS_SECONDS}
         super().__init__(
             endpoint.url,
             origin=options.origin,  # type: ignore[arg-type]  # a NewType of the library
@@ -134,9 +140,11 @@ class Connect(connect):
             del arguments["sock"]  # with one, the library refuses to follow redirects
 
     async def _through_proxy(self) -> ClientConnection:
-        proxy_ssl = self._options.proxy_ssl
-        if proxy_ssl is not None and str(self.proxy).startswith("https:"):
-            self.create_connection_kwargs["proxy_ssl"] = proxy_ssl
+        if str(self.proxy).startswith("https:"):
+            arguments = self.create_connection_kwargs
+            arguments["proxy_ssl_handshake_timeout"] = TLS_SECONDS
+            if self._options.proxy_ssl is not None:
+                arguments["proxy_ssl"] = self._options.proxy_ssl
         try:
             return await super().open_tcp_connection()
         except OSError as error:
@@ -230,6 +238,8 @@ def attempt_error(error: Exception, lost_with: BaseException | None) -> Exceptio
         return ConfigurationError(
             "proxy: a SOCKS proxy requires python-socks: pip install python-socks"
         )
+    if isinstance(error, TimeoutError) and isinstance(error.__cause__, TimeoutError):
+        error = error.__cause__  # the network's, whose text the library replaces
     if isinstance(error, OSError):
         return tls_refusal(error) or _in_words(error)
     if lost_with is not None and (refusal := tls_refusal(lost_with)):

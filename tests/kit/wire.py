@@ -250,12 +250,14 @@ class MemoryLoop(asyncio.SelectorEventLoop):
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         self._wire.addresses.append(address)
+        if self._wire.fails_with is not None:
+            raise self._wire.fails_with
 
     async def create_connection(  # type: ignore[override]
         self, factory: Any, *args: Any, sock: Any = None, **kwargs: Any
     ) -> Any:
         self._wire.dialled.append((args, kwargs))
-        if self._wire.fails_with is not None:
+        if sock is None and self._wire.fails_with is not None:
             raise self._wire.fails_with
         sock = sock or socket.socket()  # of a proxy, to which the library connects
         protocol = factory()
@@ -267,7 +269,8 @@ class MemoryLoop(asyncio.SelectorEventLoop):
         protocol.connection_made(transport)
         return transport, protocol
 
-    async def start_tls(self, transport: Any, *args: Any, **kwargs: Any) -> Any:
+    async def start_tls(self, transport: Any, protocol: Any, sslcontext: Any, **kwargs: Any) -> Any:
+        self._wire.dialled.append(((protocol,), {"ssl": sslcontext, **kwargs}))
         if self._wire.tls_fails_with is not None:
             transport.discard()
             raise self._wire.tls_fails_with

@@ -77,6 +77,16 @@ def test_errors_of_the_network_stay_what_they_are() -> None:
     assert isinstance(attempt_error(EOFError(), reset), HandshakeError)
 
 
+def test_a_timeout_of_the_network_keeps_its_address() -> None:
+    """The library has one text for all of them, which does not even say what timed out."""
+    text = "Connect call failed ('192.0.2.1', 80)"
+    with Wire() as wire:
+        wire.fails_with = error = TimeoutError(110, text)
+        opening = wire.begin()
+        assert opening.exception() is error
+    assert str(error) == "connection timed out at 192.0.2.1:80"
+
+
 def alert(reason: str | None) -> ssl.SSLError:
     error = ssl.SSLError(1, "[SSL] something")
     if reason is not None:
@@ -124,6 +134,19 @@ def test_wss_to_a_plain_port_says_so(
     assert text in str(error)
     assert "proxy" not in str(error)
     assert ("ws://" in str(error)) is (text in (ENDED, NOT_TLS))
+
+
+@pytest.mark.parametrize("proxy", [None, PROXY, PROXY.replace("http", "https")])
+def test_tls_may_take_as_long_as_open_timeout(proxy: str | None) -> None:
+    """asyncio has a limit of its own, of 60 s."""
+    with Wire("wss://192.0.2.1/", proxy=proxy, open_timeout=None) as wire:
+        wire.begin()
+        if proxy:
+            wire.tunnel()
+        assert wire.request.startswith(b"GET / ")
+        limits = [seen.get("ssl_handshake_timeout") for _, seen in wire.dialled if "ssl" in seen]
+    assert limits
+    assert all(limit is not None and limit > 3600 for limit in limits)
 
 
 # --- proxies ----------------------------------------------------------------------------------
@@ -183,6 +206,7 @@ UNVERIFIED = ssl.SSLCertVerificationError(1, "certificate verify failed")
         (PROXY, ConnectionRefusedError(111, "refused"), "the proxy: refused"),
         (PROXY, socket.gaierror(-2, "not known"), "the proxy: not known"),
         (PROXY, OSError("odd"), "the proxy: odd"),
+        (PROXY, TimeoutError(110, "Connection timed out"), "the proxy: Connection timed out"),
         (PROXY.replace("http", "https"), UNVERIFIED, "the proxy's certificate: certificate"),
     ],
 )
