@@ -33,10 +33,10 @@ Entry = tuple[Handler, Function, tuple[Handler]]
 
 class DirectCalls:
     """
-    The functions that call each message's handlers during one run, without retries or batches.
+    The functions that call each message's handlers, without retries or batches.
 
-    Used only where :meth:`Handlers.is_direct` holds. An instance belongs to the thread or task of
-    its run.
+    Used only where :meth:`Handlers.is_direct` holds. An instance belongs to one thread or task. It
+    may serve several runs that have no run contexts.
 
     Args:
         find: Returns the handlers of a message.
@@ -88,12 +88,13 @@ class DirectCalls:
         self.since, self._limit = time.monotonic(), QUICK_SECONDS
         self.call, self.timed = self._ways(routing)
         self.either = self.call, self.timed
-        self.next: tuple[Function, int] = self.timed, 1
+        self.next: tuple[Function, int]
+        self.begin_run()
 
     def _ways(self, routing: Routing) -> tuple[Function, Function]:
         only, every = self._only, routing.every or ()
         if only is not None:
-            self._matched, self.run.handler = (only,), only
+            self._matched = (only,)
             return self.run.compiled(only), self._await_only if self.awaited else self._call_only
         certain = routing.certain
         if self.awaited:
@@ -104,6 +105,11 @@ class DirectCalls:
         if len(certain) > FEW_ROUTES:
             return self._one_by_one(certain), self._call_timed
         return self._by_route(certain) if certain else self._call, self._call_timed
+
+    def begin_run(self) -> None:
+        """Time the first call. With an *only* handler, nothing else says which one is called."""
+        self.run.handler = self._only
+        self.next = self.timed, 1
 
     @property
     def rest(self) -> Sequence[Handler] | None:

@@ -23,7 +23,8 @@ from .inbox import Inbox
 from .iteration import Iteration
 from .latch import Latch
 from .offering import Offering
-from .runs import Runs
+from .rest import Rest
+from .runs import Runs, Worker
 from .timing import Timings
 from .watchdog import Watchdog
 
@@ -81,6 +82,7 @@ class Dispatcher:
         self._workers = 0
         self._tasks: list[asyncio.Task[None]] = []  # an empty set would take 216 bytes
         self._callers: list[ThreadCaller] = []
+        self._rest: Rest | None = None  # created when first used
         self._draining = False
         self._stopped = Latch()
         self.timings = timings or Timings()
@@ -157,11 +159,17 @@ class Dispatcher:
         if self._is_iterated:
             self._on_the_loop(self._note_iteration)
             return
+        if (rest := self._rest) is not None and rest.is_taken:
+            self._on_the_loop(rest.end)
         for _ in range(self._claim_workers()):
-            if self._handlers.all_async and self._handlers.has_message_handlers:
+            if self._is_for_the_loop:
                 self._on_the_loop(self._start_task)
             else:
                 self._spawn(self._work_in_thread)
+
+    @property
+    def _is_for_the_loop(self) -> bool:
+        return self._handlers.all_async and self._handlers.has_message_handlers
 
     def _claim_workers(self) -> int:
         with self._lock:
@@ -169,9 +177,14 @@ class Dispatcher:
             if free <= 0 or self._stopped.is_set():  # a worker that leaves wakes the next one
                 return 0
             messages = self._inbox.ready if self._is_open() else 0
-            number = min(free, messages or int(self._batches.has_ready))
+            needed = messages or int(self._batches.has_ready)
+            number = max(0, min(free, needed - self._is_resting))
             self._workers += number
             return number
+
+    @property
+    def _is_resting(self) -> bool:
+        return self._rest is not None and self._rest.is_taken
 
     def _on_the_loop(self, function: Callable[[], None]) -> None:
         if asyncio._get_running_loop() is self._loop:
@@ -194,10 +207,10 @@ class Dispatcher:
 
     async def _work(self, caller: Caller) -> None:
         token = handling.set(self._owner)
+        worker = self._runs.hire(caller)
         try:
-            while await self._runs.run(caller):
-                if caller.on_loop:
-                    await asyncio.sleep(0)
+            while await self._goes_on(worker) and caller.on_loop == self._is_for_the_loop:
+                pass
         except BaseException as death:
             if caller.on_loop and isinstance(death, asyncio.CancelledError):
                 raise
@@ -206,9 +219,27 @@ class Dispatcher:
             self._on_death(death)
         finally:
             handling.reset(token)
+            self._runs.dismiss(worker)
             if caller.on_loop and (task := asyncio.current_task()):
                 self._tasks.remove(task)
             self._leave()
+
+    async def _goes_on(self, worker: Worker) -> bool:
+        """Make a run, and return whether there may be something to do for another one."""
+        if not await self._runs.run(worker):
+            return worker.caller.on_loop and await self._wait_for_work()
+        if worker.caller.on_loop:
+            await asyncio.sleep(0)
+        return True
+
+    async def _wait_for_work(self) -> bool:
+        """Rest until :meth:`wake`. Return False if the task must leave instead."""
+        is_ending = self._stopped.is_set() or self._draining
+        if is_ending or self._is_resting or not self._batches.are_empty:
+            return False
+        self._rest = self._rest or Rest(self._loop)
+        # Messages that are ready here can't be taken, or wake() came before the rest was visible.
+        return await self._rest.take(lambda: self._inbox.ready > 0)
 
     def _leave(self) -> None:
         with self._lock:
@@ -282,6 +313,8 @@ class Dispatcher:
         self._stopped.set()
         self._stopped_async.set()
         self._batches.stop()
+        if self._rest is not None:
+            self._rest.stop()
         for caller in list(self._callers):
             caller.cancel()
         await self._take_back_postponed()

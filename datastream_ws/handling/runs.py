@@ -3,7 +3,7 @@ Handle messages in runs: the loop of one worker.
 
 A run takes messages until the inbox is empty, or until enough messages or 50 ms have passed. It
 executes on a handler thread, or in a task if all handlers are coroutine functions. The contexts of
-``use(per="run")`` are entered around it.
+``use(per="run")`` are entered around it. A worker makes one run after another.
 """
 
 from __future__ import annotations
@@ -26,12 +26,52 @@ from .inbox import Inbox, Portion
 from .offering import Offering, Stopped, match
 from .timing import QUICK_SECONDS, Notes, Timings
 
-__all__ = ["Runs"]
+__all__ = ["Runs", "Worker"]
 
 RUN_SECONDS = 0.05
 RUN_MESSAGES = 100  # limit if there are run contexts, or retries and batches to serve
 LONG_RUN_MESSAGES = 1000
 STRIDE = 8  # quick messages between two clock readings
+
+
+class Worker:
+    """
+    One worker, and what it keeps from run to run while no handler or context changes.
+
+    Attributes:
+        run: The contexts and the notes of its calls.
+        calls: The compiled direct calls. ``None`` before the first one, and if run contexts must be
+            entered anew in each run.
+
+    """
+
+    __slots__ = ("_handlers", "_notes", "_registered", "caller", "calls", "run")
+
+    def __init__(self, handlers: Handlers, caller: Caller, notes: Notes) -> None:
+        self._handlers = handlers
+        self._notes = notes
+        self.caller = caller
+        self._renew()
+
+    def _renew(self) -> None:
+        self._registered = self._handlers.registered
+        self.run = HandlerRun(self._handlers, self.caller, self._notes)
+        self.calls: DirectCalls | None = None
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether a handler or a context was registered or removed since the run began."""
+        return self._handlers.registered != self._registered
+
+    def begin_run(self) -> HandlerRun:
+        if self.is_outdated or self._handlers.has_contexts("run"):
+            self._renew()
+        return self.run
+
+    def end_run(self) -> None:
+        """Publish the notes, and forget the last message and its handler."""
+        self.run.handler = self.run.message = None
+        self._notes.add_up()
 
 
 class Runs:
@@ -74,28 +114,34 @@ class Runs:
         self._discard = discard
         self._is_stopped = is_stopped
         self._timings = timings
-        self._running: list[HandlerRun] = []
+        self._workers: list[Worker] = []
 
     @property
     def running_handlers(self) -> list[str]:
         """The names of the handlers that are being called. Reading them is thread-safe."""
         # Each is read once, because its thread may change it meanwhile.
-        handlers = [run.handler for run in list(self._running)]
+        handlers = [worker.run.handler for worker in list(self._workers)]
         return sorted({handler.name for handler in handlers if handler is not None})
 
-    async def run(self, caller: Caller) -> bool:
+    def hire(self, caller: Caller) -> Worker:
+        """Return a new worker, to be passed to :meth:`run` until :meth:`dismiss`."""
+        worker = Worker(self._handlers, caller, Notes(self._timings))
+        self._workers.append(worker)
+        return worker
+
+    def dismiss(self, worker: Worker) -> None:
+        self._workers.remove(worker)
+
+    async def run(self, worker: Worker) -> bool:
         """Handle messages for a while, and return whether there may be more."""
-        notes = Notes(self._timings)
-        run = HandlerRun(self._handlers, caller, notes)
-        self._running.append(run)
+        run = worker.begin_run()
         try:
-            if self._handlers.is_direct(caller.on_loop):
+            if self._handlers.is_direct(worker.caller.on_loop):
                 with self._offering.watching(run):
-                    return await self._call_directly(run)
+                    return await self._call_directly(worker)
             return await self._offer_one_by_one(run)
         finally:
-            self._running.remove(run)
-            notes.add_up()
+            worker.end_run()
             await self._offering.leave(run)
 
     def _pop(self) -> Message | None:
@@ -106,9 +152,10 @@ class Runs:
 
     # --- direct calls: no retries, no batches ---
 
-    async def _call_directly(self, run: HandlerRun) -> bool:
-        registered = self._handlers.registered
-        calls = self._direct_calls(run)
+    async def _call_directly(self, worker: Worker) -> bool:
+        run = worker.run
+        calls = worker.calls = worker.calls or self._direct_calls(run)
+        calls.begin_run()
         most = RUN_MESSAGES if self._handlers.has_contexts("run") else LONG_RUN_MESSAGES
         end = time.monotonic() + RUN_SECONDS
         if self._options.concurrency > 1:
@@ -130,13 +177,12 @@ class Runs:
                 break
             if not await self._has_more(run.caller):
                 return False
-            if self._must_end(end, registered):
+            if self._must_end(worker, end):
                 break
         return not self._is_stopped() and self._is_open()
 
-    def _must_end(self, end: float, registered: tuple[object, ...]) -> bool:
-        is_outdated = self._handlers.registered != registered
-        return is_outdated or time.monotonic() > end or not self._is_open()
+    def _must_end(self, worker: Worker, end: float) -> bool:
+        return worker.is_outdated or time.monotonic() > end or not self._is_open()
 
     async def _has_more(self, caller: Caller) -> bool:
         """Let the loop read once more, because a new run costs more than to wait for it."""

@@ -197,12 +197,13 @@ async def test_what_exits_behind_a_handler_is_reported(
 async def test_what_ends_a_worker_beside_all_that_is_reported(kind: type[BaseException]) -> None:
     """A CancelledError ended the thread of the pool instead, without a word."""
 
-    async def dies(caller: object) -> bool:
+    async def dies(worker: object) -> bool:
         raise kind
 
     async with stream() as s:
         s.handler()
-        s.dispatcher._runs.run = dies  # type: ignore[method-assign]
+        runs: Any = s.dispatcher._runs
+        runs.run = dies
         s.put("a")
         await until(lambda: s.reported)
         assert [type(death) for death in s.reported] == [kind]

@@ -236,6 +236,10 @@ async def test_who_is_at_work_may_have_ended_meanwhile() -> None:
         looks = 0
 
         @property
+        def run(self) -> Any:
+            return self
+
+        @property
         def handler(self) -> Any:
             self.looks += 1
             return handler if self.looks == 1 else None
@@ -244,7 +248,7 @@ async def test_who_is_at_work_may_have_ended_meanwhile() -> None:
         s.handlers.on_message("a")(print)
         [handler] = s.handlers.routing.handlers
         runs: Any = s.dispatcher._runs
-        runs._running.append(Changing())
+        runs._workers.append(Changing())
         assert s.dispatcher.running_handlers == [handler.name]
 
 
