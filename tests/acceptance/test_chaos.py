@@ -184,9 +184,9 @@ def chaos(
 
 
 def end_of(log: Path) -> str:
-    """Return the last few lines; the whole is long."""
+    """Return the last lines; many attempts may have failed after the last message."""
     with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 1000))
+        file.seek(max(0, log.stat().st_size - 100_000))
         return file.read().decode(errors="replace")
 
 
