@@ -78,7 +78,7 @@ class DirectCalls:
         self._find = find
         self._is_entered = not handlers.has_contexts("run")
         self._is_bare = self._is_entered and not handlers.has_contexts("call")
-        self._stride = 1
+        self._stride: int
         self._matched: Sequence[Handler] = ()
         self._only = only
         self._functions: dict[Handler, Function] = {}
@@ -110,6 +110,7 @@ class DirectCalls:
         """Time the first call. With an *only* handler, nothing else says which one is called."""
         self.run.handler = self._only
         self.next = self.timed, 1
+        self._stride = 1  # calls that were quick before a rest may be slow after it
 
     @property
     def rest(self) -> Sequence[Handler] | None:

@@ -281,3 +281,25 @@ async def test_a_failure_after_a_rest_is_reported_once() -> None:
             s.put("a")
             await until(lambda: len(s.reported) == number and resting(s))  # noqa: B023
         assert s.log == [1, 2, 3]
+
+
+async def test_slow_calls_after_quick_ones_are_timed_one_by_one() -> None:
+    """The first run has made long strides. After the rest, they must not hide slow calls."""
+    async with stream() as s:
+        seconds = 0.0
+
+        @s.handlers.on_message
+        async def handle(message: Message) -> None:
+            s.log.append(message.seq)
+            if seconds and message.seq > 101:
+                await asyncio.sleep(seconds)
+
+        s.put(*["quick"] * 100)
+        await until(lambda: len(s.log) == 100 and resting(s))
+        seconds = 0.02
+        s.put("quick", *["slow"] * 15)
+        await until(lambda: len(s.log) == 116 and resting(s))
+        (stats,) = s.dispatcher.timings.stats().values()
+        assert stats.calls == 116
+        assert stats.max is not None
+        assert stats.max < 0.2  # at most two slow calls together, not fifteen
