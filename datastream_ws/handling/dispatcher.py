@@ -17,7 +17,14 @@ from ..handlers import Handlers
 from ..messages import Message
 from ..options import ClientOptions
 from .batches import Batches
-from .callers import Caller, LoopCaller, ThreadCaller, drive, start_task
+from .callers import (
+    Caller,
+    LoopCaller,
+    ThreadCaller,
+    drive,
+    is_own_cancellation,
+    start_task,
+)
 from .current import handling
 from .inbox import Inbox
 from .iteration import Iteration
@@ -236,6 +243,8 @@ class Dispatcher:
         """Rest until :meth:`wake`. Return False if the task must leave instead."""
         is_ending = self._stopped.is_set() or self._draining
         if is_ending or self._is_resting or not self._batches.are_empty:
+            return False
+        if is_own_cancellation():  # a handler suppressed it; it must not affect later messages
             return False
         self._rest = self._rest or Rest(self._loop)
         # Messages that are ready here can't be taken, or wake() came before the rest was visible.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -303,3 +304,29 @@ async def test_slow_calls_after_quick_ones_are_timed_one_by_one() -> None:
         assert stats.calls == 116
         assert stats.max is not None
         assert stats.max < 0.2  # at most two slow calls together, not fifteen
+
+
+async def test_a_suppressed_cancellation_does_not_affect_later_messages() -> None:
+    """A CancelledError of the second handler call is a failure, as in a task of its own."""
+    async with stream() as s:
+
+        @s.handlers.on_message
+        async def handle(message: Message) -> None:
+            s.log.append(message.route)
+            if message.route == "suppress":
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(3600)
+            else:
+                raise asyncio.CancelledError
+
+        s.put("suppress")
+        await until(lambda: s.inbox.counts().handled == 1)
+        await asyncio.sleep(0.01)
+        s.put("fail")
+        await until(lambda: not s.inbox.counts().waiting)
+        assert s.log == ["suppress", "fail"]
+        assert s.errors == ["CancelledError"]
+        assert s.inbox.counts().failed == 1
