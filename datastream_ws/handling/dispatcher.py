@@ -163,11 +163,11 @@ class Dispatcher:
 
     def wake(self) -> None:
         """Start as many workers as there is work for. It's thread-safe."""
+        if (rest := self._rest) is not None and rest.is_taken:
+            self._on_the_loop(rest.end)
         if self._is_iterated:
             self._on_the_loop(self._note_iteration)
             return
-        if (rest := self._rest) is not None and rest.is_taken:
-            self._on_the_loop(rest.end)
         for _ in range(self._claim_workers()):
             if self._is_for_the_loop:
                 self._on_the_loop(self._start_task)

@@ -330,3 +330,15 @@ async def test_a_suppressed_cancellation_does_not_affect_later_messages() -> Non
         assert s.log == ["suppress", "fail"]
         assert s.errors == ["CancelledError"]
         assert s.inbox.counts().failed == 1
+
+
+async def test_a_rest_ends_although_the_handlers_were_removed() -> None:
+    async with stream() as s:
+        s.dispatcher._is_iterable = True
+        s.handler(is_async=True)
+        s.put("a")
+        await until(lambda: resting(s))
+        s.handlers.remove(s.handlers.message_functions[0])
+        s.dispatcher.wake()
+        async with asyncio.timeout(0.5):
+            await until(lambda: not s.dispatcher._tasks)
