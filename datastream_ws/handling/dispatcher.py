@@ -215,21 +215,25 @@ class Dispatcher:
     async def _work(self, caller: Caller) -> None:
         token = handling.set(self._owner)
         worker = self._runs.hire(caller)
+        is_garbage = False
         try:
             while await self._goes_on(worker) and caller.on_loop == self._is_for_the_loop:
                 pass
         except BaseException as death:
-            if caller.on_loop and isinstance(death, asyncio.CancelledError):
+            if caller.on_loop and isinstance(death, asyncio.CancelledError | GeneratorExit):
+                # The loop was closed during a rest. The collector may run anywhere, so do nothing.
+                is_garbage = isinstance(death, GeneratorExit)
                 raise
             # This is an internal error. Report it, and start no worker that would fail again.
             self._stopped.set()
             self._on_death(death)
         finally:
-            handling.reset(token)
-            self._runs.dismiss(worker)
-            if caller.on_loop and (task := asyncio.current_task()):
-                self._tasks.remove(task)
-            self._leave()
+            if not is_garbage:
+                handling.reset(token)
+                self._runs.dismiss(worker)
+                if caller.on_loop and (task := asyncio.current_task()):
+                    self._tasks.remove(task)
+                self._leave()
 
     async def _goes_on(self, worker: Worker) -> bool:
         """Make a run, and return whether there may be something to do for another one."""

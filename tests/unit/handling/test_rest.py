@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from contextlib import suppress
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 import datastream_ws.handling.rest as module
 from datastream_ws import Message
+from datastream_ws.handling.callers import LoopCaller
 from datastream_ws.handling.rest import Rest
 from kit.rigs import Stream, stream, until
 
@@ -342,3 +344,22 @@ async def test_a_rest_ends_although_the_handlers_were_removed() -> None:
         s.dispatcher.wake()
         async with asyncio.timeout(0.5):
             await until(lambda: not s.dispatcher._tasks)
+
+
+async def test_a_task_that_is_collected_during_a_rest_does_nothing_more() -> None:
+    """Its loop was closed. The collector closes the coroutine, in any context."""
+    async with stream() as s:
+
+        @s.handlers.on_message
+        async def handle(message: Message) -> None:
+            s.log.append(message.route)
+
+        s.put("a", wake=False)
+        work = s.dispatcher._work(LoopCaller(asyncio.Event()))
+        context = contextvars.copy_context()
+        while not resting(s):
+            context.run(work.send, None)
+        work.close()
+        assert s.log == ["a"]
+        assert not s.reported
+        assert not s.dispatcher._stopped.is_set()
