@@ -141,6 +141,8 @@ class Batches:
 
     @property
     def are_empty(self) -> bool:
+        if not self._batches:  # nearly always, and every run asks
+            return True
         return not any(batch.entries for batch in list(self._batches.values()))
 
     @property

@@ -136,7 +136,8 @@ class Runs:
         """Handle messages for a while, and return whether there may be more."""
         run = worker.begin_run()
         try:
-            if self._handlers.is_direct(worker.caller.on_loop):
+            # A batch may outlive the registration of its handler.
+            if self._handlers.is_direct(worker.caller.on_loop) and self._batches.are_empty:
                 with self._offering.watching(run):
                     return await self._call_directly(worker)
             return await self._offer_one_by_one(run)

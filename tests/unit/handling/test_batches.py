@@ -143,6 +143,28 @@ async def test_a_message_that_reaches_its_batch_after_the_end_is_dropped_and_cou
         assert s.log == []
 
 
+@BOTH
+async def test_a_batch_handler_that_is_removed_still_gets_its_batch(is_async: bool) -> None:
+    """Although the handlers that remain could be called directly. The messages were taken."""
+    async with stream() as s:
+
+        async def coroutine(given: list[Message]) -> None:
+            s.log.append(len(given))
+
+        def plain(given: list[Message]) -> None:
+            s.log.append(len(given))
+
+        function: Any = coroutine if is_async else plain
+        s.handlers.on_batch(max_size=100, max_wait=0.02)(function)
+        s.handler(is_async=is_async)
+        s.put("a", "b")
+        await until(lambda: len(s.log) == 2)
+        s.handlers.remove(function)
+        async with asyncio.timeout(0.5):
+            await until(lambda: s.log == ["a", "b", 2])
+            await until(lambda: not s.inbox.waiting)
+
+
 async def test_a_batch_handler_that_was_removed_is_not_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
