@@ -32,6 +32,8 @@ SLOW = 1_000  # messages per second of a busy feed
 SECONDS = 2.0  # of each run
 WARM_UP = 0.1  # share of the first messages, which do not count
 
+KEYS = ("pace", "p50", "p99")  # messages per second, and microseconds
+
 # The contestant, its baseline, and the aim for the ratio of the medians.
 PAIRS = [
     ("ours-async", "bare", Aim("latency p50, async handler / bare loop", 1.05, at_least=False)),
@@ -47,10 +49,22 @@ BURSTS = [
     ),
     ("ours-sync", "bare", Aim("p50 within bursts, sync handler / bare loop", 1.0, at_least=False)),
 ]
-# The contestants whose p99 / p50 is measured at half of their maximal rate.
-HALF = [
-    ("ours-sync", Aim("p99 / p50 at half the maximal rate, sync handler", 5, at_least=False)),
-    ("ours-async", Aim("p99 / p50 at half the maximal rate, async handler", 5, at_least=False)),
+# The aims at half of the maximal rate: of the p99 against the bare loop's at the bare loop's rate,
+# and of p99 / p50 at the contestant's own rate.
+SAME_RATE = [
+    (
+        name,
+        Aim(
+            f"p99 at half of the bare loop's maximal rate, {kind} handler / bare loop",
+            1.0,
+            at_least=False,
+        ),
+    )
+    for name, kind in [("ours-sync", "sync"), ("ours-async", "async")]
+]
+OWN_RATE = [
+    ("ours-sync", Aim("p99 / p50 at half its own maximal rate, sync handler", 5, at_least=False)),
+    ("ours-async", Aim("p99 / p50 at half its own maximal rate, async handler", 5, at_least=False)),
     ("bare", Aim("for comparison: p99 / p50 of the bare loop", None, at_least=False)),
 ]
 
@@ -157,8 +171,8 @@ def of(both: Sequence[tuple[dict[str, float], dict[str, float]]]) -> Figures:
     """Return the medians of both contestants over the rounds."""
     own, other = zip(*both, strict=True)
     return {
-        "own": {key: median(each[key] for each in own) for key in ("p50", "p99")},
-        "other": {key: median(each[key] for each in other) for key in ("p50", "p99")},
+        "own": {key: median(each[key] for each in own) for key in own[0]},
+        "other": {key: median(each[key] for each in other) for key in other[0]},
     }
 
 
@@ -172,20 +186,38 @@ def at_pace(name: str, pace: float = SLOW, burst: int = 1) -> dict[str, float]:
 
 
 def measure_half(scale: Scale) -> Figures:
+    rounds = scale.rounds(5)
     aims, found = [], []
-    for name, aim in HALF:
-        runs = [at_half(name) for _ in range(scale.rounds(5))]
+    for name, aim in SAME_RATE:
+        both = [at_same_rate(name) for _ in range(rounds)]
+        ratios = [own["p99"] / other["p99"] for own, other in both]
+        found.append({"name": name, "ratio": spread(ratios).json(), **of(both)})
+        aims.append(aim.json(ratios))
+    own_rate = []
+    for name, aim in OWN_RATE:
+        runs = [at_half(name) for _ in range(rounds)]
         aims.append(aim.json([run["p99"] / run["p50"] for run in runs]))
-        keys = ("pace", "p50", "p99")
-        found.append({"name": name, **{key: median(run[key] for run in runs) for key in keys}})
-    return {"aims": aims, "half": found}
+        own_rate.append({"name": name, **{key: median(run[key] for run in runs) for key in KEYS}})
+    return {"aims": aims, "same": found, "half": own_rate}
+
+
+def half_of(name: str) -> float:
+    """Return half of the maximal rate of a contestant, in messages per second."""
+    with Blaster(Load(SIZE, ENDLESS)) as blaster:
+        return float(rate(name, blaster.url, 100_000) / 2)
 
 
 def at_half(name: str) -> dict[str, float]:
     """Return the latency at half of the maximal rate of this contestant."""
-    with Blaster(Load(SIZE, ENDLESS)) as blaster:
-        pace = rate(name, blaster.url, 100_000) / 2
+    pace = half_of(name)
     return {"pace": pace, **at_pace(name, pace)}
+
+
+def at_same_rate(name: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the latency of a contestant and of the bare loop at half of the bare loop's rate."""
+    pace = half_of("bare")
+    own, other = ({"pace": pace, **at_pace(each, pace)} for each in (name, "bare"))
+    return own, other
 
 
 def show(figures: Figures) -> list[str]:
@@ -212,11 +244,29 @@ def show_pairs(figures: Figures) -> list[str]:
 
 
 def show_half(figures: Figures) -> list[str]:
-    body = [
-        [f"`{each['name']}`", *(f"{each[key]:,.0f}" for key in ("pace", "p50", "p99"))]
-        for each in figures["half"]
+    same = [
+        [
+            f"`{each['name']}` / `bare`",
+            times(each["ratio"]),
+            f"{each['own']['pace']:,.0f}",
+            *(f"{each['own'][key]:,.0f}" for key in ("p50", "p99")),
+            *(f"{each['other'][key]:,.0f}" for key in ("p50", "p99")),
+        ]
+        for each in figures["same"]
     ]
-    return rows(["", "messages/s", "p50 µs", "p99 µs"], body)
+    own = [
+        [f"`{each['name']}`", *(f"{each[key]:,.0f}" for key in KEYS)] for each in figures["half"]
+    ]
+    head = ["", "ratio of p99", "messages/s", "p50 µs", "p99 µs", "baseline p50 µs", "p99 µs"]
+    return [
+        "At half of the bare loop's maximal rate:",
+        "",
+        *rows(head, same),
+        "",
+        "Each at half of its own maximal rate:",
+        "",
+        *rows(["", "messages/s", "p50 µs", "p99 µs"], own),
+    ]
 
 
 PARTS = [
