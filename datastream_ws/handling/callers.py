@@ -134,13 +134,16 @@ class ThreadCaller:
     async def await_(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         # The task copies this thread's context, so the coroutine sees the variables that contexts
         # have set.
-        self._waiting = waiting = asyncio.run_coroutine_threadsafe(make(), self._loop)
+        self._waiting = waiting = asyncio.run_coroutine_threadsafe(_outcome(make), self._loop)
         if self._stopped.is_set():  # cancel() may have run just before _waiting was set
             waiting.cancel()
         try:
-            return waiting.result()
+            result, error = waiting.result()
         finally:
             self._waiting = None
+        if error is not None:
+            raise error
+        return result
 
     async def call_blocking(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
@@ -162,6 +165,16 @@ class ThreadCaller:
         if (waiting := self._waiting) is not None:
             with suppress(InvalidStateError):
                 waiting.set_exception(error)
+
+
+async def _outcome(
+    make: Callable[[], Coroutine[Any, Any, Any]],
+) -> tuple[Any, SystemExit | KeyboardInterrupt | None]:
+    """Return a coroutine's result, and the exception with which its task would end the loop."""
+    try:
+        return await make(), None
+    except (SystemExit, KeyboardInterrupt) as error:
+        return None, error
 
 
 class InlineCaller:

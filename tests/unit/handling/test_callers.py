@@ -102,6 +102,27 @@ async def test_a_coroutine_that_a_thread_waits_for_can_be_ended() -> None:
     await asyncio.wait_for(ended.wait(), 10)
 
 
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, ZeroDivisionError])
+async def test_a_coroutine_that_a_thread_waits_for_does_not_end_the_loop(
+    kind: type[BaseException],
+) -> None:
+    """SystemExit in a task does, and an AsyncClient runs on the user's own loop."""
+    caller = ThreadCaller(asyncio.get_running_loop(), Latch())
+    raised: list[BaseException] = []
+
+    async def leaves() -> None:
+        raise kind(3)
+
+    def worker() -> None:
+        try:
+            drive(caller.await_(leaves))
+        except BaseException as error:
+            raised.append(error)
+
+    await asyncio.to_thread(worker)
+    assert [(type(error), error.args) for error in raised] == [(kind, (3,))]
+
+
 async def test_a_coroutine_that_begins_when_it_is_too_late_is_ended() -> None:
     """The cancelling has been there before it: nobody would come again."""
     stopped = Latch()
