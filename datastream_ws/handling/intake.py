@@ -116,7 +116,9 @@ class Intake:
         self._connection = connection
         self._origin = origin
         self._unpacking = unpacking_of(origin.codec, connection.fail)
-        self.requests.opened()
+        hooks = self._handlers.hooks
+        if hooks["on_connect"] or hooks["on_ready"]:
+            self.requests.opened()  # only for them, because what is kept stays in memory
 
     def detach(self) -> None:
         """

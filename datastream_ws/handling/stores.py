@@ -57,20 +57,19 @@ def size_of(messages: Sequence[Message]) -> int:
 
 
 class Part:
-    """Messages that were put in together. The last *left* of them are still waiting."""
+    """Messages of a read that were put in together. The last *left* of them are still waiting."""
 
     __slots__ = ("_given", "_size", "left")
 
-    def __init__(self, given: Sequence[Message], size: int) -> None:
+    def __init__(self, given: LazyMessages) -> None:
         self._given = given
-        self._size = self.left = size
+        self._size = self.left = len(given)
 
-    def take(self, most: int) -> Sequence[Message]:
-        given, start = self._given, self._size - self.left
+    def take(self, most: int) -> list[Message]:
+        start = self._size - self.left
         stop = min(start + most, self._size)
         self.left -= stop - start
-        # Lazy messages are created only when they are taken.
-        return given.made(start, stop) if isinstance(given, LazyMessages) else given[start:stop]
+        return self._given.made(start, stop)  # created only now
 
     @property
     def rest(self) -> Sequence[Message]:
@@ -107,9 +106,14 @@ class Fifo:
         self._count += 1
 
     def extend(self, messages: Sequence[Message]) -> None:
-        if size := len(messages):
-            self._queue().append(Part(messages, size))
-            self._count += size
+        """Add messages as the newest ones."""
+        size = len(messages)
+        if size and isinstance(messages, LazyMessages):
+            self._queue().append(Part(messages))
+        elif size:
+            # A part would keep the handled ones, with what was decoded, until its last is taken.
+            self._queue().extend(messages)
+        self._count += size
 
     def has_place(self, keys: Keys) -> bool:
         return False
@@ -163,7 +167,7 @@ class Fifo:
     def give_back(self, messages: Sequence[Message]) -> None:
         """Put messages back that were taken too early, as the oldest ones."""
         if size := len(messages):
-            self._queue().appendleft(Part(messages, size))
+            self._queue().extendleft(reversed(messages))
             self._count += size
 
     @property

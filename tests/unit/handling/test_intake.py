@@ -262,10 +262,19 @@ async def test_requests_end_with_the_connection(end: str) -> None:
         await waiting
 
 
-async def test_a_hook_finds_the_first_message() -> None:
+@pytest.mark.parametrize("kind", ["on_connect", "on_ready"])
+async def test_a_hook_finds_the_first_message(kind: str) -> None:
     """It came before the hook had asked."""
     rig = Rig()
+    getattr(rig.handlers, kind)(lambda: None)
     rig.connect(ready=False)
     rig.take("hello", "data")
     assert (await (await first(rig, "hello", sends=False))).data == "hello"
     assert rig.handle() == numbered("hello", "data")
+
+
+async def test_without_a_hook_no_message_is_kept_for_one() -> None:
+    """Kept messages are decoded objects in memory, just when a flood of them arrives."""
+    rig = Rig()
+    rig.connect(ready=False)
+    assert not rig.intake.requests.want_messages

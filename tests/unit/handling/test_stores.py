@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import gc
+from collections import Counter, deque
 from collections.abc import Hashable
 
 import pytest
@@ -60,6 +61,15 @@ def test_single_messages_and_parts_in_their_order() -> None:
     assert last.data == "d"
     assert store.pop_many(5) == []
     assert (len(store), store.size) == (0, 0)
+
+
+@pytest.mark.parametrize("way", ["extend", "give_back"])
+def test_messages_that_were_taken_are_not_kept(way: str) -> None:
+    """The waiting ones would keep them otherwise, with everything that was decoded of them."""
+    store = Fifo()
+    getattr(store, way)([message(data) for data in "abc"])
+    [first] = store.pop_many(1)
+    assert [each for each in gc.get_referrers(first) if isinstance(each, list | deque)] == []
 
 
 def test_what_is_given_back_is_the_oldest_again() -> None:
