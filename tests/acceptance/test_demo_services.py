@@ -14,12 +14,13 @@ import pytest
 from example_project.demo.services import Service, end
 from kit.seen import eventually
 
-# Neither it nor its child heeds SIGTERM.
+# Neither it nor its child heeds SIGTERM. Each writes its line at once, because print() may be
+# unbuffered, and would mix the two lines.
 STUBBORN = """
 import os, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 os.fork()
-print(os.getpid(), flush=True)
+os.write(1, f"{os.getpid()}\\n".encode())
 time.sleep(600)
 """
 CAREFUL = """
