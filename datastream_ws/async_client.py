@@ -220,6 +220,7 @@ class AsyncClient(Decorators):
                 epoch=self._epoch,
                 submit=pool.submit,
                 spawn=pool.call,
+                wait=pool.rest,
                 engine=WebsocketsEngine,
                 is_iterable=is_iterable,
                 lease=lease,

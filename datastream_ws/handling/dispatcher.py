@@ -32,6 +32,7 @@ from .latch import Latch
 from .offering import Offering
 from .rest import Rest
 from .runs import Runs, Worker
+from .thread_rest import ThreadRest
 from .timing import Timings
 from .watchdog import Watchdog
 
@@ -45,6 +46,7 @@ class Dispatcher:
     Args:
         owner: The client. Its ``close()`` must not wait inside a handler.
         spawn: Runs a function on a handler thread.
+        wait: Blocks a handler thread for a moment until it acquires a lock. Returns whether it did.
         report: Receives every :class:`HandlerError`, from any thread.
         on_room: Called, from any thread, when reading may resume.
         on_death: Receives the exception that ended a worker unexpectedly.
@@ -66,6 +68,7 @@ class Dispatcher:
         options: ClientOptions,
         loop: asyncio.AbstractEventLoop,
         spawn: Callable[[Callable[[], None]], None],
+        wait: Callable[[threading.Lock], bool] = lambda lock: False,
         report: Callable[[BaseException], None],
         on_room: Callable[[], None],
         on_death: Callable[[BaseException], None],
@@ -90,6 +93,7 @@ class Dispatcher:
         self._tasks: list[asyncio.Task[None]] = []  # an empty set would take 216 bytes
         self._callers: list[ThreadCaller] = []
         self._rest: Rest | None = None  # created when first used
+        self._thread_rest = ThreadRest(wait)
         self._draining = False
         self._stopped = Latch()
         self.timings = timings or Timings()
@@ -179,13 +183,15 @@ class Dispatcher:
         return self._handlers.all_async and self._handlers.has_message_handlers
 
     def _claim_workers(self) -> int:
+        """Wake the threads that rest, and return how many more workers to start."""
         with self._lock:
             free = self._options.concurrency - self._workers
-            if free <= 0 or self._stopped.is_set():  # a worker that leaves wakes the next one
-                return 0
+            if self._stopped.is_set() or not (free > 0 or self._thread_rest.is_taken):
+                return 0  # a worker that leaves wakes the next one
             messages = self._inbox.ready if self._is_open() else 0
             needed = messages or int(self._batches.has_ready)
-            number = max(0, min(free, needed - self._is_resting))
+            needed -= self._thread_rest.end(needed) + self._is_resting
+            number = max(0, min(free, needed))
             self._workers += number
             return number
 
@@ -238,21 +244,25 @@ class Dispatcher:
     async def _goes_on(self, worker: Worker) -> bool:
         """Make a run, and return whether there may be something to do for another one."""
         if not await self._runs.run(worker):
-            return worker.caller.on_loop and await self._wait_for_work()
+            return await self._wait_for_work(worker.caller)
         if worker.caller.on_loop:
             await asyncio.sleep(0)
         return True
 
-    async def _wait_for_work(self) -> bool:
-        """Rest until :meth:`wake`. Return False if the task must leave instead."""
-        is_ending = self._stopped.is_set() or self._draining
-        if is_ending or self._is_resting or not self._batches.are_empty:
+    async def _wait_for_work(self, caller: Caller) -> bool:
+        """Rest until :meth:`wake`. Return False if the worker must leave instead."""
+        if self._must_leave() or self._is_resting or not self._batches.are_empty:
             return False
+        if not caller.on_loop:
+            return self._thread_rest.take(self._must_leave)
         if is_own_cancellation():  # a handler suppressed it; it must not affect later messages
             return False
         self._rest = self._rest or Rest(self._loop)
+        return await self._rest.take(self._must_leave)
+
+    def _must_leave(self) -> bool:
         # Messages that are ready here can't be taken, or wake() came before the rest was visible.
-        return await self._rest.take(lambda: self._inbox.ready > 0)
+        return self._stopped.is_set() or self._draining or self._inbox.ready > 0
 
     def _leave(self) -> None:
         with self._lock:
@@ -305,6 +315,7 @@ class Dispatcher:
     async def drain(self) -> None:
         """Wait until every received message is handled, or the gate closes; on the loop."""
         self._draining = self._batches.draining = True
+        self._thread_rest.end(self._options.concurrency)
         self._drop_untaken()
         self.wake()
         if not self._is_idle():
@@ -326,6 +337,7 @@ class Dispatcher:
         self._stopped.set()
         self._stopped_async.set()
         self._batches.stop()
+        self._thread_rest.end(self._options.concurrency)
         if self._rest is not None:
             self._rest.stop()
         for caller in list(self._callers):

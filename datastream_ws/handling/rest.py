@@ -28,18 +28,18 @@ class Rest:
         self._number = 0
         self.is_taken = False
 
-    async def take(self, has_work: Callable[[], bool]) -> bool:
+    async def take(self, must_leave: Callable[[], bool]) -> bool:
         """
         Wait until :meth:`end`, and return True. Return False if that takes too long.
 
         Args:
-            has_work: Checked once the rest is visible to other threads. If true, the result is
+            must_leave: Checked once the rest is visible to other threads. If true, the result is
                 False at once.
 
         """
         self.is_taken = True
         try:
-            if has_work():
+            if must_leave():
                 return False
             self._number += 1
             self._timer = self._timer or self._look_later()

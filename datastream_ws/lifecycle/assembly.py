@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import Any
 
 from ..codecs import frame_of
@@ -76,6 +77,7 @@ class Start:
         epoch: The lowest epoch to use, unless a lease sets another.
         submit: Runs a function on a handler thread and returns a future of its result.
         spawn: Runs a function on a handler thread without a result.
+        wait: Blocks a handler thread for a moment until it acquires a lock. Returns whether it did.
         engine: Makes a new engine for each attempt.
         is_iterable: Whether messages wait for an iterator while there are no handlers.
         lease: Decides which process owns the stream. ``None`` means that this process does.
@@ -93,6 +95,7 @@ class Start:
     epoch: int
     submit: Callable[[Callable[[], Any]], Future[Any]]
     spawn: Callable[[Callable[[], None]], None]
+    wait: Callable[[Lock], bool]
     engine: Callable[[ClientOptions], Engine]
     is_iterable: bool
     lease: Lease | None = None
@@ -260,6 +263,7 @@ class Parts:
             options=self.options,
             loop=self.loop,
             spawn=start.spawn,
+            wait=start.wait,
             report=self.reporter.report,
             on_room=self._on_room,
             on_death=self._on_death,

@@ -17,6 +17,8 @@ __all__ = ["HandlerThreads", "is_handler_thread"]
 T = TypeVar("T")
 
 IDLE_THREAD_SECONDS = 10.0
+REST_SECONDS = 0.01
+MOST_RESTING = 8  # threads, whatever the number of streams
 
 HANDLER_THREAD = "datastream-handler"
 
@@ -53,6 +55,7 @@ class HandlerThreads:
         self._parked: list[_Worker] = []
         self._alive: set[_Worker] = set()
         self._busy: set[_Worker] = set()
+        self._resting: set[threading.Lock] = set()
         self._holders = 0
 
     def hold(self) -> None:
@@ -88,6 +91,21 @@ class HandlerThreads:
         else:
             worker.call = function
             worker.wake.release()
+
+    def rest(self, work: threading.Lock) -> bool:
+        """
+        Let a call block up to 10 ms for *work*, and return whether it acquired that lock.
+
+        A call that waits for its next work is quicker than a new call. At most eight calls rest at
+        once, so that the number of threads does not grow with the number of streams.
+        """
+        if len(self._resting) >= MOST_RESTING:
+            return False
+        self._resting.add(work)
+        try:
+            return work.acquire(timeout=REST_SECONDS)
+        finally:
+            self._resting.discard(work)
 
     def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
         """

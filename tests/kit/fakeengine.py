@@ -187,3 +187,6 @@ class InlineThreads:
 
     def call(self, function: Callable[[], None]) -> None:
         function()
+
+    def rest(self, work: object) -> bool:
+        return False

@@ -51,13 +51,15 @@ class Stream:
         self.open = True
         self.rooms = 0
         self.seq = 0
+        self.threads = HandlerThreads()
         self.dispatcher = Dispatcher(
             owner=self,
             inbox=self.inbox,
             handlers=self.handlers,
             options=self.options,
             loop=asyncio.get_running_loop(),
-            spawn=HandlerThreads().call,
+            spawn=self.threads.call,
+            wait=self.threads.rest,
             report=self.reported.append,
             on_room=self.note_room,
             on_death=self.reported.append,

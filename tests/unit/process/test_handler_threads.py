@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -142,6 +143,30 @@ def test_at_interpreter_exit_a_kept_thread_takes_the_call(
     assert waiting.result(5) == 0
     assert all(future.result(5) for future in stuck)
     pool.let_go()
+
+
+def test_only_a_few_threads_rest(pool: HandlerThreads, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REST_SECONDS", 30.0)
+    locks = [threading.Lock() for _ in range(module.MOST_RESTING + 1)]
+    for lock in locks:
+        lock.acquire()
+    *resting, other = locks
+    futures = [pool.submit(pool.rest, lock) for lock in resting]
+    eventually(lambda: len(pool._resting) == module.MOST_RESTING)
+    assert not pool.submit(pool.rest, other).result(5)
+    for lock in resting:
+        lock.release()
+    assert all(future.result(5) for future in futures)
+    assert not pool._resting
+
+
+def test_a_rest_takes_10_ms(pool: HandlerThreads) -> None:
+    lock = threading.Lock()
+    lock.acquire()
+    began = time.monotonic()
+    assert not pool.submit(pool.rest, lock).result(5)
+    assert time.monotonic() - began >= 0.01
+    assert not pool._resting
 
 
 def test_join_on_a_thread_of_the_pool(pool: HandlerThreads) -> None:
