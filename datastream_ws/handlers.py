@@ -482,12 +482,10 @@ class Handlers(Decorators):
 
     def is_direct(self, is_async: bool) -> bool:
         """
-        Return whether every handler is of one kind and needs only a call.
-
-        There must be no batch handler, and no context around coroutine handlers.
+        Return whether every handler is of one kind and needs only a call; none may take batches.
         """
         routing = self.routing
-        if routing.batches or (is_async and self.context_factories):
+        if routing.batches:
             return False
         return routing.all_async if is_async else routing.none_async
 

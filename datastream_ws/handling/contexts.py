@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Literal
 
@@ -80,6 +80,40 @@ def _entering_once(
     return call
 
 
+def compiled_async(
+    handler: Handler, context_factories: Sequence[ContextFactory]
+) -> Callable[[Message], Awaitable[Any]]:
+    """
+    Return a coroutine handler, within the ``per="call"`` contexts, as a function of a message.
+    """
+    function, argument = handler.function, handler.argument
+
+    def call(message: Message, given: Any) -> Any:
+        return function(given)
+
+    within: Callable[[Message, Any], Any] = call
+    for unit in reversed(context_factories):
+        if unit.per == "call":
+            within = _awaiting_within(unit, within, handler)
+    if within is call and handler.decode_as is None:
+        return function
+    return lambda message: within(message, argument(message))
+
+
+def _awaiting_within(
+    unit: ContextFactory, function: Callable[[Message, Any], Any], handler: Handler
+) -> Callable[[Message, Any], Any]:
+    async def call(message: Message, given: Any) -> Any:
+        context = unit.context(Call(handler, (message,)) if unit.takes_call else None)
+        if hasattr(type(context), "__aenter__"):
+            async with context:
+                return await function(message, given)
+        with context:
+            return await function(message, given)
+
+    return call
+
+
 class HandlerRun:
     """
     Consecutive handler calls within one entry of the ``per="run"`` contexts.
@@ -142,9 +176,12 @@ class HandlerRun:
 
     def compiled(self, handler: Handler) -> Callable[[Message], Any]:
         """
-        Return a synchronous handler as a function of a message, within the ``per="call"`` contexts.
+        Return a handler as a function of a message, within the ``per="call"`` contexts.
+
+        A synchronous handler must not have ``decode_as``.
         """
-        return compiled(handler, self._handlers.context_factories)
+        make = compiled_async if handler.is_async else compiled
+        return make(handler, self._handlers.context_factories)
 
     async def _call_async(self, call: Call, arguments: tuple[Any, ...]) -> Any:
         handler = call.handler

@@ -137,6 +137,7 @@ class DirectCalls:
     async def _await_only(self, message: Message) -> None:
         started = time.monotonic()
         try:
+            await self._enter_on_loop()  # the first call of a run is always timed
             await self.call(message)
         finally:
             self._note_only(time.monotonic() - started)
@@ -273,6 +274,8 @@ class DirectCalls:
             found = certain.get(route)
             if found is None or len(found) > 1:
                 return None
+            if self.awaited and not self._is_entered:
+                return None  # _await_all() enters the contexts first
             handler = self.run.handler = found[0]
             self._matched = alone = (handler,)
             self._enter()
@@ -337,9 +340,9 @@ class DirectCalls:
 
     def _function_of(self, handler: Handler) -> Callable[[Message], Any]:
         """
-        Return a synchronous handler within its ``per="call"`` contexts, as a function of a message.
+        Return a handler within its ``per="call"`` contexts, as a function of a message.
         """
-        if handler.decode_as is None:
+        if handler.is_async or handler.decode_as is None:
             return self.run.compiled(handler)
         enclosed, argument = self.run.enclosed(handler), handler.argument
         return lambda message: enclosed((message,), argument(message))
@@ -351,6 +354,11 @@ class DirectCalls:
 
     # --- coroutine functions ---
 
+    async def _enter_on_loop(self) -> None:
+        if not self._is_entered:
+            await self.run.enter()
+            self._is_entered = True
+
     async def _await_all(self, message: Message) -> None:
         run, clock, count = self.run, time.monotonic, self.notes.called.append
         matched = self._matched = self._found(message)
@@ -358,11 +366,18 @@ class DirectCalls:
             run.handler = handler
             count(handler)
             try:
-                await handler.function(handler.argument(message) if handler.decode_as else message)
+                await self._enter_on_loop()
+                await self._awaiting(handler)(message)
             finally:
                 before, self.since = self.since, clock()
                 if self.since - before > self._limit:
                     self._note(handler, self.since - before)
+
+    def _awaiting(self, handler: Handler) -> Function:
+        function = self._functions.get(handler)
+        if function is None:
+            function = self._functions[handler] = self._function_of(handler)
+        return function
 
     async def _await_timed(self, message: Message) -> None:
         self._settle()

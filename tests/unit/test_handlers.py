@@ -413,7 +413,6 @@ def test_hooks_are_kept_in_order(hook: str) -> None:
 
 
 def test_contexts_are_kept_in_order() -> None:
-    """And with them a coroutine function takes the longer way."""
     handlers = Handlers()
     handlers.use(nullcontext)
     handlers.use(threading.Lock, per="run")
@@ -424,7 +423,7 @@ def test_contexts_are_kept_in_order() -> None:
     assert handlers.has_contexts("call")
     assert handlers.has_contexts("run")
     assert handlers.is_direct(False)
-    assert not handlers.is_direct(True)
+    assert handlers.is_direct(True)
 
 
 # --- what is refused --------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -204,13 +205,14 @@ def test_arguments_with_defaults_stay_the_factory_s_own() -> None:
 # --- in the runs of a dispatcher ---
 
 
-async def test_contexts_around_calls_and_runs() -> None:
+@BOTH
+async def test_contexts_around_calls_and_runs(is_async: bool) -> None:
     """Entered in order of use(); per call anew each time, per run once."""
     async with stream() as s:
         s.handlers.use(noted(s.log, "run"), per="run")
         s.handlers.use(noted(s.log, "outer"))
         s.handlers.use(noted(s.log, "inner"))
-        s.handler()
+        s.handler(is_async=is_async)
         s.open = False
         s.put("a", "b")
         s.open = True
@@ -220,31 +222,40 @@ async def test_contexts_around_calls_and_runs() -> None:
         assert s.log == ["+run", *calls[0], *calls[1], "-run"]
 
 
-async def test_contexts_see_what_the_handler_raised() -> None:
+@BOTH
+async def test_contexts_see_what_the_handler_raised(is_async: bool) -> None:
     """Those per call; a transaction rolls back."""
     async with stream() as s:
         s.handlers.use(noted(s.log, "run"), per="run")
         s.handlers.use(noted(s.log, "call"))
-        s.handlers.on_message(lambda message: 1 / 0)
+
+        async def broken(message: Message) -> None:
+            raise ZeroDivisionError
+
+        s.handlers.on_message(broken if is_async else lambda message: 1 / 0)
         s.put("a")
         await s.drain()
         assert s.log == ["+run", "+call", "!call ZeroDivisionError", "-call", "-run"]
 
 
 @pytest.mark.parametrize("why", ["retry", "postponed"])
-async def test_again_means_contexts_anew(why: str) -> None:
+@BOTH
+async def test_again_means_contexts_anew(why: str, is_async: bool) -> None:
     """A retried message runs on a fresh connection and outside a rolled-back transaction."""
     async with stream(retry_message=lambda error: isinstance(error, Lost)) as s:
         s.handlers.use(noted(s.log, "run"), per="run")
         s.handlers.use(noted(s.log, "call"))
         error = Lost() if why == "retry" else Postponed(0)
 
-        @s.handlers.on_message
-        def handle(message: Message) -> None:
+        def plain(message: Message) -> None:
             s.log.append("called")
             if s.log.count("called") == 1:
                 raise error
 
+        async def coroutine(message: Message) -> None:
+            plain(message)
+
+        s.handlers.on_message(coroutine if is_async else plain)
         s.put("a")
         await s.drain()
         failed = ["+run", "+call", "called", f"!call {type(error).__name__}", "-call", "-run"]
@@ -341,6 +352,79 @@ async def test_context_of_a_run_that_cannot_be_left() -> None:
         counts = await s.drain()
         await until(lambda: s.reported)
         assert (counts.handled, s.log, s.errors) == (1, ["a"], ["Lost"])
+
+
+@pytest.mark.parametrize("kind", ["only", "routes", "several", "decoded"])
+async def test_contexts_around_coroutine_handlers(kind: str) -> None:
+    """In each way of finding them; synchronous and asynchronous contexts, in their order."""
+    async with stream() as s:
+
+        @asynccontextmanager
+        async def waiting(call: Call) -> AsyncIterator[None]:
+            s.log.append(f"+{str(call.messages[0].route)[0]}")
+            yield
+            await asyncio.sleep(0)
+            s.log.append("-")
+
+        async def handle(given: Any) -> None:
+            await asyncio.sleep(0)
+            s.log.append(type(given).__name__)
+
+        @asynccontextmanager
+        async def run() -> AsyncIterator[None]:
+            await asyncio.sleep(0)
+            s.log.append("+run")
+            yield
+            s.log.append("-run")
+
+        s.handlers.use(run, per="run")
+        s.handlers.use(noted(s.log, "call"))
+        s.handlers.use(waiting)
+        if kind == "routes":
+            s.handlers.on_message("a")(handle)
+            s.handlers.on_message("b")(handle)
+        else:
+            s.handlers.on_message(decode_as=Decoded if kind == "decoded" else None)(handle)
+        if kind == "several":
+
+            @s.handlers.on_message("a")
+            async def another(given: Message) -> None:
+                await handle(given)
+
+        s.put("a", "b", "a", "unknown")
+        counts = await s.drain()
+        given = "Decoded" if kind == "decoded" else "Message"
+        a, b, u = (["+call", f"+{data}", given, "-", "-call"] for data in "abu")
+        expected = {"routes": [a, b, a], "several": [a, a, b, a, a, u]}.get(kind, [a, b, a, u])
+        assert s.log == ["+run", *(entry for call in expected for entry in call), "-run"]
+        assert counts.unrouted == (kind == "routes")
+        calls = {name: stats.calls for name, stats in s.dispatcher.timings.stats().items()}
+        assert sum(calls.values()) == len(expected)
+        assert not s.reported
+
+
+async def test_a_context_may_take_what_a_coroutine_handler_raised() -> None:
+    async with stream() as s:
+        s.handlers.use(lambda: suppress(Lost))
+
+        @s.handlers.on_message
+        async def handle(message: Message) -> None:
+            s.log.append(message.route)
+            raise Lost
+
+        s.put("a", "b")
+        counts = await s.drain()
+        assert (counts.handled, counts.failed, s.log) == (2, 0, ["a", "b"])
+
+
+async def test_run_contexts_are_not_entered_for_messages_without_handlers() -> None:
+    async with stream() as s:
+        s.handlers.use(noted(s.log, "run"), per="run")
+        s.handler(route="a", is_async=True)
+        s.handler(route="b", is_async=True)
+        s.put("unknown")
+        await s.drain()
+        assert s.log == []
 
 
 async def test_asynchronous_contexts() -> None:
