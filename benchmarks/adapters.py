@@ -67,7 +67,9 @@ def django_stream(url: str) -> Any:
     return datastream
 
 
-def receive_in_django(url: str, count: int, *, decorator: bool) -> float:
+def receive_in_django(
+    url: str, count: int, *, decorator: bool = True, coroutine: bool = False
+) -> float:
     stream = django_stream(url)
     from datastream_ws_django.signals import message_received
 
@@ -81,8 +83,11 @@ def receive_in_django(url: str, count: int, *, decorator: bool) -> float:
     def receiver(sender: Any, *, stream: Any, message: Any, **kwargs: Any) -> None:
         handle(message)
 
+    async def handle_on_loop(message: Any) -> None:
+        handle(message)
+
     if decorator:
-        stream.on_message(handle)
+        stream.on_message(handle_on_loop if coroutine else handle)
     else:
         message_received.connect(receiver, sender=stream)
     with stream:
@@ -100,6 +105,12 @@ def django_receiver(url: str, count: int) -> float:
 def django_decorator(url: str, count: int) -> float:
     """Django: @datastream.on_message, with connection clean-up"""
     return receive_in_django(url, count, decorator=True)
+
+
+@contestant("django-coroutine")
+def django_coroutine(url: str, count: int) -> float:
+    """Django: the same with a coroutine handler"""
+    return receive_in_django(url, count, coroutine=True)
 
 
 # --- Flask ----------------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ ROWS = {
     "compressed": Row("ours-sync", replace(TRADES, compress=True)),
     "book-8k": Row("ours-sync", Load(count=10_000, kind="book-8k")),
     "features": Row("ours-full-sync", Load(count=60_000)),
+    "features-async": Row("ours-full-async", Load(count=60_000)),
 }
 
 

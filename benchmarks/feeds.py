@@ -44,6 +44,13 @@ OTHERS: list[tuple[str, str | None, int, str, Aim]] = [  # name, kind, messages,
     ("ours-routes", "routes", 80_000, "bare-routes", Aim("1,000 routes / a dict of 1,000", 1.0)),
     ("ours-sync", "bulk", 8_000, "bare", Aim("5 MB amid small messages / bare", 1.0)),
     ("ours-full-sync", None, 40_000, "bare", Aim("all features on / bare", 0.8)),
+    (
+        "ours-full-async",
+        None,
+        40_000,
+        "bare",
+        Aim("all features on, coroutine handler / bare", 0.8),
+    ),
 ]
 LINES = ["ours-sync", "ours-async", "aiohttp", "picows-websockets-json"]
 PYTHONS = [

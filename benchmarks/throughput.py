@@ -49,6 +49,7 @@ ADAPTERS = [
     ("ours-journal", "ours-sync"),
     ("django-decorator", "ours-sync"),
     ("django-receiver", "ours-sync"),
+    ("django-coroutine", "ours-loop"),
     ("flask", "ours-sync"),
     ("flask", "flask-own"),
     ("flask-run", "ours-sync"),
