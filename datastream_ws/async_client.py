@@ -229,13 +229,13 @@ class AsyncClient(Decorators):
             )
         )
         pool.hold()
-        self.handlers.added.add(life.dispatcher.wake)
+        self.handlers.changed.add(life.dispatcher.use_changed_handlers)
         watched = WatchedClient(self.handlers, life.parts.reporter.warn, life.end_without_loop)
         watch_loop(life.loop, watched)
 
         def let_go(_: object) -> None:
             end_watch(life.loop, watched)
-            self.handlers.added.discard(life.dispatcher.wake)
+            self.handlers.changed.discard(life.dispatcher.use_changed_handlers)
             pool.let_go()
 
         life.finished.add_done_callback(let_go)

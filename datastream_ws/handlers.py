@@ -333,8 +333,8 @@ class Handlers(Decorators):
         self.inline = Routing()  # the same for inline handlers
         self.hooks: dict[str, tuple[Handler, ...]] = dict.fromkeys(HOOKS, ())
         self.context_factories: tuple[ContextFactory, ...] = ()
-        self.added: set[Callable[[], None]] = set()
-        """Called after a message handler was registered, so that messages stop waiting for one."""
+        self.changed: set[Callable[[], None]] = set()
+        """Called after a message handler or a context was registered or removed."""
         self.on_failure: list[Callable[[HandlerError], None]] = []
         """
         Called with each failure of a message handler, before it is reported.
@@ -357,7 +357,7 @@ class Handlers(Decorators):
     def renew_lock(self) -> None:
         """Replace the lock after a fork, because a thread of the parent may hold it."""
         self._lock = threading.Lock()
-        self.added = set()
+        self.changed = set()
 
     def follow(self, other: Handlers) -> None:
         """
@@ -405,6 +405,7 @@ class Handlers(Decorators):
         with self._lock:
             self.context_factories += (unit,)
             followers = tuple(self._followers or ())
+        self._tell()
         for follower in followers:
             follower.add_context_factory(unit)
 
@@ -419,10 +420,13 @@ class Handlers(Decorators):
         with self._lock:
             self._keep((*self._all, handler))
             followers = tuple(self._followers or ())
-        for callback in tuple(self.added):
-            callback()
+        self._tell()
         for follower in followers:
             follower._add(handler)
+
+    def _tell(self) -> None:
+        for callback in tuple(self.changed):
+            callback()
 
     def _keep(self, handlers: tuple[Handler, ...]) -> None:
         self._all = handlers
@@ -433,12 +437,14 @@ class Handlers(Decorators):
         """
         Remove every registration of *function*, as a handler and as a hook.
 
-        An unknown function has no effect. A call that has already begun may still reach it.
+        An unknown function has no effect. A message whose handling has begun may still reach it. An
+        inline handler may also get the messages that arrived together with that message.
         """
         with self._lock:
             self.hooks = {kind: _without(function, hooks) for kind, hooks in self.hooks.items()}
             self._keep(_without(function, self._all))
             followers = tuple(self._followers or ())
+        self._tell()
         for follower in followers:
             follower.remove(function)
 

@@ -108,8 +108,9 @@ def _awaiting_within(
         if hasattr(type(context), "__aenter__"):
             async with context:
                 return await function(message, given)
-        with context:
-            return await function(message, given)
+        else:
+            with context:
+                return await function(message, given)
 
     return call
 

@@ -178,6 +178,11 @@ class Dispatcher:
             else:
                 self._spawn(self._work_in_thread)
 
+    def use_changed_handlers(self) -> None:
+        """Pass every message whose handling has not begun to the handlers of now; thread-safe."""
+        self._inbox.recall()
+        self.wake()
+
     @property
     def _is_for_the_loop(self) -> bool:
         return self._handlers.all_async and self._handlers.has_message_handlers

@@ -242,6 +242,11 @@ class Inbox:
         self.last_message = taking[-1]
         return room
 
+    def recall(self) -> None:
+        """Return to the store the messages that the only worker has taken but not begun."""
+        with self._lock:
+            self._take_back_portion()
+
     def _take_back_portion(self) -> None:
         """Return messages not begun yet to the store, so that the oldest can be dropped."""
         if self._portion is not None and self._plain is not None:

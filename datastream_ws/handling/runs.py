@@ -160,11 +160,11 @@ class Runs:
         most = RUN_MESSAGES if self._handlers.has_contexts("run") else LONG_RUN_MESSAGES
         end = time.monotonic() + RUN_SECONDS
         if self._options.concurrency > 1:
-            return await self._call_singly(calls, most, end)
+            return await self._call_singly(worker, calls, most, end)
         while most > 0:
             portion = self._inbox.pop_many(most)
             if portion is None:
-                return await self._call_singly(calls, most, end)
+                return await self._call_singly(worker, calls, most, end)
             most -= len(portion.left)
             run.portion = portion
             error = await self._call_for_each(portion, calls, end)
@@ -242,7 +242,7 @@ class Runs:
         """Return an iterator that takes messages while the gate is open; see Portion.taken."""
         return portion.taken() if self._gate is None else _while_open(self._gate, portion)
 
-    async def _call_singly(self, calls: DirectCalls, most: int, end: float) -> bool:
+    async def _call_singly(self, worker: Worker, calls: DirectCalls, most: int, end: float) -> bool:
         """Handle messages one by one, popping each after the previous one; for several workers."""
         run, message = calls.run, self._pop()
         number, look_at, looked, seen = 0, 1, time.monotonic(), 0
@@ -260,7 +260,7 @@ class Runs:
                 calls.note(number)
                 await self._go_on_after(calls, message, error)
                 return not self._is_stopped()
-            is_late = number >= most
+            is_late = number >= most or worker.is_outdated
             if number >= look_at:
                 before, looked = looked, time.monotonic()
                 calls.note_between(looked - before, number - seen)

@@ -65,6 +65,7 @@ class Stream:
             on_death=self.reported.append,
             gate=lambda: self.open,
         )
+        self.handlers.changed.add(self.dispatcher.use_changed_handlers)
 
     def note_room(self) -> None:
         self.rooms += 1

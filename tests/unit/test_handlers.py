@@ -583,12 +583,15 @@ def test_registration_tells_those_who_hold_messages_back() -> None:
     """A client that had no handlers may hand out what waits."""
     handlers = Handlers()
     told: list[bool] = []
-    handlers.added.add(lambda: told.append(handlers.has_message_handlers))
+    handlers.changed.add(lambda: told.append(handlers.has_message_handlers))
     handlers.on_connect(print)
     assert told == []
     handlers.on_message(function("every"))
     handlers.on_batch(function("batch"))
     assert told == [True, True]
+    handlers.use(nullcontext)
+    handlers.remove(print)
+    assert len(told) == 4
 
 
 def test_registration_while_matching() -> None:
@@ -619,9 +622,9 @@ def test_registration_while_matching() -> None:
 def test_fork_leaves_a_usable_registry() -> None:
     """The lock may have been held by a thread the child does not have."""
     handlers = Handlers()
-    handlers.added.add(lambda: None)
+    handlers.changed.add(lambda: None)
     handlers._lock.acquire()
     handlers.renew_lock()
     handlers.on_message(function("every"))
     assert names(handlers, message()) == ["every"]
-    assert handlers.added == set()
+    assert handlers.changed == set()

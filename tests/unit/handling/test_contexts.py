@@ -403,9 +403,42 @@ async def test_contexts_around_coroutine_handlers(kind: str) -> None:
         assert not s.reported
 
 
-async def test_a_context_may_take_what_a_coroutine_handler_raised() -> None:
-    async with stream() as s:
-        s.handlers.use(lambda: suppress(Lost))
+class Both:
+    """A context of both kinds, which suppresses every exception."""
+
+    def __init__(self, log: list[Any]) -> None:
+        self.log = log
+
+    def __enter__(self) -> None:
+        self.log.append("sync")
+
+    def __exit__(self, *error: object) -> bool:
+        return True
+
+    async def __aenter__(self) -> None:
+        self.log.append("async")
+
+    async def __aexit__(self, *error: object) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("kind", ["sync", "async", "both"])
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_a_context_may_take_what_a_coroutine_handler_raised(
+    kind: str, concurrency: int
+) -> None:
+    async with stream(concurrency=concurrency) as s:
+
+        @asynccontextmanager
+        async def waiting() -> AsyncIterator[None]:
+            with suppress(Lost):
+                yield
+
+        s.handlers.use(nullcontext)
+        if kind == "both":
+            s.handlers.use(lambda: Both([]))
+        else:
+            s.handlers.use((lambda: suppress(Lost)) if kind == "sync" else waiting)
 
         @s.handlers.on_message
         async def handle(message: Message) -> None:

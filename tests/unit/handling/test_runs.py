@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -319,3 +319,45 @@ async def test_after_a_failure_the_handlers_that_are_left_are_called() -> None:
         assert (counts.failed, counts.handled, counts.unrouted) == (4, 1, 1)
         assert s.errors == ["ZeroDivisionError"] * 4
         assert sum(each.calls for each in s.dispatcher.timings.stats().values()) == 6
+
+
+# --- handlers that change during a run ---
+
+
+@BOTH
+@pytest.mark.parametrize("with_context", [False, True])
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("change", ["remove", "add", "use"])
+async def test_a_change_applies_from_the_next_message_on(
+    change: str, concurrency: int, with_context: bool, is_async: bool
+) -> None:
+    """Also to messages that the worker has taken already."""
+    # With one key for all messages, several workers handle them in order.
+    in_order = {"ordering_key": lambda message: 0} if concurrency > 1 else {}
+    async with stream(concurrency=concurrency, **in_order) as s:
+
+        def plain(message: Message) -> None:
+            s.log.append(message.route)
+            if message.route == "2":
+                if change == "remove":
+                    s.handlers.remove(handler)
+                elif change == "use":
+                    s.handlers.use(noted(s.log, "new"))
+                else:
+                    s.handler(name="new", is_async=is_async)
+
+        async def coroutine(message: Message) -> None:
+            await asyncio.sleep(0)
+            plain(message)
+
+        handler: Any = coroutine if is_async else plain
+        if with_context:
+            s.handlers.use(nullcontext)
+        s.handlers.on_message(handler)
+        s.put(*map(str, range(1, 41)))
+        counts = await s.drain()
+        rest = {"remove": [], "add": ["3", "3"], "use": ["+new", "3", "-new"]}[change]
+        assert s.log[: 2 + len(rest)] == ["1", "2", *rest]
+        assert len(s.log) == 2 + 38 * len(rest)
+        assert counts.unrouted == (38 if change == "remove" else 0)
+        assert counts.waiting == 0
